@@ -1,0 +1,1 @@
+//! Identifiers, log positions and limits that every broker crate shares.

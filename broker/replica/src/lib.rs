@@ -1,0 +1,1 @@
+//! Millstream's Raft groups: the only crate that names openraft.

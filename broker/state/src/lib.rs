@@ -1,0 +1,1 @@
+//! Every replicated decision of Millstream, as pure state machines.

@@ -1,0 +1,1 @@
+//! Millstream's disk: write-ahead log, memtable, runs, manifest, recovery.

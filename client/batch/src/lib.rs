@@ -1,0 +1,1 @@
+//! Kafka's record batch (magic 2): header view, stamping, records, compression.

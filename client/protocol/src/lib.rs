@@ -1,0 +1,1 @@
+//! The Kafka wire format, shared by client and broker.

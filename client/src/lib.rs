@@ -1,0 +1,1 @@
+//! Millstream's client: producer, consumer and admin for any Kafka-compatible broker.

@@ -1,0 +1,1 @@
+//! Millstream's tests from the outside: house rules, faults, real clients.
