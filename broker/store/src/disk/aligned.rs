@@ -1,0 +1,77 @@
+//! Memory that direct I/O takes.
+
+use std::{
+    alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
+    ops::{Deref, DerefMut},
+    ptr::NonNull,
+};
+
+/// Direct I/O wants addresses, positions and lengths that are multiples of this.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// The next multiple of the block size.
+pub const fn align_up(n: usize) -> usize {
+    n.next_multiple_of(BLOCK_BYTES)
+}
+
+/// The multiple of the block size at or below.
+pub const fn align_down(n: usize) -> usize {
+    n / BLOCK_BYTES * BLOCK_BYTES
+}
+
+/// A heap buffer that starts at a multiple of the block size.
+pub struct AlignedBuf {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the buffer owns its memory, as a Vec does.
+unsafe impl Send for AlignedBuf {}
+// SAFETY: shared access only reads.
+unsafe impl Sync for AlignedBuf {}
+
+impl AlignedBuf {
+    /// A buffer of `len` zeros; `len` is at least 1.
+    pub fn zeroed(len: usize) -> AlignedBuf {
+        let layout = Self::layout(len);
+        // SAFETY: the layout's size is not zero, which `layout` asserts.
+        let start = unsafe { alloc_zeroed(layout) };
+        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+        AlignedBuf { start, len }
+    }
+
+    fn layout(len: usize) -> Layout {
+        assert!(len > 0, "an aligned buffer has at least one byte");
+        match Layout::from_size_align(len, BLOCK_BYTES) {
+            Ok(layout) => layout,
+            Err(_) => panic!("a buffer of {len} bytes is larger than the address space"),
+        }
+    }
+
+    /// Where the buffer starts, for writers that own disjoint parts of it.
+    pub fn as_mut_ptr(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+}
+
+impl Drop for AlignedBuf {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `zeroed` with the same layout.
+        unsafe { dealloc(self.start.as_ptr(), Self::layout(self.len)) }
+    }
+}
+
+impl Deref for AlignedBuf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `len` bytes from `start` are allocated and initialized.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for AlignedBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}

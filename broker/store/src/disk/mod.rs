@@ -1,0 +1,96 @@
+//! The seam between the store and the disk.
+
+mod aligned;
+mod os;
+
+use std::{
+    io::{self, IoSlice},
+    path::Path,
+    sync::Arc,
+};
+
+pub use aligned::{AlignedBuf, BLOCK_BYTES, align_down, align_up};
+pub use os::OsDisk;
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// For reading, through the page cache.
+    Read,
+    /// For reading and writing through the page cache; made if it is not there, emptied if it is.
+    Create,
+    /// For reading and writing past the page cache, each write durable when it returns; made if it is not there.
+    Direct,
+    /// For reading past the page cache.
+    DirectRead,
+}
+
+/// A directory tree that belongs to one store. Paths are relative to it.
+///
+/// Contract: `rename` replaces atomically; a new, renamed or removed name is durable only after `sync_dir` of
+/// its directory; an error means that the effect is unknown.
+pub trait Disk: Send + Sync + 'static {
+    /// Opens a file.
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>>;
+    /// Makes a directory; nothing happens if it is there.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// Gives a file another name, replacing what has it.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Names and lengths in bytes of the files in a directory, sorted by name.
+    fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>>;
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Bytes that can still be written.
+    fn free_bytes(&self) -> io::Result<u64>;
+}
+
+/// An open file.
+///
+/// Contract: a file for which [`is_direct`](DiskFile::is_direct) holds takes positions, lengths and buffers that
+/// are multiples of [`BLOCK_BYTES`], and its writes are durable when they return; any other is durable after
+/// [`sync`](DiskFile::sync).
+pub trait DiskFile: Send + Sync {
+    /// Reads up to `buf.len()` bytes; 0 means the end of the file.
+    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize>;
+    /// Writes all buffers one behind the other.
+    fn write_at(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<()>;
+    /// Makes what was written durable.
+    fn sync(&self) -> io::Result<()>;
+    /// Length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Whether the file has no byte.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+    /// Cuts or extends the file.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Whether the file bypasses the page cache.
+    fn is_direct(&self) -> bool;
+
+    /// Fills `buf`, or fails with `UnexpectedEof`.
+    fn read_exact_at(&self, buf: &mut [u8], position: u64) -> io::Result<()> {
+        let mut done = 0;
+        while done < buf.len() {
+            match self.read_at(&mut buf[done..], position + done as u64)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                n => done += n,
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes zeros from the start up to `len`, in slices, and makes them durable.
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        const SLICE_BYTES: u64 = 1 << 20;
+        let zeros = AlignedBuf::zeroed(SLICE_BYTES.min(align_up(len as usize) as u64) as usize);
+        let mut position = 0;
+        while position < len {
+            let n = (zeros.len() as u64).min(len - position) as usize;
+            self.write_at(&[IoSlice::new(&zeros[..n])], position)?;
+            position += n as u64;
+        }
+        self.sync()
+    }
+}

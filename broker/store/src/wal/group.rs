@@ -1,0 +1,258 @@
+//! One Raft group's part of the log: an index of its entries and its vote and marks.
+
+use std::{collections::VecDeque, ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use millstream_model::{GroupId, LogId};
+
+use super::{
+    AppendError, Draft, FramePayload, LogEntry, ReadError, WalFailed,
+    layout::{FrameHead, FrameKind, Position},
+    log::{Log, Shared},
+};
+
+/// Where one entry is.
+#[derive(Clone, Debug)]
+pub(super) struct Slot {
+    pub(super) term: u64,
+    pub(super) kind: u8,
+    /// Place of the frame.
+    pub(super) at: Position,
+    /// Length of the payload.
+    pub(super) payload_bytes: u32,
+    /// The payload, while the log keeps it in memory.
+    pub(super) payload: Option<Bytes>,
+}
+
+/// What is known of one group.
+///
+/// Invariants: 1. `slots[i]` is the entry at index `first + i`. 2. If `purged` is set, `first` is the index
+/// behind it. 3. Payloads in memory are those above `released`.
+#[derive(Debug, Default)]
+pub(super) struct GroupIndex {
+    pub(super) vote: Option<Bytes>,
+    pub(super) purged: Option<LogId>,
+    pub(super) committed: Option<LogId>,
+    pub(super) first: u64,
+    pub(super) slots: VecDeque<Slot>,
+    released: u64,
+}
+
+impl GroupIndex {
+    /// Index behind the last entry.
+    pub(super) fn end(&self) -> u64 {
+        self.first + self.slots.len() as u64
+    }
+
+    pub(super) fn last(&self) -> Option<LogId> {
+        self.slots.back().map(|slot| LogId::new(slot.term, self.end() - 1))
+    }
+
+    pub(super) fn slot(&self, index: u64) -> Option<&Slot> {
+        self.slots.get(index.checked_sub(self.first)? as usize)
+    }
+
+    pub(super) fn log_id(&self, index: u64) -> Option<LogId> {
+        let kept = self.slot(index).map(|slot| LogId::new(slot.term, index));
+        kept.or(self.purged.filter(|purged| purged.index == index))
+    }
+
+    pub(super) fn truncate_after(&mut self, last: Option<LogId>) {
+        let keep = last.map_or(0, |id| (id.index + 1).saturating_sub(self.first));
+        self.slots.truncate(keep as usize);
+    }
+
+    pub(super) fn purge(&mut self, upto: LogId) {
+        let gone = (upto.index + 1).saturating_sub(self.first).min(self.slots.len() as u64);
+        self.slots.drain(..gone as usize);
+        self.first = upto.index + 1;
+        self.purged = Some(upto);
+    }
+
+    pub(super) fn release(&mut self, upto: u64) {
+        for index in self.released.max(self.first)..self.end().min(upto.saturating_add(1)) {
+            self.slots[(index - self.first) as usize].payload = None;
+        }
+        self.released = self.released.max(upto.saturating_add(1)).min(self.end());
+    }
+
+    /// Checks the invariants; for tests.
+    #[cfg(test)]
+    pub(super) fn validate(&self) {
+        if let Some(purged) = self.purged {
+            assert_eq!(self.first, purged.index + 1, "entries begin behind the purge mark");
+        }
+        assert!(
+            self.slots.iter().zip(self.slots.iter().skip(1)).all(|(a, b)| a.term <= b.term && a.at < b.at)
+        );
+    }
+}
+
+/// A group's vote, marks and last entry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupState {
+    /// The vote, in the form that it was given.
+    pub vote: Option<Bytes>,
+    /// The last entry that was purged.
+    pub purged: Option<LogId>,
+    /// The last entry that is there.
+    pub last: Option<LogId>,
+    /// An entry up to which everything was known to be committed.
+    pub committed: Option<LogId>,
+}
+
+/// A handle to one group's part of the log. Calls of one group take effect, and become durable, in their order.
+#[derive(Clone)]
+pub struct GroupLog {
+    pub(super) shared: Arc<Shared>,
+    pub(super) group: GroupId,
+}
+
+impl GroupLog {
+    /// The group's vote and marks.
+    pub fn state(&self) -> GroupState {
+        self.shared.with(|log| {
+            let index = log.group(self.group);
+            GroupState {
+                vote: index.vote.clone(),
+                purged: index.purged,
+                last: index.last(),
+                committed: index.committed,
+            }
+        })
+    }
+
+    /// Appends entries. They can be read when this returns; `done` is called, from the log's writer thread,
+    /// when they are durable or the log has failed. Each index follows the last one.
+    pub fn append<P: FramePayload>(
+        &self,
+        drafts: impl IntoIterator<Item = Draft<P>>,
+        done: impl FnOnce(Result<(), WalFailed>) + Send + 'static,
+    ) -> Result<(), AppendError> {
+        self.shared.change(|log| {
+            for draft in drafts {
+                self.append_one(log, draft)?;
+            }
+            log.when_durable(Box::new(done));
+            Ok(())
+        })
+    }
+
+    fn append_one<P: FramePayload>(&self, log: &mut Log, draft: Draft<P>) -> Result<(), AppendError> {
+        let payload_bytes = draft.payload.len();
+        let (end, empty) = {
+            let index = log.group(self.group);
+            (index.end(), index.slots.is_empty() && index.purged.is_none())
+        };
+        if draft.id.index != end && !empty {
+            return Err(AppendError::Gap { group: self.group, index: draft.id.index, expected: end });
+        }
+        let head = log.head(FrameKind::Entry, draft.kind, self.group, draft.id);
+        let (at, payload) = log.write_frame(head, payload_bytes, |out| draft.payload.write(out))?;
+        let index = log.group(self.group);
+        if empty {
+            index.first = draft.id.index;
+        }
+        index.slots.push_back(Slot {
+            term: draft.id.term,
+            kind: draft.kind,
+            at,
+            payload_bytes: payload_bytes as u32,
+            payload: Some(payload),
+        });
+        log.note_top(at.seq(), self.group, draft.id.index);
+        Ok(())
+    }
+
+    /// Makes a vote durable; then `done` is called, from the log's writer thread.
+    pub fn save_vote(
+        &self,
+        vote: &[u8],
+        done: impl FnOnce(Result<(), WalFailed>) + Send + 'static,
+    ) -> Result<(), AppendError> {
+        self.shared.change(|log| {
+            let head = log.head(FrameKind::Vote, 0, self.group, LogId::default());
+            let (_, kept) = log.write_frame(head, vote.len(), |out| out.copy_from_slice(vote))?;
+            // A copy, so that a vote does not hold a chunk for as long as it stands.
+            log.group(self.group).vote = Some(Bytes::copy_from_slice(&kept));
+            log.when_durable(Box::new(done));
+            Ok(())
+        })
+    }
+
+    /// Notes that everything up to `id` is committed. It becomes durable with the group's next frame.
+    pub fn save_committed(&self, id: LogId) {
+        self.shared.with(|log| log.group(self.group).committed = Some(id));
+    }
+
+    /// Drops the entries behind `last`, or all.
+    pub fn truncate_after(&self, last: Option<LogId>) -> Result<(), AppendError> {
+        self.shared.change(|log| {
+            let head =
+                log.head(FrameKind::Truncate, last.is_some().into(), self.group, last.unwrap_or_default());
+            log.write_frame(head, 0, |_| {})?;
+            log.group(self.group).truncate_after(last);
+            Ok(())
+        })
+    }
+
+    /// Forgets the entries up to `upto`: a checkpoint and the runs have what they did.
+    pub fn purge(&self, upto: LogId) -> Result<(), AppendError> {
+        self.shared.change(|log| {
+            let head = log.head(FrameKind::Purge, 0, self.group, upto);
+            log.write_frame(head, 0, |_| {})?;
+            log.group(self.group).purge(upto);
+            Ok(())
+        })
+    }
+
+    /// The entries of `range` from its start on: at least one if the log has any, then as many as `max_bytes` of
+    /// payload allow. Those that are not in memory are read from the disk, so this may block.
+    pub fn read(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<LogEntry>, ReadError> {
+        let slots = self.shared.with(|log| {
+            let index = log.group(self.group);
+            if range.start < index.first && range.start < range.end && index.purged.is_some() {
+                return Err(ReadError::Purged { group: self.group, index: range.start, first: index.first });
+            }
+            let mut bytes = 0;
+            let mut slots = Vec::new();
+            for at in range.start.max(index.first)..range.end.min(index.end()) {
+                let slot = &index.slots[(at - index.first) as usize];
+                bytes += slot.payload_bytes as usize;
+                if bytes > max_bytes && !slots.is_empty() {
+                    break;
+                }
+                slots.push((at, slot.clone()));
+            }
+            Ok(slots)
+        })?;
+        slots.into_iter().map(|(index, slot)| self.load(index, slot)).collect()
+    }
+
+    fn load(&self, index: u64, slot: Slot) -> Result<LogEntry, ReadError> {
+        let id = LogId::new(slot.term, index);
+        let payload = match slot.payload {
+            Some(payload) => payload,
+            None => self.shared.read_payload(self.group, id, &slot)?,
+        };
+        Ok(LogEntry { id, kind: slot.kind, payload })
+    }
+
+    /// The term of an entry that is there, or of the last purged one.
+    pub fn term_at(&self, index: u64) -> Option<u64> {
+        self.shared.with(|log| log.group(self.group).log_id(index)).map(|id| id.term)
+    }
+
+    /// Lets go of the payloads up to `upto`: whoever wants them reads them from the disk.
+    pub fn release_memory(&self, upto: u64) {
+        self.shared.with(|log| log.group(self.group).release(upto));
+    }
+}
+
+/// The head that a group's next frame gets.
+impl Log {
+    pub(super) fn head(&mut self, kind: FrameKind, entry_kind: u8, group: GroupId, id: LogId) -> FrameHead {
+        let committed = self.group(group).committed.map_or(0, |id| id.index + 1);
+        FrameHead { kind, entry_kind, group, committed, id }
+    }
+}

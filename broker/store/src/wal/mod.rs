@@ -1,0 +1,334 @@
+//! The write-ahead log: one per store, shared by all groups, written by one thread.
+//!
+//! Invariants, each said as an absence:
+//! 1. `done` is never called with success before the bytes of everything appended before it are on stable
+//!    storage.
+//! 2. No file is written before the one in front of it is durable to its end.
+//! 3. No failed write is ever tried again: the log stays failed.
+//! 4. No file is used again while a group needs an entry of it, and none is ever removed because another one is
+//!    missing or damaged.
+
+mod files;
+mod group;
+mod layout;
+mod log;
+mod memory;
+mod recovery;
+mod writer;
+
+use std::{
+    collections::HashMap,
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use millstream_model::{GroupId, LogId};
+
+pub use group::{GroupLog, GroupState};
+pub use layout::Position;
+pub use recovery::{OpenError, RecoveryReport};
+
+use crate::disk::Disk;
+
+/// How the log is laid out and when it rests.
+#[derive(Clone)]
+pub struct WalConfig {
+    /// Length of a log file in bytes, a multiple of 4096.
+    pub file_bytes: u64,
+    /// Length of the first file after a start, which is made before the log can be used.
+    pub first_file_bytes: u64,
+    /// Length of a piece of log memory in bytes.
+    pub chunk_bytes: usize,
+    /// Pieces of log memory that are kept when they are not in use.
+    pub spare_chunks_max: usize,
+    /// Files that are kept for use again.
+    pub spare_files_max: usize,
+    /// After so long without an append the durable mark of the last one is written.
+    pub seal_after: Duration,
+    /// Called once, from the writer thread, when a write has failed; nothing is acknowledged from then on.
+    pub on_failure: Arc<dyn Fn(&WalFailed) + Send + Sync>,
+}
+
+impl Default for WalConfig {
+    fn default() -> Self {
+        WalConfig {
+            file_bytes: 64 << 20,
+            first_file_bytes: 4 << 20,
+            chunk_bytes: 4 << 20,
+            spare_chunks_max: 40,
+            spare_files_max: 4,
+            seal_after: Duration::from_millis(50),
+            on_failure: Arc::new(|_| {}),
+        }
+    }
+}
+
+/// What a store needs of the log when it opens.
+#[derive(Clone, Debug, Default)]
+pub struct RecoveryBase {
+    /// Entries above this index keep their payload in memory: the runs do not have them yet. A group that is
+    /// not named keeps all.
+    pub flushed: HashMap<GroupId, u64>,
+}
+
+/// A payload that writes itself into the log's memory, once.
+pub trait FramePayload {
+    /// Length in bytes.
+    fn len(&self) -> usize;
+    /// Whether there is nothing to write.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Fills `out`, whose length is [`len`](FramePayload::len).
+    fn write(&self, out: &mut [u8]);
+}
+
+impl FramePayload for Bytes {
+    fn len(&self) -> usize {
+        Bytes::len(self)
+    }
+    fn write(&self, out: &mut [u8]) {
+        out.copy_from_slice(self);
+    }
+}
+
+/// An entry on its way into the log.
+#[derive(Clone, Debug)]
+pub struct Draft<P> {
+    /// Its place in the group's log.
+    pub id: LogId,
+    /// What the payload is, to whoever reads it.
+    pub kind: u8,
+    /// The payload.
+    pub payload: P,
+}
+
+/// An entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Its place in the group's log.
+    pub id: LogId,
+    /// What the payload is, to whoever reads it.
+    pub kind: u8,
+    /// The payload: a part of the log's memory, or read back from the disk.
+    pub payload: Bytes,
+}
+
+/// The log cannot be written any more.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the log cannot be written: {file} at {offset}: {reason}")]
+pub struct WalFailed {
+    /// Name of the file.
+    pub file: String,
+    /// Bytes from its start.
+    pub offset: usize,
+    /// What the operating system said.
+    pub reason: String,
+}
+
+/// Why something could not be appended; nothing of it was.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The log has failed before.
+    #[error(transparent)]
+    Failed(#[from] WalFailed),
+    /// The payload does not fit into a log file.
+    #[error("a payload of {bytes} bytes is larger than a log file takes ({bytes_max})")]
+    TooLarge {
+        /// Length of the payload.
+        bytes: usize,
+        /// Largest length.
+        bytes_max: usize,
+    },
+    /// The entry does not follow the last one.
+    #[error("{group}: entry {index} does not follow the last one; {expected} would")]
+    Gap {
+        /// The group.
+        group: GroupId,
+        /// The entry's index.
+        index: u64,
+        /// The index that would follow.
+        expected: u64,
+    },
+}
+
+/// Why an entry could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// It is gone.
+    #[error("{group}: entry {index} is purged; the log begins at {first}")]
+    Purged {
+        /// The group.
+        group: GroupId,
+        /// The entry's index.
+        index: u64,
+        /// First index that is there.
+        first: u64,
+    },
+    /// The disk does not give back what was written.
+    #[error("{group}: entry {id} in {file} is damaged: {reason}")]
+    Damaged {
+        /// The group.
+        group: GroupId,
+        /// The entry.
+        id: LogId,
+        /// Name of the file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// What the log has done since it was opened.
+#[derive(Debug, Default)]
+pub struct WalStats {
+    /// Durable writes.
+    pub syncs: AtomicU64,
+    /// Bytes of these, padding included.
+    pub bytes: AtomicU64,
+    /// Microseconds that they took together.
+    pub sync_micros: AtomicU64,
+    /// The longest one in microseconds since it was last read.
+    pub sync_micros_max: AtomicU64,
+}
+
+impl fmt::Debug for WalConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WalConfig").field("file_bytes", &self.file_bytes).finish_non_exhaustive()
+    }
+}
+
+/// An open write-ahead log.
+pub struct Wal {
+    shared: Arc<log::Shared>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl Wal {
+    /// Opens the log of a store, making it if there is none, and reads back what is in it.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        config: WalConfig,
+        base: &RecoveryBase,
+    ) -> Result<(Wal, RecoveryReport), OpenError> {
+        let (shared, report) = recovery::recover(disk, config, base)?;
+        let shared = Arc::new(shared);
+        let for_writer = shared.clone();
+        let writer = std::thread::Builder::new()
+            .name("wal-writer".to_string())
+            .spawn(move || writer::run(&for_writer))
+            .map_err(|e| OpenError::Io { what: "the writer thread".to_string(), reason: e.to_string() })?;
+        Ok((Wal { shared, writer: Some(writer) }, report))
+    }
+
+    /// A handle to one group's part of the log.
+    pub fn group(&self, group: GroupId) -> GroupLog {
+        GroupLog { shared: self.shared.clone(), group }
+    }
+
+    /// Bytes of log memory that someone holds.
+    pub fn memory_bytes(&self) -> usize {
+        self.shared.pool.in_use_bytes()
+    }
+
+    /// Bytes of the log files that a group still needs.
+    pub fn size_bytes(&self) -> u64 {
+        let files = self.shared.with(|log| log.tops.len() as u64);
+        files.saturating_sub(1) * self.shared.config.file_bytes
+            + self.shared.with(|log| log.end().offset() as u64)
+    }
+
+    /// What the log has done so far.
+    pub fn stats(&self) -> &WalStats {
+        &self.shared.stats
+    }
+
+    /// Why the log cannot be written any more, if it cannot.
+    pub fn failed(&self) -> Option<WalFailed> {
+        self.shared.with(|log| log.failed.clone())
+    }
+
+    /// Gives unused memory back to the system.
+    pub fn trim_memory(&self) {
+        self.shared.with(|log| log.close_chunk());
+        self.shared.pool.trim();
+    }
+
+    /// Makes files free for use again whose entries every group has purged; returns how many. Blocks until the
+    /// purge marks are durable.
+    pub fn reclaim(&self) -> Result<usize, AppendError> {
+        let candidates = self.shared.with(|log| {
+            let current = log.end().seq();
+            let done = |tops: &HashMap<GroupId, u64>, log: &log::Log| {
+                tops.iter().all(|(group, &top)| {
+                    log.groups
+                        .get(group)
+                        .is_none_or(|index| index.purged.is_some_and(|purged| purged.index >= top))
+                })
+            };
+            let oldest_first = log.tops.iter().take_while(|(seq, tops)| **seq < current && done(tops, log));
+            oldest_first.map(|(&seq, _)| seq).collect::<Vec<u64>>()
+        });
+        if candidates.is_empty() {
+            return Ok(0);
+        }
+        self.sync_states()?;
+        self.shared.with(|log| candidates.iter().for_each(|seq| drop(log.tops.remove(seq))));
+        self.shared.files.recycle(&candidates, self.shared.config.spare_files_max);
+        Ok(candidates.len())
+    }
+
+    /// Writes every group's vote and marks and waits until they are durable.
+    fn sync_states(&self) -> Result<(), AppendError> {
+        let (tell, told) = std::sync::mpsc::channel();
+        self.shared.change(|log| {
+            log.write_states()?;
+            log.when_durable(Box::new(move |result| drop(tell.send(result))));
+            Ok::<(), AppendError>(())
+        })?;
+        match told.recv() {
+            Ok(result) => result.map_err(AppendError::Failed),
+            Err(_) => Err(AppendError::Failed(self.stopped())),
+        }
+    }
+
+    fn stopped(&self) -> WalFailed {
+        let reason = io::Error::from(io::ErrorKind::BrokenPipe).to_string();
+        self.failed().unwrap_or(WalFailed { file: "the log".to_string(), offset: 0, reason })
+    }
+
+    /// Writes what is pending and stops the writer.
+    pub fn shutdown(mut self) {
+        self.stop();
+    }
+
+    fn stop(&mut self) {
+        self.shared.with(|log| log.stopping = true);
+        self.shared.work.notify_all();
+        if let Some(writer) = self.writer.take() {
+            // A writer that panicked has said so; there is nothing left to write with.
+            let _ = writer.join();
+        }
+        self.shared.files.stop();
+    }
+
+    /// Bytes that were written, for rates.
+    pub fn written_bytes(&self) -> u64 {
+        self.shared.stats.bytes.load(Relaxed)
+    }
+}
+
+impl Drop for Wal {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests;
