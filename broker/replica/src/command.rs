@@ -1,0 +1,105 @@
+//! What a Raft entry carries, before and after it is in the log's memory.
+
+use std::fmt;
+
+use bytes::Bytes;
+use millstream_store::wal::FramePayload;
+
+/// A payload that is assembled straight in the write-ahead log's memory.
+///
+/// Contract: `write` fills all of `out`, whose length is [`len`](EntryPayload::len), and gives the same bytes
+/// each time it is called.
+pub trait EntryPayload: Send + Sync + 'static {
+    /// Length of the encoded command, in bytes.
+    fn len(&self) -> usize;
+    /// Whether there is nothing to write.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Writes the encoded command; `out.len()` is `len()`.
+    fn write(&self, out: &mut [u8]);
+}
+
+/// A command on its way into, or out of, a group's log.
+pub struct Command(Body);
+
+enum Body {
+    Staged(Box<dyn EntryPayload>),
+    Logged(Bytes),
+}
+
+impl Command {
+    /// A command that is yet to be written into the log.
+    pub fn staged(payload: impl EntryPayload) -> Command {
+        Command(Body::Staged(Box::new(payload)))
+    }
+
+    /// A command that is already encoded.
+    pub fn encoded(bytes: Bytes) -> Command {
+        Command(Body::Logged(bytes))
+    }
+
+    /// The encoded bytes; free for a command that was read from the log, one copy otherwise.
+    pub fn into_bytes(self) -> Bytes {
+        match self.0 {
+            Body::Logged(bytes) => bytes,
+            Body::Staged(payload) => {
+                let mut out = vec![0; payload.len()];
+                payload.write(&mut out);
+                out.into()
+            }
+        }
+    }
+}
+
+impl FramePayload for Command {
+    fn len(&self) -> usize {
+        match &self.0 {
+            Body::Staged(payload) => payload.len(),
+            Body::Logged(bytes) => bytes.len(),
+        }
+    }
+
+    fn write(&self, out: &mut [u8]) {
+        match &self.0 {
+            Body::Staged(payload) => payload.write(out),
+            Body::Logged(bytes) => out.copy_from_slice(bytes),
+        }
+    }
+}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Command({} bytes)", FramePayload::len(self))
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Twice(Bytes);
+    impl EntryPayload for Twice {
+        fn len(&self) -> usize {
+            self.0.len() * 2
+        }
+        fn write(&self, out: &mut [u8]) {
+            let (a, b) = out.split_at_mut(self.0.len());
+            a.copy_from_slice(&self.0);
+            b.copy_from_slice(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_staged_command_has_the_bytes_that_it_writes() {
+        let command = Command::staged(Twice(Bytes::from_static(b"ab")));
+        assert_eq!(FramePayload::len(&command), 4);
+        assert_eq!(command.into_bytes(), Bytes::from_static(b"abab"));
+    }
+}

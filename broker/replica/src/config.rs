@@ -1,0 +1,108 @@
+//! openraft's type configuration and timing.
+
+use std::{fmt, sync::Arc};
+
+use millstream_model::LogId;
+use openraft::{
+    Config, ConfigError, SnapshotPolicy,
+    impls::leader_id_std,
+    raft::responder::Responder,
+    vote::leader_id_std::CommittedLeaderId,
+};
+
+use crate::command::Command;
+
+/// Where a node of the cluster can be reached by its peers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// `host:port` of the node's peer listener.
+    pub address: String,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.address)
+    }
+}
+
+/// What applying one entry gave.
+#[derive(Debug, Default)]
+pub enum Reply {
+    /// Nothing to say: a blank or membership entry.
+    #[default]
+    None,
+    /// From a shard's machine.
+    Shard(millstream_state::partition::ShardReply),
+    /// From the metadata group's machine.
+    Cluster(Result<millstream_state::cluster::ClusterReply, millstream_state::cluster::ClusterError>),
+}
+
+openraft::declare_raft_types!(
+    /// openraft's type parameters for every Millstream group.
+    pub(crate) TypeConfig:
+        D = Command,
+        R = Reply,
+        NodeId = u64,
+        Node = Peer,
+        LeaderId = leader_id_std::LeaderId<u64, u64>,
+        Responder<T> = Callback<T> where T: openraft::OptionalSend + 'static,
+);
+
+pub(crate) type RaftLogId = openraft::alias::LogIdOf<TypeConfig>;
+pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
+pub(crate) type Membership = openraft::Membership<u64, Peer>;
+
+/// Calls a function with the result of a proposal; called from the task that applies.
+pub(crate) struct Callback<T>(pub(crate) Box<dyn FnOnce(T) + Send>);
+
+impl<T: Send + 'static> Responder<TypeConfig, T> for Callback<T> {
+    fn on_complete(self, result: T) {
+        (self.0)(result);
+    }
+}
+
+pub(crate) fn to_raft(id: LogId) -> RaftLogId {
+    RaftLogId { leader_id: CommittedLeaderId { term: id.term }, index: id.index }
+}
+
+pub(crate) fn from_raft(id: &RaftLogId) -> LogId {
+    LogId::new(id.leader_id.term, id.index)
+}
+
+/// Heartbeat and election times of every group, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Time between a leader's heartbeats.
+    pub heartbeat_ms: u64,
+    /// A follower that hears nothing for this long or longer starts an election.
+    pub election_min_ms: u64,
+    /// Upper end of the random election timeout.
+    pub election_max_ms: u64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Timing { heartbeat_ms: 500, election_min_ms: 1500, election_max_ms: 3000 }
+    }
+}
+
+impl Timing {
+    /// openraft's configuration with everything set that Millstream's design depends on.
+    pub(crate) fn raft_config(self) -> Result<Arc<Config>, ConfigError> {
+        let config = Config {
+            cluster_name: "millstream".to_string(),
+            heartbeat_interval: self.heartbeat_ms,
+            election_timeout_min: self.election_min_ms,
+            election_timeout_max: self.election_max_ms,
+            // Checkpoints and purges are driven by the store, which knows what is flushed.
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: u64::MAX,
+            enable_pre_vote: Some(true),
+            // A restarted leader stands for election again: its new term's first entry is what tells that
+            // everything before it is applied.
+            enable_leader_restore: Some(false),
+            ..Config::default()
+        };
+        config.validate().map(Arc::new)
+    }
+}

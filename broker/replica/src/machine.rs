@@ -1,0 +1,214 @@
+//! Applies committed entries to a [`Machine`], and turns checkpoints into openraft's snapshots.
+
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt};
+use millstream_model::{GroupId, LogId};
+use millstream_store::tables::Tables;
+use openraft::{
+    EntryPayload as Payload, OptionalSend, RaftSnapshotBuilder,
+    alias::{SnapshotMetaOf, SnapshotOf},
+    storage::{EntryResponder, RaftStateMachine, Snapshot, SnapshotMeta},
+};
+use tokio::sync::watch;
+
+use crate::{
+    config::{RaftLogId, Reply, StoredMembership, TypeConfig, from_raft, to_raft},
+    membership,
+};
+
+/// A checkpoint's bytes do not describe a machine.
+#[derive(Debug, thiserror::Error)]
+#[error("the checkpoint cannot be read: {0}")]
+pub struct RestoreError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// A group's replicated state.
+///
+/// Contract: `apply` is called once for each command, in log order, from one task at a time; it depends only
+/// on the state and the command, and never fails: what a command may not do is in its reply. After a restart
+/// commands are applied again from the checkpoint on.
+pub trait Machine: Send + Sync + 'static {
+    /// Applies the command of the entry at `id`.
+    fn apply(&self, id: LogId, command: Bytes) -> Reply;
+    /// Says that everything up to `id`, blank and membership entries included, is applied.
+    fn applied(&self, id: LogId);
+    /// The whole state, as bytes for [`restore`](Machine::restore).
+    fn snapshot(&self) -> Vec<u8>;
+    /// Replaces the state.
+    fn restore(&self, data: &[u8]) -> Result<(), RestoreError>;
+}
+
+/// What a checkpoint holds beside its log id: u32 length of the membership's log id and membership, these, and
+/// the machine's state.
+pub(crate) type CheckpointData = Bytes;
+
+fn encode_checkpoint(member: &StoredMembership, state: &[u8]) -> Vec<u8> {
+    let members = membership::encode(member.membership());
+    let mut out = Vec::with_capacity(members.len() + state.len() + 21);
+    let id = member.log_id().as_ref().map(from_raft);
+    out.push(id.is_some().into());
+    out.extend(id.unwrap_or_default().term.to_le_bytes());
+    out.extend(id.unwrap_or_default().index.to_le_bytes());
+    out.extend((members.len() as u32).to_le_bytes());
+    out.extend(members);
+    out.extend(state);
+    out
+}
+
+const CHECKPOINT_HEAD_BYTES: usize = 21;
+
+fn decode_checkpoint(data: &[u8]) -> io::Result<(StoredMembership, &[u8])> {
+    let truncated = || io::Error::other(format!("the checkpoint ends after {} bytes", data.len()));
+    let head = data.get(..CHECKPOINT_HEAD_BYTES).ok_or_else(truncated)?;
+    let word = |at: usize| {
+        let mut word = [0; 8];
+        word.copy_from_slice(&head[at..at + 8]);
+        u64::from_le_bytes(word)
+    };
+    let length = u32::from_le_bytes([head[17], head[18], head[19], head[20]]) as usize;
+    let rest = &data[CHECKPOINT_HEAD_BYTES..];
+    let members = membership::decode(rest.get(..length).ok_or_else(truncated)?).map_err(io::Error::other)?;
+    let id = (head[0] != 0).then(|| to_raft(LogId::new(word(1), word(9))));
+    Ok((StoredMembership::new(id, members), &rest[length..]))
+}
+
+/// openraft's state machine for one group.
+pub(crate) struct MachineAdapter {
+    group: GroupId,
+    machine: Arc<dyn Machine>,
+    tables: Arc<Tables>,
+    last_applied: Option<RaftLogId>,
+    membership: StoredMembership,
+    /// Term of the newest blank entry that is applied: a leader's first.
+    opened_term: watch::Sender<u64>,
+}
+
+impl MachineAdapter {
+    /// Restores the machine from the newest checkpoint, if there is one.
+    pub(crate) fn open(
+        group: GroupId,
+        machine: Arc<dyn Machine>,
+        tables: Arc<Tables>,
+        opened_term: watch::Sender<u64>,
+    ) -> io::Result<MachineAdapter> {
+        let mut adapter = MachineAdapter {
+            group,
+            machine,
+            tables,
+            last_applied: None,
+            membership: StoredMembership::default(),
+            opened_term,
+        };
+        if let Some((id, data)) = adapter.tables.load_checkpoint(group).map_err(io::Error::other)? {
+            adapter.restore(id, &data)?;
+        }
+        Ok(adapter)
+    }
+
+    fn restore(&mut self, id: LogId, data: &[u8]) -> io::Result<()> {
+        let (membership, state) = decode_checkpoint(data)?;
+        self.machine.restore(state).map_err(io::Error::other)?;
+        self.membership = membership;
+        self.last_applied = Some(to_raft(id));
+        self.machine.applied(id);
+        Ok(())
+    }
+
+    fn builder(&self) -> CheckpointBuilder {
+        CheckpointBuilder {
+            group: self.group,
+            tables: self.tables.clone(),
+            meta: SnapshotMeta { last_log_id: self.last_applied, last_membership: self.membership.clone() },
+            data: encode_checkpoint(&self.membership, &self.machine.snapshot()).into(),
+        }
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for MachineAdapter {
+    type SnapshotData = CheckpointData;
+    type SnapshotBuilder = CheckpointBuilder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<RaftLogId>, StoredMembership)> {
+        Ok((self.last_applied, self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        let mut opened = None;
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let id = from_raft(&entry.log_id);
+            let reply = match entry.payload {
+                Payload::Normal(command) => self.machine.apply(id, command.into_bytes()),
+                Payload::Blank => {
+                    opened = Some(id.term);
+                    Reply::None
+                }
+                Payload::Membership(membership) => {
+                    self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                    Reply::None
+                }
+            };
+            self.last_applied = Some(entry.log_id);
+            self.machine.applied(id);
+            if let Some(responder) = responder {
+                responder.send(reply);
+            }
+        }
+        if let Some(term) = opened {
+            self.opened_term.send_replace(term);
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<CheckpointBuilder> {
+        Some(self.builder())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> CheckpointBuilder {
+        self.builder()
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<TypeConfig>, data: CheckpointData) -> io::Result<()> {
+        let Some(id) = meta.last_log_id.as_ref().map(from_raft) else { return Ok(()) };
+        save_checkpoint(self.tables.clone(), self.group, id, data.clone()).await?;
+        self.restore(id, &data)
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<TypeConfig, CheckpointData>>> {
+        let Some((id, data)) = self.tables.load_checkpoint(self.group).map_err(io::Error::other)? else {
+            return Ok(None);
+        };
+        let (last_membership, _) = decode_checkpoint(&data)?;
+        let meta = SnapshotMeta { last_log_id: Some(to_raft(id)), last_membership };
+        Ok(Some(Snapshot { meta, snapshot: data }))
+    }
+}
+
+/// Writes one checkpoint, off the async threads.
+pub(crate) struct CheckpointBuilder {
+    group: GroupId,
+    tables: Arc<Tables>,
+    meta: SnapshotMetaOf<TypeConfig>,
+    data: CheckpointData,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for CheckpointBuilder {
+    type SnapshotData = CheckpointData;
+
+    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, CheckpointData>> {
+        if let Some(id) = self.meta.last_log_id.as_ref().map(from_raft) {
+            save_checkpoint(self.tables.clone(), self.group, id, self.data.clone()).await?;
+        }
+        Ok(Snapshot { meta: self.meta.clone(), snapshot: self.data.clone() })
+    }
+}
+
+async fn save_checkpoint(tables: Arc<Tables>, group: GroupId, id: LogId, data: Bytes) -> io::Result<()> {
+    tokio::task::spawn_blocking(move || tables.save_checkpoint(group, id, &data))
+        .await
+        .map_err(io::Error::other)?
+        .map_err(io::Error::other)
+}

@@ -1,0 +1,173 @@
+//! What the broker can be configured with: `--set key=value`, or lines of the configuration file.
+
+use std::collections::BTreeMap;
+
+use super::key::{self, ConfigError, ConfigKind, Key, Range, Values};
+
+const MIB: i64 = 1 << 20;
+
+/// Every broker key, sorted by name.
+pub const BROKER_KEYS: &[Key] = &[
+    Key {
+        name: "auto.create.topics.enable",
+        kind: ConfigKind::Boolean,
+        default: "true",
+        range: Range::Bool,
+        documentation: "Whether a client's request for the metadata of an unknown topic creates it.",
+    },
+    Key {
+        name: "connections.max",
+        kind: ConfigKind::Int,
+        default: "12000",
+        range: Range::Number(1, 1_000_000),
+        documentation: "Most connections that are open at once; more are closed at once.",
+    },
+    Key {
+        name: "connections.max.per.ip",
+        kind: ConfigKind::Int,
+        default: "12000",
+        range: Range::Number(1, 1_000_000),
+        documentation: "Most connections from one address.",
+    },
+    Key {
+        name: "default.replication.factor",
+        kind: ConfigKind::Int,
+        default: "1",
+        range: Range::Number(1, 1),
+        documentation: "Replicas of a topic that does not say; a single node has one.",
+    },
+    Key {
+        name: "disk.low.bytes",
+        kind: ConfigKind::Long,
+        default: "67108864",
+        range: Range::Number(0, i64::MAX),
+        documentation: "Free space below which produce is refused with a retriable error; reads and deletes go on.",
+    },
+    Key {
+        name: "memtable.bytes",
+        kind: ConfigKind::Long,
+        default: "67108864",
+        range: Range::Number(MIB, 4096 * MIB),
+        documentation: "Log memory held by committed batches from which they are written to a run.",
+    },
+    Key {
+        name: "num.partitions",
+        kind: ConfigKind::Int,
+        default: "1",
+        range: Range::Number(1, 100_000),
+        documentation: "Partitions of a topic that does not say.",
+    },
+    Key {
+        name: "offsets.retention.minutes",
+        kind: ConfigKind::Int,
+        default: "10080",
+        range: Range::Number(1, i32::MAX as i64),
+        documentation: "How long the offsets of an empty group are kept.",
+    },
+    Key {
+        name: "producer.id.expiration.ms",
+        kind: ConfigKind::Int,
+        default: "86400000",
+        range: Range::Number(1, i32::MAX as i64),
+        documentation: "How long the state of an idle idempotent producer is kept.",
+    },
+    Key {
+        name: "read.cache.bytes",
+        kind: ConfigKind::Long,
+        default: "67108864",
+        range: Range::Number(MIB, 65536 * MIB),
+        documentation: "Most memory for blocks of runs that are being read.",
+    },
+    Key {
+        name: "socket.request.max.bytes",
+        kind: ConfigKind::Int,
+        default: "104857600",
+        range: Range::Number(1024, 104_857_600),
+        documentation: "Largest request.",
+    },
+    Key {
+        name: "wal.checkpoint.bytes",
+        kind: ConfigKind::Long,
+        default: "268435456",
+        range: Range::Number(16 * MIB, 65536 * MIB),
+        documentation: "Log size from which state is checkpointed so that log files can be used again.",
+    },
+    Key {
+        name: "wal.file.bytes",
+        kind: ConfigKind::Long,
+        default: "67108864",
+        range: Range::Number(64 * MIB, 1024 * MIB),
+        documentation: "Size of one log file.",
+    },
+];
+
+/// The broker's configuration, ready for use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerConfig {
+    /// Whether metadata requests create topics.
+    pub auto_create_topics: bool,
+    /// Most open connections.
+    pub connections_max: usize,
+    /// Most open connections of one address.
+    pub connections_per_ip_max: usize,
+    /// Replicas of a topic that does not say.
+    pub default_replication_factor: i16,
+    /// Free bytes below which produce is refused.
+    pub disk_low_bytes: u64,
+    /// Memtable size that starts a flush.
+    pub memtable_bytes: usize,
+    /// Partitions of a topic that does not say.
+    pub num_partitions: u32,
+    /// Milliseconds for which offsets of an empty group are kept.
+    pub offsets_retention_ms: i64,
+    /// Milliseconds for which an idle producer's state is kept.
+    pub producer_id_expiration_ms: i64,
+    /// Bytes of the block cache.
+    pub read_cache_bytes: usize,
+    /// Largest request in bytes.
+    pub request_bytes_max: usize,
+    /// Log bytes that start a checkpoint.
+    pub wal_checkpoint_bytes: u64,
+    /// Bytes of one log file.
+    pub wal_file_bytes: u64,
+}
+
+impl BrokerConfig {
+    /// Checks one key and its value.
+    pub fn check(name: &str, value: &str) -> Result<(), ConfigError> {
+        key::check(BROKER_KEYS, name, value).map(|_| ())
+    }
+
+    /// Reads values that [`check`](BrokerConfig::check) allowed.
+    pub fn from_values(set: &BTreeMap<String, String>) -> BrokerConfig {
+        let values = Values { keys: BROKER_KEYS, set };
+        BrokerConfig {
+            auto_create_topics: values.flag("auto.create.topics.enable"),
+            connections_max: values.number("connections.max") as usize,
+            connections_per_ip_max: values.number("connections.max.per.ip") as usize,
+            default_replication_factor: values.number("default.replication.factor") as i16,
+            disk_low_bytes: values.number("disk.low.bytes") as u64,
+            memtable_bytes: values.number("memtable.bytes") as usize,
+            num_partitions: values.number("num.partitions") as u32,
+            offsets_retention_ms: values.number("offsets.retention.minutes") * 60_000,
+            producer_id_expiration_ms: values.number("producer.id.expiration.ms"),
+            read_cache_bytes: values.number("read.cache.bytes") as usize,
+            request_bytes_max: values.number("socket.request.max.bytes") as usize,
+            wal_checkpoint_bytes: values.number("wal.checkpoint.bytes") as u64,
+            wal_file_bytes: values.number("wal.file.bytes") as u64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_allowed_and_the_keys_are_sorted() {
+        for key in BROKER_KEYS {
+            assert_eq!(key.check(key.default), Ok(()), "{}", key.name);
+        }
+        assert!(BROKER_KEYS.windows(2).all(|pair| pair[0].name < pair[1].name));
+    }
+}

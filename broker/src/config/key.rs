@@ -1,0 +1,151 @@
+//! One configuration key: its name, kind, default, range and reason.
+
+use std::collections::BTreeMap;
+
+/// The type of a key's value, as Kafka's DescribeConfigs names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConfigKind {
+    /// `true` or `false`.
+    Boolean,
+    /// Any text out of a set.
+    String,
+    /// 32-bit number.
+    Int,
+    /// 64-bit number.
+    Long,
+    /// Fraction.
+    Double,
+    /// Comma-separated texts.
+    List,
+}
+
+/// The values that a key allows.
+#[derive(Clone, Copy, Debug)]
+pub enum Range {
+    /// `true` or `false`.
+    Bool,
+    /// A whole number between the two, both allowed.
+    Number(i64, i64),
+    /// A number between the two, both allowed.
+    Fraction(f64, f64),
+    /// One of these.
+    OneOf(&'static [&'static str]),
+    /// A comma-separated list of these, none twice.
+    SomeOf(&'static [&'static str]),
+}
+
+/// A key that a topic or the broker can be configured with.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Kafka's name of it.
+    pub name: &'static str,
+    /// Type of its value.
+    pub kind: ConfigKind,
+    /// Value when nobody set it.
+    pub default: &'static str,
+    /// Allowed values.
+    pub range: Range,
+    /// What it does and why one would set it.
+    pub documentation: &'static str,
+}
+
+/// A configuration that is refused; nothing of it took effect.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// No such key.
+    #[error("unknown configuration {key}; known are: {known}")]
+    Unknown {
+        /// The key that was given.
+        key: String,
+        /// Every key there is.
+        known: String,
+    },
+    /// The value is not in the key's range.
+    #[error("invalid value {value} for configuration {key}: {allowed}")]
+    Value {
+        /// The key.
+        key: String,
+        /// The value that was given.
+        value: String,
+        /// What would be allowed.
+        allowed: String,
+    },
+}
+
+impl Key {
+    /// Checks a value against the key's range.
+    pub fn check(&self, value: &str) -> Result<(), ConfigError> {
+        let ok = match self.range {
+            Range::Bool => matches!(value, "true" | "false"),
+            Range::Number(low, high) => value.parse::<i64>().is_ok_and(|n| (low..=high).contains(&n)),
+            Range::Fraction(low, high) => value.parse::<f64>().is_ok_and(|n| (low..=high).contains(&n)),
+            Range::OneOf(all) => all.contains(&value),
+            Range::SomeOf(all) => {
+                let given: Vec<_> = list(value).collect();
+                let mut once = given.clone();
+                once.sort_unstable();
+                once.dedup();
+                once.len() == given.len() && given.iter().all(|item| all.contains(item))
+            }
+        };
+        if ok { Ok(()) } else { Err(self.refuse(value)) }
+    }
+
+    fn refuse(&self, value: &str) -> ConfigError {
+        let allowed = match self.range {
+            Range::Bool => "true or false".to_string(),
+            Range::Number(low, high) => format!("a whole number from {low} to {high}"),
+            Range::Fraction(low, high) => format!("a number from {low} to {high}"),
+            Range::OneOf(all) => format!("one of {}", all.join(", ")),
+            Range::SomeOf(all) => format!("a comma-separated list of {}, none twice", all.join(", ")),
+        };
+        ConfigError::Value { key: self.name.to_string(), value: value.to_string(), allowed }
+    }
+}
+
+/// The items of a comma-separated value.
+pub(super) fn list(value: &str) -> impl Iterator<Item = &str> {
+    value.split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
+/// Finds the key and checks the value.
+pub(super) fn check(keys: &'static [Key], name: &str, value: &str) -> Result<&'static Key, ConfigError> {
+    let key = find(keys, name)?;
+    key.check(value)?;
+    Ok(key)
+}
+
+/// Finds the key.
+pub(super) fn find(keys: &'static [Key], name: &str) -> Result<&'static Key, ConfigError> {
+    keys.iter().find(|key| key.name == name).ok_or_else(|| ConfigError::Unknown {
+        key: name.to_string(),
+        known: keys.iter().map(|key| key.name).collect::<Vec<_>>().join(", "),
+    })
+}
+
+/// Reads values that were checked when they were set: the given ones, else each key's default.
+pub(super) struct Values<'a> {
+    pub(super) keys: &'static [Key],
+    pub(super) set: &'a BTreeMap<String, String>,
+}
+
+impl<'a> Values<'a> {
+    pub(super) fn text(&self, name: &str) -> &'a str {
+        match self.set.get(name) {
+            Some(value) => value,
+            None => find(self.keys, name).map_or("", |key| key.default),
+        }
+    }
+
+    pub(super) fn number(&self, name: &str) -> i64 {
+        self.text(name).parse().unwrap_or_default()
+    }
+
+    pub(super) fn flag(&self, name: &str) -> bool {
+        self.text(name) == "true"
+    }
+
+    pub(super) fn fraction(&self, name: &str) -> f64 {
+        self.text(name).parse().unwrap_or_default()
+    }
+}

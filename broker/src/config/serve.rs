@@ -1,0 +1,210 @@
+//! What `millstream serve` runs with: flags over environment over the configuration file over defaults.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use super::{BrokerConfig, ConfigError, TopicConfig};
+
+/// What the operator gave, before any default. Sources later in this list lose: `--set`, flags and
+/// environment, the file.
+#[derive(Clone, Debug, Default)]
+pub struct ServeOptions {
+    /// `--config`: a TOML file of the same keys.
+    pub config: Option<PathBuf>,
+    /// `--data-dir`.
+    pub data_dir: Option<PathBuf>,
+    /// `--kafka-addr`.
+    pub kafka_addr: Option<String>,
+    /// `--http-addr`.
+    pub http_addr: Option<String>,
+    /// `--advertised-kafka`: what clients are told to connect to.
+    pub advertised_kafka: Option<String>,
+    /// `--node-id`.
+    pub node_id: Option<u64>,
+    /// `--rack`.
+    pub rack: Option<String>,
+    /// `--set key=value`, in order.
+    pub set: Vec<String>,
+}
+
+/// A configuration that cannot be served with: exit code 2.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeConfigError {
+    /// The file cannot be read.
+    #[error("the configuration file {path} cannot be read: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML.
+    #[error("the configuration file {path} is not TOML: {reason}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        reason: String,
+    },
+    /// Not `key=value`.
+    #[error("--set takes key=value, not {0:?}")]
+    Pair(String),
+    /// A key or value is refused.
+    #[error(transparent)]
+    Key(#[from] ConfigError),
+    /// A flag-like key has a value that is not allowed.
+    #[error("invalid value {value:?} for {key}: {allowed}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What was given.
+        value: String,
+        /// What would be allowed.
+        allowed: &'static str,
+    },
+}
+
+/// Everything that a node starts with.
+#[derive(Clone, Debug)]
+pub struct ServeConfig {
+    /// Directory of the one store.
+    pub data_dir: PathBuf,
+    /// Address of the Kafka listener; port 0 takes any free one.
+    pub kafka_addr: String,
+    /// Address of the HTTP listener.
+    pub http_addr: String,
+    /// What clients are told to connect to; `None` is the bound address.
+    pub advertised_kafka: Option<(String, u16)>,
+    /// This node's id.
+    pub node_id: u64,
+    /// This node's rack.
+    pub rack: Option<String>,
+    /// The broker's keys.
+    pub broker: BrokerConfig,
+    /// The broker's keys that were set, as given.
+    pub broker_set: BTreeMap<String, String>,
+    /// Defaults for topics that were set, as given.
+    pub topic_set: BTreeMap<String, String>,
+}
+
+impl ServeConfig {
+    /// Resolves what the operator gave.
+    pub fn resolve(options: ServeOptions) -> Result<ServeConfig, ServeConfigError> {
+        let mut values = BTreeMap::new();
+        if let Some(path) = &options.config {
+            values = read_file(path.clone())?;
+        }
+        let flags = [
+            ("data-dir", options.data_dir.map(|dir| dir.display().to_string())),
+            ("kafka-addr", options.kafka_addr),
+            ("http-addr", options.http_addr),
+            ("advertised-kafka", options.advertised_kafka),
+            ("node-id", options.node_id.map(|id| id.to_string())),
+            ("rack", options.rack),
+        ];
+        values.extend(flags.into_iter().filter_map(|(key, value)| Some((key.to_string(), value?))));
+        for pair in options.set {
+            let (key, value) = pair.split_once('=').ok_or_else(|| ServeConfigError::Pair(pair.clone()))?;
+            values.insert(key.trim().to_string(), value.trim().to_string());
+        }
+        ServeConfig::from_values(values)
+    }
+
+    fn from_values(mut values: BTreeMap<String, String>) -> Result<ServeConfig, ServeConfigError> {
+        let mut take = |key: &str| values.remove(key);
+        let data_dir = take("data-dir").unwrap_or_else(|| "./millstream-data".to_string()).into();
+        let kafka_addr = take("kafka-addr").unwrap_or_else(|| "127.0.0.1:9092".to_string());
+        let http_addr = take("http-addr").unwrap_or_else(|| "127.0.0.1:9644".to_string());
+        let rack = take("rack");
+        let node_id = take("node-id").unwrap_or_else(|| "1".to_string());
+        let advertised = take("advertised-kafka");
+        let (mut broker_set, mut topic_set) = (BTreeMap::new(), BTreeMap::new());
+        for (key, value) in values {
+            // `log.` in front is how Kafka's broker names the defaults of topic keys.
+            match key.strip_prefix("log.") {
+                Some(topic_key) => {
+                    TopicConfig::check(topic_key, &value)?;
+                    topic_set.insert(topic_key.to_string(), value);
+                }
+                None => {
+                    BrokerConfig::check(&key, &value)?;
+                    broker_set.insert(key, value);
+                }
+            }
+        }
+        Ok(ServeConfig {
+            data_dir,
+            kafka_addr,
+            http_addr,
+            advertised_kafka: advertised.map(host_and_port).transpose()?,
+            node_id: node_id.parse().ok().filter(|&id| id <= i32::MAX as u64).ok_or(ServeConfigError::Value {
+                key: "node-id",
+                value: node_id,
+                allowed: "a whole number from 0 to 2147483647",
+            })?,
+            rack,
+            broker: BrokerConfig::from_values(&broker_set),
+            broker_set,
+            topic_set,
+        })
+    }
+}
+
+fn host_and_port(value: String) -> Result<(String, u16), ServeConfigError> {
+    let parts = value.rsplit_once(':').and_then(|(host, port)| Some((host.to_string(), port.parse().ok()?)));
+    parts.filter(|(host, _)| !host.is_empty()).ok_or(ServeConfigError::Value {
+        key: "advertised-kafka",
+        value,
+        allowed: "HOST:PORT",
+    })
+}
+
+fn read_file(path: PathBuf) -> Result<BTreeMap<String, String>, ServeConfigError> {
+    let text = fs::read_to_string(&path).map_err(|source| ServeConfigError::File { path: path.clone(), source })?;
+    let table: toml::Table = text
+        .parse()
+        .map_err(|e: toml::de::Error| ServeConfigError::Syntax { path: path.clone(), reason: e.to_string() })?;
+    let mut out = BTreeMap::new();
+    flatten("", &table, &mut out);
+    Ok(out)
+}
+
+/// `[log] retention.ms = 1` and `"log.retention.ms" = 1` are the same key.
+fn flatten(prefix: &str, table: &toml::Table, out: &mut BTreeMap<String, String>) {
+    for (key, value) in table {
+        let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        match value {
+            toml::Value::Table(inner) => flatten(&name, inner, out),
+            toml::Value::String(text) => drop(out.insert(name, text.clone())),
+            other => drop(out.insert(name, other.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn set_wins_over_flags() {
+        let options = ServeOptions {
+            kafka_addr: Some("127.0.0.1:1".into()),
+            set: vec!["kafka-addr=127.0.0.1:2".into(), "num.partitions=7".into(), "log.retention.ms=5".into()],
+            ..ServeOptions::default()
+        };
+        let config = ServeConfig::resolve(options).expect("a good configuration");
+        assert_eq!(config.kafka_addr, "127.0.0.1:2");
+        assert_eq!(config.broker.num_partitions, 7);
+        assert_eq!(config.topic_set["retention.ms"], "5");
+    }
+
+    #[test]
+    fn what_is_unknown_or_out_of_range_is_refused_by_name() {
+        for (given, named) in
+            [("nonsense=1", "nonsense"), ("num.partitions=0", "num.partitions"), ("node-id=x", "node-id"), ("x", "x")]
+        {
+            let options = ServeOptions { set: vec![given.into()], ..ServeOptions::default() };
+            let error = ServeConfig::resolve(options).expect_err(given).to_string();
+            assert!(error.contains(named), "{error}");
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The composition root: opens the store, starts the groups, opens the doors, keeps house, stops.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use millstream_model::{GroupId, NodeId, limits};
+use millstream_replica::{Group, LogStore, Peer, StartError, Timing};
+use millstream_state::cluster;
+use millstream_store::{
+    disk::{Disk, OsDisk},
+    tables::{Tables, TablesConfig},
+    wal::{RecoveryBase, Wal, WalConfig},
+};
+
+use crate::{
+    admin, clock,
+    config::ServeConfig,
+    housekeeping::Housekeeper,
+    kafka, net,
+    partition::{Shard, ShardHost},
+    service::{ClusterHost, Service, TopicError},
+};
+
+/// Why a node could not start or had to stop: exit code 1.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The operating system refused something.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Another broker uses the directory.
+    #[error("the data directory {0} is in use by another broker")]
+    InUse(String),
+    /// The store cannot be opened.
+    #[error("the store cannot be opened: {0}; look at it with `millstream doctor --data-dir DIR`")]
+    Store(String),
+    /// A group cannot be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The cluster's first entries could not be written.
+    #[error("the metadata group does not answer: {0}")]
+    Metadata(#[from] TopicError),
+}
+
+fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> NodeError {
+    let what = what.into();
+    move |source| NodeError::Io { what, source }
+}
+
+/// The store of a node, open.
+struct Store {
+    disk: Arc<OsDisk>,
+    wal: Arc<Wal>,
+    tables: Arc<Tables>,
+    // Keeps the directory locked.
+    _lock: fs::File,
+}
+
+/// Runs a broker until it is told to stop.
+pub async fn serve(config: ServeConfig) -> Result<(), NodeError> {
+    let started = clock::monotonic();
+    // Bound first, so that a taken port is told before anything is written.
+    let kafka = net::bind(&config.kafka_addr).await.map_err(io_error(format!("cannot listen on {}", config.kafka_addr)))?;
+    let http = net::bind(&config.http_addr).await.map_err(io_error(format!("cannot listen on {}", config.http_addr)))?;
+    let (kafka_addr, http_addr) = (address(&kafka)?, address(&http)?);
+    let advertised = config.advertised_kafka.clone().unwrap_or((advertised_host(&config, kafka_addr), kafka_addr.port()));
+    let store = open_store(&config)?;
+    let service = start_groups(&config, &store, advertised).await?;
+    let stop = tokio_util_stop();
+    let keeper = Housekeeper::start(service.clone(), store.disk.clone(), store.wal.clone(), store.tables.clone())
+        .map_err(io_error("cannot start the housekeeper"))?;
+    let doors = net::Server::start(kafka, kafka::Dispatcher::new(service.clone()), &config.broker);
+    let admin = admin::start(http, service.clone(), store.wal.clone(), store.tables.clone());
+    write_addresses(&config.data_dir, kafka_addr, http_addr).map_err(io_error("cannot write addresses.json"))?;
+    tracing::info!(ready_ms = started.elapsed().as_millis() as u64, "ready");
+    println!("millstream ready kafka={kafka_addr} http={http_addr} node={}", config.node_id);
+    stop.await;
+    tracing::info!("stopping");
+    doors.shutdown().await;
+    admin.abort();
+    keeper.shutdown().await;
+    for shard in service.shards() {
+        shard.group().shutdown().await;
+    }
+    service.metadata().shutdown().await;
+    Ok(())
+}
+
+/// Resolves when the process is told to stop.
+async fn tokio_util_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        tracing::warn!("signals cannot be received; stop the broker with SIGKILL, which loses nothing");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
+fn address(listeners: &[tokio::net::TcpListener]) -> Result<SocketAddr, NodeError> {
+    let first = listeners.first().ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable));
+    first.and_then(|listener| listener.local_addr()).map_err(io_error("cannot tell the bound address"))
+}
+
+/// What clients are told when nothing was configured: the host that was asked for, or this machine when it was
+/// "any".
+fn advertised_host(config: &ServeConfig, bound: SocketAddr) -> String {
+    if bound.ip().is_unspecified() {
+        return fs::read_to_string("/proc/sys/kernel/hostname").map_or("localhost".into(), |name| name.trim().into());
+    }
+    let host = config.kafka_addr.rsplit_once(':').map_or("", |(host, _)| host);
+    host.trim_matches(['[', ']']).to_string()
+}
+
+fn open_store(config: &ServeConfig) -> Result<Store, NodeError> {
+    let dir = &config.data_dir;
+    let disk = Arc::new(OsDisk::new(dir).map_err(io_error(format!("cannot use the data directory {}", dir.display())))?);
+    let lock = lock(dir)?;
+    let tables_config = TablesConfig {
+        memtable_bytes_max: config.broker.memtable_bytes,
+        cache_bytes_max: config.broker.read_cache_bytes,
+        ..TablesConfig::default()
+    };
+    let as_disk: Arc<dyn Disk> = disk.clone();
+    let (tables, manifest) = Tables::open(as_disk.clone(), tables_config).map_err(|e| NodeError::Store(e.to_string()))?;
+    let wal_config = WalConfig {
+        file_bytes: config.broker.wal_file_bytes,
+        // A failed write is final: what may or may not be on disk is sorted out by the next start.
+        on_failure: Arc::new(|failed| {
+            tracing::error!(%failed, "the log has failed; the broker ends here and acknowledges nothing more");
+            eprintln!("millstream: {failed}");
+            std::process::exit(1);
+        }),
+        ..WalConfig::default()
+    };
+    let flushed = manifest.flushed.iter().map(|(group, id)| (*group, id.index)).collect();
+    let (wal, report) =
+        Wal::open(as_disk, wal_config, &RecoveryBase { flushed }).map_err(|e| NodeError::Store(e.to_string()))?;
+    tracing::info!(files = report.files, frames = report.frames, torn = report.torn, "the log is open");
+    Ok(Store { disk, wal: Arc::new(wal), tables: Arc::new(tables), _lock: lock })
+}
+
+fn lock(dir: &Path) -> Result<fs::File, NodeError> {
+    let file = fs::File::create(dir.join("LOCK")).map_err(io_error("cannot make the lock file"))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(NodeError::InUse(dir.display().to_string())),
+        Err(e) => Err(io_error("cannot lock the data directory")(e.into())),
+    }
+}
+
+async fn start_groups(
+    config: &ServeConfig,
+    store: &Store,
+    advertised: (String, u16),
+) -> Result<Service, NodeError> {
+    let node = NodeId(config.node_id);
+    let peer = Peer { address: format!("{}:{}", advertised.0, advertised.1) };
+    let log = |group| LogStore::new(store.wal.group(group));
+    let cluster_host = Arc::new(ClusterHost::new(store.tables.clone(), config.topic_set.clone()));
+    let metadata = Group::start(
+        GroupId::METADATA,
+        node,
+        Timing::default(),
+        log(GroupId::METADATA),
+        cluster_host.clone(),
+        store.tables.clone(),
+    );
+    let shards = (1..=limits::SHARDS_DEFAULT).map(GroupId).map(|id| {
+        let (log, tables) = (log(id), store.tables.clone());
+        async move {
+            let host = Arc::new(ShardHost::new(id, tables.clone()));
+            let group = Group::start(id, node, Timing::default(), log, host.clone(), tables).await?;
+            Ok::<_, StartError>((id, Shard::new(group, host)))
+        }
+    });
+    let (metadata, shards) = futures::future::join(metadata, futures::future::join_all(shards)).await;
+    let (metadata, shards) = (metadata?, shards.into_iter().collect::<Result<HashMap<_, _>, _>>()?);
+    // All elections at once: their votes and first entries share a few writes.
+    let elections = shards.values().map(|shard| shard.group().lead_alone(peer.clone()));
+    let (led, all) = futures::future::join(metadata.lead_alone(peer.clone()), futures::future::join_all(elections)).await;
+    led?;
+    all.into_iter().collect::<Result<(), _>>()?;
+    let service = Service::new(cluster_host, metadata, shards, config.clone(), advertised);
+    service.found_cluster(cluster::cluster_id_text(clock::random_uuid())).await?;
+    service.reconcile().await?;
+    Ok(service)
+}
+
+fn write_addresses(dir: &Path, kafka: SocketAddr, http: SocketAddr) -> io::Result<()> {
+    let text = serde_json::json!({ "kafka": kafka.to_string(), "http": http.to_string() }).to_string();
+    let new = dir.join("addresses.json.new");
+    fs::write(&new, text)?;
+    fs::rename(new, dir.join("addresses.json"))
+}
+
+/// How long something took, for the log.
+pub(crate) fn since(started: Instant) -> Duration {
+    clock::monotonic().saturating_duration_since(started)
+}

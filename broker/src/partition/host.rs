@@ -1,0 +1,107 @@
+//! The machine of one shard together with what its effects touch: the tables and those who wait.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millstream_model::{GroupId, LogId, PartitionId};
+use millstream_replica::{Machine, Reply, RestoreError};
+use millstream_state::partition::{Effect, PartitionState, ShardMachine, decode};
+use millstream_store::tables::{StoredBatch, Tables};
+use parking_lot::Mutex;
+
+use super::waiters::Waiters;
+
+/// One shard's replicated state on this node.
+pub struct ShardHost {
+    group: GroupId,
+    state: Mutex<State>,
+    pub(super) tables: Arc<Tables>,
+    pub(super) waiters: Waiters,
+}
+
+struct State {
+    machine: ShardMachine,
+    /// Kept between commands so that applying allocates nothing.
+    effects: Vec<Effect>,
+}
+
+impl ShardHost {
+    /// An empty shard; [`Machine::restore`] fills it.
+    pub fn new(group: GroupId, tables: Arc<Tables>) -> ShardHost {
+        let state = State { machine: ShardMachine::new(), effects: Vec::new() };
+        ShardHost { group, state: Mutex::new(state), tables, waiters: Waiters::default() }
+    }
+
+    /// Looks at the applied state of one partition.
+    pub fn partition<R>(&self, id: PartitionId, look: impl FnOnce(&PartitionState) -> R) -> Option<R> {
+        self.state.lock().machine.partition(id).map(look)
+    }
+
+    /// Looks at the whole applied state.
+    pub fn inspect<R>(&self, look: impl FnOnce(&ShardMachine) -> R) -> R {
+        look(&self.state.lock().machine)
+    }
+
+    fn carry_out(&self, effect: &Effect) {
+        match effect {
+            Effect::Insert { partition, batch, base_offset, next_offset, max_timestamp } => {
+                let stored = StoredBatch {
+                    bytes: batch.clone(),
+                    base_offset: *base_offset,
+                    next_offset: *next_offset,
+                    max_timestamp: *max_timestamp,
+                };
+                self.tables.insert(self.group, *partition, stored);
+            }
+            Effect::LogStart { partition, offset } => self.tables.set_log_start(*partition, *offset),
+            Effect::Dropped { partition } => self.tables.drop_partition(*partition),
+            Effect::Created { .. } => {}
+        }
+    }
+}
+
+fn partition_of(effect: &Effect) -> PartitionId {
+    match effect {
+        Effect::Insert { partition, .. }
+        | Effect::LogStart { partition, .. }
+        | Effect::Dropped { partition }
+        | Effect::Created { partition } => *partition,
+    }
+}
+
+impl Machine for ShardHost {
+    fn apply(&self, id: LogId, command: Bytes) -> Reply {
+        let command = match decode(command) {
+            Ok(command) => command,
+            // The log's CRC holds, so this is a command of a version that this broker does not know. Going on
+            // would let replicas differ.
+            Err(error) => panic!("{} cannot apply entry {id}: {error}", self.group),
+        };
+        // The lock is held until the effects are carried out: whoever sees the new offsets finds the batches.
+        let mut state = self.state.lock();
+        let State { machine, effects } = &mut *state;
+        effects.clear();
+        let reply = machine.apply(id, command, effects);
+        effects.iter().for_each(|effect| self.carry_out(effect));
+        self.waiters.wake(effects.iter().map(partition_of));
+        effects.clear();
+        Reply::Shard(reply)
+    }
+
+    fn applied(&self, id: LogId) {
+        self.tables.applied(self.group, id);
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        self.state.lock().machine.snapshot()
+    }
+
+    fn restore(&self, data: &[u8]) -> Result<(), RestoreError> {
+        let machine = ShardMachine::restore(data).map_err(|e| RestoreError(Box::new(e)))?;
+        for (partition, state) in machine.partitions() {
+            self.tables.set_log_start(partition, state.log_start());
+        }
+        self.state.lock().machine = machine;
+        Ok(())
+    }
+}

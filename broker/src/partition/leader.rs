@@ -1,0 +1,269 @@
+//! The writing side of a shard's leader: hands out offsets, finds duplicates, gathers waves into proposals.
+//!
+//! Batches that arrive while proposals are in flight wait in one queue and leave together: the busier the
+//! shard, the larger its entries. Partition states that are ahead of the applied ones (because of proposals in
+//! flight) are kept apart and dropped as soon as a proposal does not end as foreseen.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Weak},
+};
+
+use millstream_model::{GroupId, PartitionId, limits};
+use millstream_replica::{Command, Group, Outcome, ProposeError, Reply};
+use millstream_state::partition::{AppendOutcome, PartitionState, ProduceRefusal, ShardReply, Verdict};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::{
+    ShardHost,
+    check::CheckedBatch,
+    staged::{StagedAppend, StagedBatch},
+};
+use crate::{clock, service::ProduceError};
+
+/// Proposals of one shard that may be in flight while less than a full entry waits.
+const PROPOSALS_IN_FLIGHT_MAX: usize = 2;
+/// Batches that may wait for one shard; beyond it produce is refused as retriable.
+const QUEUED_BYTES_MAX: usize = 64 << 20;
+
+/// A batch for one partition of this shard, and what it needs to be stamped.
+pub struct Submission {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Added to the Raft term, it is the leader epoch that clients see.
+    pub epoch_base: i32,
+    /// The batch.
+    pub batch: CheckedBatch,
+}
+
+/// Where a batch went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Offset of the batch's first record.
+    pub base_offset: i64,
+    /// Broker's timestamp of the batch, or -1 when the producer's is kept.
+    pub log_append_time_ms: i64,
+    /// First offset that the partition still has.
+    pub log_start_offset: i64,
+}
+
+/// Told once for each submission.
+pub type AppendResult = Result<Appended, ProduceError>;
+
+/// One shard of which this node has a replica.
+pub struct Shard {
+    /// The replicated state.
+    pub host: Arc<ShardHost>,
+    group: Group,
+    leader: Mutex<Leader>,
+    /// For callbacks, which must not keep the shard alive.
+    this: Weak<Shard>,
+}
+
+#[derive(Default)]
+struct Leader {
+    term: u64,
+    /// States as they will be once everything in flight and queued is applied.
+    ahead: HashMap<PartitionId, PartitionState>,
+    queue: VecDeque<Queued>,
+    queued_bytes: usize,
+    in_flight: usize,
+}
+
+struct Queued {
+    staged: StagedBatch,
+    tell: oneshot::Sender<AppendResult>,
+}
+
+/// Whom to tell of each batch of a proposal, in the order of the batches.
+type Waiting = Vec<(PartitionId, Option<i64>, oneshot::Sender<AppendResult>)>;
+
+impl Shard {
+    /// A shard on its running group.
+    pub fn new(group: Group, host: Arc<ShardHost>) -> Arc<Shard> {
+        Arc::new_cyclic(|this| Shard { host, group, leader: Mutex::default(), this: this.clone() })
+    }
+
+    /// The shard's Raft group.
+    pub fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// The shard's id.
+    pub fn id(&self) -> GroupId {
+        self.group.id()
+    }
+
+    /// Takes one batch: checks it against its producer's earlier ones, gives it its offset and queues it. The
+    /// receiver hears when the batch is durable and applied, or why it is not.
+    pub fn submit(&self, submission: Submission) -> oneshot::Receiver<AppendResult> {
+        let (tell, told) = oneshot::channel();
+        let mut leader = self.leader.lock();
+        match self.admit(&mut leader, submission) {
+            Ok(Admitted::Queue(staged)) => {
+                leader.queued_bytes += staged.bytes.len();
+                leader.queue.push_back(Queued { staged, tell });
+            }
+            Ok(Admitted::Already(appended)) => drop(tell.send(Ok(appended))),
+            Err(error) => drop(tell.send(Err(error))),
+        }
+        told
+    }
+
+    /// Proposes what is queued, as far as the bounds allow. Call it after the submissions of a request.
+    pub fn push(&self) {
+        let mut leader = self.leader.lock();
+        while let Some((staged, waiting)) = leader.next_wave() {
+            leader.in_flight += 1;
+            let this = self.this.clone();
+            let term = leader.term;
+            let command = Command::staged(StagedAppend::new(clock::now_ms(), staged));
+            self.group.propose(term, command, move |outcome| {
+                if let Some(shard) = this.upgrade() {
+                    shard.finish(term, waiting, outcome);
+                }
+            });
+        }
+    }
+
+    /// Proposes a command that is not an append and waits for its reply.
+    pub async fn write(&self, command: bytes::Bytes) -> Result<ShardReply, ProposeError> {
+        let term = self.group.led_term().ok_or(ProposeError::NotLeader)?;
+        match self.group.write(term, Command::encoded(command)).await?.1 {
+            Reply::Shard(reply) => Ok(reply),
+            _ => Err(ProposeError::Unknown),
+        }
+    }
+
+    fn admit(&self, leader: &mut Leader, submission: Submission) -> Result<Admitted, ProduceError> {
+        let term = self.group.led_term().ok_or(ProduceError::NotLeader)?;
+        if leader.term != term {
+            leader.start_term(term);
+        }
+        let Submission { partition, epoch_base, batch } = submission;
+        if leader.queued_bytes + batch.bytes.len() > QUEUED_BYTES_MAX {
+            return Err(ProduceError::Unavailable);
+        }
+        let state = match leader.ahead.entry(partition) {
+            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                let applied = self.host.partition(partition, PartitionState::clone);
+                entry.insert(applied.ok_or(ProduceError::UnknownPartition)?)
+            }
+        };
+        match state.check(&batch.header) {
+            Verdict::Append => {}
+            Verdict::Duplicate { base_offset, .. } => {
+                // Its first copy may still be in flight: then this answer comes before the first one's, which
+                // could still fail. The producer is told to ask again instead.
+                let applied = self.host.partition(partition, |p| (p.next_offset(), p.log_start()));
+                let (next, log_start_offset) = applied.unwrap_or_default();
+                if base_offset >= next {
+                    return Err(ProduceError::Unavailable);
+                }
+                let log_append_time_ms = -1;
+                return Ok(Admitted::Already(Appended { base_offset, log_append_time_ms, log_start_offset }));
+            }
+            Verdict::Refuse(refusal) => return Err(refused(refusal)),
+        }
+        let base_offset = state.next_offset();
+        state.advance(&batch.header, base_offset, batch.log_append_ms.unwrap_or(batch.header.max_timestamp));
+        let leader_epoch = leader_epoch(term, epoch_base);
+        let CheckedBatch { bytes, log_append_ms, .. } = batch;
+        Ok(Admitted::Queue(StagedBatch { partition, bytes, base_offset, leader_epoch, log_append_ms }))
+    }
+
+    fn finish(&self, term: u64, waiting: Waiting, outcome: Outcome) {
+        let results = match outcome {
+            Ok((_, Reply::Shard(ShardReply::Append(outcomes)))) if outcomes.len() == waiting.len() => Some(outcomes),
+            _ => None,
+        };
+        let foreseen = results.as_ref().is_some_and(|all| all.iter().all(|o| matches!(o, AppendOutcome::Appended { .. })));
+        {
+            let mut leader = self.leader.lock();
+            leader.in_flight -= 1;
+            if !foreseen && leader.term == term {
+                // What is ahead was built on this proposal. What is queued has offsets that will not fit, so it
+                // is refused as retriable at apply.
+                leader.ahead.clear();
+            }
+        }
+        self.push();
+        match results {
+            Some(outcomes) => {
+                for ((partition, log_append_ms, tell), outcome) in waiting.into_iter().zip(outcomes) {
+                    let result = self.result(partition, log_append_ms, outcome);
+                    // A connection that is gone needs no answer.
+                    let _ = tell.send(result);
+                }
+            }
+            None => waiting.into_iter().for_each(|(_, _, tell)| drop(tell.send(Err(ProduceError::NotLeader)))),
+        }
+    }
+
+    fn result(&self, partition: PartitionId, log_append_ms: Option<i64>, outcome: AppendOutcome) -> AppendResult {
+        let log_start_offset = self.host.partition(partition, |p| p.log_start()).unwrap_or_default();
+        match outcome {
+            AppendOutcome::Appended { base_offset } => {
+                Ok(Appended { base_offset, log_append_time_ms: log_append_ms.unwrap_or(-1), log_start_offset })
+            }
+            AppendOutcome::Duplicate { base_offset } => {
+                Ok(Appended { base_offset, log_append_time_ms: -1, log_start_offset })
+            }
+            AppendOutcome::Refused(refusal) => Err(refused(refusal)),
+            AppendOutcome::OffsetMismatch { .. } => Err(ProduceError::NotLeader),
+            AppendOutcome::UnknownPartition => Err(ProduceError::UnknownPartition),
+        }
+    }
+}
+
+/// The epoch that clients see: it grows with every change of leader and of shard.
+pub fn leader_epoch(term: u64, epoch_base: i32) -> i32 {
+    i32::try_from(term).unwrap_or(i32::MAX).saturating_add(epoch_base)
+}
+
+enum Admitted {
+    Queue(StagedBatch),
+    Already(Appended),
+}
+
+fn refused(refusal: ProduceRefusal) -> ProduceError {
+    match refusal {
+        ProduceRefusal::OutOfOrderSequence { .. } => ProduceError::OutOfOrderSequence,
+        ProduceRefusal::InvalidProducerEpoch { .. } => ProduceError::InvalidProducerEpoch,
+        ProduceRefusal::DuplicateSequence { .. } => ProduceError::DuplicateSequence,
+    }
+}
+
+impl Leader {
+    fn start_term(&mut self, term: u64) {
+        self.term = term;
+        self.ahead.clear();
+        self.queued_bytes = 0;
+        for queued in self.queue.drain(..) {
+            let _ = queued.tell.send(Err(ProduceError::NotLeader));
+        }
+    }
+
+    /// The batches of the next proposal, or nothing while enough is in flight.
+    fn next_wave(&mut self) -> Option<(Vec<StagedBatch>, Waiting)> {
+        let full = self.queued_bytes >= limits::ENTRY_BYTES_TARGET;
+        let allowed = if full { 2 * PROPOSALS_IN_FLIGHT_MAX } else { PROPOSALS_IN_FLIGHT_MAX };
+        if self.queue.is_empty() || self.in_flight >= allowed {
+            return None;
+        }
+        let (mut staged, mut waiting, mut bytes) = (Vec::new(), Waiting::new(), 0);
+        while let Some(next) = self.queue.front() {
+            bytes += next.staged.bytes.len();
+            if bytes > limits::ENTRY_BYTES_TARGET && !staged.is_empty() {
+                break;
+            }
+            let Some(Queued { staged: batch, tell }) = self.queue.pop_front() else { break };
+            self.queued_bytes -= batch.bytes.len();
+            waiting.push((batch.partition, batch.log_append_ms, tell));
+            staged.push(batch);
+        }
+        Some((staged, waiting))
+    }
+}

@@ -1,0 +1,337 @@
+//! The reading side of a shard: fetches, with long polls, and offset lookups.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use millstream_model::{GroupId, PartitionId, batch::{BatchHeader, decode_records, split}, limits};
+use millstream_store::tables::{MemoryRead, ReadError};
+use tokio::sync::Notify;
+
+use super::{ShardHost, leader::leader_epoch};
+
+/// What a fetch wants of one partition.
+#[derive(Clone, Copy, Debug)]
+pub struct FetchPart {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The shard that holds it.
+    pub group: GroupId,
+    /// First offset wanted.
+    pub offset: i64,
+    /// Most bytes, though a first batch that is larger comes whole.
+    pub max_bytes: usize,
+    /// The epoch that the client believes in; -1 for none.
+    pub current_leader_epoch: i32,
+}
+
+/// What there is of one partition.
+#[derive(Clone, Debug, Default)]
+pub struct Fetched {
+    /// Whole batches; the first may begin before the wanted offset.
+    pub records: Vec<Bytes>,
+    /// Offset behind the last committed record.
+    pub high_watermark: i64,
+    /// Offset behind the last record that no open transaction precedes.
+    pub last_stable_offset: i64,
+    /// First offset that the partition still has.
+    pub log_start_offset: i64,
+}
+
+impl Fetched {
+    /// Bytes of all batches.
+    pub fn len(&self) -> usize {
+        self.records.iter().map(Bytes::len).sum()
+    }
+
+    /// Whether there is no batch.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+}
+
+/// Why a partition cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    /// The partition does not exist.
+    #[error("the partition does not exist")]
+    UnknownPartition,
+    /// Another node leads it.
+    #[error("this node does not lead the partition")]
+    NotLeader,
+    /// Below the log start or above the end.
+    #[error("the offset is outside of {log_start_offset}..={high_watermark}")]
+    OffsetOutOfRange {
+        /// First offset that there is.
+        log_start_offset: i64,
+        /// Offset behind the last record.
+        high_watermark: i64,
+    },
+    /// The client's epoch is older than the leader's.
+    #[error("the client's leader epoch is fenced")]
+    FencedLeaderEpoch,
+    /// The client's epoch is newer than the leader's.
+    #[error("the client's leader epoch is not known here yet")]
+    UnknownLeaderEpoch,
+    /// The stored bytes are not what was written.
+    #[error("stored data is damaged: {0}")]
+    Damaged(String),
+    /// Try again.
+    #[error("the partition cannot be read now")]
+    Unavailable,
+}
+
+/// Which offset is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OffsetQuery {
+    /// The first that there is.
+    Earliest,
+    /// Behind the last.
+    Latest,
+    /// That of the record with the largest timestamp.
+    MaxTimestamp,
+    /// The first that is on this node.
+    EarliestLocal,
+    /// The first whose timestamp is at or after this, in milliseconds.
+    At(i64),
+}
+
+/// An offset that was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoundOffset {
+    /// The offset.
+    pub offset: i64,
+    /// Timestamp of the record in milliseconds, or -1.
+    pub timestamp_ms: i64,
+    /// Leader epoch of the record, or -1.
+    pub leader_epoch: i32,
+}
+
+/// Bounds of one fetch.
+#[derive(Clone, Copy, Debug)]
+pub struct FetchBounds {
+    /// Most bytes in all.
+    pub max_bytes: usize,
+    /// Answer as soon as there are so many.
+    pub min_bytes: usize,
+    /// Answer then at the latest.
+    pub deadline: Instant,
+}
+
+/// Where a shard's replica is, and the epoch base of each partition.
+pub trait Locate {
+    /// The shard's host, its leader's term, and the partition's epoch base.
+    fn locate(&self, group: GroupId, partition: PartitionId) -> Result<(Arc<ShardHost>, u64, i32), FetchError>;
+}
+
+/// Answers a fetch: at once if there is enough, else when there is or when the time is up.
+pub async fn fetch<L: Locate + Sync>(
+    shards: &L,
+    parts: &[FetchPart],
+    bounds: FetchBounds,
+) -> Vec<Result<Fetched, FetchError>> {
+    let results = pass(shards, parts, bounds.max_bytes).await;
+    if bounds.min_bytes == 0 || enough(&results, bounds.min_bytes) || bounds.deadline <= crate::clock::monotonic() {
+        return results;
+    }
+    let waiter = Arc::new(Notify::new());
+    let parked = Parked { hosts: hosts(shards, parts), waiter: waiter.clone() };
+    let until = tokio::time::Instant::from_std(bounds.deadline);
+    loop {
+        // Parked before looking again: whatever comes from now on wakes us.
+        parked.park();
+        let results = pass(shards, parts, bounds.max_bytes).await;
+        if enough(&results, bounds.min_bytes) {
+            return results;
+        }
+        if tokio::time::timeout_at(until, waiter.notified()).await.is_err() {
+            return results;
+        }
+        parked.leave();
+    }
+}
+
+fn enough(results: &[Result<Fetched, FetchError>], min_bytes: usize) -> bool {
+    let mut bytes = 0;
+    for result in results {
+        match result {
+            Ok(fetched) => bytes += fetched.len(),
+            Err(_) => return true,
+        }
+    }
+    bytes >= min_bytes
+}
+
+fn hosts<L: Locate>(shards: &L, parts: &[FetchPart]) -> Vec<(Arc<ShardHost>, PartitionId)> {
+    parts.iter().filter_map(|p| Some((shards.locate(p.group, p.partition).ok()?.0, p.partition))).collect()
+}
+
+/// Takes the waiter off its partitions when the fetch ends, however it ends.
+struct Parked {
+    hosts: Vec<(Arc<ShardHost>, PartitionId)>,
+    waiter: Arc<Notify>,
+}
+
+impl Parked {
+    fn park(&self) {
+        self.hosts.iter().for_each(|(host, partition)| host.waiters.park(*partition, &self.waiter));
+    }
+
+    fn leave(&self) {
+        self.hosts.iter().for_each(|(host, partition)| host.waiters.leave(*partition, &self.waiter));
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// What can be read now.
+async fn pass<L: Locate>(shards: &L, parts: &[FetchPart], max_bytes: usize) -> Vec<Result<Fetched, FetchError>> {
+    let mut left = max_bytes;
+    let mut anything = false;
+    let mut results = Vec::with_capacity(parts.len());
+    for part in parts {
+        let located = shards.locate(part.group, part.partition);
+        let result = match located {
+            // The first batch of a fetch comes whole whatever its size; after that the bounds hold.
+            Ok(place) => read(place, part, if anything { left } else { left.max(1) }, !anything).await,
+            Err(error) => Err(error),
+        };
+        if let Ok(fetched) = &result {
+            left = left.saturating_sub(fetched.len());
+            anything |= !fetched.is_empty();
+        }
+        results.push(result);
+    }
+    results
+}
+
+async fn read(
+    (host, term, epoch_base): (Arc<ShardHost>, u64, i32),
+    part: &FetchPart,
+    bytes_left: usize,
+    first: bool,
+) -> Result<Fetched, FetchError> {
+    check_epoch(part.current_leader_epoch, leader_epoch(term, epoch_base))?;
+    let (log_start, end) = host
+        .partition(part.partition, |p| (p.log_start(), p.next_offset()))
+        .ok_or(FetchError::UnknownPartition)?;
+    if part.offset < log_start || part.offset > end {
+        return Err(FetchError::OffsetOutOfRange { log_start_offset: log_start, high_watermark: end });
+    }
+    let max_bytes = part.max_bytes.min(bytes_left);
+    let mut records = Vec::new();
+    if part.offset < end && (max_bytes > 0 || first) {
+        records = read_batches(&host, part.partition, part.offset, max_bytes).await?;
+        // A first batch that is too large is only for the first partition that has any.
+        if !first && records.first().is_some_and(|batch| batch.len() > bytes_left) {
+            records.clear();
+        }
+    }
+    Ok(Fetched { records, high_watermark: end, last_stable_offset: end, log_start_offset: log_start })
+}
+
+/// Refuses a client whose idea of the leader is older or newer than the truth.
+pub fn check_epoch(client: i32, leader: i32) -> Result<(), FetchError> {
+    match client {
+        -1 => Ok(()),
+        client if client < leader => Err(FetchError::FencedLeaderEpoch),
+        client if client > leader => Err(FetchError::UnknownLeaderEpoch),
+        _ => Ok(()),
+    }
+}
+
+/// Batches from the one that holds `offset` on, from memory or from runs.
+async fn read_batches(
+    host: &Arc<ShardHost>,
+    partition: PartitionId,
+    offset: i64,
+    max_bytes: usize,
+) -> Result<Vec<Bytes>, FetchError> {
+    match host.tables.read_memory(partition, offset, max_bytes) {
+        MemoryRead::Hit(batches) => return Ok(batches),
+        MemoryRead::Empty => return Ok(Vec::new()),
+        MemoryRead::Older => {}
+    }
+    if let Some(batches) = host.tables.read_runs_cached(partition, offset, max_bytes) {
+        return Ok(batches);
+    }
+    let tables = host.tables.clone();
+    let batches = blocking(move || tables.read_runs(partition, offset, max_bytes)).await?;
+    if !batches.is_empty() {
+        return Ok(batches);
+    }
+    // Compaction can leave nothing between the offset and the memtable.
+    match host.tables.read_memory(partition, offset, max_bytes) {
+        MemoryRead::Hit(batches) => Ok(batches),
+        _ => Ok(Vec::new()),
+    }
+}
+
+async fn blocking<R: Send + 'static>(
+    work: impl FnOnce() -> Result<R, ReadError> + Send + 'static,
+) -> Result<R, FetchError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "a read failed");
+            Err(FetchError::Damaged(error.to_string()))
+        }
+        Err(_) => Err(FetchError::Unavailable),
+    }
+}
+
+/// Finds an offset by time or by name.
+pub async fn find_offset(
+    host: Arc<ShardHost>,
+    partition: PartitionId,
+    query: OffsetQuery,
+    epoch: i32,
+) -> Result<Option<FoundOffset>, FetchError> {
+    let bounds = host.partition(partition, |p| (p.log_start(), p.next_offset()));
+    let (log_start, end) = bounds.ok_or(FetchError::UnknownPartition)?;
+    let named = |offset| Ok(Some(FoundOffset { offset, timestamp_ms: -1, leader_epoch: epoch }));
+    match query {
+        OffsetQuery::Earliest | OffsetQuery::EarliestLocal => named(log_start),
+        OffsetQuery::Latest => named(end),
+        OffsetQuery::MaxTimestamp => {
+            let tables = host.tables.clone();
+            let batch = blocking(move || tables.max_timestamp_batch(partition)).await?;
+            batch.map(|batch| first_record_at(&batch, i64::MIN, log_start, true)).transpose().map(Option::flatten)
+        }
+        OffsetQuery::At(time) => {
+            let tables = host.tables.clone();
+            blocking(move || tables.first_batch_at_or_after_time(partition, time, log_start))
+                .await?
+                .map(|batch| first_record_at(&batch, time, log_start, false))
+                .transpose()
+                .map(Option::flatten)
+        }
+    }
+}
+
+/// The first record at or above `from` whose timestamp is at least `time`, or the one with the largest.
+fn first_record_at(batch: &Bytes, time: i64, from: i64, largest: bool) -> Result<Option<FoundOffset>, FetchError> {
+    let damaged = |e: &dyn std::fmt::Display| FetchError::Damaged(e.to_string());
+    let batch = split(batch).next().ok_or(FetchError::Unavailable)?.map_err(|e| damaged(&e))?;
+    let header = BatchHeader::parse(&batch).map_err(|e| damaged(&e))?;
+    let records = decode_records(&batch, limits::DECOMPRESSED_BYTES_MAX).map_err(|e| damaged(&e))?;
+    let log_append = header.attributes.timestamp_type() == millstream_model::batch::TimestampType::LogAppend;
+    let mut best: Option<FoundOffset> = None;
+    for record in records.iter() {
+        let record = record.map_err(|e| damaged(&e))?;
+        let timestamp_ms =
+            if log_append { header.max_timestamp } else { header.base_timestamp + record.timestamp_delta };
+        let offset = header.base_offset + i64::from(record.offset_delta);
+        if offset < from || timestamp_ms < time || best.is_some_and(|best| timestamp_ms <= best.timestamp_ms) {
+            continue;
+        }
+        best = Some(FoundOffset { offset, timestamp_ms, leader_epoch: header.leader_epoch });
+        if !largest {
+            break;
+        }
+    }
+    Ok(best)
+}

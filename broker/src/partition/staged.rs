@@ -1,0 +1,50 @@
+//! Batches on their way into the log: copied once, straight into its memory, and stamped there.
+
+use bytes::Bytes;
+use millstream_model::{PartitionId, batch};
+use millstream_replica::EntryPayload;
+use millstream_state::partition as commands;
+
+/// One batch with the offsets and the epoch that it gets.
+pub(super) struct StagedBatch {
+    pub(super) partition: PartitionId,
+    pub(super) bytes: Bytes,
+    pub(super) base_offset: i64,
+    pub(super) leader_epoch: i32,
+    pub(super) log_append_ms: Option<i64>,
+}
+
+/// The append command of one proposal.
+pub(super) struct StagedAppend {
+    now_ms: i64,
+    table: Vec<(PartitionId, usize)>,
+    batches: Vec<StagedBatch>,
+    len: usize,
+}
+
+impl StagedAppend {
+    pub(super) fn new(now_ms: i64, batches: Vec<StagedBatch>) -> StagedAppend {
+        let table: Vec<_> = batches.iter().map(|b| (b.partition, b.bytes.len())).collect();
+        let len = commands::append_command_len(&table);
+        StagedAppend { now_ms, table, batches, len }
+    }
+}
+
+impl EntryPayload for StagedAppend {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn write(&self, out: &mut [u8]) {
+        let mut at = commands::write_append_head(out, self.now_ms, &self.table);
+        for staged in &self.batches {
+            let place = &mut out[at..at + staged.bytes.len()];
+            place.copy_from_slice(&staged.bytes);
+            batch::stamp(place, staged.base_offset, staged.leader_epoch);
+            if let Some(now_ms) = staged.log_append_ms {
+                batch::stamp_log_append_time(place, now_ms);
+            }
+            at += staged.bytes.len();
+        }
+    }
+}

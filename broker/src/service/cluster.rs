@@ -1,0 +1,126 @@
+//! The metadata group's machine, and the views of it that readers share.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use millstream_model::{GroupId, LogId, PartitionId, TopicId};
+use millstream_replica::{Machine, Reply, RestoreError};
+use millstream_state::cluster::{self, ClusterMachine, Topic};
+use millstream_store::tables::Tables;
+use parking_lot::RwLock;
+
+use crate::config::TopicConfig;
+
+/// What is kept ready for each topic, so that requests do not build it.
+#[derive(Debug)]
+pub(super) struct TopicEntry {
+    pub(super) topic: Topic,
+    pub(super) config: Arc<TopicConfig>,
+}
+
+#[derive(Default)]
+struct Index {
+    by_name: BTreeMap<String, Arc<TopicEntry>>,
+    name_of: HashMap<TopicId, String>,
+    owner: HashMap<PartitionId, String>,
+}
+
+/// The metadata group on this node.
+pub struct ClusterHost {
+    state: RwLock<(ClusterMachine, Index)>,
+    /// Topic defaults that were given at start.
+    defaults: BTreeMap<String, String>,
+    tables: Arc<Tables>,
+}
+
+impl ClusterHost {
+    /// An empty cluster; [`Machine::restore`] fills it.
+    pub fn new(tables: Arc<Tables>, defaults: BTreeMap<String, String>) -> ClusterHost {
+        ClusterHost { state: RwLock::new((ClusterMachine::new(), Index::default())), defaults, tables }
+    }
+
+    /// Looks at the whole applied state.
+    pub fn inspect<R>(&self, look: impl FnOnce(&ClusterMachine) -> R) -> R {
+        look(&self.state.read().0)
+    }
+
+    pub(super) fn topic(&self, name: &str) -> Option<Arc<TopicEntry>> {
+        self.state.read().1.by_name.get(name).cloned()
+    }
+
+    pub(super) fn topic_by_id(&self, id: TopicId) -> Option<Arc<TopicEntry>> {
+        let state = self.state.read();
+        state.1.by_name.get(state.1.name_of.get(&id)?).cloned()
+    }
+
+    pub(super) fn topics(&self) -> Vec<Arc<TopicEntry>> {
+        self.state.read().1.by_name.values().cloned().collect()
+    }
+
+    /// The topic that a partition belongs to; `None` when the topic is gone.
+    pub(super) fn owner(&self, partition: PartitionId) -> Option<Arc<TopicEntry>> {
+        let state = self.state.read();
+        state.1.by_name.get(state.1.owner.get(&partition)?).cloned()
+    }
+
+    /// A topic's configuration: its own values over the defaults that were given at start.
+    pub(super) fn effective(&self, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let mut values = self.defaults.clone();
+        values.extend(own.iter().map(|(k, v)| (k.clone(), v.clone())));
+        values
+    }
+
+    pub(super) fn defaults(&self) -> &BTreeMap<String, String> {
+        &self.defaults
+    }
+
+    fn reindex(&self, machine: &ClusterMachine, index: &mut Index, name: &str) {
+        if let Some(old) = index.by_name.remove(name) {
+            index.name_of.remove(&old.topic.id);
+            old.topic.partitions.iter().for_each(|p| drop(index.owner.remove(&p.id)));
+        }
+        let Some(topic) = machine.topic(name) else { return };
+        let config = Arc::new(TopicConfig::from_values(&self.effective(&topic.configs)));
+        index.name_of.insert(topic.id, name.to_string());
+        index.owner.extend(topic.partitions.iter().map(|p| (p.id, name.to_string())));
+        index.by_name.insert(name.to_string(), Arc::new(TopicEntry { topic: topic.clone(), config }));
+    }
+}
+
+impl Machine for ClusterHost {
+    fn apply(&self, id: LogId, command: Bytes) -> Reply {
+        let command = match cluster::decode(&command) {
+            Ok(command) => command,
+            // As in a shard: a command of an unknown version must not be passed over.
+            Err(error) => panic!("{} cannot apply entry {id}: {error}", GroupId::METADATA),
+        };
+        let mut state = self.state.write();
+        let (machine, index) = &mut *state;
+        let before = command.topic_name(machine);
+        let reply = machine.apply(id, command);
+        if let Some(name) = before {
+            self.reindex(machine, index, &name);
+        }
+        Reply::Cluster(reply)
+    }
+
+    fn applied(&self, id: LogId) {
+        self.tables.applied(GroupId::METADATA, id);
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        self.state.read().0.snapshot()
+    }
+
+    fn restore(&self, data: &[u8]) -> Result<(), RestoreError> {
+        let machine = ClusterMachine::restore(data).map_err(|e| RestoreError(Box::new(e)))?;
+        let mut index = Index::default();
+        let names: Vec<String> = machine.topics().map(|topic| topic.name.clone()).collect();
+        names.iter().for_each(|name| self.reindex(&machine, &mut index, name));
+        *self.state.write() = (machine, index);
+        Ok(())
+    }
+}

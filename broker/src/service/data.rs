@@ -1,0 +1,301 @@
+//! Produce, fetch and offsets: the verbs that touch partitions.
+
+use std::{collections::HashMap, sync::{Arc, atomic::{AtomicBool, Ordering::Relaxed}}, time::Duration};
+
+use millstream_model::{GroupId, PartitionId, TopicId, limits};
+use millstream_replica::Group;
+use millstream_state::partition as commands;
+
+use super::{
+    BrokerInfo, ClusterHost, FetchError, FetchPart, Fetched, FoundOffset, OffsetQuery, PartitionView, ProduceError,
+    ProducePart, Produced, TopicView, cluster::TopicEntry,
+};
+use crate::{
+    clock,
+    config::{BrokerConfig, ServeConfig},
+    partition::{self, CheckRules, FetchBounds, Locate, Shard, ShardHost, Submission, check_batch, leader_epoch},
+};
+
+/// What the broker does, for any protocol. Cheap to clone.
+#[derive(Clone)]
+pub struct Service {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) cluster: Arc<ClusterHost>,
+    pub(super) metadata: Group,
+    pub(super) shards: HashMap<GroupId, Arc<Shard>>,
+    pub(super) config: Arc<BrokerConfig>,
+    pub(super) serve: ServeConfig,
+    pub(super) producer_ids: super::producers::ProducerIds,
+    /// Set while the disk has less free space than the low mark.
+    pub(super) disk_low: AtomicBool,
+    /// What clients are told to connect to.
+    advertised: (String, u16),
+}
+
+impl Service {
+    /// The verbs of a node whose groups run.
+    pub fn new(
+        cluster: Arc<ClusterHost>,
+        metadata: Group,
+        shards: HashMap<GroupId, Arc<Shard>>,
+        serve: ServeConfig,
+        advertised: (String, u16),
+    ) -> Service {
+        let inner = Inner {
+            cluster,
+            metadata,
+            shards,
+            config: Arc::new(serve.broker.clone()),
+            serve,
+            producer_ids: Default::default(),
+            disk_low: AtomicBool::new(false),
+            advertised,
+        };
+        Service { inner: Arc::new(inner) }
+    }
+
+    /// The cluster's id, as Kafka prints it.
+    pub fn cluster_id(&self) -> String {
+        self.inner.cluster.inspect(|machine| machine.cluster_id().to_string())
+    }
+
+    /// This node's id.
+    pub fn node_id(&self) -> i32 {
+        self.inner.serve.node_id as i32
+    }
+
+    /// The node that leads the metadata group.
+    pub fn controller_id(&self) -> i32 {
+        self.node_id()
+    }
+
+    /// Every broker of the cluster.
+    pub fn brokers(&self) -> Vec<BrokerInfo> {
+        let (host, port) = self.inner.advertised.clone();
+        vec![BrokerInfo { id: self.node_id(), host, port, rack: self.inner.serve.rack.clone() }]
+    }
+
+    /// The broker's configuration.
+    pub fn broker_config(&self) -> Arc<BrokerConfig> {
+        self.inner.config.clone()
+    }
+
+    /// Every topic, sorted by name.
+    pub fn topics(&self) -> Vec<Arc<TopicView>> {
+        self.inner.cluster.topics().iter().map(|entry| self.view(entry)).collect()
+    }
+
+    /// One topic.
+    pub fn topic(&self, name: &str) -> Option<Arc<TopicView>> {
+        self.inner.cluster.topic(name).map(|entry| self.view(&entry))
+    }
+
+    /// One topic.
+    pub fn topic_by_id(&self, id: TopicId) -> Option<Arc<TopicView>> {
+        self.inner.cluster.topic_by_id(id).map(|entry| self.view(&entry))
+    }
+
+    fn view(&self, entry: &TopicEntry) -> Arc<TopicView> {
+        let node = self.node_id();
+        let partitions = entry.topic.partitions.iter().enumerate().map(|(index, partition)| {
+            let extent = partition.extents.last().copied().unwrap_or_default();
+            let term = self.inner.shards.get(&extent.shard).and_then(|shard| shard.group().led_term());
+            PartitionView {
+                index: index as i32,
+                id: partition.id,
+                group: extent.shard,
+                leader: term.map(|_| node),
+                leader_epoch: term.map_or(-1, |term| leader_epoch(term, extent.epoch)),
+                epoch_base: extent.epoch,
+                replicas: vec![node],
+            }
+        });
+        Arc::new(TopicView {
+            name: entry.topic.name.clone(),
+            id: entry.topic.id,
+            partitions: partitions.collect(),
+            internal: entry.topic.internal,
+            config: entry.config.clone(),
+        })
+    }
+
+    /// Marks the disk as nearly full, or as having room again.
+    pub fn set_disk_low(&self, low: bool) {
+        if self.inner.disk_low.swap(low, Relaxed) != low {
+            tracing::warn!(low, "free disk space crossed disk.low.bytes");
+        }
+    }
+
+    /// The shards of this node, for the loops that keep house.
+    pub fn shards(&self) -> impl Iterator<Item = &Arc<Shard>> {
+        self.inner.shards.values()
+    }
+
+    /// The metadata group.
+    pub fn metadata(&self) -> &Group {
+        &self.inner.metadata
+    }
+
+    /// The metadata group's state.
+    pub fn cluster(&self) -> &Arc<ClusterHost> {
+        &self.inner.cluster
+    }
+
+    /// Checks, orders and queues the batches before it returns; the future tells what became of each. Batches of
+    /// two calls for one partition are appended in the order of the calls.
+    pub fn produce(
+        &self,
+        parts: Vec<ProducePart>,
+        transactional: bool,
+        timeout: Duration,
+    ) -> impl Future<Output = Vec<Result<Produced, ProduceError>>> + Send + 'static {
+        let now_ms = clock::now_ms();
+        let mut touched: Vec<&Arc<Shard>> = Vec::new();
+        let pending: Vec<_> = parts
+            .into_iter()
+            .map(|part| {
+                let (shard, submission) = self.prepare(part, transactional, now_ms)?;
+                if !touched.iter().any(|other| Arc::ptr_eq(other, shard)) {
+                    touched.push(shard);
+                }
+                Ok(shard.submit(submission))
+            })
+            .collect();
+        touched.iter().for_each(|shard| shard.push());
+        async move {
+            let deadline = tokio::time::Instant::from_std(clock::deadline(timeout));
+            let mut results = Vec::with_capacity(pending.len());
+            for one in pending {
+                results.push(match one {
+                    Ok(told) => match tokio::time::timeout_at(deadline, told).await {
+                        Ok(Ok(result)) => result.map(produced),
+                        Ok(Err(_)) => Err(ProduceError::NotLeader),
+                        Err(_) => Err(ProduceError::Timeout),
+                    },
+                    Err(error) => Err(error),
+                });
+            }
+            results
+        }
+    }
+
+    fn prepare(
+        &self,
+        part: ProducePart,
+        transactional: bool,
+        now_ms: i64,
+    ) -> Result<(&Arc<Shard>, Submission), ProduceError> {
+        if transactional {
+            return Err(ProduceError::TransactionalUnsupported("transactions are not supported".into()));
+        }
+        if self.inner.disk_low.load(Relaxed) {
+            return Err(ProduceError::StorageFull);
+        }
+        let partition = part.topic.partitions.get(part.partition).ok_or(ProduceError::UnknownPartition)?;
+        let shard = self.inner.shards.get(&partition.group).ok_or(ProduceError::NotLeader)?;
+        let rules = CheckRules {
+            topic: &part.topic.config,
+            now_ms,
+            decompressed_bytes_max: limits::DECOMPRESSED_BYTES_MAX,
+        };
+        let batch = check_batch(&part.records, rules)?;
+        Ok((shard, Submission { partition: partition.id, epoch_base: partition.epoch_base, batch }))
+    }
+
+    /// Reads what there is; waits until there are `min_bytes`, an error, or the time is up.
+    pub async fn fetch(
+        &self,
+        parts: &[FetchPart],
+        max_bytes: usize,
+        max_wait: Duration,
+        min_bytes: usize,
+    ) -> Vec<Result<Fetched, FetchError>> {
+        let bounds = FetchBounds { max_bytes, min_bytes, deadline: clock::deadline(max_wait) };
+        partition::fetch(&*self.inner, parts, bounds).await
+    }
+
+    /// Finds an offset; `None` when no record fits.
+    pub async fn list_offset(
+        &self,
+        partition: PartitionId,
+        group: GroupId,
+        query: OffsetQuery,
+        current_leader_epoch: i32,
+    ) -> Result<Option<FoundOffset>, FetchError> {
+        let (host, epoch) = self.inner.leading(group, partition, current_leader_epoch)?;
+        partition::find_offset(host, partition, query, epoch).await
+    }
+
+    /// The largest epoch up to `epoch` that wrote into the partition, and the offset behind its last record;
+    /// (-1, -1) when there is none.
+    pub fn end_offset_for_epoch(
+        &self,
+        partition: PartitionId,
+        group: GroupId,
+        current_leader_epoch: i32,
+        epoch: i32,
+    ) -> Result<(i32, i64), FetchError> {
+        let (host, current) = self.inner.leading(group, partition, current_leader_epoch)?;
+        let found = host.partition(partition, |p| {
+            if epoch == current { Some((epoch, p.next_offset())) } else { p.end_offset_for_epoch(epoch) }
+        });
+        Ok(found.ok_or(FetchError::UnknownPartition)?.unwrap_or((-1, -1)))
+    }
+
+    /// Drops the records below `before` (-1: all) and returns the new log start.
+    pub async fn delete_records(
+        &self,
+        partition: PartitionId,
+        group: GroupId,
+        before: i64,
+    ) -> Result<i64, FetchError> {
+        let (host, _) = self.inner.leading(group, partition, -1)?;
+        let bounds = host.partition(partition, |p| (p.log_start(), p.next_offset()));
+        let (log_start_offset, high_watermark) = bounds.ok_or(FetchError::UnknownPartition)?;
+        let target = if before == -1 { high_watermark } else { before };
+        if target < 0 || target > high_watermark {
+            return Err(FetchError::OffsetOutOfRange { log_start_offset, high_watermark });
+        }
+        if target > log_start_offset {
+            let shard = self.inner.shards.get(&group).ok_or(FetchError::NotLeader)?;
+            let command = commands::encode_set_log_start(&[(partition, target)]);
+            shard.write(command).await.map_err(|_| FetchError::NotLeader)?;
+        }
+        host.partition(partition, |p| p.log_start()).ok_or(FetchError::UnknownPartition)
+    }
+}
+
+fn produced(appended: partition::Appended) -> Produced {
+    Produced {
+        base_offset: appended.base_offset,
+        log_append_time_ms: appended.log_append_time_ms,
+        log_start_offset: appended.log_start_offset,
+    }
+}
+
+impl Inner {
+    /// The shard's host and the partition's leader epoch, if this node leads and the client's epoch fits.
+    fn leading(
+        &self,
+        group: GroupId,
+        partition: PartitionId,
+        client_epoch: i32,
+    ) -> Result<(Arc<ShardHost>, i32), FetchError> {
+        let (host, term, base) = self.locate(group, partition)?;
+        let epoch = leader_epoch(term, base);
+        partition::check_epoch(client_epoch, epoch)?;
+        Ok((host, epoch))
+    }
+}
+
+impl Locate for Inner {
+    fn locate(&self, group: GroupId, partition: PartitionId) -> Result<(Arc<ShardHost>, u64, i32), FetchError> {
+        let shard = self.shards.get(&group).ok_or(FetchError::UnknownPartition)?;
+        let term = shard.group().led_term().ok_or(FetchError::NotLeader)?;
+        let base = shard.host.epoch_base(partition).ok_or(FetchError::UnknownPartition)?;
+        Ok((shard.host.clone(), term, base))
+    }
+}

@@ -1,0 +1,97 @@
+//! Why a verb was refused, and with that what the caller may do.
+
+/// Why a topic operation did nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TopicError {
+    /// No such topic.
+    #[error("the topic does not exist")]
+    Unknown,
+    /// The name is taken.
+    #[error("topic '{0}' already exists")]
+    AlreadyExists(String),
+    /// Not a topic name.
+    #[error("{0}")]
+    InvalidName(String),
+    /// The number of partitions is not allowed.
+    #[error("{0}")]
+    InvalidPartitions(String),
+    /// The cluster has fewer nodes.
+    #[error("{0}")]
+    InvalidReplicationFactor(String),
+    /// A key or value is refused.
+    #[error("{0}")]
+    InvalidConfig(String),
+    /// The given replicas are refused.
+    #[error("{0}")]
+    InvalidReplicaAssignment(String),
+    /// A limit of the cluster is reached.
+    #[error("{0}")]
+    TooMany(String),
+    /// Try again.
+    #[error("{0}")]
+    Unavailable(String),
+    /// It may yet happen.
+    #[error("the request took too long; it may yet take effect")]
+    Timeout,
+}
+
+/// Why a batch was not appended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProduceError {
+    /// No such partition.
+    #[error("the partition does not exist")]
+    UnknownPartition,
+    /// Ask for the metadata again and retry.
+    #[error("this node does not lead the partition")]
+    NotLeader,
+    /// Larger than `max.message.bytes`.
+    #[error("the batch is larger than the topic's max.message.bytes")]
+    MessageTooLarge,
+    /// The bytes are not a batch.
+    #[error("{0}")]
+    Corrupt(String),
+    /// A whole batch that is not allowed.
+    #[error("{0}")]
+    InvalidRecord(String),
+    /// Magic 0 or 1.
+    #[error("message formats 0 and 1 are not supported; use a client that writes format 2")]
+    UnsupportedFormat,
+    /// Too old or too new.
+    #[error("{0}")]
+    InvalidTimestamp(String),
+    /// A batch is missing before this one.
+    #[error("the batch's sequence does not follow the producer's last one")]
+    OutOfOrderSequence,
+    /// A newer incarnation of the producer has written.
+    #[error("the producer's epoch is older than the newest")]
+    InvalidProducerEpoch,
+    /// An older batch than the last five.
+    #[error("the batch was appended before and is too old to tell where")]
+    DuplicateSequence,
+    /// Retry later: the disk is full.
+    #[error("the disk is full; produce again when there is room")]
+    StorageFull,
+    /// Transactions are refused.
+    #[error("{0}")]
+    TransactionalUnsupported(String),
+    /// Fewer replicas than the topic demands.
+    #[error("fewer replicas are alive than min.insync.replicas")]
+    NotEnoughReplicas,
+    /// It may yet be appended.
+    #[error("the request took too long; the batch may yet be appended")]
+    Timeout,
+    /// Retry.
+    #[error("the partition cannot take the batch now")]
+    Unavailable,
+}
+
+/// Why no producer id was given.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProducerIdError {
+    /// Retry.
+    #[error("no producer id can be given now")]
+    Unavailable,
+    /// The producer's epoch is not the newest.
+    #[error("the producer's epoch is older than the newest")]
+    Fenced,
+}

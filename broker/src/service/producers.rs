@@ -1,0 +1,40 @@
+//! Producer ids: taken from the metadata group in blocks, given out one by one.
+
+use millstream_replica::{Command, Reply};
+use millstream_state::cluster::{self, ClusterReply};
+use tokio::sync::Mutex;
+
+use super::{ProducerIdError, Service};
+
+/// Ids of one block; what a restart leaves of a block is never given out.
+const BLOCK_IDS: u32 = 1000;
+
+/// The rest of the block that this node gives out.
+#[derive(Default)]
+pub(super) struct ProducerIds {
+    // A tokio lock: the one who finds the block empty asks for the next, and the others wait for that.
+    rest: Mutex<std::ops::Range<i64>>,
+}
+
+impl Service {
+    /// A producer id with its epoch: a new one, or the next epoch of the given one.
+    pub async fn init_producer_id(&self, current: Option<(i64, i16)>) -> Result<(i64, i16), ProducerIdError> {
+        if let Some((id, epoch)) = current
+            && epoch < i16::MAX - 1
+        {
+            return Ok((id, epoch + 1));
+        }
+        let mut rest = self.inner.producer_ids.rest.lock().await;
+        if let Some(id) = rest.next() {
+            return Ok((id, 0));
+        }
+        let command = cluster::encode_allocate_producer_ids(BLOCK_IDS);
+        let term = self.inner.metadata.led_term().ok_or(ProducerIdError::Unavailable)?;
+        let outcome = self.inner.metadata.write(term, Command::encoded(command)).await;
+        let Ok((_, Reply::Cluster(Ok(ClusterReply::ProducerIds { first })))) = outcome else {
+            return Err(ProducerIdError::Unavailable);
+        };
+        *rest = first + 1..first + i64::from(BLOCK_IDS);
+        Ok((first, 0))
+    }
+}

@@ -1,0 +1,235 @@
+//! Topics: made and removed in the metadata group first, then in the shards that hold their partitions.
+//!
+//! A crash between the two leaves partitions that one side does not know; [`Service::reconcile`] mends that at
+//! the next start, from what the metadata group says.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use millstream_model::{GroupId, PartitionId, TopicId};
+use millstream_replica::{Command, ProposeError, Reply};
+use millstream_state::{
+    cluster::{self, ClusterError, ClusterReply},
+    partition as commands,
+};
+
+use super::{NewTopic, Service, TopicError, TopicView};
+use crate::{clock, config::TopicConfig};
+
+/// Most partitions of one topic, and of the whole cluster.
+const PARTITIONS_MAX: i32 = 100_000;
+
+impl Service {
+    /// Makes a topic, or only checks whether it could be made.
+    pub async fn create_topic(&self, new: NewTopic, validate_only: bool) -> Result<Arc<TopicView>, TopicError> {
+        let (partitions, configs) = self.check_new(&new)?;
+        if validate_only {
+            return Ok(Arc::new(self.preview(&new, partitions, &configs)));
+        }
+        let topic_id = TopicId(clock::random_uuid());
+        let command = cluster::encode_create_topic(&new.name, topic_id, partitions, &configs, clock::now_ms());
+        match self.write_metadata(command).await? {
+            ClusterReply::Created { partitions } => self.create_in_shards(&partitions).await?,
+            other => return Err(TopicError::Unavailable(format!("unexpected reply {other:?}"))),
+        }
+        self.topic(&new.name).ok_or_else(|| TopicError::Unavailable("the topic was deleted meanwhile".into()))
+    }
+
+    fn check_new(&self, new: &NewTopic) -> Result<(u32, BTreeMap<String, String>), TopicError> {
+        cluster::validate_topic_name(&new.name).map_err(|e| TopicError::InvalidName(e.to_string()))?;
+        if self.topic(&new.name).is_some() {
+            return Err(TopicError::AlreadyExists(new.name.clone()));
+        }
+        let partitions = self.check_partitions(new)?;
+        let mut configs = BTreeMap::new();
+        for (key, value) in &new.configs {
+            let Some(value) = value else { continue };
+            TopicConfig::check(key, value).map_err(|e| TopicError::InvalidConfig(e.to_string()))?;
+            configs.insert(key.clone(), value.clone());
+        }
+        Ok((partitions, configs))
+    }
+
+    fn check_partitions(&self, new: &NewTopic) -> Result<u32, TopicError> {
+        if !new.assignments.is_empty() {
+            return self.check_assignments(&new.assignments);
+        }
+        match new.replication_factor {
+            -1 | 1 => {}
+            other => {
+                return Err(TopicError::InvalidReplicationFactor(format!(
+                    "replication factor {other} is not possible: the cluster has 1 node"
+                )));
+            }
+        }
+        match new.partitions {
+            -1 => Ok(self.inner.config.num_partitions),
+            n if (1..=PARTITIONS_MAX).contains(&n) => Ok(n as u32),
+            n => Err(TopicError::InvalidPartitions(format!("{n} partitions: allowed are 1 to {PARTITIONS_MAX}"))),
+        }
+    }
+
+    fn check_assignments(&self, assignments: &[(i32, Vec<i32>)]) -> Result<u32, TopicError> {
+        let invalid = |what: String| Err(TopicError::InvalidReplicaAssignment(what));
+        let indexes: BTreeSet<i32> = assignments.iter().map(|(index, _)| *index).collect();
+        if indexes.len() != assignments.len() || indexes.iter().copied().ne(0..assignments.len() as i32) {
+            return invalid("the partitions of an assignment are 0, 1, 2 and so on, each once".into());
+        }
+        let node = self.node_id();
+        match assignments.iter().find(|(_, replicas)| *replicas != [node]) {
+            Some((index, replicas)) => {
+                invalid(format!("partition {index} is assigned to {replicas:?}; the only node is {node}"))
+            }
+            None => Ok(assignments.len() as u32),
+        }
+    }
+
+    fn preview(&self, new: &NewTopic, partitions: u32, configs: &BTreeMap<String, String>) -> TopicView {
+        let partition = |index| super::PartitionView {
+            index: index as i32,
+            id: PartitionId(0),
+            group: GroupId::METADATA,
+            leader: Some(self.node_id()),
+            leader_epoch: 0,
+            epoch_base: 0,
+            replicas: vec![self.node_id()],
+        };
+        TopicView {
+            name: new.name.clone(),
+            id: TopicId::default(),
+            partitions: (0..partitions).map(partition).collect(),
+            internal: false,
+            config: Arc::new(TopicConfig::from_values(&self.inner.cluster.effective(configs))),
+        }
+    }
+
+    /// Removes a topic and its records.
+    pub async fn delete_topic(&self, name: &str) -> Result<(), TopicError> {
+        let dropped = match self.write_metadata(cluster::encode_delete_topic(name)).await? {
+            ClusterReply::Deleted { partitions } => partitions,
+            other => return Err(TopicError::Unavailable(format!("unexpected reply {other:?}"))),
+        };
+        self.in_shards(&dropped, |ids| {
+            commands::encode_drop_partitions(&ids.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+        })
+        .await
+    }
+
+    /// Removes a topic by its id and gives its name.
+    pub async fn delete_topic_by_id(&self, id: TopicId) -> Result<String, TopicError> {
+        let name = self.inner.cluster.topic_by_id(id).ok_or(TopicError::Unknown)?.topic.name.clone();
+        self.delete_topic(&name).await?;
+        Ok(name)
+    }
+
+    /// Grows a topic to `total` partitions.
+    pub async fn create_partitions(&self, name: &str, total: i32, validate_only: bool) -> Result<(), TopicError> {
+        let now = self.topic(name).ok_or(TopicError::Unknown)?.partitions.len() as i32;
+        if total <= now || total > PARTITIONS_MAX {
+            return Err(TopicError::InvalidPartitions(format!(
+                "the topic has {now} partitions; a new total is from {} to {PARTITIONS_MAX}, not {total}",
+                now + 1
+            )));
+        }
+        if validate_only {
+            return Ok(());
+        }
+        match self.write_metadata(cluster::encode_create_partitions(name, total as u32)).await? {
+            ClusterReply::Created { partitions } => self.create_in_shards(&partitions).await,
+            other => Err(TopicError::Unavailable(format!("unexpected reply {other:?}"))),
+        }
+    }
+
+    /// Sets keys of a topic, or with `None` brings them back to their defaults.
+    pub async fn alter_topic_config(
+        &self,
+        name: &str,
+        changes: Vec<(String, Option<String>)>,
+        validate_only: bool,
+    ) -> Result<(), TopicError> {
+        self.topic(name).ok_or(TopicError::Unknown)?;
+        for (key, value) in &changes {
+            let value = value.as_deref().or(TopicConfig::default_of(key)).unwrap_or_default();
+            TopicConfig::check(key, value).map_err(|e| TopicError::InvalidConfig(e.to_string()))?;
+        }
+        if validate_only {
+            return Ok(());
+        }
+        self.write_metadata(cluster::encode_alter_topic_configs(name, &changes)).await.map(|_| ())
+    }
+
+    async fn create_in_shards(&self, partitions: &[(PartitionId, GroupId)]) -> Result<(), TopicError> {
+        self.in_shards(partitions, |ids| {
+            commands::encode_create_partitions(&ids.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+        })
+        .await
+    }
+
+    /// One command to each shard that holds some of the partitions, all at once.
+    async fn in_shards(
+        &self,
+        partitions: &[(PartitionId, GroupId)],
+        command: impl Fn(&[(PartitionId, GroupId)]) -> Bytes,
+    ) -> Result<(), TopicError> {
+        let mut by_shard: HashMap<GroupId, Vec<(PartitionId, GroupId)>> = HashMap::new();
+        partitions.iter().for_each(|p| by_shard.entry(p.1).or_default().push(*p));
+        let writes = by_shard.into_iter().map(|(group, ids)| {
+            let command = command(&ids);
+            async move {
+                let shard = self.inner.shards.get(&group);
+                let shard = shard.ok_or_else(|| TopicError::Unavailable(format!("{group} is not on this node")))?;
+                shard.write(command).await.map(|_| ()).map_err(unavailable)
+            }
+        });
+        futures::future::join_all(writes).await.into_iter().collect()
+    }
+
+    pub(super) async fn write_metadata(&self, command: Bytes) -> Result<ClusterReply, TopicError> {
+        let metadata = &self.inner.metadata;
+        let term = metadata.led_term().ok_or_else(|| unavailable(ProposeError::NotLeader))?;
+        match metadata.write(term, Command::encoded(command)).await.map_err(unavailable)?.1 {
+            Reply::Cluster(Ok(reply)) => Ok(reply),
+            Reply::Cluster(Err(error)) => Err(refused(error)),
+            _ => Err(TopicError::Unavailable("unexpected reply".into())),
+        }
+    }
+
+    /// Brings the shards to what the metadata group says, after a crash in the middle of a topic operation.
+    pub async fn reconcile(&self) -> Result<(), TopicError> {
+        let wanted: HashMap<PartitionId, GroupId> = self.inner.cluster.inspect(|machine| {
+            let partitions = machine.topics().flat_map(|topic| &topic.partitions);
+            partitions.flat_map(|p| p.extents.iter().map(|extent| (p.id, extent.shard))).collect()
+        });
+        let (mut missing, mut left_over) = (Vec::new(), Vec::new());
+        for (group, shard) in &self.inner.shards {
+            let has: BTreeSet<PartitionId> = shard.host.inspect(|machine| machine.partitions().map(|p| p.0).collect());
+            missing.extend(wanted.iter().filter(|(id, at)| *at == group && !has.contains(id)).map(|(id, at)| (*id, *at)));
+            // Ids are never given twice, so a partition that no topic has belonged to one that was deleted.
+            left_over.extend(has.into_iter().filter(|id| wanted.get(id) != Some(group)).map(|id| (id, *group)));
+        }
+        if !missing.is_empty() || !left_over.is_empty() {
+            tracing::info!(missing = missing.len(), left_over = left_over.len(), "finishing topic operations");
+        }
+        self.create_in_shards(&missing).await?;
+        self.in_shards(&left_over, |ids| {
+            commands::encode_drop_partitions(&ids.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+        })
+        .await
+    }
+}
+
+fn unavailable(error: ProposeError) -> TopicError {
+    TopicError::Unavailable(error.to_string())
+}
+
+fn refused(error: ClusterError) -> TopicError {
+    match error {
+        ClusterError::TopicExists { name } => TopicError::AlreadyExists(name),
+        ClusterError::TopicNameCollides { .. } => TopicError::InvalidName(error.to_string()),
+        ClusterError::UnknownTopic { .. } => TopicError::Unknown,
+        other => TopicError::Unavailable(other.to_string()),
+    }
+}
