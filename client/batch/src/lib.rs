@@ -1,1 +1,19 @@
 //! Kafka's record batch (magic 2): header view, stamping, records, compression.
+//!
+//! The broker keeps batches as they were sent and changes only what lies outside of their CRC; so most of this
+//! crate looks, checks and stamps in place. Records are decoded only where someone must see them.
+
+mod builder;
+mod compression;
+mod error;
+mod header;
+mod records;
+
+pub use builder::{BatchBuilder, NewRecord, rebuild};
+pub use compression::{Codec, compress, decompress};
+pub use error::BatchError;
+pub use header::{
+    Attributes, BatchHeader, BatchIter, HEADER_BYTES, TimestampType, check_crc, split, stamp,
+    stamp_log_append_time,
+};
+pub use records::{DecompressedBatch, HeaderIter, Record, RecordIter, decode_records, validate_records};

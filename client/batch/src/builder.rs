@@ -1,0 +1,161 @@
+//! Makes batches: of new records, or of some of the records of another batch.
+
+use std::io;
+
+use bytes::Bytes;
+
+use crate::{Attributes, BatchHeader, Codec, HEADER_BYTES, Record, compress};
+
+/// A record to be added.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NewRecord<'a> {
+    /// Milliseconds since the Unix epoch.
+    pub timestamp_ms: i64,
+    /// The key.
+    pub key: Option<&'a [u8]>,
+    /// The value.
+    pub value: Option<&'a [u8]>,
+    /// Keys and values, in order.
+    pub headers: &'a [(&'a [u8], Option<&'a [u8]>)],
+}
+
+/// Gathers records of one batch.
+#[derive(Clone, Debug)]
+pub struct BatchBuilder {
+    codec: Codec,
+    payload: Vec<u8>,
+    scratch: Vec<u8>,
+    count: i32,
+    base_offset: i64,
+    base_timestamp: i64,
+    max_timestamp: i64,
+    producer: (i64, i16, i32),
+}
+
+impl BatchBuilder {
+    /// An empty batch.
+    pub fn new(codec: Codec) -> BatchBuilder {
+        BatchBuilder {
+            codec,
+            payload: Vec::new(),
+            scratch: Vec::new(),
+            count: 0,
+            base_offset: 0,
+            base_timestamp: -1,
+            max_timestamp: -1,
+            producer: (-1, -1, -1),
+        }
+    }
+
+    /// Sets the producer's id, epoch and the sequence of the first record.
+    pub fn producer(mut self, id: i64, epoch: i16, base_sequence: i32) -> BatchBuilder {
+        self.producer = (id, epoch, base_sequence);
+        self
+    }
+
+    /// Sets the offset of the first record.
+    pub fn base_offset(mut self, offset: i64) -> BatchBuilder {
+        self.base_offset = offset;
+        self
+    }
+
+    /// Adds a record.
+    pub fn push(&mut self, record: NewRecord<'_>) {
+        if self.count == 0 {
+            self.base_timestamp = record.timestamp_ms;
+        }
+        self.max_timestamp = self.max_timestamp.max(record.timestamp_ms);
+        let mut body = std::mem::take(&mut self.scratch);
+        body.clear();
+        body.push(0);
+        put_varlong(&mut body, record.timestamp_ms - self.base_timestamp);
+        put_varlong(&mut body, i64::from(self.count));
+        put_bytes(&mut body, record.key);
+        put_bytes(&mut body, record.value);
+        put_varlong(&mut body, record.headers.len() as i64);
+        for (key, value) in record.headers {
+            put_bytes(&mut body, Some(key));
+            put_bytes(&mut body, *value);
+        }
+        put_varlong(&mut self.payload, body.len() as i64);
+        self.payload.extend_from_slice(&body);
+        self.scratch = body;
+        self.count += 1;
+    }
+
+    /// Number of records so far.
+    pub fn len(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Whether there is no record yet.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Bytes of the records so far, uncompressed.
+    pub fn payload_bytes(&self) -> usize {
+        self.payload.len()
+    }
+
+    /// The batch.
+    pub fn build(self) -> io::Result<Bytes> {
+        let header = BatchHeader {
+            base_offset: self.base_offset,
+            batch_length: 0,
+            leader_epoch: -1,
+            magic: 2,
+            crc: 0,
+            attributes: Attributes(self.codec.number()),
+            last_offset_delta: self.count - 1,
+            base_timestamp: self.base_timestamp,
+            max_timestamp: self.max_timestamp,
+            producer_id: self.producer.0,
+            producer_epoch: self.producer.1,
+            base_sequence: self.producer.2,
+            record_count: self.count,
+        };
+        assemble(header, self.codec, &self.payload)
+    }
+}
+
+fn assemble(mut header: BatchHeader, codec: Codec, payload: &[u8]) -> io::Result<Bytes> {
+    let mut batch = vec![0; HEADER_BYTES];
+    match codec {
+        Codec::None => batch.extend_from_slice(payload),
+        codec => batch.extend(compress(codec, None, payload)?),
+    }
+    header.batch_length = i32::try_from(batch.len() - 12).map_err(io::Error::other)?;
+    header.write(&mut batch);
+    Ok(batch.into())
+}
+
+/// The batch of `header` with only these of its records: offsets, timestamps, producer and codec stay.
+pub fn rebuild<'a>(header: &BatchHeader, kept: impl IntoIterator<Item = Record<'a>>) -> io::Result<Bytes> {
+    let (mut payload, mut count) = (Vec::new(), 0);
+    for record in kept {
+        payload.extend_from_slice(record.encoded);
+        count += 1;
+    }
+    let codec = header.attributes.codec().map_err(io::Error::other)?;
+    assemble(BatchHeader { record_count: count, ..*header }, codec, &payload)
+}
+
+fn put_varlong(out: &mut Vec<u8>, value: i64) {
+    let mut rest = ((value << 1) ^ (value >> 63)) as u64;
+    while rest >= 0x80 {
+        out.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    out.push(rest as u8);
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
+    match bytes {
+        Some(bytes) => {
+            put_varlong(out, bytes.len() as i64);
+            out.extend_from_slice(bytes);
+        }
+        None => put_varlong(out, -1),
+    }
+}

@@ -1,0 +1,149 @@
+//! The four compressions, with a bound on what comes out that holds while it comes.
+
+use std::io::{self, Read, Write};
+
+use crate::BatchError;
+
+/// How a batch's records are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Codec {
+    /// Not at all.
+    None,
+    /// gzip.
+    Gzip,
+    /// Snappy, in the framing of xerial's Java library, or raw.
+    Snappy,
+    /// LZ4 frames.
+    Lz4,
+    /// Zstandard.
+    Zstd,
+}
+
+/// First bytes of xerial's Snappy framing; two version numbers follow.
+const XERIAL_MAGIC: [u8; 8] = [0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0];
+const XERIAL_HEAD_BYTES: usize = 16;
+/// Uncompressed bytes of one xerial block, as the Java library writes them.
+const XERIAL_BLOCK_BYTES: usize = 32 << 10;
+/// Log 2 of the largest Zstandard window that is taken: 128 MiB.
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+
+impl Codec {
+    pub(crate) fn from_number(number: i16) -> Result<Codec, BatchError> {
+        match number {
+            0 => Ok(Codec::None),
+            1 => Ok(Codec::Gzip),
+            2 => Ok(Codec::Snappy),
+            3 => Ok(Codec::Lz4),
+            4 => Ok(Codec::Zstd),
+            other => Err(BatchError::Codec(other)),
+        }
+    }
+
+    pub(crate) fn number(self) -> i16 {
+        self as i16
+    }
+
+    /// Kafka's name of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Codec::None => "none",
+            Codec::Gzip => "gzip",
+            Codec::Snappy => "snappy",
+            Codec::Lz4 => "lz4",
+            Codec::Zstd => "zstd",
+        }
+    }
+
+    fn failed(self, reason: impl std::fmt::Display) -> BatchError {
+        BatchError::Decompress { codec: self.name(), reason: reason.to_string() }
+    }
+}
+
+/// Compresses records.
+pub fn compress(codec: Codec, level: Option<i32>, input: &[u8]) -> io::Result<Vec<u8>> {
+    match codec {
+        Codec::None => Ok(input.to_vec()),
+        Codec::Gzip => {
+            let level = level
+                .map_or(flate2::Compression::default(), |n| flate2::Compression::new(n.clamp(0, 9) as u32));
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
+            encoder.write_all(input)?;
+            encoder.finish()
+        }
+        Codec::Snappy => compress_xerial(input),
+        Codec::Lz4 => {
+            let info = lz4_flex::frame::FrameInfo::new().block_size(lz4_flex::frame::BlockSize::Max64KB);
+            let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(info, Vec::new());
+            encoder.write_all(input)?;
+            encoder.finish().map_err(io::Error::other)
+        }
+        Codec::Zstd => zstd::bulk::compress(input, level.unwrap_or(3)),
+    }
+}
+
+fn compress_xerial(input: &[u8]) -> io::Result<Vec<u8>> {
+    let mut out = XERIAL_MAGIC.to_vec();
+    out.extend([0, 0, 0, 1, 0, 0, 0, 1]);
+    let mut encoder = snap::raw::Encoder::new();
+    for block in input.chunks(XERIAL_BLOCK_BYTES) {
+        let block = encoder.compress_vec(block).map_err(io::Error::other)?;
+        out.extend((block.len() as u32).to_be_bytes());
+        out.extend(block);
+    }
+    Ok(out)
+}
+
+/// Decompresses records; never holds more than `bytes_max` of them, whatever the input declares.
+pub fn decompress(codec: Codec, input: &[u8], bytes_max: usize) -> Result<Vec<u8>, BatchError> {
+    match codec {
+        Codec::None => Ok(input.to_vec()),
+        Codec::Gzip => read_all(codec, flate2::read::MultiGzDecoder::new(input), bytes_max),
+        Codec::Snappy => decompress_snappy(input, bytes_max),
+        Codec::Lz4 => read_all(codec, lz4_flex::frame::FrameDecoder::new(input), bytes_max),
+        Codec::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::new(input).map_err(|e| codec.failed(e))?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(|e| codec.failed(e))?;
+            read_all(codec, decoder, bytes_max)
+        }
+    }
+}
+
+fn read_all(codec: Codec, reader: impl Read, bytes_max: usize) -> Result<Vec<u8>, BatchError> {
+    let mut out = Vec::new();
+    reader.take(bytes_max as u64 + 1).read_to_end(&mut out).map_err(|e| codec.failed(e))?;
+    if out.len() > bytes_max { Err(BatchError::TooLarge { bytes_max }) } else { Ok(out) }
+}
+
+fn decompress_snappy(input: &[u8], bytes_max: usize) -> Result<Vec<u8>, BatchError> {
+    let mut out = Vec::new();
+    if !input.starts_with(&XERIAL_MAGIC) {
+        snappy_block(input, &mut out, bytes_max)?;
+        return Ok(out);
+    }
+    let mut rest =
+        input.get(XERIAL_HEAD_BYTES..).ok_or_else(|| Codec::Snappy.failed("the stream's head is cut"))?;
+    while !rest.is_empty() {
+        let cut = || Codec::Snappy.failed("a block is cut");
+        let (length, after) = rest.split_first_chunk::<4>().ok_or_else(cut)?;
+        let length = u32::from_be_bytes(*length) as usize;
+        if length > after.len() {
+            return Err(cut());
+        }
+        let (block, after) = after.split_at(length);
+        snappy_block(block, &mut out, bytes_max)?;
+        rest = after;
+    }
+    Ok(out)
+}
+
+fn snappy_block(block: &[u8], out: &mut Vec<u8>, bytes_max: usize) -> Result<(), BatchError> {
+    let declared = snap::raw::decompress_len(block).map_err(|e| Codec::Snappy.failed(e))?;
+    // Snappy cannot expand more than about 22 times; a block that says more is lying.
+    if declared > bytes_max - out.len().min(bytes_max) || declared > block.len().saturating_mul(64) {
+        return Err(BatchError::TooLarge { bytes_max });
+    }
+    let start = out.len();
+    out.resize(start + declared, 0);
+    snap::raw::Decoder::new().decompress(block, &mut out[start..]).map_err(|e| Codec::Snappy.failed(e))?;
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! Batches from the outside: what is built reads back, and no bytes make the readers panic or grow.
+#![allow(missing_docs)]
+
+use bytes::Bytes;
+use millstream_batch::*;
+use proptest::prelude::*;
+
+const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
+
+fn batch(codec: Codec, values: &[Vec<u8>]) -> Bytes {
+    let mut builder = BatchBuilder::new(codec).producer(7, 1, 40).base_offset(100);
+    for (n, value) in values.iter().enumerate() {
+        let headers: [(&[u8], Option<&[u8]>); 2] = [(b"h", Some(value)), (b"h", None)];
+        let key = n.to_string();
+        builder.push(NewRecord {
+            timestamp_ms: 1000 + n as i64,
+            key: (n % 2 == 0).then_some(key.as_bytes()),
+            value: (n % 3 != 2).then_some(value),
+            headers: &headers,
+        });
+    }
+    builder.build().expect("a batch")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn what_is_built_reads_back(values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..40)) {
+        for codec in CODECS {
+            let batch = batch(codec, &values);
+            check_crc(&batch).expect("a good CRC");
+            validate_records(&batch, 1 << 20).expect("good records");
+            let header = BatchHeader::parse(&batch).expect("a header");
+            prop_assert_eq!(header.total_bytes(), batch.len());
+            prop_assert_eq!(header.last_offset(), 100 + values.len() as i64 - 1);
+            let decoded = decode_records(&batch, 1 << 20).expect("decodes");
+            for (n, record) in decoded.iter().enumerate() {
+                let record = record.expect("a record");
+                prop_assert_eq!(record.offset_delta as usize, n);
+                prop_assert_eq!(record.value, (n % 3 != 2).then_some(&values[n][..]));
+                let headers: Vec<_> = record.headers().collect();
+                prop_assert_eq!(headers, vec![(&b"h"[..], Some(&values[n][..])), (&b"h"[..], None)]);
+            }
+        }
+    }
+
+    #[test]
+    fn mutated_batches_are_refused_or_read_but_never_more(at in any::<prop::sample::Index>(), bit in 0..8u8) {
+        for codec in CODECS {
+            let mut bytes = batch(codec, &vec![vec![9; 100]; 20]).to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            // Offset, length, epoch and magic are outside of the CRC.
+            if check_crc(&bytes).is_ok() {
+                prop_assert!(at < 17, "the flip at {at} is not seen");
+            }
+            if let Ok(decoded) = decode_records(&bytes, 10_000) {
+                prop_assert!(decoded.payload_bytes() <= 10_000);
+                decoded.iter().for_each(drop);
+            }
+        }
+    }
+
+    #[test]
+    fn random_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        for codec in CODECS {
+            if let Ok(out) = decompress(codec, &bytes, 1000) {
+                prop_assert!(out.len() <= 1000);
+            }
+        }
+        split(&Bytes::from(bytes.clone())).for_each(drop);
+        RecordIter::new(&bytes, 1000).for_each(drop);
+    }
+}
+
+#[test]
+fn a_bomb_is_stopped_at_the_bound() {
+    let zeros = vec![0; 32 << 20];
+    for codec in [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
+        let bomb = compress(codec, None, &zeros).expect("compresses");
+        assert_eq!(
+            decompress(codec, &bomb, 1 << 20),
+            Err(BatchError::TooLarge { bytes_max: 1 << 20 }),
+            "{codec:?}"
+        );
+        assert_eq!(decompress(codec, &bomb, zeros.len()).map(|out| out.len()), Ok(zeros.len()));
+    }
+}
+
+#[test]
+fn stamps_keep_the_crc_true() {
+    let mut bytes = batch(Codec::None, &[vec![1], vec![2]]).to_vec();
+    stamp(&mut bytes, 5000, 9);
+    check_crc(&bytes).expect("outside of the CRC");
+    stamp_log_append_time(&mut bytes, 123_456);
+    check_crc(&bytes).expect("computed again");
+    let header = BatchHeader::parse(&bytes).expect("a header");
+    assert_eq!((header.base_offset, header.leader_epoch, header.max_timestamp), (5000, 9, 123_456));
+    assert_eq!(header.attributes.timestamp_type(), TimestampType::LogAppend);
+}
+
+#[test]
+fn sequences_go_from_the_largest_to_zero() {
+    let bytes = batch(Codec::None, &[vec![1], vec![2], vec![3]]);
+    let mut header = BatchHeader::parse(&bytes).expect("a header");
+    header.base_sequence = i32::MAX - 1;
+    assert_eq!(header.last_sequence(), 0);
+}
+
+#[test]
+fn a_rebuilt_batch_keeps_offsets_and_drops_records() {
+    for codec in CODECS {
+        let whole = batch(codec, &vec![vec![5; 50]; 10]);
+        let header = BatchHeader::parse(&whole).expect("a header");
+        let decoded = decode_records(&whole, 1 << 20).expect("decodes");
+        let kept = decoded.iter().map(|r| r.expect("a record")).filter(|r| r.offset_delta % 3 == 0);
+        let less = rebuild(&header, kept).expect("rebuilds");
+        check_crc(&less).expect("a good CRC");
+        let after = BatchHeader::parse(&less).expect("a header");
+        assert_eq!((after.base_offset, after.last_offset(), after.record_count), (100, 109, 4));
+        let decoded = decode_records(&less, 1 << 20).expect("decodes");
+        let deltas: Vec<_> = decoded.iter().map(|r| r.expect("a record").offset_delta).collect();
+        assert_eq!(deltas, [0, 3, 6, 9]);
+    }
+}
