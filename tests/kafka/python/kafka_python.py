@@ -1,0 +1,35 @@
+"""kafka-python: pure Python client, acks=all, manual assignment."""
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import NewTopic
+
+from common import PARTITIONS, expect, headers, key, main, value
+
+
+def round_trip(bootstrap, topic, codec, records):
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    admin.create_topics([NewTopic(topic, PARTITIONS, 1)])
+    admin.close()
+    producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", compression_type=None if codec == "none" else codec, linger_ms=5)
+    sent = [producer.send(topic, value(i), key(i), headers(i), i % PARTITIONS) for i in range(records)]
+    producer.flush(30)
+    for i, future in enumerate(sent):
+        place = future.get(10)
+        assert (place.partition, place.offset) == (i % PARTITIONS, i // PARTITIONS), f"record {i} acknowledged at {place}"
+    producer.close(10)
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, consumer_timeout_ms=20000)
+    places = [TopicPartition(topic, p) for p in range(PARTITIONS)]
+    consumer.assign(places)
+    consumer.seek_to_beginning(*places)
+    following = [0] * PARTITIONS
+    for message in consumer:
+        expect(message.partition, following[message.partition], message.offset, message.key, message.value, message.headers)
+        following[message.partition] += 1
+        if sum(following) == records:
+            break
+    assert sum(following) == records, f"read {sum(following)} of {records}"
+    assert sum(consumer.end_offsets(places).values()) == records, "end offsets"
+    consumer.close()
+
+
+if __name__ == "__main__":
+    main(round_trip)
