@@ -12,13 +12,16 @@ use millstream_state::cluster::{self, ClusterMachine, Topic};
 use millstream_store::tables::Tables;
 use parking_lot::RwLock;
 
+use super::{PartitionView, TopicView};
 use crate::config::TopicConfig;
 
 /// What is kept ready for each topic, so that requests do not build it.
 #[derive(Debug)]
 pub(super) struct TopicEntry {
-    pub(super) topic: Topic,
-    pub(super) config: Arc<TopicConfig>,
+    /// The topic as the verbs give it.
+    pub(super) view: Arc<TopicView>,
+    /// Keys that are set on the topic itself, as given.
+    pub(super) own_configs: BTreeMap<String, String>,
 }
 
 #[derive(Default)]
@@ -79,14 +82,28 @@ impl ClusterHost {
 
     fn reindex(&self, machine: &ClusterMachine, index: &mut Index, name: &str) {
         if let Some(old) = index.by_name.remove(name) {
-            index.name_of.remove(&old.topic.id);
-            old.topic.partitions.iter().for_each(|p| drop(index.owner.remove(&p.id)));
+            index.name_of.remove(&old.view.id);
+            old.view.partitions.iter().for_each(|p| drop(index.owner.remove(&p.id)));
         }
         let Some(topic) = machine.topic(name) else { return };
-        let config = Arc::new(TopicConfig::from_values(&self.effective(&topic.configs)));
+        let view = Arc::new(self.view(topic));
         index.name_of.insert(topic.id, name.to_string());
         index.owner.extend(topic.partitions.iter().map(|p| (p.id, name.to_string())));
-        index.by_name.insert(name.to_string(), Arc::new(TopicEntry { topic: topic.clone(), config }));
+        index.by_name.insert(name.to_string(), Arc::new(TopicEntry { view, own_configs: topic.configs.clone() }));
+    }
+
+    fn view(&self, topic: &Topic) -> TopicView {
+        let partitions = topic.partitions.iter().enumerate().map(|(index, partition)| {
+            let extent = partition.extents.last().copied().unwrap_or_default();
+            PartitionView { index: index as i32, id: partition.id, group: extent.shard, epoch_base: extent.epoch }
+        });
+        TopicView {
+            name: topic.name.clone(),
+            id: topic.id,
+            partitions: partitions.collect(),
+            internal: topic.internal,
+            config: Arc::new(TopicConfig::from_values(&self.effective(&topic.configs))),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ impl Service {
     pub fn topic_configs(&self, name: &str) -> Option<Vec<ConfigEntry>> {
         let entry = self.inner.cluster.topic(name)?;
         let layers = |key: &Key| {
-            let own = entry.topic.configs.get(key.name);
+            let own = entry.own_configs.get(key.name);
             let given = self.inner.cluster.defaults().get(key.name);
             vec![
                 (key.name.to_string(), own.cloned(), ConfigSource::DynamicTopic),

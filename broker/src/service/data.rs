@@ -7,8 +7,8 @@ use millstream_replica::Group;
 use millstream_state::partition as commands;
 
 use super::{
-    BrokerInfo, ClusterHost, FetchError, FetchPart, Fetched, FoundOffset, OffsetQuery, PartitionView, ProduceError,
-    ProducePart, Produced, TopicView, cluster::TopicEntry,
+    BrokerInfo, ClusterHost, FetchError, FetchPart, Fetched, FoundOffset, Leadership, OffsetQuery, PartitionView,
+    ProduceError, ProducePart, Produced, TopicView,
 };
 use crate::{
     clock,
@@ -85,41 +85,27 @@ impl Service {
 
     /// Every topic, sorted by name.
     pub fn topics(&self) -> Vec<Arc<TopicView>> {
-        self.inner.cluster.topics().iter().map(|entry| self.view(entry)).collect()
+        self.inner.cluster.topics().iter().map(|entry| entry.view.clone()).collect()
     }
 
     /// One topic.
     pub fn topic(&self, name: &str) -> Option<Arc<TopicView>> {
-        self.inner.cluster.topic(name).map(|entry| self.view(&entry))
+        self.inner.cluster.topic(name).map(|entry| entry.view.clone())
     }
 
     /// One topic.
     pub fn topic_by_id(&self, id: TopicId) -> Option<Arc<TopicView>> {
-        self.inner.cluster.topic_by_id(id).map(|entry| self.view(&entry))
+        self.inner.cluster.topic_by_id(id).map(|entry| entry.view.clone())
     }
 
-    fn view(&self, entry: &TopicEntry) -> Arc<TopicView> {
-        let node = self.node_id();
-        let partitions = entry.topic.partitions.iter().enumerate().map(|(index, partition)| {
-            let extent = partition.extents.last().copied().unwrap_or_default();
-            let term = self.inner.shards.get(&extent.shard).and_then(|shard| shard.group().led_term());
-            PartitionView {
-                index: index as i32,
-                id: partition.id,
-                group: extent.shard,
-                leader: term.map(|_| node),
-                leader_epoch: term.map_or(-1, |term| leader_epoch(term, extent.epoch)),
-                epoch_base: extent.epoch,
-                replicas: vec![node],
+    /// Who leads a partition now.
+    pub fn leadership(&self, partition: &PartitionView) -> Leadership {
+        match self.inner.shards.get(&partition.group).and_then(|shard| shard.group().led_term()) {
+            Some(term) => {
+                Leadership { leader: Some(self.node_id()), epoch: leader_epoch(term, partition.epoch_base) }
             }
-        });
-        Arc::new(TopicView {
-            name: entry.topic.name.clone(),
-            id: entry.topic.id,
-            partitions: partitions.collect(),
-            internal: entry.topic.internal,
-            config: entry.config.clone(),
-        })
+            None => Leadership { leader: None, epoch: -1 },
+        }
     }
 
     /// Marks the disk as nearly full, or as having room again.

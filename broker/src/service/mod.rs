@@ -10,7 +10,7 @@ mod types;
 
 pub use error::{ProduceError, ProducerIdError, TopicError};
 pub use types::{
-    BrokerInfo, ConfigEntry, ConfigSource, NewTopic, PartitionView, ProducePart, Produced, TopicView,
+    BrokerInfo, ConfigEntry, ConfigSource, Leadership, NewTopic, PartitionView, ProducePart, Produced, TopicView,
 };
 
 pub use crate::partition::{FetchError, FetchPart, Fetched, FoundOffset, OffsetQuery};

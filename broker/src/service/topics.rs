@@ -92,10 +92,7 @@ impl Service {
             index: index as i32,
             id: PartitionId(0),
             group: GroupId::METADATA,
-            leader: Some(self.node_id()),
-            leader_epoch: 0,
             epoch_base: 0,
-            replicas: vec![self.node_id()],
         };
         TopicView {
             name: new.name.clone(),
@@ -120,7 +117,7 @@ impl Service {
 
     /// Removes a topic by its id and gives its name.
     pub async fn delete_topic_by_id(&self, id: TopicId) -> Result<String, TopicError> {
-        let name = self.inner.cluster.topic_by_id(id).ok_or(TopicError::Unknown)?.topic.name.clone();
+        let name = self.inner.cluster.topic_by_id(id).ok_or(TopicError::Unknown)?.view.name.clone();
         self.delete_topic(&name).await?;
         Ok(name)
     }

@@ -35,8 +35,8 @@ pub struct TopicView {
     pub config: Arc<TopicConfig>,
 }
 
-/// A partition as it stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A partition's place, as the metadata group recorded it. Who leads it now: [`Service::leadership`](super::Service::leadership).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartitionView {
     /// Kafka's partition number.
     pub index: i32,
@@ -44,14 +44,17 @@ pub struct PartitionView {
     pub id: PartitionId,
     /// The shard that holds its end.
     pub group: GroupId,
-    /// The leading node, if there is one.
-    pub leader: Option<i32>,
-    /// The leader's epoch.
-    pub leader_epoch: i32,
     /// Added to a term of the shard it gives the leader epoch.
     pub epoch_base: i32,
-    /// The nodes that hold it.
-    pub replicas: Vec<i32>,
+}
+
+/// Who leads a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leadership {
+    /// The leading node, if there is one.
+    pub leader: Option<i32>,
+    /// The leader's epoch; -1 without a leader.
+    pub epoch: i32,
 }
 
 /// A topic to be made.
