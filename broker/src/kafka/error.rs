@@ -1,0 +1,122 @@
+//! The only map from what the verbs refuse to Kafka's error codes.
+//!
+//! A code is what a client acts on, so each is chosen by what Kafka's clients do with it: retriable codes are retried
+//! with fresh metadata until the client's own deadline, all others reach the application.
+
+pub use millstream_protocol::ErrorCode;
+use millstream_protocol::Str;
+
+use crate::service::{FetchError, ProduceError, ProducerIdError, TopicError};
+
+impl From<&TopicError> for ErrorCode {
+    fn from(error: &TopicError) -> ErrorCode {
+        match error {
+            TopicError::Unknown => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+            TopicError::AlreadyExists(_) => ErrorCode::TOPIC_ALREADY_EXISTS,
+            TopicError::InvalidName(_) => ErrorCode::INVALID_TOPIC_EXCEPTION,
+            TopicError::InvalidPartitions(_) => ErrorCode::INVALID_PARTITIONS,
+            TopicError::InvalidReplicationFactor(_) => ErrorCode::INVALID_REPLICATION_FACTOR,
+            TopicError::InvalidConfig(_) => ErrorCode::INVALID_CONFIG,
+            TopicError::InvalidReplicaAssignment(_) => ErrorCode::INVALID_REPLICA_ASSIGNMENT,
+            TopicError::TooMany(_) => ErrorCode::POLICY_VIOLATION,
+            // Admin clients answer this by finding the controller anew and sending again.
+            TopicError::Unavailable(_) => ErrorCode::NOT_CONTROLLER,
+            TopicError::Timeout => ErrorCode::REQUEST_TIMED_OUT,
+        }
+    }
+}
+
+impl From<&ProduceError> for ErrorCode {
+    fn from(error: &ProduceError) -> ErrorCode {
+        match error {
+            ProduceError::UnknownPartition => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+            ProduceError::NotLeader => ErrorCode::NOT_LEADER_OR_FOLLOWER,
+            ProduceError::MessageTooLarge => ErrorCode::MESSAGE_TOO_LARGE,
+            ProduceError::Corrupt(_) => ErrorCode::CORRUPT_MESSAGE,
+            ProduceError::InvalidRecord(_) => ErrorCode::INVALID_RECORD,
+            ProduceError::UnsupportedFormat => ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT,
+            ProduceError::InvalidTimestamp(_) => ErrorCode::INVALID_TIMESTAMP,
+            ProduceError::OutOfOrderSequence => ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
+            ProduceError::InvalidProducerEpoch => ErrorCode::INVALID_PRODUCER_EPOCH,
+            ProduceError::DuplicateSequence => ErrorCode::DUPLICATE_SEQUENCE_NUMBER,
+            // Retriable, unlike what its name suggests.
+            ProduceError::StorageFull => ErrorCode::KAFKA_STORAGE_ERROR,
+            ProduceError::TransactionalUnsupported(_) => ErrorCode::INVALID_TXN_STATE,
+            ProduceError::NotEnoughReplicas => ErrorCode::NOT_ENOUGH_REPLICAS,
+            ProduceError::Timeout => ErrorCode::REQUEST_TIMED_OUT,
+            ProduceError::Unavailable => ErrorCode::LEADER_NOT_AVAILABLE,
+        }
+    }
+}
+
+impl From<&ProducerIdError> for ErrorCode {
+    fn from(error: &ProducerIdError) -> ErrorCode {
+        match error {
+            // The one retriable code after which an idempotent producer does not look for a coordinator, which it
+            // has none of.
+            ProducerIdError::Unavailable => ErrorCode::COORDINATOR_LOAD_IN_PROGRESS,
+            ProducerIdError::Fenced => ErrorCode::PRODUCER_FENCED,
+        }
+    }
+}
+
+impl From<&FetchError> for ErrorCode {
+    fn from(error: &FetchError) -> ErrorCode {
+        match error {
+            FetchError::UnknownPartition => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+            // Consumers refresh their metadata and fetch again.
+            FetchError::NotLeader | FetchError::Unavailable => ErrorCode::NOT_LEADER_OR_FOLLOWER,
+            FetchError::OffsetOutOfRange { .. } => ErrorCode::OFFSET_OUT_OF_RANGE,
+            FetchError::FencedLeaderEpoch => ErrorCode::FENCED_LEADER_EPOCH,
+            FetchError::UnknownLeaderEpoch => ErrorCode::UNKNOWN_LEADER_EPOCH,
+            // Not the retriable storage error: a consumer must not wait for ever without a word.
+            FetchError::Damaged(_) => ErrorCode::CORRUPT_MESSAGE,
+        }
+    }
+}
+
+/// A refusal as most responses carry it: the code, and the reason in words.
+pub(super) fn refusal<E: std::fmt::Display>(error: &E) -> (i16, Option<Str>)
+where
+    for<'a> ErrorCode: From<&'a E>,
+{
+    (ErrorCode::from(error).0, Some(Str::from(error.to_string())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_says_retry_is_retriable_for_clients() {
+        let retried = [
+            ErrorCode::from(&TopicError::Unavailable(String::new())),
+            ErrorCode::from(&TopicError::Timeout),
+            ErrorCode::from(&ProduceError::StorageFull),
+            ErrorCode::from(&ProduceError::NotLeader),
+            ErrorCode::from(&ProduceError::Unavailable),
+            ErrorCode::from(&ProduceError::NotEnoughReplicas),
+            ErrorCode::from(&ProducerIdError::Unavailable),
+            ErrorCode::from(&FetchError::Unavailable),
+        ];
+        assert!(retried.iter().all(|code| code.is_retriable()), "{retried:?}");
+    }
+
+    #[test]
+    fn what_the_application_must_hear_is_not_retried() {
+        let told = [
+            ErrorCode::from(&ProduceError::MessageTooLarge),
+            ErrorCode::from(&ProduceError::InvalidTimestamp(String::new())),
+            ErrorCode::from(&ProducerIdError::Fenced),
+            ErrorCode::from(&TopicError::InvalidConfig(String::new())),
+        ];
+        assert!(told.iter().all(|code| !code.is_retriable()), "{told:?}");
+    }
+
+    #[test]
+    fn a_refusal_carries_its_reason() {
+        let (code, reason) = refusal(&TopicError::AlreadyExists("a".into()));
+        assert_eq!(code, 36);
+        assert_eq!(reason.as_deref(), Some("topic 'a' already exists"));
+    }
+}
