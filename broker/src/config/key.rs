@@ -32,6 +32,8 @@ pub enum Range {
     OneOf(&'static [&'static str]),
     /// A comma-separated list of these, none twice.
     SomeOf(&'static [&'static str]),
+    /// Any text.
+    Any,
 }
 
 /// A key that a topic or the broker can be configured with.
@@ -76,6 +78,7 @@ impl Key {
     /// Checks a value against the key's range.
     pub fn check(&self, value: &str) -> Result<(), ConfigError> {
         let ok = match self.range {
+            Range::Any => true,
             Range::Bool => matches!(value, "true" | "false"),
             Range::Number(low, high) => value.parse::<i64>().is_ok_and(|n| (low..=high).contains(&n)),
             Range::Fraction(low, high) => value.parse::<f64>().is_ok_and(|n| (low..=high).contains(&n)),
@@ -93,6 +96,7 @@ impl Key {
 
     fn refuse(&self, value: &str) -> ConfigError {
         let allowed = match self.range {
+            Range::Any => "any text".to_string(),
             Range::Bool => "true or false".to_string(),
             Range::Number(low, high) => format!("a whole number from {low} to {high}"),
             Range::Fraction(low, high) => format!("a number from {low} to {high}"),

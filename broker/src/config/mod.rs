@@ -4,8 +4,10 @@ mod broker;
 mod key;
 mod serve;
 mod topic;
+mod topic_keys;
 
 pub use broker::{BROKER_KEYS, BrokerConfig};
 pub use key::{ConfigError, ConfigKind, Key, Range};
-pub use serve::{ServeConfig, ServeOptions};
-pub use topic::{TOPIC_KEYS, TopicConfig};
+pub use serve::{ServeConfig, ServeConfigError, ServeOptions};
+pub use topic::TopicConfig;
+pub use topic_keys::TOPIC_KEYS;

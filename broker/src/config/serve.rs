@@ -136,11 +136,13 @@ impl ServeConfig {
             kafka_addr,
             http_addr,
             advertised_kafka: advertised.map(host_and_port).transpose()?,
-            node_id: node_id.parse().ok().filter(|&id| id <= i32::MAX as u64).ok_or(ServeConfigError::Value {
-                key: "node-id",
-                value: node_id,
-                allowed: "a whole number from 0 to 2147483647",
-            })?,
+            node_id: node_id.parse().ok().filter(|&id| id <= i32::MAX as u64).ok_or(
+                ServeConfigError::Value {
+                    key: "node-id",
+                    value: node_id,
+                    allowed: "a whole number from 0 to 2147483647",
+                },
+            )?,
             rack,
             broker: BrokerConfig::from_values(&broker_set),
             broker_set,
@@ -159,10 +161,12 @@ fn host_and_port(value: String) -> Result<(String, u16), ServeConfigError> {
 }
 
 fn read_file(path: PathBuf) -> Result<BTreeMap<String, String>, ServeConfigError> {
-    let text = fs::read_to_string(&path).map_err(|source| ServeConfigError::File { path: path.clone(), source })?;
-    let table: toml::Table = text
-        .parse()
-        .map_err(|e: toml::de::Error| ServeConfigError::Syntax { path: path.clone(), reason: e.to_string() })?;
+    let text =
+        fs::read_to_string(&path).map_err(|source| ServeConfigError::File { path: path.clone(), source })?;
+    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| ServeConfigError::Syntax {
+        path: path.clone(),
+        reason: e.to_string(),
+    })?;
     let mut out = BTreeMap::new();
     flatten("", &table, &mut out);
     Ok(out)
@@ -188,7 +192,11 @@ mod tests {
     fn set_wins_over_flags() {
         let options = ServeOptions {
             kafka_addr: Some("127.0.0.1:1".into()),
-            set: vec!["kafka-addr=127.0.0.1:2".into(), "num.partitions=7".into(), "log.retention.ms=5".into()],
+            set: vec![
+                "kafka-addr=127.0.0.1:2".into(),
+                "num.partitions=7".into(),
+                "log.retention.ms=5".into(),
+            ],
             ..ServeOptions::default()
         };
         let config = ServeConfig::resolve(options).expect("a good configuration");
@@ -199,9 +207,12 @@ mod tests {
 
     #[test]
     fn what_is_unknown_or_out_of_range_is_refused_by_name() {
-        for (given, named) in
-            [("nonsense=1", "nonsense"), ("num.partitions=0", "num.partitions"), ("node-id=x", "node-id"), ("x", "x")]
-        {
+        for (given, named) in [
+            ("nonsense=1", "nonsense"),
+            ("num.partitions=0", "num.partitions"),
+            ("node-id=x", "node-id"),
+            ("x", "x"),
+        ] {
             let options = ServeOptions { set: vec![given.into()], ..ServeOptions::default() };
             let error = ServeConfig::resolve(options).expect_err(given).to_string();
             assert!(error.contains(named), "{error}");

@@ -2,121 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use millstream_model::{batch::{Codec, TimestampType}, limits};
+use millstream_model::batch::{Codec, TimestampType};
 
-use super::key::{self, ConfigError, ConfigKind, Key, Range, Values};
-
-const MS_MAX: i64 = i64::MAX;
-
-/// Every topic key, sorted by name.
-pub const TOPIC_KEYS: &[Key] = &[
-    Key {
-        name: "cleanup.policy",
-        kind: ConfigKind::List,
-        default: "delete",
-        range: Range::SomeOf(&["delete", "compact"]),
-        documentation: "delete drops what is older or more than the retention allows; compact keeps the newest \
-                        record of each key; both may be given.",
-    },
-    Key {
-        name: "compression.type",
-        kind: ConfigKind::String,
-        default: "producer",
-        range: Range::OneOf(&["producer"]),
-        documentation: "producer keeps batches as they were sent.",
-    },
-    Key {
-        name: "delete.retention.ms",
-        kind: ConfigKind::Long,
-        default: "86400000",
-        range: Range::Number(0, MS_MAX),
-        documentation: "How long a tombstone of a compacted topic stays readable.",
-    },
-    Key {
-        name: "max.compaction.lag.ms",
-        kind: ConfigKind::Long,
-        default: "9223372036854775807",
-        range: Range::Number(1, MS_MAX),
-        documentation: "Longest time for which a record of a compacted topic may stay uncompacted.",
-    },
-    Key {
-        name: "max.message.bytes",
-        kind: ConfigKind::Int,
-        default: "1048588",
-        range: Range::Number(0, limits::BATCH_BYTES_MAX as i64),
-        documentation: "Largest record batch that is taken, after compression.",
-    },
-    Key {
-        name: "message.timestamp.after.max.ms",
-        kind: ConfigKind::Long,
-        default: "3600000",
-        range: Range::Number(0, MS_MAX),
-        documentation: "How far a record's timestamp may lie ahead of the broker's clock.",
-    },
-    Key {
-        name: "message.timestamp.before.max.ms",
-        kind: ConfigKind::Long,
-        default: "9223372036854775807",
-        range: Range::Number(0, MS_MAX),
-        documentation: "How far a record's timestamp may lie behind the broker's clock.",
-    },
-    Key {
-        name: "message.timestamp.type",
-        kind: ConfigKind::String,
-        default: "CreateTime",
-        range: Range::OneOf(&["CreateTime", "LogAppendTime"]),
-        documentation: "Whether a record's timestamp is the producer's or the broker's.",
-    },
-    Key {
-        name: "min.cleanable.dirty.ratio",
-        kind: ConfigKind::Double,
-        default: "0.5",
-        range: Range::Fraction(0.0, 1.0),
-        documentation: "Share of uncompacted bytes from which a compacted partition is compacted.",
-    },
-    Key {
-        name: "min.compaction.lag.ms",
-        kind: ConfigKind::Long,
-        default: "0",
-        range: Range::Number(0, MS_MAX),
-        documentation: "Shortest time for which a record of a compacted topic stays uncompacted.",
-    },
-    Key {
-        name: "min.insync.replicas",
-        kind: ConfigKind::Int,
-        default: "1",
-        range: Range::Number(1, i32::MAX as i64),
-        documentation: "Replicas that must hold a record before it is acknowledged; never less than a majority.",
-    },
-    Key {
-        name: "retention.bytes",
-        kind: ConfigKind::Long,
-        default: "-1",
-        range: Range::Number(-1, MS_MAX),
-        documentation: "Most bytes of a partition that are kept; -1 is no bound.",
-    },
-    Key {
-        name: "retention.ms",
-        kind: ConfigKind::Long,
-        default: "604800000",
-        range: Range::Number(-1, MS_MAX),
-        documentation: "How long records are kept; -1 is for ever.",
-    },
-    Key {
-        name: "segment.bytes",
-        kind: ConfigKind::Int,
-        default: "1073741824",
-        range: Range::Number(14, i32::MAX as i64),
-        documentation: "Granularity of retention by size: so much may be kept beyond retention.bytes.",
-    },
-    Key {
-        name: "segment.ms",
-        kind: ConfigKind::Long,
-        default: "604800000",
-        range: Range::Number(1, MS_MAX),
-        documentation: "Granularity of retention by time.",
-    },
-];
+use super::{
+    key::{self, ConfigError, Values},
+    topic_keys::TOPIC_KEYS,
+};
 
 /// A topic's configuration, ready for use.
 #[derive(Clone, Debug, PartialEq)]
@@ -141,8 +32,12 @@ pub struct TopicConfig {
     pub delete_retention_ms: i64,
     /// Milliseconds for which a record stays uncompacted.
     pub min_compaction_lag_ms: i64,
+    /// Milliseconds for which a record may stay uncompacted.
+    pub max_compaction_lag_ms: i64,
     /// Dirty share that starts a compaction.
     pub min_cleanable_dirty_ratio: f64,
+    /// Replicas that must hold a record before it is acknowledged.
+    pub min_insync_replicas: usize,
     /// Codec that batches are brought to; `None` keeps the producer's.
     pub compression: Option<Codec>,
 }
@@ -176,7 +71,9 @@ impl TopicConfig {
             retention_bytes: u64::try_from(values.number("retention.bytes")).ok(),
             delete_retention_ms: values.number("delete.retention.ms"),
             min_compaction_lag_ms: values.number("min.compaction.lag.ms"),
+            max_compaction_lag_ms: values.number("max.compaction.lag.ms"),
             min_cleanable_dirty_ratio: values.fraction("min.cleanable.dirty.ratio"),
+            min_insync_replicas: values.number("min.insync.replicas") as usize,
             compression: None,
         }
     }
@@ -198,9 +95,41 @@ mod tests {
     fn a_refusal_names_key_value_and_range() {
         let refused = TopicConfig::check("max.message.bytes", "-1").expect_err("out of range");
         let text = refused.to_string();
-        assert!(text.contains("max.message.bytes") && text.contains("-1") && text.contains("33554432"), "{text}");
+        assert!(
+            text.contains("max.message.bytes") && text.contains("-1") && text.contains("33554432"),
+            "{text}"
+        );
         assert!(TopicConfig::check("cleanup.policy", "compact,compact").is_err());
         assert!(TopicConfig::check("no.such.key", "1").is_err());
+        assert!(
+            TopicConfig::check("compression.type", "zstd").expect_err("").to_string().contains("producer")
+        );
+    }
+
+    #[test]
+    fn keys_that_mean_nothing_here_are_taken_within_kafkas_ranges() {
+        for (key, value) in [
+            ("flush.messages", "1"),
+            ("leader.replication.throttled.replicas", "*"),
+            ("follower.replication.throttled.replicas", "0:1,1:2"),
+            ("remote.storage.enable", "false"),
+            ("local.retention.ms", "-2"),
+            ("unclean.leader.election.enable", "true"),
+            ("cleanup.policy", ""),
+        ] {
+            assert_eq!(TopicConfig::check(key, value), Ok(()), "{key}");
+        }
+        for (key, value) in [("flush.ms", "soon"), ("remote.storage.enable", "true"), ("preallocate", "yes")]
+        {
+            assert!(TopicConfig::check(key, value).is_err(), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_key_says_what_it_does_here() {
+        for key in TOPIC_KEYS {
+            assert!(key.documentation.len() > 20 && key.documentation.ends_with('.'), "{}", key.name);
+        }
     }
 
     #[test]
