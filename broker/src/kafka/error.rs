@@ -42,6 +42,7 @@ impl From<&ProduceError> for ErrorCode {
             // Retriable, unlike what its name suggests.
             ProduceError::StorageFull => ErrorCode::KAFKA_STORAGE_ERROR,
             ProduceError::TransactionalUnsupported(_) => ErrorCode::INVALID_TXN_STATE,
+            ProduceError::InvalidAcks => ErrorCode::INVALID_REQUIRED_ACKS,
             ProduceError::NotEnoughReplicas => ErrorCode::NOT_ENOUGH_REPLICAS,
             ProduceError::Timeout => ErrorCode::REQUEST_TIMED_OUT,
             ProduceError::Unavailable => ErrorCode::LEADER_NOT_AVAILABLE,

@@ -15,5 +15,7 @@ mod waiters;
 
 pub use check::{CheckRules, CheckedBatch, check_batch};
 pub use host::ShardHost;
-pub use leader::{Appended, Shard, Submission};
-pub use reader::{FetchError, FetchPart, Fetched, FoundOffset, OffsetQuery};
+pub use leader::{Appended, Shard, Submission, leader_epoch};
+pub use reader::{
+    FetchBounds, FetchError, FetchPart, Fetched, FoundOffset, Locate, OffsetQuery, check_epoch, fetch, find_offset,
+};

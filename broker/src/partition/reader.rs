@@ -8,14 +8,13 @@ use millstream_store::tables::{MemoryRead, ReadError};
 use tokio::sync::Notify;
 
 use super::{ShardHost, leader::leader_epoch};
+use crate::service::PartitionView;
 
 /// What a fetch wants of one partition.
 #[derive(Clone, Copy, Debug)]
 pub struct FetchPart {
     /// The partition.
-    pub partition: PartitionId,
-    /// The shard that holds it.
-    pub group: GroupId,
+    pub partition: PartitionView,
     /// First offset wanted.
     pub offset: i64,
     /// Most bytes, though a first batch that is larger comes whole.
@@ -117,10 +116,10 @@ pub struct FetchBounds {
     pub deadline: Instant,
 }
 
-/// Where a shard's replica is, and the epoch base of each partition.
+/// Where a shard's replica is.
 pub trait Locate {
-    /// The shard's host, its leader's term, and the partition's epoch base.
-    fn locate(&self, group: GroupId, partition: PartitionId) -> Result<(Arc<ShardHost>, u64, i32), FetchError>;
+    /// The shard's host and the term in which this node leads it.
+    fn locate(&self, group: GroupId) -> Result<(&Arc<ShardHost>, u64), FetchError>;
 }
 
 /// Answers a fetch: at once if there is enough, else when there is or when the time is up.
@@ -162,7 +161,8 @@ fn enough(results: &[Result<Fetched, FetchError>], min_bytes: usize) -> bool {
 }
 
 fn hosts<L: Locate>(shards: &L, parts: &[FetchPart]) -> Vec<(Arc<ShardHost>, PartitionId)> {
-    parts.iter().filter_map(|p| Some((shards.locate(p.group, p.partition).ok()?.0, p.partition))).collect()
+    let host = |part: &FetchPart| Some((shards.locate(part.partition.group).ok()?.0.clone(), part.partition.id));
+    parts.iter().filter_map(host).collect()
 }
 
 /// Takes the waiter off its partitions when the fetch ends, however it ends.
@@ -193,8 +193,7 @@ async fn pass<L: Locate>(shards: &L, parts: &[FetchPart], max_bytes: usize) -> V
     let mut anything = false;
     let mut results = Vec::with_capacity(parts.len());
     for part in parts {
-        let located = shards.locate(part.group, part.partition);
-        let result = match located {
+        let result = match shards.locate(part.partition.group) {
             // The first batch of a fetch comes whole whatever its size; after that the bounds hold.
             Ok(place) => read(place, part, if anything { left } else { left.max(1) }, !anything).await,
             Err(error) => Err(error),
@@ -209,14 +208,15 @@ async fn pass<L: Locate>(shards: &L, parts: &[FetchPart], max_bytes: usize) -> V
 }
 
 async fn read(
-    (host, term, epoch_base): (Arc<ShardHost>, u64, i32),
+    (host, term): (&Arc<ShardHost>, u64),
     part: &FetchPart,
     bytes_left: usize,
     first: bool,
 ) -> Result<Fetched, FetchError> {
+    let PartitionView { id, epoch_base, .. } = part.partition;
     check_epoch(part.current_leader_epoch, leader_epoch(term, epoch_base))?;
     let (log_start, end) = host
-        .partition(part.partition, |p| (p.log_start(), p.next_offset()))
+        .partition(id, |p| (p.log_start(), p.next_offset()))
         .ok_or(FetchError::UnknownPartition)?;
     if part.offset < log_start || part.offset > end {
         return Err(FetchError::OffsetOutOfRange { log_start_offset: log_start, high_watermark: end });
@@ -224,7 +224,7 @@ async fn read(
     let max_bytes = part.max_bytes.min(bytes_left);
     let mut records = Vec::new();
     if part.offset < end && (max_bytes > 0 || first) {
-        records = read_batches(&host, part.partition, part.offset, max_bytes).await?;
+        records = read_batches(host, id, part.offset, max_bytes).await?;
         // A first batch that is too large is only for the first partition that has any.
         if !first && records.first().is_some_and(|batch| batch.len() > bytes_left) {
             records.clear();

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     clock,
-    config::{BrokerConfig, ServeConfig},
+    config::{BrokerConfig, ServeConfig, TopicConfig},
     partition::{self, CheckRules, FetchBounds, Locate, Shard, ShardHost, Submission, check_batch, leader_epoch},
 };
 
@@ -106,6 +106,11 @@ impl Service {
             }
             None => Leadership { leader: None, epoch: -1 },
         }
+    }
+
+    /// The configuration of the topic that a partition belongs to; `None` when the topic is gone.
+    pub fn topic_config_of(&self, partition: PartitionId) -> Option<Arc<TopicConfig>> {
+        self.inner.cluster.owner(partition).map(|entry| entry.view.config.clone())
     }
 
     /// Marks the disk as nearly full, or as having room again.
@@ -206,51 +211,44 @@ impl Service {
     /// Finds an offset; `None` when no record fits.
     pub async fn list_offset(
         &self,
-        partition: PartitionId,
-        group: GroupId,
+        partition: &PartitionView,
         query: OffsetQuery,
         current_leader_epoch: i32,
     ) -> Result<Option<FoundOffset>, FetchError> {
-        let (host, epoch) = self.inner.leading(group, partition, current_leader_epoch)?;
-        partition::find_offset(host, partition, query, epoch).await
+        let (host, epoch) = self.inner.leading(partition, current_leader_epoch)?;
+        partition::find_offset(host, partition.id, query, epoch).await
     }
 
     /// The largest epoch up to `epoch` that wrote into the partition, and the offset behind its last record;
     /// (-1, -1) when there is none.
     pub fn end_offset_for_epoch(
         &self,
-        partition: PartitionId,
-        group: GroupId,
+        partition: &PartitionView,
         current_leader_epoch: i32,
         epoch: i32,
     ) -> Result<(i32, i64), FetchError> {
-        let (host, current) = self.inner.leading(group, partition, current_leader_epoch)?;
-        let found = host.partition(partition, |p| {
+        let (host, current) = self.inner.leading(partition, current_leader_epoch)?;
+        let found = host.partition(partition.id, |p| {
             if epoch == current { Some((epoch, p.next_offset())) } else { p.end_offset_for_epoch(epoch) }
         });
         Ok(found.ok_or(FetchError::UnknownPartition)?.unwrap_or((-1, -1)))
     }
 
     /// Drops the records below `before` (-1: all) and returns the new log start.
-    pub async fn delete_records(
-        &self,
-        partition: PartitionId,
-        group: GroupId,
-        before: i64,
-    ) -> Result<i64, FetchError> {
-        let (host, _) = self.inner.leading(group, partition, -1)?;
-        let bounds = host.partition(partition, |p| (p.log_start(), p.next_offset()));
+    pub async fn delete_records(&self, partition: &PartitionView, before: i64) -> Result<i64, FetchError> {
+        let (host, _) = self.inner.leading(partition, -1)?;
+        let bounds = host.partition(partition.id, |p| (p.log_start(), p.next_offset()));
         let (log_start_offset, high_watermark) = bounds.ok_or(FetchError::UnknownPartition)?;
         let target = if before == -1 { high_watermark } else { before };
         if target < 0 || target > high_watermark {
             return Err(FetchError::OffsetOutOfRange { log_start_offset, high_watermark });
         }
         if target > log_start_offset {
-            let shard = self.inner.shards.get(&group).ok_or(FetchError::NotLeader)?;
-            let command = commands::encode_set_log_start(&[(partition, target)]);
+            let shard = self.inner.shards.get(&partition.group).ok_or(FetchError::NotLeader)?;
+            let command = commands::encode_set_log_start(&[(partition.id, target)]);
             shard.write(command).await.map_err(|_| FetchError::NotLeader)?;
         }
-        host.partition(partition, |p| p.log_start()).ok_or(FetchError::UnknownPartition)
+        host.partition(partition.id, |p| p.log_start()).ok_or(FetchError::UnknownPartition)
     }
 }
 
@@ -266,22 +264,19 @@ impl Inner {
     /// The shard's host and the partition's leader epoch, if this node leads and the client's epoch fits.
     fn leading(
         &self,
-        group: GroupId,
-        partition: PartitionId,
+        partition: &PartitionView,
         client_epoch: i32,
     ) -> Result<(Arc<ShardHost>, i32), FetchError> {
-        let (host, term, base) = self.locate(group, partition)?;
-        let epoch = leader_epoch(term, base);
+        let (host, term) = self.locate(partition.group)?;
+        let epoch = leader_epoch(term, partition.epoch_base);
         partition::check_epoch(client_epoch, epoch)?;
-        Ok((host, epoch))
+        Ok((host.clone(), epoch))
     }
 }
 
 impl Locate for Inner {
-    fn locate(&self, group: GroupId, partition: PartitionId) -> Result<(Arc<ShardHost>, u64, i32), FetchError> {
+    fn locate(&self, group: GroupId) -> Result<(&Arc<ShardHost>, u64), FetchError> {
         let shard = self.shards.get(&group).ok_or(FetchError::UnknownPartition)?;
-        let term = shard.group().led_term().ok_or(FetchError::NotLeader)?;
-        let base = shard.host.epoch_base(partition).ok_or(FetchError::UnknownPartition)?;
-        Ok((shard.host.clone(), term, base))
+        Ok((&shard.host, shard.group().led_term().ok_or(FetchError::NotLeader)?))
     }
 }

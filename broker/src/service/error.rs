@@ -71,6 +71,9 @@ pub enum ProduceError {
     /// Retry later: the disk is full.
     #[error("the disk is full; produce again when there is room")]
     StorageFull,
+    /// Not an acknowledgement that there is.
+    #[error("acks is -1, 0 or 1")]
+    InvalidAcks,
     /// Transactions are refused.
     #[error("{0}")]
     TransactionalUnsupported(String),

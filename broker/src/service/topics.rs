@@ -38,8 +38,13 @@ impl Service {
         self.topic(&new.name).ok_or_else(|| TopicError::Unavailable("the topic was deleted meanwhile".into()))
     }
 
+    /// Checks whether a topic could have this name.
+    pub fn check_topic_name(&self, name: &str) -> Result<(), TopicError> {
+        cluster::validate_topic_name(name).map_err(|e| TopicError::InvalidName(e.to_string()))
+    }
+
     fn check_new(&self, new: &NewTopic) -> Result<(u32, BTreeMap<String, String>), TopicError> {
-        cluster::validate_topic_name(&new.name).map_err(|e| TopicError::InvalidName(e.to_string()))?;
+        self.check_topic_name(&new.name)?;
         if self.topic(&new.name).is_some() {
             return Err(TopicError::AlreadyExists(new.name.clone()));
         }

@@ -1,0 +1,37 @@
+//! What a handler is told beside the request itself.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use millstream_protocol::Str;
+
+use super::sessions::FetchSessions;
+use crate::service::Service;
+
+/// The client at the other end of a connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its address as Kafka shows it: `/127.0.0.1`.
+    pub host: Arc<str>,
+}
+
+impl Peer {
+    /// The client at `address`.
+    pub fn new(address: SocketAddr) -> Peer {
+        Peer { host: format!("/{}", address.ip().to_canonical()).into() }
+    }
+}
+
+/// One request's surroundings.
+#[derive(Clone)]
+pub(super) struct RequestContext {
+    /// What the broker does.
+    pub(super) service: Service,
+    /// Fetch sessions of all connections.
+    pub(super) sessions: Arc<FetchSessions>,
+    /// Version of request and response.
+    pub(super) version: i16,
+    /// What the client calls itself.
+    pub(super) client_id: Option<Str>,
+    /// The client's address as Kafka shows it.
+    pub(super) client_host: Arc<str>,
+}

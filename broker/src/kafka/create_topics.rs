@@ -1,0 +1,168 @@
+//! CreateTopics, key 19, versions 0 to 7.
+//!
+//! 1 adds validate_only and an error message; 2 the throttle time; 4 lets -1 mean the broker's defaults (taken in every
+//! version here); 5 answers with partitions, replication factor and configuration; 6 only changes the order of quota
+//! errors; 7 answers with the topic's id.
+
+use std::collections::HashMap;
+
+use futures::StreamExt;
+use millstream_protocol::{
+    Str, Uuid,
+    messages::create_topics::{
+        CreatableTopic, CreatableTopicConfigs, CreatableTopicResult, CreateTopicsRequest, CreateTopicsResponse,
+    },
+};
+
+use super::{
+    configs::source_number,
+    context::RequestContext,
+    error::{ErrorCode, refusal},
+    finish::within,
+};
+use crate::service::{NewTopic, Service, TopicError};
+
+/// Topics of one request that are made at the same time.
+const AT_ONCE_MAX: usize = 64;
+
+/// Makes topics, each for itself: one that is refused does not stop the others.
+pub(super) async fn create_topics(ctx: &RequestContext, request: CreateTopicsRequest) -> CreateTopicsResponse {
+    let (timeout_ms, validate_only) = (request.timeout_ms, request.validate_only);
+    let (topics, twice) = split_duplicates(request.topics);
+    let makers = topics.into_iter().map(|topic| {
+        let service = ctx.service.clone();
+        async move {
+            let name = topic.name.clone();
+            match within(timeout_ms, create(service, topic, validate_only)).await {
+                Some(result) => result,
+                None => failed(name, &TopicError::Timeout),
+            }
+        }
+    });
+    let made = futures::stream::iter(makers).buffered(AT_ONCE_MAX).collect::<Vec<_>>().await;
+    let topics = made.into_iter().chain(twice.into_iter().map(duplicate)).collect();
+    CreateTopicsResponse { topics, ..Default::default() }
+}
+
+/// A name that comes more than once is refused once, and none of its requests is carried out.
+fn split_duplicates(topics: Vec<CreatableTopic>) -> (Vec<CreatableTopic>, Vec<Str>) {
+    let mut count: HashMap<Str, usize> = HashMap::new();
+    topics.iter().for_each(|topic| *count.entry(topic.name.clone()).or_default() += 1);
+    let mut twice: Vec<Str> = count.iter().filter(|(_, n)| **n > 1).map(|(name, _)| name.clone()).collect();
+    twice.sort();
+    (topics.into_iter().filter(|topic| count[&topic.name] == 1).collect(), twice)
+}
+
+fn duplicate(name: Str) -> CreatableTopicResult {
+    refused(name, ErrorCode::INVALID_REQUEST, "the request names the topic more than once")
+}
+
+fn refused(name: Str, code: ErrorCode, reason: &'static str) -> CreatableTopicResult {
+    CreatableTopicResult {
+        name,
+        error_code: code.0,
+        error_message: Some(Str::from(reason)),
+        // Left as it is, an empty list would say that the topic has no configuration.
+        configs: None,
+        ..Default::default()
+    }
+}
+
+fn failed(name: Str, error: &TopicError) -> CreatableTopicResult {
+    let (error_code, error_message) = refusal(error);
+    CreatableTopicResult { name, error_code, error_message, configs: None, ..Default::default() }
+}
+
+async fn create(service: Service, topic: CreatableTopic, validate_only: bool) -> CreatableTopicResult {
+    let name = topic.name.clone();
+    if let Some((code, reason)) = contradiction(&topic) {
+        return refused(name, code, reason);
+    }
+    match service.create_topic(new_topic(&topic), validate_only).await {
+        Ok(view) => CreatableTopicResult {
+            name,
+            topic_id: Uuid(view.id.0),
+            num_partitions: view.partitions.len() as i32,
+            replication_factor: 1,
+            configs: Some(described(&service, &topic)),
+            ..Default::default()
+        },
+        Err(error) => failed(name, &error),
+    }
+}
+
+/// What cannot be meant, whatever the cluster looks like.
+fn contradiction(topic: &CreatableTopic) -> Option<(ErrorCode, &'static str)> {
+    if topic.configs.iter().any(|config| config.value.is_none()) {
+        return Some((ErrorCode::INVALID_CONFIG, "a configuration without a value is not allowed for a new topic"));
+    }
+    if topic.assignments.is_empty() {
+        return None;
+    }
+    if topic.num_partitions != -1 {
+        return Some((ErrorCode::INVALID_REQUEST, "with assignments the number of partitions must be -1"));
+    }
+    if topic.replication_factor != -1 {
+        return Some((ErrorCode::INVALID_REQUEST, "with assignments the replication factor must be -1"));
+    }
+    None
+}
+
+fn new_topic(topic: &CreatableTopic) -> NewTopic {
+    NewTopic {
+        name: topic.name.to_string(),
+        partitions: topic.num_partitions,
+        replication_factor: topic.replication_factor,
+        assignments: topic.assignments.iter().map(|a| (a.partition_index, a.broker_ids.clone())).collect(),
+        configs: topic.configs.iter().map(|c| (c.name.to_string(), c.value.as_ref().map(Str::to_string))).collect(),
+    }
+}
+
+/// The configuration that the topic has, or would have.
+fn described(service: &Service, topic: &CreatableTopic) -> Vec<CreatableTopicConfigs> {
+    let own = topic.configs.iter().filter_map(|c| Some((c.name.to_string(), c.value.as_ref()?.to_string()))).collect();
+    let entries = service.configs_of_new_topic(&own);
+    let describe = |entry: crate::service::ConfigEntry| CreatableTopicConfigs {
+        name: Str::from(entry.name),
+        value: entry.value.map(Str::from),
+        read_only: entry.read_only,
+        config_source: source_number(entry.source),
+        is_sensitive: entry.sensitive,
+    };
+    entries.into_iter().map(describe).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millstream_protocol::messages::create_topics::{CreatableReplicaAssignment, CreatableTopicConfig};
+
+    fn named(name: &'static str) -> CreatableTopic {
+        CreatableTopic { name: name.into(), num_partitions: 1, replication_factor: 1, ..Default::default() }
+    }
+
+    #[test]
+    fn a_name_that_comes_twice_is_refused_once_and_not_made() {
+        let (once, twice) = split_duplicates(vec![named("b"), named("a"), named("c"), named("a")]);
+        assert_eq!(once.iter().map(|t| &*t.name).collect::<Vec<_>>(), ["b", "c"]);
+        assert_eq!(twice.iter().map(|name| &**name).collect::<Vec<_>>(), ["a"]);
+    }
+
+    #[test]
+    fn assignments_exclude_counts() {
+        let assignment = CreatableReplicaAssignment { partition_index: 0, broker_ids: vec![1] };
+        let mut topic = CreatableTopic { assignments: vec![assignment], ..named("a") };
+        assert_eq!(contradiction(&topic).expect("counts are given").0, ErrorCode::INVALID_REQUEST);
+        topic.num_partitions = -1;
+        assert!(contradiction(&topic).expect("a factor is given").1.contains("replication factor"));
+        topic.replication_factor = -1;
+        assert_eq!(contradiction(&topic), None);
+    }
+
+    #[test]
+    fn a_new_topic_takes_no_configuration_without_a_value() {
+        let config = CreatableTopicConfig { name: "retention.ms".into(), value: None };
+        let topic = CreatableTopic { configs: vec![config], ..named("a") };
+        assert_eq!(contradiction(&topic).expect("no value").0, ErrorCode::INVALID_CONFIG);
+    }
+}

@@ -1,0 +1,54 @@
+//! DeleteRecords, key 21, versions 0 to 2.
+//!
+//! 1 is as 0; 2 is flexible.
+
+use millstream_protocol::messages::delete_records::{
+    DeleteRecordsPartition, DeleteRecordsPartitionResult, DeleteRecordsRequest, DeleteRecordsResponse,
+    DeleteRecordsTopicResult,
+};
+
+use super::{context::RequestContext, error::ErrorCode, finish::within};
+use crate::service::{Service, TopicView};
+
+/// What a response has where nothing was deleted.
+const NO_LOW_WATERMARK: i64 = -1;
+
+/// Moves the start of partitions forward, each for itself.
+pub(super) async fn delete_records(ctx: &RequestContext, request: DeleteRecordsRequest) -> DeleteRecordsResponse {
+    let mut topics = Vec::with_capacity(request.topics.len());
+    for topic in request.topics {
+        let view = ctx.service.topic(&topic.name);
+        let mut partitions = Vec::with_capacity(topic.partitions.len());
+        for wanted in topic.partitions {
+            let done = match &view {
+                Some(view) => delete(&ctx.service, view, &wanted, request.timeout_ms).await,
+                None => Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
+            };
+            partitions.push(DeleteRecordsPartitionResult {
+                partition_index: wanted.partition_index,
+                low_watermark: done.unwrap_or(NO_LOW_WATERMARK),
+                error_code: done.err().unwrap_or(ErrorCode::NONE).0,
+            });
+        }
+        topics.push(DeleteRecordsTopicResult { name: topic.name, partitions });
+    }
+    DeleteRecordsResponse { topics, ..Default::default() }
+}
+
+async fn delete(
+    service: &Service,
+    topic: &TopicView,
+    wanted: &DeleteRecordsPartition,
+    timeout_ms: i32,
+) -> Result<i64, ErrorCode> {
+    let partition = usize::try_from(wanted.partition_index).ok().and_then(|index| topic.partitions.get(index));
+    let partition = *partition.ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
+    // A compacted topic keeps the newest record of each key, whoever asks.
+    if !topic.config.delete {
+        return Err(ErrorCode::POLICY_VIOLATION);
+    }
+    let (service, offset) = (service.clone(), wanted.offset);
+    let work = async move { service.delete_records(partition.id, partition.group, offset).await };
+    let done = within(timeout_ms, work).await.ok_or(ErrorCode::REQUEST_TIMED_OUT)?;
+    done.map_err(|error| ErrorCode::from(&error))
+}

@@ -1,0 +1,96 @@
+//! The Kafka edge: the only code in the broker that knows Kafka's messages and error codes.
+//!
+//! [`api`] is the table of what is advertised; each row names the request, the versions that work, and the handler.
+
+mod api;
+mod context;
+mod error;
+mod fetch;
+mod metadata;
+mod produce;
+mod sessions;
+mod versions;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use millstream_protocol::{DecodeError, Reader, RequestHeader};
+
+pub use context::Peer;
+
+use self::{api::Row, context::RequestContext, sessions::FetchSessions};
+use crate::service::Service;
+
+/// What becomes of a request.
+pub enum Reply {
+    /// Bytes for the client.
+    Frame(Vec<Bytes>),
+    /// The client wants no answer.
+    Nothing,
+    /// The connection cannot go on.
+    Close(String),
+}
+
+/// A request that has begun: what must happen in the order of arrival has happened.
+pub enum Answer {
+    /// The reply is there.
+    Now(Reply),
+    /// The reply comes.
+    Later(BoxFuture<'static, Reply>),
+}
+
+/// Finds each request's row and begins it.
+pub struct Dispatcher {
+    service: Service,
+    sessions: Arc<FetchSessions>,
+}
+
+impl Dispatcher {
+    /// A dispatcher to the given verbs.
+    pub fn new(service: Service) -> Arc<Dispatcher> {
+        Arc::new(Dispatcher { service, sessions: Arc::default() })
+    }
+
+    /// Begins a request; requests of one connection are begun in the order of their arrival.
+    pub fn begin(&self, peer: &Peer, frame: Bytes) -> Answer {
+        let mut reader = Reader::new(frame);
+        let header = match RequestHeader::decode(&mut reader) {
+            Ok(header) => header,
+            Err(error) => return close(format!("the request's header cannot be read: {error}")),
+        };
+        let Some(row) = api::find(header.key) else {
+            return close(format!("API {} is not served", header.key));
+        };
+        if !row.versions.contains(header.version) {
+            return refuse_version(row, &header);
+        }
+        let context = RequestContext {
+            service: self.service.clone(),
+            sessions: self.sessions.clone(),
+            version: header.version,
+            client_id: header.client_id,
+            client_host: peer.host.clone(),
+        };
+        match (row.begin)(context, header.correlation_id, reader) {
+            Ok(answer) => answer,
+            Err(error) => close(malformed(row, header.version, &error)),
+        }
+    }
+}
+
+fn refuse_version(row: &Row, header: &RequestHeader) -> Answer {
+    if let Some(frame) = versions::refusal(row.key, header.correlation_id) {
+        return Answer::Now(Reply::Frame(frame));
+    }
+    let (min, max) = (row.versions.min, row.versions.max);
+    close(format!("{} version {} is not served; {min} to {max} are", row.key.name(), header.version))
+}
+
+fn malformed(row: &Row, version: i16, error: &DecodeError) -> String {
+    format!("{} version {version} cannot be read: {error}", row.key.name())
+}
+
+fn close(reason: String) -> Answer {
+    Answer::Now(Reply::Close(reason))
+}

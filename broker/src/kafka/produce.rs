@@ -1,0 +1,110 @@
+//! Produce 3-11 (0-2 are advertised and refused, see the table).
+//!
+//! 3: record format 2, transactional id. 5: log start offset. 7: zstd. 8: errors per record, message.
+//! 9: flexible. 10: hints at the leader. 11: may tell that a transaction must be aborted.
+
+use std::time::Duration;
+
+use millstream_protocol::{
+    Records,
+    messages::produce::{
+        PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceData, TopicProduceResponse,
+    },
+};
+
+use super::{
+    context::RequestContext,
+    error::{ErrorCode, refusal},
+};
+use crate::service::{ProduceError, ProducePart, Produced};
+
+/// Longest time that a producer may wait for an acknowledgement.
+const TIMEOUT_MS_MAX: i32 = 600_000;
+
+/// What is known of a partition before the broker has answered for those that it could be asked about.
+enum Slot {
+    /// The next of the service's results.
+    Asked,
+    Refused(ProduceError),
+}
+
+/// Orders and queues the batches; the rest waits until they are durable.
+pub(super) fn produce(
+    context: &RequestContext,
+    request: ProduceRequest,
+) -> impl Future<Output = Result<Option<ProduceResponse>, String>> + Send + 'static {
+    let acks = request.acks;
+    let timeout = Duration::from_millis(request.timeout_ms.clamp(0, TIMEOUT_MS_MAX) as u64);
+    let transactional = request.transactional_id.is_some();
+    let valid_acks = (-1..=1).contains(&acks);
+    let mut parts = Vec::new();
+    let topics: Vec<_> = request.topic_data.into_iter().map(|topic| slots(context, topic, valid_acks, &mut parts)).collect();
+    let pending = context.service.produce(parts, transactional, timeout);
+    async move {
+        let mut results = pending.await.into_iter();
+        let responses: Vec<_> = topics.into_iter().map(|(name, slots)| topic_response(name, slots, &mut results)).collect();
+        if acks != 0 {
+            return Ok(Some(ProduceResponse { responses, ..Default::default() }));
+        }
+        // There is no reply that could carry an error, so the connection ends, which makes the client look again.
+        match responses.iter().flat_map(|topic| &topic.partition_responses).find(|p| p.error_code != 0) {
+            Some(failed) => Err(format!("a produce request without acknowledgement failed: error {}", failed.error_code)),
+            None => Ok(None),
+        }
+    }
+}
+
+fn slots(
+    context: &RequestContext,
+    topic: TopicProduceData,
+    valid_acks: bool,
+    parts: &mut Vec<ProducePart>,
+) -> (millstream_protocol::Str, Vec<(i32, Slot)>) {
+    let view = context.service.topic(&topic.name);
+    let slots = topic.partition_data.into_iter().map(|data| {
+        let partition = usize::try_from(data.index).ok();
+        let slot = match (&view, partition, data.records) {
+            _ if !valid_acks => Slot::Refused(ProduceError::InvalidAcks),
+            (None, ..) | (_, None, _) => Slot::Refused(ProduceError::UnknownPartition),
+            (Some(view), Some(partition), Records::One(records)) => {
+                parts.push(ProducePart { topic: view.clone(), partition, records });
+                Slot::Asked
+            }
+            _ => Slot::Refused(ProduceError::InvalidRecord("a partition takes exactly one batch in a request".into())),
+        };
+        (data.index, slot)
+    });
+    (topic.name, slots.collect())
+}
+
+fn topic_response(
+    name: millstream_protocol::Str,
+    slots: Vec<(i32, Slot)>,
+    results: &mut impl Iterator<Item = Result<Produced, ProduceError>>,
+) -> TopicProduceResponse {
+    let partition_responses = slots.into_iter().map(|(index, slot)| {
+        let result = match slot {
+            Slot::Asked => results.next().unwrap_or(Err(ProduceError::Unavailable)),
+            Slot::Refused(error) => Err(error),
+        };
+        partition_response(index, result)
+    });
+    TopicProduceResponse { name, partition_responses: partition_responses.collect(), ..Default::default() }
+}
+
+fn partition_response(index: i32, result: Result<Produced, ProduceError>) -> PartitionProduceResponse {
+    match result {
+        Ok(produced) => PartitionProduceResponse {
+            index,
+            error_code: ErrorCode::NONE.0,
+            base_offset: produced.base_offset,
+            log_append_time_ms: produced.log_append_time_ms,
+            log_start_offset: produced.log_start_offset,
+            ..Default::default()
+        },
+        Err(error) => {
+            let (error_code, error_message) = refusal(&error);
+            PartitionProduceResponse { index, error_code, base_offset: -1, error_message, ..Default::default() }
+        }
+    }
+}

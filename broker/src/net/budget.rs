@@ -1,0 +1,97 @@
+//! Memory for requests in flight, shared by all connections.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Unit in which memory is counted.
+const UNIT_BYTES: usize = 4096;
+
+/// A bound on the bytes that requests hold, all connections together.
+#[derive(Clone)]
+pub(super) struct Budget {
+    units: Arc<Semaphore>,
+}
+
+/// Memory that was taken from the budget; dropping it gives it back.
+#[derive(Default)]
+pub(super) struct Charge {
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+fn units(bytes: usize) -> usize {
+    bytes.div_ceil(UNIT_BYTES)
+}
+
+impl Budget {
+    pub(super) fn new(bytes: usize) -> Budget {
+        Budget { units: Arc::new(Semaphore::new(units(bytes).min(Semaphore::MAX_PERMITS))) }
+    }
+
+    /// Makes `charge` cover `bytes`; waits until others have given back enough. A dropped call took nothing.
+    pub(super) async fn cover(&self, charge: &mut Charge, bytes: usize) {
+        let missing = units(bytes).saturating_sub(charge.units());
+        if missing == 0 {
+            return;
+        }
+        let count = u32::try_from(missing).unwrap_or(u32::MAX);
+        let permit = match self.units.clone().try_acquire_many_owned(count) {
+            Ok(permit) => permit,
+            Err(_) => match self.units.clone().acquire_many_owned(count).await {
+                Ok(permit) => permit,
+                // Nobody closes the semaphore.
+                Err(_) => return,
+            },
+        };
+        charge.add(permit);
+    }
+}
+
+impl Charge {
+    fn units(&self) -> usize {
+        self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
+    }
+
+    fn add(&mut self, permit: OwnedSemaphorePermit) {
+        match &mut self.permit {
+            Some(held) => held.merge(permit),
+            None => self.permit = Some(permit),
+        }
+    }
+
+    /// The part that belongs to `bytes`, or all if it is less.
+    pub(super) fn split(&mut self, bytes: usize) -> Charge {
+        let Some(held) = &mut self.permit else { return Charge::default() };
+        let count = units(bytes).min(held.num_permits());
+        Charge { permit: held.split(count) }
+    }
+
+    /// Gives back what is beyond `bytes`.
+    pub(super) fn shrink_to(&mut self, bytes: usize) {
+        let surplus = self.units().saturating_sub(units(bytes));
+        if let Some(held) = &mut self.permit {
+            drop(held.split(surplus));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn what_is_split_off_and_dropped_can_be_taken_again() {
+        let budget = Budget::new(4 * UNIT_BYTES);
+        let mut charge = Charge::default();
+        budget.cover(&mut charge, 3 * UNIT_BYTES).now_or_never().expect("there is room");
+        let mut other = Charge::default();
+        assert!(budget.cover(&mut other, 2 * UNIT_BYTES).now_or_never().is_none(), "only one unit is left");
+        let part = charge.split(2 * UNIT_BYTES);
+        drop(part);
+        budget.cover(&mut other, 2 * UNIT_BYTES).now_or_never().expect("two units came back");
+        charge.shrink_to(0);
+        assert_eq!(budget.units.available_permits(), 2);
+    }
+}

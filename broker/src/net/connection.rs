@@ -1,0 +1,136 @@
+//! One connection, one task: it reads, begins requests in their order, and writes the replies in that order.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use bytes::Bytes;
+use futures::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, Either, Ready, ready},
+    stream::FuturesOrdered,
+};
+use tokio::{net::TcpStream, sync::watch};
+
+use super::{
+    budget::{Budget, Charge},
+    input::Input,
+    output::Output,
+    registry::Seat,
+};
+use crate::{
+    clock,
+    kafka::{Answer, Dispatcher, Peer, Reply},
+};
+
+/// Requests of one connection that are worked on at the same time.
+const REQUESTS_IN_FLIGHT_MAX: usize = 64;
+/// Reply bytes that may wait for a slow reader before its requests have to wait too.
+const OUTPUT_BYTES_MAX: usize = 1 << 20;
+
+type Pending = FuturesOrdered<Either<BoxFuture<'static, Settled>, Ready<Settled>>>;
+
+/// A reply, with the memory that its request held.
+struct Settled {
+    reply: Reply,
+    _charge: Charge,
+}
+
+/// What a connection is served with.
+pub(super) struct Serving {
+    pub(super) dispatcher: Arc<Dispatcher>,
+    pub(super) budget: Budget,
+    pub(super) frame_bytes_max: usize,
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+/// Serves a connection until the client leaves, does something that is not allowed, or the broker stops.
+pub(super) async fn serve(mut stream: TcpStream, address: SocketAddr, seat: Seat, serving: Serving) {
+    let peer = Peer::new(address);
+    match run(&mut stream, &peer, &seat, serving).await {
+        Ok(()) => tracing::trace!(%address, "connection closed"),
+        Err(error) if is_departure(&error) => tracing::debug!(%address, %error, "connection lost"),
+        Err(error) => tracing::warn!(%address, %error, "connection closed"),
+    }
+}
+
+/// A client that is simply gone is nothing to warn of.
+fn is_departure(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected, TimedOut, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected | TimedOut | UnexpectedEof)
+}
+
+async fn run(stream: &mut TcpStream, peer: &Peer, seat: &Seat, mut serving: Serving) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let (mut from, mut to) = stream.split();
+    let mut input = Input::new(serving.budget.clone(), serving.frame_bytes_max);
+    let mut output = Output::default();
+    let mut pending = Pending::new();
+    let mut stopping = *serving.stop.borrow();
+    loop {
+        let has_room = begin_requests(&serving.dispatcher, peer, &mut input, &mut pending)?;
+        if stopping && pending.is_empty() && output.is_empty() {
+            return Ok(());
+        }
+        if pending.is_empty() && !input.is_partial() {
+            input.rest();
+        }
+        seat.touch(clock::monotonic(), input.is_partial(), !pending.is_empty() || !output.is_empty());
+        tokio::select! {
+            // Replies first, so that those that are ready together leave in one write.
+            biased;
+            Some(settled) = pending.next(), if !pending.is_empty() && output.bytes() < OUTPUT_BYTES_MAX => {
+                take_reply(settled, &mut output)?;
+            }
+            written = output.write(&mut to), if !output.is_empty() => written?,
+            read = input.fill(&mut from), if has_room && !stopping => {
+                if read? == 0 {
+                    return ended(&input);
+                }
+            }
+            changed = serving.stop.changed(), if !stopping => stopping = changed.is_err() || *serving.stop.borrow(),
+            () = seat.activity.close.notified() => {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing was received for too long"));
+            }
+        }
+    }
+}
+
+/// A client that leaves between two requests does so in good order; replies that it did not wait for are lost.
+fn ended(input: &Input) -> io::Result<()> {
+    if input.is_partial() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+}
+
+/// Begins every whole request that has arrived; false when as many as allowed are in flight.
+fn begin_requests(
+    dispatcher: &Dispatcher,
+    peer: &Peer,
+    input: &mut Input,
+    pending: &mut Pending,
+) -> io::Result<bool> {
+    while pending.len() < REQUESTS_IN_FLIGHT_MAX {
+        let next = input.next_frame().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        let Some((frame, charge)) = next else { return Ok(true) };
+        pending.push_back(begin(dispatcher, peer, frame, charge));
+    }
+    Ok(false)
+}
+
+fn begin(
+    dispatcher: &Dispatcher,
+    peer: &Peer,
+    frame: Bytes,
+    charge: Charge,
+) -> Either<BoxFuture<'static, Settled>, Ready<Settled>> {
+    match dispatcher.begin(peer, frame) {
+        Answer::Now(reply) => Either::Right(ready(Settled { reply, _charge: charge })),
+        Answer::Later(reply) => Either::Left(reply.map(|reply| Settled { reply, _charge: charge }).boxed()),
+    }
+}
+
+fn take_reply(settled: Settled, output: &mut Output) -> io::Result<()> {
+    match settled.reply {
+        Reply::Frame(frame) => output.push(frame),
+        Reply::Nothing => {}
+        Reply::Close(reason) => return Err(io::Error::new(io::ErrorKind::InvalidData, reason)),
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! The Kafka port: listeners, connections, frames, replies in order, limits.
+//!
+//! Invariants, each said as an absence:
+//! 1. No reply overtakes the reply to an earlier request of the same connection.
+//! 2. No declared length makes the broker allocate: buffers grow with what has arrived.
+//! 3. No connection takes memory beyond the budget: it is not read while the budget is spent.
+//! 4. No connection waits for another one: each has one task, which reads, writes and waits at the same time.
+
+mod budget;
+mod connection;
+mod input;
+mod output;
+mod registry;
+mod server;
+
+use std::io;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+
+pub use server::Server;
+
+/// Connections that the system keeps waiting to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// Listens on every address of `host:port`, so that a name like `localhost` is reached over IPv4 and IPv6.
+pub async fn bind(address: &str) -> io::Result<Vec<TcpListener>> {
+    let mut listeners: Vec<TcpListener> = Vec::new();
+    let mut refused = None;
+    for resolved in tokio::net::lookup_host(address).await? {
+        let mut wanted = resolved;
+        if wanted.port() == 0
+            && let Some(first) = listeners.first()
+        {
+            // Port 0 is any free one, but the same one on every address.
+            wanted.set_port(first.local_addr()?.port());
+        }
+        match listen(wanted) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) => refused = Some(error),
+        }
+    }
+    match refused {
+        // An address family that the machine does not have is no reason to refuse the other one; a port that is
+        // taken on one of them is.
+        Some(error) if listeners.is_empty() || error.kind() == io::ErrorKind::AddrInUse => Err(error),
+        _ if listeners.is_empty() => Err(io::ErrorKind::AddrNotAvailable.into()),
+        _ => Ok(listeners),
+    }
+}
+
+fn listen(address: std::net::SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // "::" is taken apart from "0.0.0.0" only when asked for alone.
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}

@@ -1,0 +1,131 @@
+//! Accepts connections, within the limits, and ends them all when the broker stops.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
+
+use super::{
+    budget::Budget,
+    connection::{Serving, serve},
+    registry::Registry,
+};
+use crate::{clock, config::BrokerConfig, kafka::Dispatcher};
+
+/// Bytes that the requests in flight may hold, all connections together.
+const REQUESTS_BYTES_MAX: usize = 256 << 20;
+/// How long the replies in flight may take when the broker stops.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+/// Time between two looks for connections that do nothing.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+/// Pause after the system could not give another connection, for instance for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The Kafka port, open.
+pub struct Server {
+    stop: watch::Sender<bool>,
+    acceptors: Vec<JoinHandle<()>>,
+    sweeper: JoinHandle<()>,
+    registry: Arc<Registry>,
+}
+
+struct Door {
+    registry: Arc<Registry>,
+    dispatcher: Arc<Dispatcher>,
+    budget: Budget,
+    frame_bytes_max: usize,
+    stop: watch::Receiver<bool>,
+}
+
+impl Server {
+    /// Accepts connections on all listeners.
+    pub fn start(listeners: Vec<TcpListener>, dispatcher: Arc<Dispatcher>, config: &BrokerConfig) -> Server {
+        let (stop, stopped) = watch::channel(false);
+        let registry = Registry::new(config.connections_max, config.connections_per_ip_max, clock::monotonic());
+        let budget = Budget::new(REQUESTS_BYTES_MAX);
+        let acceptors = listeners.into_iter().map(|listener| {
+            let door = Door {
+                registry: registry.clone(),
+                dispatcher: dispatcher.clone(),
+                budget: budget.clone(),
+                frame_bytes_max: config.request_bytes_max,
+                stop: stopped.clone(),
+            };
+            tokio::spawn(door.accept(listener))
+        });
+        let acceptors = acceptors.collect();
+        let sweeper = tokio::spawn(sweep(registry.clone()));
+        Server { stop, acceptors, sweeper, registry }
+    }
+
+    /// Connections that are open.
+    pub fn connections(&self) -> usize {
+        self.registry.count()
+    }
+
+    /// Takes no more requests, lets those in flight be answered, and closes.
+    pub async fn shutdown(self) {
+        self.stop.send_replace(true);
+        self.sweeper.abort();
+        for acceptor in self.acceptors {
+            // One that panicked has said so.
+            let _ = acceptor.await;
+        }
+    }
+}
+
+async fn sweep(registry: Arc<Registry>) {
+    let mut every = tokio::time::interval(SWEEP_EVERY);
+    loop {
+        every.tick().await;
+        let closed = registry.sweep(clock::monotonic());
+        if closed > 0 {
+            tracing::info!(closed, "closing connections that do nothing");
+        }
+    }
+}
+
+impl Door {
+    async fn accept(mut self, listener: TcpListener) {
+        let mut connections = JoinSet::new();
+        while !*self.stop.borrow() {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, address)) => self.admit(stream, address, &mut connections),
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(_) = connections.join_next() => {}
+                _ = self.stop.changed() => {}
+            }
+        }
+        drop(listener);
+        let all = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_GRACE, all).await.is_err() {
+            tracing::warn!("connections that did not end in time are cut");
+            connections.shutdown().await;
+        }
+    }
+
+    fn admit(&self, stream: TcpStream, address: std::net::SocketAddr, connections: &mut JoinSet<()>) {
+        let seat = match self.registry.take(address.ip(), clock::monotonic()) {
+            Ok(seat) => seat,
+            Err(full) => {
+                tracing::warn!(%address, %full, "a connection was refused");
+                return;
+            }
+        };
+        let serving = Serving {
+            dispatcher: self.dispatcher.clone(),
+            budget: self.budget.clone(),
+            frame_bytes_max: self.frame_bytes_max,
+            stop: self.stop.clone(),
+        };
+        connections.spawn(serve(stream, address, seat, serving));
+    }
+}
