@@ -1,0 +1,351 @@
+//! The replicated groups of one shard.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use millstream_model::LogId;
+
+use super::{
+    command::{self, GroupOp, OffsetEntry},
+    record::{CommittedOffset, GroupRecord},
+    subscription,
+};
+use crate::wire::{DecodeError, Input, Output};
+
+const SNAPSHOT_VERSION: u8 = 1;
+
+/// A snapshot's bytes do not describe groups.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the groups cannot be read: {0}")]
+pub struct GroupRestoreError(#[from] pub DecodeError);
+
+/// What a group command gave: one outcome for each of its operations.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupReply {
+    /// In the order of the operations.
+    pub outcomes: Vec<GroupOutcome>,
+}
+
+/// What one operation gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupOutcome {
+    /// It is done.
+    Done,
+    /// It is done, and this is gone.
+    Removed {
+        /// How many committed offsets.
+        offsets: usize,
+        /// Whether a group went with its last offset.
+        group: bool,
+    },
+}
+
+/// One group's replicated state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupState {
+    record: Option<GroupRecord>,
+    offsets: BTreeMap<Arc<str>, BTreeMap<i32, CommittedOffset>>,
+}
+
+/// The replicated groups of one shard.
+///
+/// Invariants, checked by [`validate`](GroupMachine::validate):
+/// 1. No group has neither a record nor an offset, and no topic of a group has no offset.
+/// 2. No record's members share an id or an instance id; they are sorted by id.
+/// 3. A record with members has a protocol type, a protocol and a leader among the members; one without has
+///    neither protocol nor leader.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupMachine {
+    groups: BTreeMap<Arc<str>, GroupState>,
+}
+
+impl GroupState {
+    /// The last complete generation; `None` for a group that only has offsets.
+    pub fn record(&self) -> Option<&GroupRecord> {
+        self.record.as_ref()
+    }
+
+    /// The committed offset of one partition.
+    pub fn offset(&self, topic: &str, partition: i32) -> Option<&CommittedOffset> {
+        self.offsets.get(topic)?.get(&partition)
+    }
+
+    /// Every committed offset, sorted by topic and partition.
+    pub fn offsets(&self) -> impl Iterator<Item = (&Arc<str>, i32, &CommittedOffset)> {
+        self.offsets
+            .iter()
+            .flat_map(|(topic, all)| all.iter().map(move |(partition, offset)| (topic, *partition, offset)))
+    }
+
+    fn offset_count(&self) -> usize {
+        self.offsets.values().map(BTreeMap::len).sum()
+    }
+
+    fn has_members(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| !record.members.is_empty())
+    }
+
+    fn commit(&mut self, entry: OffsetEntry) {
+        self.offsets.entry(entry.topic).or_default().insert(entry.partition, entry.committed);
+    }
+
+    fn delete(&mut self, topic: &str, partition: i32) -> bool {
+        let Some(all) = self.offsets.get_mut(topic) else { return false };
+        let removed = all.remove(&partition).is_some();
+        if all.is_empty() {
+            self.offsets.remove(topic);
+        }
+        removed
+    }
+
+    /// Keeps the offsets for which `keep` says so and tells how many went.
+    fn retain(&mut self, keep: impl Fn(&str, &CommittedOffset) -> bool) -> usize {
+        let before = self.offset_count();
+        self.offsets.retain(|topic, all| {
+            all.retain(|_, committed| keep(topic, committed));
+            !all.is_empty()
+        });
+        before - self.offset_count()
+    }
+
+    /// The rule by which this group's offsets expire; `None` while all are kept.
+    fn expiry(&self) -> Option<Expiry> {
+        let Some(record) = &self.record else { return Some(Expiry::SinceCommit) };
+        let Some(kind) = &record.protocol_type else { return Some(Expiry::SinceCommit) };
+        if record.members.is_empty() {
+            return Some(Expiry::SinceEmpty(record.state_since_ms));
+        }
+        if kind != subscription::CONSUMER {
+            return None;
+        }
+        record.subscribed_topics().map(Expiry::Unsubscribed)
+    }
+
+    /// Whether an offset would go, or the group would, if it expired now.
+    pub fn would_expire(&self, now_ms: i64, retention_ms: i64) -> bool {
+        let Some(rule) = self.expiry() else { return false };
+        let gone = |(topic, _, committed): (&Arc<str>, i32, &CommittedOffset)| {
+            rule.is_over(topic, committed, now_ms, retention_ms)
+        };
+        (self.offsets.is_empty() && !self.has_members()) || self.offsets().any(gone)
+    }
+}
+
+impl GroupRecord {
+    /// The topics that the members subscribe to; `None` when they are not consumers or do not tell.
+    fn subscribed_topics(&self) -> Option<std::collections::BTreeSet<String>> {
+        let protocol = self.protocol.as_deref()?;
+        let metadata = self.members.iter().map(|member| {
+            let found = member.protocols.iter().find(|(name, _)| **name == *protocol);
+            found.map_or(&[][..], |(_, metadata)| &metadata[..])
+        });
+        subscription::subscribed(metadata)
+    }
+}
+
+/// When a group's offsets end.
+enum Expiry {
+    /// A fixed time after each commit: nobody uses the group's membership.
+    SinceCommit,
+    /// A fixed time after the group became empty, or after a later commit (by a tool, say).
+    SinceEmpty(i64),
+    /// As `SinceCommit`, for topics that no member subscribes to.
+    Unsubscribed(std::collections::BTreeSet<String>),
+}
+
+impl Expiry {
+    fn is_over(&self, topic: &str, committed: &CommittedOffset, now_ms: i64, retention_ms: i64) -> bool {
+        let since_ms = match self {
+            Expiry::SinceCommit => committed.commit_ms,
+            Expiry::SinceEmpty(empty_ms) => committed.commit_ms.max(*empty_ms),
+            Expiry::Unsubscribed(topics) if topics.contains(topic) => return false,
+            Expiry::Unsubscribed(_) => committed.commit_ms,
+        };
+        match committed.expire_ms {
+            Some(at) => now_ms >= at,
+            None => now_ms.saturating_sub(since_ms) >= retention_ms,
+        }
+    }
+}
+
+impl GroupMachine {
+    /// No groups.
+    pub fn new() -> GroupMachine {
+        GroupMachine::default()
+    }
+
+    /// One group.
+    pub fn group(&self, name: &str) -> Option<&GroupState> {
+        self.groups.get(name)
+    }
+
+    /// Every group, sorted by name.
+    pub fn groups(&self) -> impl Iterator<Item = (&Arc<str>, &GroupState)> {
+        self.groups.iter()
+    }
+
+    /// Applies the command of the entry at `id`.
+    ///
+    /// # Panics
+    /// On a command that this build does not know: passing over it would let replicas differ.
+    pub fn apply(&mut self, id: LogId, command: Bytes) -> GroupReply {
+        match command::decode(&command) {
+            Ok(ops) => GroupReply { outcomes: ops.into_iter().map(|op| self.apply_one(op)).collect() },
+            Err(error) => panic!("the groups cannot apply entry {id}: {error}"),
+        }
+    }
+
+    fn apply_one(&mut self, op: GroupOp) -> GroupOutcome {
+        match op {
+            GroupOp::Put { group, record } => {
+                self.groups.entry(group).or_default().record = Some(record);
+                GroupOutcome::Done
+            }
+            GroupOp::Remove { group } => {
+                let removed = self.groups.remove(&group);
+                GroupOutcome::Removed {
+                    offsets: removed.as_ref().map_or(0, GroupState::offset_count),
+                    group: removed.is_some(),
+                }
+            }
+            GroupOp::Commit { group, offsets } => {
+                if !offsets.is_empty() {
+                    let state = self.groups.entry(group).or_default();
+                    offsets.into_iter().for_each(|entry| state.commit(entry));
+                }
+                GroupOutcome::Done
+            }
+            GroupOp::DeleteOffsets { group, partitions } => self.change(&group, |state| {
+                partitions.iter().filter(|(topic, partition)| state.delete(topic, *partition)).count()
+            }),
+            GroupOp::DropTopic { topic } => self.drop_topic(&topic),
+            GroupOp::Expire { group, now_ms, retention_ms } => self.expire(&group, now_ms, retention_ms),
+        }
+    }
+
+    /// Changes a group's offsets; a group that has nothing left afterwards goes.
+    fn change(&mut self, group: &str, change: impl FnOnce(&mut GroupState) -> usize) -> GroupOutcome {
+        let Some(state) = self.groups.get_mut(group) else {
+            return GroupOutcome::Removed { offsets: 0, group: false };
+        };
+        let offsets = change(state);
+        let gone = state.record.is_none() && state.offsets.is_empty();
+        if gone {
+            self.groups.remove(group);
+        }
+        GroupOutcome::Removed { offsets, group: gone }
+    }
+
+    fn drop_topic(&mut self, topic: &str) -> GroupOutcome {
+        let mut offsets = 0;
+        self.groups.retain(|_, state| {
+            offsets += state.offsets.remove(topic).map_or(0, |all| all.len());
+            state.record.is_some() || !state.offsets.is_empty()
+        });
+        GroupOutcome::Removed { offsets, group: false }
+    }
+
+    fn expire(&mut self, group: &str, now_ms: i64, retention_ms: i64) -> GroupOutcome {
+        self.change(group, |state| {
+            let Some(rule) = state.expiry() else { return 0 };
+            let offsets =
+                state.retain(|topic, committed| !rule.is_over(topic, committed, now_ms, retention_ms));
+            if state.offsets.is_empty() && !state.has_members() {
+                state.record = None;
+            }
+            offsets
+        })
+    }
+
+    /// The whole state, as bytes for [`restore`](GroupMachine::restore).
+    pub fn snapshot(&self) -> Vec<u8> {
+        let mut out = Output::default();
+        out.u8(SNAPSHOT_VERSION);
+        out.count(self.groups.len());
+        for (name, state) in &self.groups {
+            out.text(name);
+            out.flag(state.record.is_some());
+            if let Some(record) = &state.record {
+                record.write(&mut out);
+            }
+            out.count(state.offsets.len());
+            for (topic, all) in &state.offsets {
+                out.text(topic);
+                out.count(all.len());
+                for (partition, committed) in all {
+                    out.i32(*partition);
+                    committed.write(&mut out);
+                }
+            }
+        }
+        out.finish()
+    }
+
+    /// The state that a snapshot describes.
+    pub fn restore(data: &[u8]) -> Result<GroupMachine, GroupRestoreError> {
+        let mut input = Input::new(data);
+        let version = input.u8()?;
+        if version != SNAPSHOT_VERSION {
+            return Err(DecodeError::Version { found: version, known: SNAPSHOT_VERSION }.into());
+        }
+        let mut machine = GroupMachine::new();
+        for _ in 0..input.count(9)? {
+            let name = input.text()?.into();
+            machine.groups.insert(name, restore_group(&mut input)?);
+        }
+        input.end()?;
+        Ok(machine)
+    }
+
+    /// Checks every invariant.
+    ///
+    /// # Panics
+    /// With the group and the values when one does not hold.
+    pub fn validate(&self) {
+        for (name, state) in &self.groups {
+            assert!(state.record.is_some() || !state.offsets.is_empty(), "group {name} has nothing");
+            for (topic, all) in &state.offsets {
+                assert!(!all.is_empty(), "group {name} has no offset of {topic}");
+            }
+            if let Some(record) = &state.record {
+                record.validate(name);
+            }
+        }
+    }
+}
+
+impl GroupRecord {
+    fn validate(&self, group: &str) {
+        let sorted = self.members.windows(2).all(|pair| pair[0].id < pair[1].id);
+        assert!(sorted, "the members of {group} are not sorted, or two are the same: {:?}", self.members);
+        let mut instances: Vec<_> = self.members.iter().filter_map(|m| m.instance_id.as_deref()).collect();
+        instances.sort_unstable();
+        assert!(instances.windows(2).all(|pair| pair[0] != pair[1]), "{group}: instance ids {instances:?}");
+        if self.members.is_empty() {
+            assert_eq!((&self.protocol, &self.leader), (&None, &None), "{group} is empty");
+            return;
+        }
+        assert!(
+            self.protocol_type.is_some() && self.protocol.is_some(),
+            "{group} has members and no protocol"
+        );
+        let leads = self.members.iter().any(|member| Some(&member.id) == self.leader.as_ref());
+        assert!(leads, "the leader {:?} of {group} is no member", self.leader);
+    }
+}
+
+fn restore_group(input: &mut Input<'_>) -> Result<GroupState, DecodeError> {
+    let mut state = GroupState::default();
+    if input.flag("the mark of a group's record")? {
+        state.record = Some(GroupRecord::read(input)?);
+    }
+    for _ in 0..input.count(8)? {
+        let topic: Arc<str> = input.text()?.into();
+        let mut all = BTreeMap::new();
+        for _ in 0..input.count(29)? {
+            all.insert(input.i32()?, CommittedOffset::read(input)?);
+        }
+        state.offsets.insert(topic, all);
+    }
+    Ok(state)
+}

@@ -1,0 +1,17 @@
+//! Consumer groups: what of them is replicated, and the coordinator that decides.
+//!
+//! [`GroupMachine`] holds what must survive a failover: each group's last complete generation and its committed
+//! offsets. [`Coordinator`] is what the leader of a shard runs on top: joins, syncs, heartbeats and their deadlines.
+//! It is rebuilt from the machine whenever a node begins to lead, and every member then gets a full session timeout.
+//!
+//! Group commands have the kinds 64 to 127; 64 carries any number of operations, so that whatever waits for a shard
+//! shares one log entry.
+
+mod command;
+mod machine;
+mod record;
+mod subscription;
+
+pub use command::{GROUP_COMMAND_KIND, GroupOp, OffsetEntry, decode, encode};
+pub use machine::{GroupMachine, GroupOutcome, GroupReply, GroupRestoreError, GroupState};
+pub use record::{CommittedOffset, GroupRecord, MemberRecord};

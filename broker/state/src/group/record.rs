@@ -1,0 +1,162 @@
+//! The replicated shape of a group, and its bytes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::wire::{DecodeError, Input, Output};
+
+/// A group's last complete generation.
+///
+/// Its members are those that got the assignment; a group without members is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupRecord {
+    /// What the members speak among themselves: `consumer`, `connect`; `None` when only offsets were committed.
+    pub protocol_type: Option<String>,
+    /// The generation's number.
+    pub generation: i32,
+    /// The protocol that the members agreed on, that is, an assignor.
+    pub protocol: Option<String>,
+    /// Id of the member that assigns.
+    pub leader: Option<Arc<str>>,
+    /// Wall-clock time of the last change of state, in milliseconds.
+    pub state_since_ms: i64,
+    /// The members, sorted by id.
+    pub members: Vec<MemberRecord>,
+}
+
+/// A member of a group's generation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemberRecord {
+    /// The id that the coordinator gave.
+    pub id: Arc<str>,
+    /// The id that a static member gave itself.
+    pub instance_id: Option<Arc<str>>,
+    /// What the client calls itself.
+    pub client_id: String,
+    /// The client's address, as Kafka shows it.
+    pub client_host: String,
+    /// How long a rebalance waits for the member.
+    pub rebalance_timeout_ms: i32,
+    /// How long the member may be silent.
+    pub session_timeout_ms: i32,
+    /// Protocols that the member knows, the preferred one first, each with the member's metadata.
+    pub protocols: Vec<(Arc<str>, Bytes)>,
+    /// What the leader assigned to the member.
+    pub assignment: Bytes,
+}
+
+/// A committed offset of one partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommittedOffset {
+    /// The offset of the next record to read.
+    pub offset: i64,
+    /// Epoch of the last record read, or -1.
+    pub leader_epoch: i32,
+    /// The client's note.
+    pub metadata: String,
+    /// Wall-clock time of the commit, in milliseconds.
+    pub commit_ms: i64,
+    /// When the commit itself said that it ends, which old clients do.
+    pub expire_ms: Option<i64>,
+}
+
+/// Fewest bytes of an encoded member: six lengths, two timeouts, one mark.
+const MEMBER_BYTES_MIN: usize = 29;
+
+impl GroupRecord {
+    pub(super) fn write(&self, out: &mut Output) {
+        out.optional_text(self.protocol_type.as_deref());
+        out.i32(self.generation);
+        out.optional_text(self.protocol.as_deref());
+        out.optional_text(self.leader.as_deref());
+        out.i64(self.state_since_ms);
+        out.count(self.members.len());
+        self.members.iter().for_each(|member| member.write(out));
+    }
+
+    pub(super) fn read(input: &mut Input<'_>) -> Result<GroupRecord, DecodeError> {
+        let protocol_type = input.optional_text()?;
+        let generation = input.i32()?;
+        let protocol = input.optional_text()?;
+        let leader = input.optional_text()?.map(Arc::from);
+        let state_since_ms = input.i64()?;
+        let count = input.count(MEMBER_BYTES_MIN)?;
+        let members = (0..count).map(|_| MemberRecord::read(input)).collect::<Result<_, _>>()?;
+        Ok(GroupRecord { protocol_type, generation, protocol, leader, state_since_ms, members })
+    }
+}
+
+impl MemberRecord {
+    fn write(&self, out: &mut Output) {
+        out.text(&self.id);
+        out.optional_text(self.instance_id.as_deref());
+        out.text(&self.client_id);
+        out.text(&self.client_host);
+        out.i32(self.rebalance_timeout_ms);
+        out.i32(self.session_timeout_ms);
+        out.count(self.protocols.len());
+        for (name, metadata) in &self.protocols {
+            out.text(name);
+            write_blob(out, metadata);
+        }
+        write_blob(out, &self.assignment);
+    }
+
+    fn read(input: &mut Input<'_>) -> Result<MemberRecord, DecodeError> {
+        let id = input.text()?.into();
+        let instance_id = input.optional_text()?.map(Arc::from);
+        let (client_id, client_host) = (input.text()?, input.text()?);
+        let (rebalance_timeout_ms, session_timeout_ms) = (input.i32()?, input.i32()?);
+        let count = input.count(8)?;
+        let protocols = (0..count).map(|_| read_protocol(input)).collect::<Result<_, _>>()?;
+        let assignment = read_blob(input)?;
+        Ok(MemberRecord {
+            id,
+            instance_id,
+            client_id,
+            client_host,
+            rebalance_timeout_ms,
+            session_timeout_ms,
+            protocols,
+            assignment,
+        })
+    }
+}
+
+impl CommittedOffset {
+    pub(super) fn write(&self, out: &mut Output) {
+        out.i64(self.offset);
+        out.i32(self.leader_epoch);
+        out.text(&self.metadata);
+        out.i64(self.commit_ms);
+        out.flag(self.expire_ms.is_some());
+        if let Some(at) = self.expire_ms {
+            out.i64(at);
+        }
+    }
+
+    pub(super) fn read(input: &mut Input<'_>) -> Result<CommittedOffset, DecodeError> {
+        let (offset, leader_epoch) = (input.i64()?, input.i32()?);
+        let metadata = input.text()?;
+        let commit_ms = input.i64()?;
+        let expires = input.flag("the mark of an expiry time")?;
+        let expire_ms = if expires { Some(input.i64()?) } else { None };
+        Ok(CommittedOffset { offset, leader_epoch, metadata, commit_ms, expire_ms })
+    }
+}
+
+fn write_blob(out: &mut Output, blob: &[u8]) {
+    out.count(blob.len());
+    out.raw(blob);
+}
+
+fn read_protocol(input: &mut Input<'_>) -> Result<(Arc<str>, Bytes), DecodeError> {
+    Ok((input.text()?.into(), read_blob(input)?))
+}
+
+/// Copies, so that a group never keeps the log's memory alive.
+fn read_blob(input: &mut Input<'_>) -> Result<Bytes, DecodeError> {
+    let length = input.count(1)?;
+    Ok(Bytes::copy_from_slice(input.take(length)?))
+}
