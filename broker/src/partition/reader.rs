@@ -187,50 +187,97 @@ impl Drop for Parked {
     }
 }
 
-/// What can be read now.
-async fn pass<L: Locate>(shards: &L, parts: &[FetchPart], max_bytes: usize) -> Vec<Result<Fetched, FetchError>> {
-    let mut left = max_bytes;
-    let mut anything = false;
-    let mut results = Vec::with_capacity(parts.len());
-    for part in parts {
-        let result = match shards.locate(part.partition.group) {
-            // The first batch of a fetch comes whole whatever its size; after that the bounds hold.
-            Ok(place) => read(place, part, if anything { left } else { left.max(1) }, !anything).await,
-            Err(error) => Err(error),
-        };
-        if let Ok(fetched) = &result {
-            left = left.saturating_sub(fetched.len());
-            anything |= !fetched.is_empty();
-        }
-        results.push(result);
-    }
-    results
+/// A part and where it is.
+type Located = (Result<(Arc<ShardHost>, u64), FetchError>, FetchPart);
+
+/// How far one reading of all parts has come.
+struct Pass {
+    bytes_left: usize,
+    /// Whether a part had records: the first batch of all comes whole, whatever its size.
+    anything: bool,
+    results: Vec<Result<Fetched, FetchError>>,
 }
 
-async fn read(
-    (host, term): (&Arc<ShardHost>, u64),
-    part: &FetchPart,
-    bytes_left: usize,
-    first: bool,
-) -> Result<Fetched, FetchError> {
-    let PartitionView { id, epoch_base, .. } = part.partition;
-    check_epoch(part.current_leader_epoch, leader_epoch(term, epoch_base))?;
-    let (log_start, end) = host
-        .partition(id, |p| (p.log_start(), p.next_offset()))
-        .ok_or(FetchError::UnknownPartition)?;
-    if part.offset < log_start || part.offset > end {
-        return Err(FetchError::OffsetOutOfRange { log_start_offset: log_start, high_watermark: end });
+/// May a read wait for the disk?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Disk {
+    MayWait,
+    MustNotWait,
+}
+
+/// What can be read now: from memory at once, and from the first part that needs the disk on, all the rest on a
+/// thread that may wait.
+async fn pass<L: Locate>(shards: &L, parts: &[FetchPart], max_bytes: usize) -> Vec<Result<Fetched, FetchError>> {
+    let locate = |part: &FetchPart| {
+        let place = shards.locate(part.partition.group);
+        (place.map(|(host, term)| (host.clone(), term)), *part)
+    };
+    let located: Vec<Located> = parts.iter().map(locate).collect();
+    let mut pass = Pass { bytes_left: max_bytes, anything: false, results: Vec::with_capacity(parts.len()) };
+    if pass.go_on(&located, Disk::MustNotWait) {
+        return pass.results;
     }
-    let max_bytes = part.max_bytes.min(bytes_left);
-    let mut records = Vec::new();
-    if part.offset < end && (max_bytes > 0 || first) {
-        records = read_batches(host, id, part.offset, max_bytes).await?;
-        // A first batch that is too large is only for the first partition that has any.
-        if !first && records.first().is_some_and(|batch| batch.len() > bytes_left) {
-            records.clear();
+    let count = located.len();
+    let waiting = tokio::task::spawn_blocking(move || {
+        pass.go_on(&located, Disk::MayWait);
+        pass.results
+    });
+    // A reader that panicked has said so.
+    waiting.await.unwrap_or_else(|_| vec![Err(FetchError::Unavailable); count])
+}
+
+impl Pass {
+    /// Reads the parts that have no result yet; false when one of them needs the disk and must not wait for it.
+    fn go_on(&mut self, located: &[Located], disk: Disk) -> bool {
+        while let Some((place, part)) = located.get(self.results.len()) {
+            let result = match place {
+                Ok((host, term)) => match self.read(host, *term, part, disk) {
+                    Some(result) => result,
+                    None => return false,
+                },
+                Err(error) => Err(error.clone()),
+            };
+            if let Ok(fetched) = &result {
+                self.bytes_left = self.bytes_left.saturating_sub(fetched.len());
+                self.anything |= !fetched.is_empty();
+            }
+            self.results.push(result);
         }
+        true
     }
-    Ok(Fetched { records, high_watermark: end, last_stable_offset: end, log_start_offset: log_start })
+
+    fn read(
+        &self,
+        host: &ShardHost,
+        term: u64,
+        part: &FetchPart,
+        disk: Disk,
+    ) -> Option<Result<Fetched, FetchError>> {
+        let PartitionView { id, epoch_base, .. } = part.partition;
+        if let Err(error) = check_epoch(part.current_leader_epoch, leader_epoch(term, epoch_base)) {
+            return Some(Err(error));
+        }
+        let Some((log_start, end)) = host.partition(id, |p| (p.log_start(), p.next_offset())) else {
+            return Some(Err(FetchError::UnknownPartition));
+        };
+        if part.offset < log_start || part.offset > end {
+            return Some(Err(FetchError::OffsetOutOfRange { log_start_offset: log_start, high_watermark: end }));
+        }
+        let max_bytes = part.max_bytes.min(self.bytes_left);
+        let mut records = Vec::new();
+        if part.offset < end && (max_bytes > 0 || !self.anything) {
+            match read_batches(host, id, part.offset, max_bytes, disk)? {
+                Ok(batches) => records = batches,
+                Err(error) => return Some(Err(error)),
+            }
+            if self.anything && records.first().is_some_and(|batch| batch.len() > self.bytes_left) {
+                records.clear();
+            }
+        }
+        let fetched =
+            Fetched { records, high_watermark: end, last_stable_offset: end, log_start_offset: log_start };
+        Some(Ok(fetched))
+    }
 }
 
 /// Refuses a client whose idea of the leader is older or newer than the truth.
@@ -243,31 +290,39 @@ pub fn check_epoch(client: i32, leader: i32) -> Result<(), FetchError> {
     }
 }
 
-/// Batches from the one that holds `offset` on, from memory or from runs.
-async fn read_batches(
-    host: &Arc<ShardHost>,
+/// Batches from the one that holds `offset` on, from memory or from runs; `None` when only the disk has them.
+fn read_batches(
+    host: &ShardHost,
     partition: PartitionId,
     offset: i64,
     max_bytes: usize,
-) -> Result<Vec<Bytes>, FetchError> {
+    disk: Disk,
+) -> Option<Result<Vec<Bytes>, FetchError>> {
     match host.tables.read_memory(partition, offset, max_bytes) {
-        MemoryRead::Hit(batches) => return Ok(batches),
-        MemoryRead::Empty => return Ok(Vec::new()),
+        MemoryRead::Hit(batches) => return Some(Ok(batches)),
+        MemoryRead::Empty => return Some(Ok(Vec::new())),
         MemoryRead::Older => {}
     }
     if let Some(batches) = host.tables.read_runs_cached(partition, offset, max_bytes) {
-        return Ok(batches);
+        return Some(Ok(batches));
     }
-    let tables = host.tables.clone();
-    let batches = blocking(move || tables.read_runs(partition, offset, max_bytes)).await?;
-    if !batches.is_empty() {
-        return Ok(batches);
+    if disk == Disk::MustNotWait {
+        return None;
     }
-    // Compaction can leave nothing between the offset and the memtable.
-    match host.tables.read_memory(partition, offset, max_bytes) {
-        MemoryRead::Hit(batches) => Ok(batches),
-        _ => Ok(Vec::new()),
-    }
+    Some(match host.tables.read_runs(partition, offset, max_bytes) {
+        // Compaction can leave nothing between the offset and the memtable.
+        Ok(batches) if batches.is_empty() => match host.tables.read_memory(partition, offset, max_bytes) {
+            MemoryRead::Hit(batches) => Ok(batches),
+            _ => Ok(Vec::new()),
+        },
+        Ok(batches) => Ok(batches),
+        Err(error) => Err(damaged(&error)),
+    })
+}
+
+fn damaged(error: &ReadError) -> FetchError {
+    tracing::error!(%error, "a read failed");
+    FetchError::Damaged(error.to_string())
 }
 
 async fn blocking<R: Send + 'static>(
@@ -275,10 +330,7 @@ async fn blocking<R: Send + 'static>(
 ) -> Result<R, FetchError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(done)) => Ok(done),
-        Ok(Err(error)) => {
-            tracing::error!(%error, "a read failed");
-            Err(FetchError::Damaged(error.to_string()))
-        }
+        Ok(Err(error)) => Err(damaged(&error)),
         Err(_) => Err(FetchError::Unavailable),
     }
 }
