@@ -28,7 +28,8 @@ pub(super) struct TopicEntry {
 struct Index {
     by_name: BTreeMap<String, Arc<TopicEntry>>,
     name_of: HashMap<TopicId, String>,
-    owner: HashMap<PartitionId, String>,
+    /// The topic and the place in it of each partition.
+    owner: HashMap<PartitionId, (Arc<str>, u32)>,
 }
 
 /// The metadata group on this node.
@@ -63,10 +64,12 @@ impl ClusterHost {
         self.state.read().1.by_name.values().cloned().collect()
     }
 
-    /// The topic that a partition belongs to; `None` when the topic is gone.
-    pub(super) fn owner(&self, partition: PartitionId) -> Option<Arc<TopicEntry>> {
+    /// The topic that a partition belongs to, and its place there; `None` when the topic is gone.
+    pub(super) fn owner(&self, partition: PartitionId) -> Option<(Arc<TopicView>, PartitionView)> {
         let state = self.state.read();
-        state.1.by_name.get(state.1.owner.get(&partition)?).cloned()
+        let (name, place) = state.1.owner.get(&partition)?;
+        let view = &state.1.by_name.get(&**name)?.view;
+        Some((view.clone(), *view.partitions.get(*place as usize)?))
     }
 
     /// A topic's configuration: its own values over the defaults that were given at start.
@@ -88,7 +91,9 @@ impl ClusterHost {
         let Some(topic) = machine.topic(name) else { return };
         let view = Arc::new(self.view(topic));
         index.name_of.insert(topic.id, name.to_string());
-        index.owner.extend(topic.partitions.iter().map(|p| (p.id, name.to_string())));
+        let shared: Arc<str> = name.into();
+        let places = view.partitions.iter().zip(0..);
+        index.owner.extend(places.map(|(p, place)| (p.id, (shared.clone(), place))));
         index.by_name.insert(name.to_string(), Arc::new(TopicEntry { view, own_configs: topic.configs.clone() }));
     }
 

@@ -110,7 +110,13 @@ impl Service {
 
     /// The configuration of the topic that a partition belongs to; `None` when the topic is gone.
     pub fn topic_config_of(&self, partition: PartitionId) -> Option<Arc<TopicConfig>> {
-        self.inner.cluster.owner(partition).map(|entry| entry.view.config.clone())
+        self.inner.cluster.owner(partition).map(|(view, _)| view.config.clone())
+    }
+
+    /// First offset that a partition still has; `None` when it is gone.
+    pub fn log_start_of(&self, partition: PartitionId) -> Option<i64> {
+        let (_, place) = self.inner.cluster.owner(partition)?;
+        self.inner.shards.get(&place.group)?.host.partition(partition, |p| p.log_start())
     }
 
     /// Marks the disk as nearly full, or as having room again.
