@@ -1,0 +1,306 @@
+//! AlterConfigs, key 33, versions 0 to 2, and IncrementalAlterConfigs, key 44, versions 0 to 1.
+//!
+//! AlterConfigs replaces all that is set on a resource: keys that it does not name go back to their defaults. 2 is flexible.
+//! IncrementalAlterConfigs changes only the keys that it names: sets them, brings them back to their defaults, or adds
+//! to and takes from lists. 1 is flexible. A resource changes as a whole or not at all.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use millstream_protocol::{
+    Str,
+    messages::{alter_configs, incremental_alter_configs as incremental},
+};
+
+use super::{
+    configs::{Refused, Resource, resource},
+    context::RequestContext,
+    error::ErrorCode,
+    finish::within,
+};
+use crate::{
+    config::ConfigKind,
+    service::{BrokerScope, ConfigEntry, ConfigSource, Service},
+};
+
+/// How long a change is waited for; these requests do not say.
+const TIMEOUT_MS: i32 = 30_000;
+
+/// Keys with their new values; without one a key goes back to its default.
+type Changes = Vec<(String, Option<String>)>;
+
+/// Replaces configurations, each resource for itself.
+pub(super) async fn alter_configs(
+    ctx: &RequestContext,
+    request: alter_configs::AlterConfigsRequest,
+) -> alter_configs::AlterConfigsResponse {
+    let repeated = repeated(request.resources.iter().map(|r| (r.resource_type, r.resource_name.clone())));
+    let mut responses = Vec::with_capacity(request.resources.len());
+    for asked in request.resources {
+        let id = (asked.resource_type, asked.resource_name.clone());
+        let configs = asked.configs.into_iter().map(|c| (c.name.to_string(), c.value.map(|v| v.to_string())));
+        let plan = Plan::Replace(configs.collect());
+        let (error_code, error_message) = answer(change(ctx, &id, &repeated, plan, request.validate_only).await);
+        responses.push(alter_configs::AlterConfigsResourceResponse {
+            error_code,
+            error_message,
+            resource_type: id.0,
+            resource_name: id.1,
+        });
+    }
+    alter_configs::AlterConfigsResponse { responses, ..Default::default() }
+}
+
+/// Changes configurations, each resource for itself.
+pub(super) async fn incremental_alter_configs(
+    ctx: &RequestContext,
+    request: incremental::IncrementalAlterConfigsRequest,
+) -> incremental::IncrementalAlterConfigsResponse {
+    let repeated = repeated(request.resources.iter().map(|r| (r.resource_type, r.resource_name.clone())));
+    let mut responses = Vec::with_capacity(request.resources.len());
+    for asked in request.resources {
+        let id = (asked.resource_type, asked.resource_name.clone());
+        let steps = asked.configs.into_iter().map(|c| Step {
+            key: c.name.to_string(),
+            operation: c.config_operation,
+            value: c.value.map(|v| v.to_string()),
+        });
+        let plan = Plan::Steps(steps.collect());
+        let (error_code, error_message) = answer(change(ctx, &id, &repeated, plan, request.validate_only).await);
+        responses.push(incremental::AlterConfigsResourceResponse {
+            error_code,
+            error_message,
+            resource_type: id.0,
+            resource_name: id.1,
+        });
+    }
+    incremental::IncrementalAlterConfigsResponse { responses, ..Default::default() }
+}
+
+fn answer(done: Result<(), Refused>) -> (i16, Option<Str>) {
+    match done {
+        Ok(()) => (ErrorCode::NONE.0, None),
+        Err((code, reason)) => (code.0, Some(Str::from(reason))),
+    }
+}
+
+type ResourceId = (i8, Str);
+
+/// Resources that a request names more than once: none of their changes is made, as they could contradict.
+fn repeated(ids: impl Iterator<Item = ResourceId>) -> BTreeSet<ResourceId> {
+    let mut count: HashMap<ResourceId, usize> = HashMap::new();
+    ids.for_each(|id| *count.entry(id).or_default() += 1);
+    count.into_iter().filter(|(_, n)| *n > 1).map(|(id, _)| id).collect()
+}
+
+/// What is to become of a resource's configuration.
+enum Plan {
+    Replace(Changes),
+    Steps(Vec<Step>),
+}
+
+/// One key's change.
+#[derive(Clone, Debug)]
+struct Step {
+    key: String,
+    operation: i8,
+    value: Option<String>,
+}
+
+async fn change(
+    ctx: &RequestContext,
+    id: &ResourceId,
+    repeated: &BTreeSet<ResourceId>,
+    plan: Plan,
+    validate_only: bool,
+) -> Result<(), Refused> {
+    if repeated.contains(id) {
+        return Err((ErrorCode::INVALID_REQUEST, "the request names the resource more than once".into()));
+    }
+    let service = ctx.service.clone();
+    let resource = resource(id.0, &id.1, service.node_id())?;
+    let work = async move { carry_out(&service, resource, plan, validate_only).await };
+    let late = || Err((ErrorCode::REQUEST_TIMED_OUT, "the change takes long; it may yet happen".to_string()));
+    within(TIMEOUT_MS, work).await.unwrap_or_else(late)
+}
+
+async fn carry_out(service: &Service, resource: Resource, plan: Plan, validate_only: bool) -> Result<(), Refused> {
+    match resource {
+        Resource::Topic(name) => {
+            let missing = || (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, format!("topic '{name}' does not exist"));
+            let entries = service.topic_configs(&name).ok_or_else(missing)?;
+            let changes = plan_changes(plan, &entries, ConfigSource::DynamicTopic)?;
+            let done = service.alter_topic_config(&name, changes, validate_only).await;
+            done.map_err(|error| (ErrorCode::from(&error), error.to_string()))
+        }
+        Resource::Broker => {
+            alter_broker(service, BrokerScope::This, ConfigSource::DynamicBroker, plan, validate_only).await
+        }
+        Resource::AllBrokers => {
+            alter_broker(service, BrokerScope::All, ConfigSource::DynamicDefaultBroker, plan, validate_only).await
+        }
+    }
+}
+
+async fn alter_broker(
+    service: &Service,
+    scope: BrokerScope,
+    layer: ConfigSource,
+    plan: Plan,
+    validate_only: bool,
+) -> Result<(), Refused> {
+    let changes = plan_changes(plan, &service.broker_configs(), layer)?;
+    let done = service.alter_broker_config(scope, changes, validate_only).await;
+    done.map_err(|error| (ErrorCode::from(&error), error.to_string()))
+}
+
+/// The changes that bring what is set in `layer` to what the plan wants.
+fn plan_changes(plan: Plan, entries: &[ConfigEntry], layer: ConfigSource) -> Result<Changes, Refused> {
+    let set_here = |entry: &ConfigEntry| {
+        let own = entry.synonyms.iter().find(|(_, _, source)| *source == layer);
+        own.and_then(|(_, value, _)| value.clone())
+    };
+    match plan {
+        Plan::Replace(wanted) => {
+            let mut all: BTreeMap<String, Option<String>> = BTreeMap::new();
+            entries.iter().filter(|entry| set_here(entry).is_some()).for_each(|entry| {
+                all.insert(entry.name.clone(), None);
+            });
+            all.extend(wanted);
+            Ok(all.into_iter().collect())
+        }
+        Plan::Steps(steps) => {
+            let mut keys = BTreeSet::new();
+            if let Some(step) = steps.iter().find(|step| !keys.insert(&step.key)) {
+                return Err((ErrorCode::INVALID_REQUEST, format!("the request names {} more than once", step.key)));
+            }
+            steps
+                .iter()
+                .map(|step| {
+                    let entry = entries.iter().find(|entry| entry.name == step.key);
+                    // A list that nobody set in this layer is changed from what it is.
+                    let current = entry.and_then(|entry| set_here(entry).or_else(|| entry.value.clone()));
+                    Ok((step.key.clone(), outcome(step, entry.map(|entry| entry.kind), current.as_deref())?))
+                })
+                .collect()
+        }
+    }
+}
+
+/// A key's value after one step. Unknown keys pass: that they are unknown is told where values are checked.
+fn outcome(step: &Step, kind: Option<ConfigKind>, current: Option<&str>) -> Result<Option<String>, Refused> {
+    let value = || {
+        let missing = || (ErrorCode::INVALID_REQUEST, format!("{} is to be changed but no value is given", step.key));
+        step.value.clone().ok_or_else(missing)
+    };
+    match step.operation {
+        0 => value().map(Some),
+        1 => Ok(None),
+        2 | 3 if kind.is_some_and(|kind| kind != ConfigKind::List) => {
+            Err((ErrorCode::INVALID_CONFIG, format!("{} is not a list: it can be set, not added to or taken from", step.key)))
+        }
+        2 => value().map(|added| Some(append(current.unwrap_or_default(), &added))),
+        3 => value().map(|taken| Some(subtract(current.unwrap_or_default(), &taken))),
+        other => Err((
+            ErrorCode::INVALID_REQUEST,
+            format!("operation {other} does not exist; 0 sets, 1 deletes, 2 appends, 3 subtracts"),
+        )),
+    }
+}
+
+fn items(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
+fn append(current: &str, added: &str) -> String {
+    let mut all: Vec<&str> = items(current).collect();
+    for item in items(added) {
+        if !all.contains(&item) {
+            all.push(item);
+        }
+    }
+    all.join(",")
+}
+
+fn subtract(current: &str, taken: &str) -> String {
+    let taken: Vec<&str> = items(taken).collect();
+    items(current).filter(|item| !taken.contains(item)).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, kind: ConfigKind, own: Option<&str>, default: &str) -> ConfigEntry {
+        let mut synonyms = vec![(name.to_string(), Some(default.to_string()), ConfigSource::Default)];
+        if let Some(own) = own {
+            synonyms.insert(0, (name.to_string(), Some(own.to_string()), ConfigSource::DynamicTopic));
+        }
+        ConfigEntry {
+            name: name.to_string(),
+            value: synonyms[0].1.clone(),
+            source: synonyms[0].2,
+            read_only: false,
+            sensitive: false,
+            kind,
+            documentation: "",
+            synonyms,
+        }
+    }
+
+    fn topic() -> Vec<ConfigEntry> {
+        vec![
+            entry("cleanup.policy", ConfigKind::List, None, "delete"),
+            entry("retention.ms", ConfigKind::Long, Some("5"), "9"),
+            entry("segment.ms", ConfigKind::Long, None, "7"),
+        ]
+    }
+
+    fn step(key: &str, operation: i8, value: Option<&str>) -> Step {
+        Step { key: key.into(), operation, value: value.map(String::from) }
+    }
+
+    fn steps(all: Vec<Step>) -> Result<Changes, Refused> {
+        plan_changes(Plan::Steps(all), &topic(), ConfigSource::DynamicTopic)
+    }
+
+    #[test]
+    fn replacing_brings_back_to_default_what_is_not_named() {
+        let wanted = vec![("segment.ms".to_string(), Some("8".to_string()))];
+        let changes = plan_changes(Plan::Replace(wanted), &topic(), ConfigSource::DynamicTopic).expect("a plan");
+        assert_eq!(changes, [("retention.ms".to_string(), None), ("segment.ms".to_string(), Some("8".to_string()))]);
+    }
+
+    #[test]
+    fn lists_grow_and_shrink_from_what_they_are() {
+        let grown = steps(vec![step("cleanup.policy", 2, Some("compact"))]).expect("a plan");
+        assert_eq!(grown[0].1.as_deref(), Some("delete,compact"));
+        let same = steps(vec![step("cleanup.policy", 2, Some("delete"))]).expect("a plan");
+        assert_eq!(same[0].1.as_deref(), Some("delete"));
+        let shrunk = steps(vec![step("cleanup.policy", 3, Some("delete,compact"))]).expect("a plan");
+        assert_eq!(shrunk[0].1.as_deref(), Some(""));
+    }
+
+    #[test]
+    fn what_is_not_a_list_is_neither_added_to_nor_taken_from() {
+        for operation in [2, 3] {
+            let (code, reason) = steps(vec![step("retention.ms", operation, Some("1"))]).expect_err("no list");
+            assert_eq!(code, ErrorCode::INVALID_CONFIG, "{reason}");
+        }
+    }
+
+    #[test]
+    fn malformed_steps_are_refused_before_anything_changes() {
+        let twice = vec![step("retention.ms", 0, Some("1")), step("retention.ms", 1, None)];
+        for refused in [twice, vec![step("retention.ms", 0, None)], vec![step("retention.ms", 4, Some("1"))]] {
+            let (code, _) = steps(refused.clone()).expect_err("malformed");
+            assert_eq!(code, ErrorCode::INVALID_REQUEST, "{refused:?}");
+        }
+        assert_eq!(steps(vec![step("retention.ms", 1, None)]), Ok(vec![("retention.ms".to_string(), None)]));
+    }
+
+    #[test]
+    fn a_resource_that_comes_twice_is_found() {
+        let ids = [(2, Str::from("a")), (2, Str::from("b")), (4, Str::from("a")), (2, Str::from("a"))];
+        assert_eq!(repeated(ids.into_iter()), BTreeSet::from([(2, Str::from("a"))]));
+    }
+}

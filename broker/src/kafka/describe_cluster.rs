@@ -1,0 +1,74 @@
+//! DescribeCluster, key 60, versions 0 to 2.
+//!
+//! 1 says which kind of endpoint is asked; 2 can ask for fenced brokers too.
+
+use millstream_protocol::{
+    Str,
+    messages::describe_cluster::{DescribeClusterBroker, DescribeClusterRequest, DescribeClusterResponse},
+};
+
+use super::{context::RequestContext, error::ErrorCode};
+use crate::service::BrokerInfo;
+
+/// Kinds of endpoints; this is a broker's.
+const BROKERS: i8 = 1;
+const CONTROLLERS: i8 = 2;
+/// Create, alter, describe, cluster action, describe configs, alter configs, idempotent write, as bits: what may be
+/// done to a cluster, all of which anybody may do.
+const CLUSTER_OPERATIONS: i32 = 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12;
+
+/// Describes the brokers of the cluster.
+pub(super) async fn describe_cluster(ctx: &RequestContext, request: DescribeClusterRequest) -> DescribeClusterResponse {
+    if let Err((code, reason)) = check_endpoint(request.endpoint_type) {
+        return DescribeClusterResponse {
+            error_code: code.0,
+            error_message: Some(Str::from(reason)),
+            ..Default::default()
+        };
+    }
+    let mut response = DescribeClusterResponse {
+        cluster_id: Str::from(ctx.service.cluster_id()),
+        controller_id: ctx.service.controller_id(),
+        brokers: ctx.service.brokers().into_iter().map(broker).collect(),
+        ..Default::default()
+    };
+    if request.include_cluster_authorized_operations {
+        response.cluster_authorized_operations = CLUSTER_OPERATIONS;
+    }
+    response
+}
+
+fn check_endpoint(endpoint_type: i8) -> Result<(), (ErrorCode, &'static str)> {
+    match endpoint_type {
+        BROKERS => Ok(()),
+        CONTROLLERS => Err((ErrorCode::MISMATCHED_ENDPOINT_TYPE, "controllers were asked for; this is a broker")),
+        _ => Err((ErrorCode::UNSUPPORTED_ENDPOINT_TYPE, "endpoints are brokers (1) or controllers (2)")),
+    }
+}
+
+fn broker(info: BrokerInfo) -> DescribeClusterBroker {
+    DescribeClusterBroker {
+        broker_id: info.id,
+        host: Str::from(info.host),
+        port: i32::from(info.port),
+        rack: info.rack.map(Str::from),
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_brokers_are_found_here() {
+        assert_eq!(check_endpoint(1), Ok(()));
+        assert_eq!(check_endpoint(2).expect_err("a controller").0, ErrorCode::MISMATCHED_ENDPOINT_TYPE);
+        assert_eq!(check_endpoint(3).expect_err("nothing").0, ErrorCode::UNSUPPORTED_ENDPOINT_TYPE);
+    }
+
+    #[test]
+    fn the_operations_are_kafkas_bits() {
+        assert_eq!(CLUSTER_OPERATIONS, 8096);
+    }
+}

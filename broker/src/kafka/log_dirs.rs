@@ -1,0 +1,57 @@
+//! DescribeLogDirs, key 35, versions 1 to 5.
+//!
+//! 2 is flexible; 3 adds a top-level error; 4 gives the size of the volume and what is free; 5 whether a directory takes
+//! no new partitions.
+
+use std::sync::Arc;
+
+use millstream_protocol::{
+    Str,
+    messages::describe_log_dirs::{
+        DescribeLogDirsPartition, DescribeLogDirsRequest, DescribeLogDirsResponse, DescribeLogDirsResult,
+        DescribeLogDirsTopic,
+    },
+};
+
+use super::context::RequestContext;
+use crate::service::{PartitionView, Service, TopicView};
+
+/// Describes the one data directory and the partitions in it. Topics that do not exist are in no directory.
+pub(super) async fn describe_log_dirs(ctx: &RequestContext, request: DescribeLogDirsRequest) -> DescribeLogDirsResponse {
+    let service = &ctx.service;
+    let topics = match request.topics {
+        None => service.topics().iter().map(|view| describe(service, view, view.partitions.iter())).collect(),
+        Some(asked) => asked
+            .iter()
+            .filter_map(|topic| Some((service.topic(&topic.topic)?, &topic.partitions)))
+            .map(|(view, wanted)| chosen(service, &view, wanted))
+            .collect(),
+    };
+    let space = service.disk_space();
+    let result = DescribeLogDirsResult {
+        log_dir: Str::from(service.data_dir().display().to_string()),
+        topics,
+        total_bytes: space.map_or(-1, |space| space.total_bytes.min(i64::MAX as u64) as i64),
+        usable_bytes: space.map_or(-1, |space| space.free_bytes.min(i64::MAX as u64) as i64),
+        ..Default::default()
+    };
+    DescribeLogDirsResponse { results: vec![result], ..Default::default() }
+}
+
+fn chosen(service: &Service, view: &Arc<TopicView>, wanted: &[i32]) -> DescribeLogDirsTopic {
+    let known = wanted.iter().filter_map(|&index| view.partitions.get(usize::try_from(index).ok()?));
+    describe(service, view, known)
+}
+
+fn describe<'a>(
+    service: &Service,
+    view: &TopicView,
+    partitions: impl Iterator<Item = &'a PartitionView>,
+) -> DescribeLogDirsTopic {
+    let partition = |partition: &PartitionView| DescribeLogDirsPartition {
+        partition_index: partition.index,
+        partition_size: service.partition_bytes(partition).min(i64::MAX as u64) as i64,
+        ..Default::default()
+    };
+    DescribeLogDirsTopic { name: Str::from(&view.name), partitions: partitions.map(partition).collect() }
+}
