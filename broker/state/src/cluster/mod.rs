@@ -1,0 +1,24 @@
+//! What the metadata group replicates: brokers, topics, configurations, features, and the blocks and ids that it
+//! gives out once.
+
+mod command;
+mod error;
+mod machine;
+mod names;
+mod placement;
+mod snapshot;
+mod topic;
+
+pub use command::{
+    ClusterCommand, decode, encode_allocate_producer_ids, encode_alter_broker_configs,
+    encode_alter_topic_configs, encode_create_partitions, encode_create_topic, encode_delete_topic,
+    encode_found, encode_register_broker, encode_unregister_broker, encode_update_features,
+};
+pub use error::ClusterError;
+pub use machine::{ClusterMachine, ClusterReply, ClusterResult, PARTITIONS_MAX, SHARDS_MAX, TOPICS_MAX};
+pub use names::{TopicNameError, cluster_id_text, is_internal, validate_topic_name};
+pub use placement::{Candidate, place};
+pub use topic::{Broker, Extent, Extents, Partition, Topic};
+
+#[cfg(test)]
+mod tests;

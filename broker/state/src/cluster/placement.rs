@@ -1,0 +1,182 @@
+//! Which shard a new partition goes to: weighted rendezvous hashing with a load bound.
+//!
+//! Every replica computes the same, so there is no floating point in it. The result is recorded as an extent and
+//! never computed again, so the rule may change from version to version of the command that uses it.
+
+use millstream_model::{GroupId, TopicId};
+
+/// A shard that may take partitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The shard.
+    pub shard: GroupId,
+    /// Its share of all partitions, relative to the other candidates'; at least 1.
+    pub weight: u32,
+    /// Partitions that it has.
+    pub load: u64,
+    /// Partitions of this topic that it has.
+    pub topic_load: u64,
+}
+
+/// Above its fair share a shard takes one eighth more, rounded up.
+const SLACK: u64 = 8;
+
+/// Chooses a shard for each partition number of `numbers`, and counts it in the candidates' loads.
+///
+/// No shard gets more of a topic than its share, rounded up; and none goes above its share of all partitions
+/// and the slack, unless the topic cannot be spread otherwise. `candidates` must not be empty.
+pub fn place(topic: TopicId, numbers: std::ops::Range<u32>, candidates: &mut [Candidate]) -> Vec<GroupId> {
+    let weights: u64 = candidates.iter().map(|c| u64::from(c.weight)).sum();
+    let topic_total = candidates.iter().map(|c| c.topic_load).sum::<u64>() + numbers.len() as u64;
+    let total = candidates.iter().map(|c| c.load).sum::<u64>() + numbers.len() as u64;
+    let room_in_topic = |c: &Candidate| c.topic_load < (topic_total * u64::from(c.weight)).div_ceil(weights);
+    let room = |c: &Candidate| {
+        let share = total * u64::from(c.weight);
+        c.load < (share + share / SLACK).div_ceil(weights)
+    };
+    let seed = hash(u64_of(&topic.0[..8]) ^ hash(u64_of(&topic.0[8..])));
+    let even = candidates.iter().all(|c| c.weight == candidates[0].weight);
+    numbers
+        .map(|number| {
+            let key =
+                |c: &&mut Candidate| (!room_in_topic(c), !room(c), time(seed, number, c, even), c.shard);
+            let best = candidates.iter_mut().min_by_key(key).expect("a cluster has at least one shard");
+            best.load += 1;
+            best.topic_load += 1;
+            best.shard
+        })
+        .collect()
+}
+
+/// Rendezvous order: each shard draws an exponentially distributed time with its weight as the rate, and the
+/// earliest wins. Where all weights are the same the logarithm changes nothing and is left out.
+fn time(seed: u64, number: u32, candidate: &Candidate, even: bool) -> u128 {
+    let drawn = hash(seed ^ hash(u64::from(number) << 32 | u64::from(candidate.shard.0)));
+    if even {
+        u128::from(!drawn)
+    } else {
+        (u128::from(negative_log2(drawn)) << 64) / u128::from(candidate.weight)
+    }
+}
+
+/// `-log2((x + 1) / 2⁶⁴)` with 32 bits behind the point.
+fn negative_log2(x: u64) -> u64 {
+    let x = u128::from(x) + 1;
+    let whole = 127 - u64::from(x.leading_zeros());
+    // The mantissa in [1, 2) with 63 bits behind the point; squaring it gives one bit of the logarithm each.
+    let mut mantissa = x << (63 - whole.min(63)) >> u64::from(whole == 64);
+    let mut fraction = 0;
+    for _ in 0..32 {
+        mantissa = (mantissa * mantissa) >> 63;
+        let bit = mantissa >> 64;
+        mantissa >>= bit;
+        fraction = fraction << 1 | bit as u64;
+    }
+    (64 << 32) - (whole << 32 | fraction)
+}
+
+fn u64_of(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
+
+/// Mixes all bits of `x` into all others.
+fn hash(x: u64) -> u64 {
+    let x = (x ^ x >> 32).wrapping_mul(0x9fb2_1c65_1e98_df25);
+    let x = (x ^ x >> 29).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    x ^ x >> 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shards(weights: &[u32]) -> Vec<Candidate> {
+        let shard =
+            |(index, &weight)| Candidate { shard: GroupId(index as u32 + 1), weight, load: 0, topic_load: 0 };
+        weights.iter().enumerate().map(shard).collect()
+    }
+
+    fn topic(n: u32) -> TopicId {
+        let mut id = [7; 16];
+        id[3..7].copy_from_slice(&n.to_be_bytes());
+        TopicId(id)
+    }
+
+    /// Places a whole topic of its own.
+    fn place_topic(n: u32, partitions: u32, candidates: &mut [Candidate]) -> Vec<GroupId> {
+        candidates.iter_mut().for_each(|c| c.topic_load = 0);
+        place(topic(n), 0..partitions, candidates)
+    }
+
+    #[test]
+    fn the_partitions_of_a_small_topic_go_to_different_shards() {
+        let mut candidates = shards(&[1; 16]);
+        for n in 0..500 {
+            let mut placed = place_topic(n, 6, &mut candidates);
+            placed.sort();
+            placed.dedup();
+            assert_eq!(placed.len(), 6, "topic {n}");
+        }
+        let loads: Vec<u64> = candidates.iter().map(|c| c.load).collect();
+        let fair = 500 * 6 / 16;
+        assert!(loads.iter().all(|load| (fair - fair / 4..=fair + fair / 8 + 1).contains(load)), "{loads:?}");
+    }
+
+    #[test]
+    fn topics_of_one_partition_are_spread_too() {
+        let mut candidates = shards(&[1; 16]);
+        for n in 0..1000 {
+            place_topic(n, 1, &mut candidates);
+            let (most, all) = (candidates.iter().map(|c| c.load).max(), u64::from(n) + 1);
+            assert!(most <= Some((all + all / 8).div_ceil(16)), "{most:?} of {all}");
+        }
+    }
+
+    #[test]
+    fn a_large_topic_is_spread_as_evenly_as_can_be() {
+        let mut candidates = shards(&[1; 16]);
+        place_topic(1, 10_001, &mut candidates);
+        assert!(candidates.iter().all(|c| c.load == 625 || c.load == 626), "{candidates:?}");
+    }
+
+    #[test]
+    fn a_heavier_shard_gets_its_share() {
+        let mut candidates = shards(&[1, 2, 5]);
+        place_topic(1, 800, &mut candidates);
+        assert_eq!(candidates.iter().map(|c| c.load).collect::<Vec<_>>(), [100, 200, 500]);
+        let mut candidates = shards(&[1, 2, 5]);
+        (0..800).for_each(|n| drop(place_topic(n, 1, &mut candidates)));
+        let loads: Vec<u64> = candidates.iter().map(|c| c.load).collect();
+        assert!(loads[0] <= 113 && loads[1] <= 226 && loads[2] <= 563, "{loads:?}");
+        assert!(loads[0] >= 60 && loads[1] >= 150 && loads[2] >= 450, "{loads:?}");
+    }
+
+    #[test]
+    fn growing_a_topic_goes_on_where_it_is_not() {
+        let mut candidates = shards(&[1; 4]);
+        let first = place_topic(1, 2, &mut candidates);
+        let second = place(topic(1), 2..4, &mut candidates);
+        let mut all = [first, second].concat();
+        all.sort();
+        assert_eq!(all, [1, 2, 3, 4].map(GroupId));
+    }
+
+    #[test]
+    fn without_bounds_in_the_way_most_placements_stay_when_a_shard_is_added() {
+        let winner = |n: u32, shards: &[Candidate]| {
+            shards.iter().min_by_key(|c| time(u64::from(n), 0, c, n % 2 == 0)).map(|c| c.shard)
+        };
+        let (before, after) = (shards(&[1; 9]), shards(&[1; 10]));
+        let moved = (0..1000).filter(|n| winner(*n, &before) != winner(*n, &after)).count();
+        assert!((60..=140).contains(&moved), "{moved} of 1000 moved; a tenth should");
+    }
+
+    #[test]
+    fn the_logarithm_is_one() {
+        for x in [0, 1, 2, 3, 1000, u64::MAX / 3, u64::MAX / 2, u64::MAX - 1, u64::MAX] {
+            let exact = 64.0 - (x as f64 + 1.0).log2();
+            let ours = negative_log2(x) as f64 / (1u64 << 32) as f64;
+            assert!((exact - ours).abs() < 1e-8, "{x}: {ours} is not {exact}");
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! A partition as its leader sees it while batches are in flight.
+
+use millstream_model::batch::BatchHeader;
+
+use super::{
+    PartitionState, Verdict,
+    partition_state::end_of_batch,
+    producers::{ProducersAhead, mark},
+};
+
+/// What a partition will be once its batches in flight are applied: only what differs from the applied state.
+///
+/// It is made from the applied state with the first batch, and must be dropped when the last one is applied or
+/// when one of them does not end as foreseen.
+#[derive(Clone, Debug)]
+pub struct PartitionAhead {
+    next_offset: i64,
+    producers: ProducersAhead,
+}
+
+impl PartitionAhead {
+    /// Nothing is in flight.
+    pub fn new(applied: &PartitionState) -> PartitionAhead {
+        PartitionAhead { next_offset: applied.next_offset, producers: ProducersAhead::default() }
+    }
+
+    /// Offset of the next record.
+    pub fn next_offset(&self) -> i64 {
+        self.next_offset
+    }
+
+    /// What to do with a batch, as [`PartitionState::check`] will see it.
+    pub fn check(&self, applied: &PartitionState, header: &BatchHeader) -> Verdict {
+        match self.producers.get(header.producer_id).filter(|_| header.is_idempotent()) {
+            Some(producer) => producer.check(header),
+            None => applied.check(header),
+        }
+    }
+
+    /// Notes a batch as on its way; gives the offset of its first record. `max_timestamp` is the batch's as it
+    /// will be stored.
+    pub fn advance(&mut self, applied: &PartitionState, header: &BatchHeader, max_timestamp: i64) -> i64 {
+        let base_offset = self.next_offset;
+        if header.is_idempotent() {
+            let known = applied.producers.get(header.producer_id);
+            self.producers.note(header, mark(header, base_offset, max_timestamp), known);
+        }
+        self.next_offset = end_of_batch(header, base_offset);
+        base_offset
+    }
+}

@@ -1,0 +1,267 @@
+//! The machine of one shard.
+
+use std::collections::{BTreeMap, btree_map::Entry};
+
+use bytes::Bytes;
+use millstream_model::{LogId, PartitionId, batch::BatchHeader};
+
+use super::{
+    AppendCommand, NewPartition, PartitionState, ProduceRefusal, ShardCommand, Verdict,
+    partition_state::end_of_batch, snapshot,
+};
+use crate::{
+    DecodeError,
+    group::{GroupMachine, GroupReply, GroupRestoreError},
+};
+
+/// What became of one batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendOutcome {
+    /// It is in the log.
+    Appended {
+        /// Offset of its first record.
+        base_offset: i64,
+    },
+    /// It was in the log before.
+    Duplicate {
+        /// Offset of its first record.
+        base_offset: i64,
+        /// Its largest timestamp, as it is stored.
+        max_timestamp: i64,
+    },
+    /// The producer may not append it.
+    Refused(ProduceRefusal),
+    /// It was stamped with another offset than the next one; nothing was appended.
+    OffsetMismatch {
+        /// The next offset.
+        expected: i64,
+        /// The batch's offset.
+        found: i64,
+    },
+    /// The partition is not in this shard.
+    UnknownPartition,
+}
+
+/// What applying a command gave.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ShardReply {
+    /// One outcome for each batch, in their order.
+    Append(Vec<AppendOutcome>),
+    /// What the groups' machine said.
+    Group(GroupReply),
+    /// Done.
+    Done,
+}
+
+/// What a command does to what lies outside of the machine. To be carried out in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// A batch is to be readable.
+    Insert {
+        /// Its partition.
+        partition: PartitionId,
+        /// The batch, in the memory of the command that brought it.
+        batch: Bytes,
+        /// Offset of its first record.
+        base_offset: i64,
+        /// Offset behind its last record.
+        next_offset: i64,
+        /// Its largest timestamp, in milliseconds.
+        max_timestamp: i64,
+    },
+    /// Records below this offset are gone.
+    LogStart {
+        /// The partition.
+        partition: PartitionId,
+        /// The new log start.
+        offset: i64,
+    },
+    /// The partition and its records are gone.
+    Dropped {
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// The partition is new.
+    Created {
+        /// The partition.
+        partition: PartitionId,
+    },
+}
+
+/// Why bytes are not a shard's state.
+#[derive(Debug, thiserror::Error)]
+pub enum ShardRestoreError {
+    /// Not those of its partitions.
+    #[error("the partitions' state cannot be read: {0}")]
+    Partitions(#[from] DecodeError),
+    /// Not those of its groups.
+    #[error("the groups' state cannot be read: {0}")]
+    Groups(#[from] GroupRestoreError),
+}
+
+/// What the machine has seen since it was made or restored. Not part of the replicated state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShardStats {
+    /// Batches appended.
+    pub appended: u64,
+    /// Batches that were in the log before.
+    pub duplicates: u64,
+    /// Batches that were refused because of their producer.
+    pub refused: u64,
+    /// Batches that were stamped with an offset that is not the next one: expected only around a change of leader.
+    pub offset_mismatches: u64,
+}
+
+/// The replicated state of one shard.
+///
+/// Invariant: every partition's state is valid, see [`PartitionState`].
+#[derive(Debug)]
+pub struct ShardMachine {
+    pub(super) partitions: BTreeMap<PartitionId, PartitionState>,
+    pub(super) groups: GroupMachine,
+    stats: ShardStats,
+}
+
+impl Default for ShardMachine {
+    fn default() -> ShardMachine {
+        ShardMachine::new()
+    }
+}
+
+impl ShardMachine {
+    /// A shard without partitions.
+    pub fn new() -> ShardMachine {
+        ShardMachine {
+            partitions: BTreeMap::new(),
+            groups: GroupMachine::new(),
+            stats: ShardStats::default(),
+        }
+    }
+
+    /// Applies the command of the entry at `id`; what is to be done outside is added to `effects`.
+    pub fn apply(&mut self, id: LogId, command: ShardCommand, effects: &mut Vec<Effect>) -> ShardReply {
+        match command {
+            ShardCommand::Append(append) => return ShardReply::Append(self.append(&append, effects)),
+            ShardCommand::Group(command) => return ShardReply::Group(self.groups.apply(id, command)),
+            ShardCommand::CreatePartitions(partitions) => {
+                partitions.into_iter().for_each(|new| self.create(new, effects));
+            }
+            ShardCommand::DropPartitions(partitions) => {
+                let known =
+                    partitions.into_iter().filter(|partition| self.partitions.remove(partition).is_some());
+                effects.extend(known.map(|partition| Effect::Dropped { partition }));
+            }
+            ShardCommand::SetLogStart(moves) => {
+                moves.into_iter().for_each(|(partition, to)| self.set_log_start(partition, to, effects));
+            }
+            ShardCommand::ExpireProducers { before_ms } => {
+                self.partitions.values_mut().for_each(|partition| partition.producers.expire(before_ms));
+            }
+        }
+        ShardReply::Done
+    }
+
+    fn append(&mut self, append: &AppendCommand, effects: &mut Vec<Effect>) -> Vec<AppendOutcome> {
+        let mut outcomes = Vec::with_capacity(append.len());
+        effects.reserve(append.len());
+        for (partition, header, batch) in append.batches() {
+            let outcome = self.append_one(partition, &header, append.now_ms());
+            self.stats.count(&outcome);
+            if let AppendOutcome::Appended { base_offset } = outcome {
+                let next_offset = end_of_batch(&header, base_offset);
+                let max_timestamp = header.max_timestamp;
+                effects.push(Effect::Insert { partition, batch, base_offset, next_offset, max_timestamp });
+            }
+            outcomes.push(outcome);
+        }
+        outcomes
+    }
+
+    fn append_one(&mut self, partition: PartitionId, header: &BatchHeader, now_ms: i64) -> AppendOutcome {
+        let Some(state) = self.partitions.get_mut(&partition) else { return AppendOutcome::UnknownPartition };
+        let verdict = state.check(header);
+        if let Verdict::Duplicate { base_offset, max_timestamp } = verdict {
+            return AppendOutcome::Duplicate { base_offset, max_timestamp };
+        }
+        let (expected, found) = (state.next_offset(), header.base_offset);
+        // Before the refusal: behind a batch that was not appended this one is out of order through no fault of
+        // its producer, which must hear that it may retry.
+        if expected != found {
+            return AppendOutcome::OffsetMismatch { expected, found };
+        }
+        if let Verdict::Refuse(refusal) = verdict {
+            return AppendOutcome::Refused(refusal);
+        }
+        state.advance(header, found, header.max_timestamp, now_ms);
+        AppendOutcome::Appended { base_offset: found }
+    }
+
+    fn create(&mut self, new: NewPartition, effects: &mut Vec<Effect>) {
+        // A second creation, after a crash in the middle of a topic's, changes nothing.
+        if let Entry::Vacant(entry) = self.partitions.entry(new.id) {
+            entry.insert(PartitionState::new(new.start_offset, new.epoch_base));
+            effects.push(Effect::Created { partition: new.id });
+        }
+    }
+
+    fn set_log_start(&mut self, partition: PartitionId, to: i64, effects: &mut Vec<Effect>) {
+        let Some(state) = self.partitions.get_mut(&partition) else { return };
+        if state.move_log_start(to) {
+            effects.push(Effect::LogStart { partition, offset: state.log_start() });
+        }
+    }
+
+    /// One partition's state.
+    pub fn partition(&self, id: PartitionId) -> Option<&PartitionState> {
+        self.partitions.get(&id)
+    }
+
+    /// Every partition's state, sorted by id.
+    pub fn partitions(&self) -> impl ExactSizeIterator<Item = (PartitionId, &PartitionState)> {
+        self.partitions.iter().map(|(id, state)| (*id, state))
+    }
+
+    /// The groups that the shard coordinates.
+    pub fn groups(&self) -> &GroupMachine {
+        &self.groups
+    }
+
+    /// Whether there is a producer that [`encode_expire_producers`](super::encode_expire_producers) with the
+    /// same arguments would forget.
+    pub fn has_expired_producers(&self, now_ms: i64, expiration_ms: i64) -> bool {
+        let before_ms = now_ms.saturating_sub(expiration_ms);
+        self.partitions.values().any(|partition| partition.producers.has_expired(before_ms))
+    }
+
+    /// What the machine has seen so far.
+    pub fn stats(&self) -> ShardStats {
+        self.stats
+    }
+
+    /// The whole replicated state; the same commands give the same bytes.
+    pub fn snapshot(&self) -> Vec<u8> {
+        snapshot::write(self)
+    }
+
+    /// A machine with the state that [`snapshot`](ShardMachine::snapshot) gave.
+    pub fn restore(data: &[u8]) -> Result<ShardMachine, ShardRestoreError> {
+        snapshot::read(data)
+    }
+
+    /// Checks the invariant.
+    pub fn validate(&self) {
+        self.partitions.values().for_each(PartitionState::validate);
+    }
+}
+
+impl ShardStats {
+    fn count(&mut self, outcome: &AppendOutcome) {
+        match outcome {
+            AppendOutcome::Appended { .. } => self.appended += 1,
+            AppendOutcome::Duplicate { .. } => self.duplicates += 1,
+            AppendOutcome::Refused(_) => self.refused += 1,
+            AppendOutcome::OffsetMismatch { .. } => self.offset_mismatches += 1,
+            AppendOutcome::UnknownPartition => {}
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! What a shard replicates: the bookkeeping of its partitions, and the groups that it coordinates.
+//!
+//! Batches themselves pass through: they are cut out of the command that carries them, without a copy, and
+//! handed on as effects.
+
+mod ahead;
+mod command;
+mod epochs;
+mod machine;
+mod partition_state;
+mod producers;
+mod snapshot;
+
+pub use ahead::PartitionAhead;
+pub use command::{
+    AppendCommand, NewPartition, ShardCommand, append_command_len, decode, encode_create_partitions,
+    encode_drop_partitions, encode_expire_producers, encode_set_log_start, write_append_head,
+};
+pub use epochs::EPOCHS_MAX;
+pub use machine::{AppendOutcome, Effect, ShardMachine, ShardReply, ShardRestoreError, ShardStats};
+pub use partition_state::{PartitionState, ProduceRefusal, ProducerView, Verdict};
+pub use producers::{BATCHES_KEPT, PRODUCERS_MAX};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! One partition's bookkeeping.
+
+use millstream_model::batch::BatchHeader;
+
+use super::{
+    epochs::Epochs,
+    producers::{Producers, mark},
+};
+
+/// Why a producer's batch is not appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProduceRefusal {
+    /// A batch before it is missing.
+    #[error("sequence {found} does not follow; {expected} would")]
+    OutOfOrderSequence {
+        /// The sequence that would follow.
+        expected: i32,
+        /// The batch's first sequence.
+        found: i32,
+    },
+    /// A newer incarnation of the producer has written.
+    #[error("producer epoch {found} is older than {current}")]
+    InvalidProducerEpoch {
+        /// The newest epoch.
+        current: i16,
+        /// The batch's epoch.
+        found: i16,
+    },
+    /// It is in the log, but so far back that its offset is not known any more.
+    #[error("sequence {found} was appended before; the last one is {last}")]
+    DuplicateSequence {
+        /// The last sequence in the log.
+        last: i32,
+        /// The batch's first sequence.
+        found: i32,
+    },
+}
+
+/// What to do with a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Append it.
+    Append,
+    /// It is there already.
+    Duplicate {
+        /// Offset of its first record.
+        base_offset: i64,
+        /// Its largest timestamp, as it is stored.
+        max_timestamp: i64,
+    },
+    /// Do not append it.
+    Refuse(ProduceRefusal),
+}
+
+/// A producer of a partition, to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerView {
+    /// Its id.
+    pub id: i64,
+    /// Its newest epoch.
+    pub epoch: i16,
+    /// Sequence of its last record.
+    pub last_sequence: i32,
+    /// When its last batch was proposed, in milliseconds.
+    pub last_write_ms: i64,
+}
+
+/// One partition's bookkeeping.
+///
+/// Invariants: 1. `0 <= log_start <= next_offset`. 2. Epochs grow, and each starts at an offset that is written.
+/// 3. Each producer's marks follow one another (see `producers.rs`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionState {
+    pub(super) log_start: i64,
+    pub(super) next_offset: i64,
+    pub(super) epoch_base: i32,
+    pub(super) epochs: Epochs,
+    pub(super) producers: Producers,
+}
+
+impl PartitionState {
+    /// An empty partition whose first offset is `start_offset`.
+    pub fn new(start_offset: i64, epoch_base: i32) -> PartitionState {
+        PartitionState {
+            log_start: start_offset,
+            next_offset: start_offset,
+            epoch_base,
+            epochs: Epochs::default(),
+            producers: Producers::default(),
+        }
+    }
+
+    /// First offset that the partition still has.
+    pub fn log_start(&self) -> i64 {
+        self.log_start
+    }
+
+    /// Offset of the next record.
+    pub fn next_offset(&self) -> i64 {
+        self.next_offset
+    }
+
+    /// Added to the shard's term it is the leader epoch that clients see.
+    pub fn epoch_base(&self) -> i32 {
+        self.epoch_base
+    }
+
+    /// The newest epoch that has written.
+    pub fn latest_epoch(&self) -> Option<i32> {
+        self.epochs.latest()
+    }
+
+    /// The largest epoch up to `epoch` and the offset behind its last record. `epoch` must not be newer than the
+    /// leader's: what that one wrote is not known here.
+    pub fn end_offset_for_epoch(&self, epoch: i32) -> Option<(i32, i64)> {
+        (epoch >= 0).then(|| self.epochs.end_of(epoch, self.next_offset))
+    }
+
+    /// The producers whose batches are remembered, sorted by id.
+    pub fn producers(&self) -> impl ExactSizeIterator<Item = ProducerView> {
+        self.producers.iter().map(|(id, producer)| ProducerView {
+            id,
+            epoch: producer.epoch,
+            last_sequence: producer.last_sequence(),
+            last_write_ms: producer.last_write_ms,
+        })
+    }
+
+    /// What to do with a batch: Kafka's rules for idempotent producers. A producer that is not known may begin
+    /// with any sequence.
+    pub fn check(&self, header: &BatchHeader) -> Verdict {
+        if !header.is_idempotent() {
+            return Verdict::Append;
+        }
+        self.producers.get(header.producer_id).map_or(Verdict::Append, |producer| producer.check(header))
+    }
+
+    /// Notes a batch as appended at `base_offset`, which is the next offset. `max_timestamp` is the batch's as
+    /// it is stored, `now_ms` the time of the proposal.
+    pub fn advance(&mut self, header: &BatchHeader, base_offset: i64, max_timestamp: i64, now_ms: i64) {
+        debug_assert_eq!(base_offset, self.next_offset, "a batch is appended at the end");
+        self.epochs.note(header.leader_epoch, base_offset);
+        if header.is_idempotent() {
+            self.producers.note(header, mark(header, base_offset, max_timestamp), now_ms);
+        }
+        self.next_offset = end_of_batch(header, base_offset);
+    }
+
+    /// Moves the log start up, as far as there are records; whether it moved.
+    pub(super) fn move_log_start(&mut self, to: i64) -> bool {
+        let to = to.min(self.next_offset);
+        if to <= self.log_start {
+            return false;
+        }
+        self.log_start = to;
+        self.epochs.cut_before(to);
+        true
+    }
+
+    /// Checks the invariants.
+    pub fn validate(&self) {
+        assert!(
+            0 <= self.log_start && self.log_start <= self.next_offset,
+            "log start {} of {} (1)",
+            self.log_start,
+            self.next_offset
+        );
+        self.epochs.validate(self.next_offset);
+        self.producers.validate(self.next_offset);
+    }
+}
+
+/// Offset behind a batch that begins at `base_offset`.
+pub(super) fn end_of_batch(header: &BatchHeader, base_offset: i64) -> i64 {
+    base_offset + i64::from(header.last_offset_delta) + 1
+}
