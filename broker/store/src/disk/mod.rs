@@ -2,6 +2,8 @@
 
 mod aligned;
 mod os;
+#[cfg(any(test, feature = "testing"))]
+pub mod sim;
 
 use std::{
     io::{self, IoSlice},
@@ -21,6 +23,9 @@ pub enum OpenMode {
     Create,
     /// For reading and writing past the page cache, each write durable when it returns; made if it is not there.
     Direct,
+    /// For reading and writing past the page cache, durable only after a sync, which suits a large new file; made
+    /// if it is not there, emptied if it is.
+    DirectCreate,
     /// For reading past the page cache.
     DirectRead,
 }
@@ -32,7 +37,7 @@ pub enum OpenMode {
 pub trait Disk: Send + Sync + 'static {
     /// Opens a file.
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>>;
-    /// Makes a directory; nothing happens if it is there.
+    /// Makes a directory and those above it, durably; nothing happens if it is there.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// Gives a file another name, replacing what has it.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -48,9 +53,10 @@ pub trait Disk: Send + Sync + 'static {
 
 /// An open file.
 ///
-/// Contract: a file for which [`is_direct`](DiskFile::is_direct) holds takes positions, lengths and buffers that
-/// are multiples of [`BLOCK_BYTES`], and its writes are durable when they return; any other is durable after
-/// [`sync`](DiskFile::sync).
+/// Contract: a file for which [`is_direct`](DiskFile::is_direct) holds takes only positions, lengths and buffers
+/// that are multiples of [`BLOCK_BYTES`]. Where [`is_durable`](DiskFile::is_durable) holds, a write is durable when
+/// it returns; anything else is durable after [`sync`](DiskFile::sync). A failed write or sync has had any part of
+/// its effect, and trying it again proves nothing.
 pub trait DiskFile: Send + Sync {
     /// Reads up to `buf.len()` bytes; 0 means the end of the file.
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize>;
@@ -68,6 +74,8 @@ pub trait DiskFile: Send + Sync {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Whether the file bypasses the page cache.
     fn is_direct(&self) -> bool;
+    /// Whether a write is durable when it returns.
+    fn is_durable(&self) -> bool;
 
     /// Fills `buf`, or fails with `UnexpectedEof`.
     fn read_exact_at(&self, buf: &mut [u8], position: u64) -> io::Result<()> {

@@ -12,6 +12,9 @@ use rustix::{fs::OFlags, io::Errno};
 
 use super::{Disk, DiskFile, OpenMode};
 
+/// Buffers that the kernel takes in one write.
+const BUFS_MAX: usize = 1024;
+
 /// Files below one directory.
 #[derive(Debug)]
 pub struct OsDisk {
@@ -22,18 +25,18 @@ impl OsDisk {
     /// The tree below `root`, which is made if it is not there.
     pub fn new(root: impl Into<PathBuf>) -> io::Result<OsDisk> {
         let root = root.into();
-        fs::create_dir_all(&root)?;
+        create_dir(&root)?;
         Ok(OsDisk { root })
     }
 
-    fn open_direct(&self, path: &Path, options: &OpenOptions, sync: bool) -> io::Result<OsFile> {
-        let sync = if sync { OFlags::DSYNC } else { OFlags::empty() };
+    fn open_direct(&self, path: &Path, options: &OpenOptions, durable: bool) -> io::Result<OsFile> {
+        let sync = if durable { OFlags::DSYNC } else { OFlags::empty() };
         let flags = (OFlags::DIRECT | sync).bits() as i32;
         match options.clone().custom_flags(flags).open(path) {
-            Ok(file) => Ok(OsFile { file, direct: true }),
+            Ok(file) => Ok(OsFile { file, direct: true, durable }),
             // tmpfs and some network file systems: buffered instead, and the caller syncs.
             Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-                Ok(OsFile { file: options.open(path)?, direct: false })
+                Ok(OsFile::buffered(options.open(path)?))
             }
             Err(e) => Err(e),
         }
@@ -46,12 +49,13 @@ impl Disk for OsDisk {
         let mut options = OpenOptions::new();
         options.read(true);
         let file = match mode {
-            OpenMode::Read => OsFile { file: options.open(path)?, direct: false },
-            OpenMode::Create => {
-                OsFile { file: options.write(true).create(true).truncate(true).open(path)?, direct: false }
-            }
+            OpenMode::Read => OsFile::buffered(options.open(path)?),
+            OpenMode::Create => OsFile::buffered(options.write(true).create(true).truncate(true).open(path)?),
             OpenMode::Direct => {
                 self.open_direct(&path, options.write(true).create(true).truncate(false), true)?
+            }
+            OpenMode::DirectCreate => {
+                self.open_direct(&path, options.write(true).create(true).truncate(true), false)?
             }
             OpenMode::DirectRead => self.open_direct(&path, &options, false)?,
         };
@@ -59,7 +63,7 @@ impl Disk for OsDisk {
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir_all(self.root.join(path))
+        create_dir(&self.root.join(path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -93,9 +97,50 @@ impl Disk for OsDisk {
     }
 }
 
+/// Makes a directory and those above it, each durable in the one that it is in: a log in a directory that a power
+/// cut takes away is no log.
+fn create_dir(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !parent.is_dir() {
+        create_dir(parent)?;
+    }
+    match fs::create_dir(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists || !path.is_dir() => Err(e),
+        // If it was there, whoever made it may have been killed before this.
+        _ => File::open(parent)?.sync_all(),
+    }
+}
+
 struct OsFile {
     file: File,
     direct: bool,
+    durable: bool,
+}
+
+impl OsFile {
+    fn buffered(file: File) -> OsFile {
+        OsFile { file, direct: false, durable: false }
+    }
+
+    /// Goes on behind a write that took only part of the buffers.
+    fn write_rest(&self, bufs: &[IoSlice<'_>], position: u64, mut done: usize) -> io::Result<()> {
+        let mut bufs: Vec<IoSlice<'_>> = bufs.to_vec();
+        let mut rest = &mut bufs[..];
+        IoSlice::advance_slices(&mut rest, done);
+        while !rest.is_empty() {
+            let count = rest.len().min(BUFS_MAX);
+            match rustix::io::pwritev(&self.file, &rest[..count], position + done as u64) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    done += n;
+                    IoSlice::advance_slices(&mut rest, n);
+                }
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
 }
 
 impl DiskFile for OsFile {
@@ -108,21 +153,15 @@ impl DiskFile for OsFile {
         }
     }
 
-    fn write_at(&self, bufs: &[IoSlice<'_>], mut position: u64) -> io::Result<()> {
-        let mut bufs: Vec<IoSlice<'_>> = bufs.to_vec();
-        let mut rest = &mut bufs[..];
-        while !rest.is_empty() {
-            match rustix::io::pwritev(&self.file, rest, position) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => {
-                    position += n as u64;
-                    IoSlice::advance_slices(&mut rest, n);
-                }
-                Err(Errno::INTR) => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(())
+    fn write_at(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<()> {
+        let len: usize = bufs.iter().map(|buf| buf.len()).sum();
+        // Nearly always the kernel takes everything at once.
+        let done = match rustix::io::pwritev(&self.file, &bufs[..bufs.len().min(BUFS_MAX)], position) {
+            Ok(n) => n,
+            Err(Errno::INTR) => 0,
+            Err(e) => return Err(e.into()),
+        };
+        if done < len { self.write_rest(bufs, position, done) } else { Ok(()) }
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -139,5 +178,9 @@ impl DiskFile for OsFile {
 
     fn is_direct(&self) -> bool {
         self.direct
+    }
+
+    fn is_durable(&self) -> bool {
+        self.durable
     }
 }

@@ -180,7 +180,7 @@ fn make(disk: &dyn Disk, seq: u64, file_bytes: u64, reuse: Option<&Path>) -> io:
     let mut head = AlignedBuf::zeroed(FILE_HEAD_BYTES);
     write_file_head(&mut head, seq, file_bytes);
     file.write_at(&[IoSlice::new(&head)], 0)?;
-    if !file.is_direct() {
+    if !file.is_durable() {
         file.sync()?;
     }
     disk.rename(&source, &path)?;

@@ -100,7 +100,7 @@ fn write_file(shared: &Shared, seq: u64, segments: &[Segment]) -> io::Result<()>
     let started = Instant::now();
     let at = segments.first().map_or(0, |segment| segment.at.offset());
     file.write_at(&parts, at as u64)?;
-    if !file.is_direct() {
+    if !file.is_durable() {
         file.sync()?;
     }
     let micros = started.elapsed().as_micros() as u64;

@@ -1,0 +1,191 @@
+//! The bytes of one file: what a reader sees, and what a power cut leaves.
+
+use std::ops::Range;
+
+use super::chance::Chance;
+use crate::disk::BLOCK_BYTES;
+
+/// A sector is written whole or not at all; everything larger can be torn.
+pub(super) const SECTOR_BYTES: usize = 512;
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write { at: usize, data: Vec<u8> },
+    SetLen(usize),
+}
+
+/// A file's bytes.
+///
+/// Invariant: without `base`, what a reader sees is durable.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Content {
+    now: Vec<u8>,
+    /// What is durable, where that is not what a reader sees.
+    base: Option<Vec<u8>>,
+    /// What a reader sees and no sync has covered, in order.
+    pending: Vec<Change>,
+    /// A sync has failed: what it should have covered will never be durable.
+    lossy: bool,
+    /// Where reads fail.
+    bad: Vec<Range<usize>>,
+}
+
+impl Content {
+    pub(super) fn from_bytes(now: Vec<u8>) -> Content {
+        Content { now, ..Content::default() }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.now
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.now.len()
+    }
+
+    /// Changes bytes behind everybody's back, on the medium too.
+    pub(super) fn rot(&mut self, change: impl Fn(&mut [u8])) {
+        change(&mut self.now);
+        if let Some(base) = &mut self.base {
+            change(base);
+        }
+    }
+
+    pub(super) fn spoil(&mut self, range: Range<usize>) {
+        self.bad.push(range);
+    }
+
+    pub(super) fn is_bad(&self, range: &Range<usize>) -> bool {
+        self.bad.iter().any(|bad| bad.start < range.end && range.start < bad.end)
+    }
+
+    /// A write through the page cache.
+    pub(super) fn write(&mut self, at: usize, data: &[u8]) {
+        self.change(Change::Write { at, data: data.to_vec() });
+    }
+
+    pub(super) fn set_len(&mut self, len: usize) {
+        self.change(Change::SetLen(len));
+    }
+
+    /// A write that is durable when it returns; the kernel writes back what the cache has of the file first.
+    pub(super) fn write_durably(&mut self, at: usize, data: &[u8]) {
+        self.sync();
+        let change = Change::Write { at, data: data.to_vec() };
+        if let Some(base) = &mut self.base {
+            change.apply(base);
+        }
+        change.apply(&mut self.now);
+    }
+
+    fn change(&mut self, change: Change) {
+        self.base.get_or_insert_with(|| self.now.clone());
+        change.apply(&mut self.now);
+        self.pending.push(change);
+    }
+
+    pub(super) fn sync(&mut self) {
+        if self.lossy {
+            let pending = std::mem::take(&mut self.pending);
+            if let Some(base) = &mut self.base {
+                pending.iter().for_each(|change| change.apply(base));
+            }
+        } else {
+            self.pending.clear();
+            self.base = None;
+        }
+    }
+
+    /// A sync that reports an error: some of it is durable, and no later sync tries the rest again.
+    pub(super) fn sync_badly(&mut self, chance: &mut Chance) {
+        if self.pending.is_empty() {
+            return;
+        }
+        self.base = Some(self.after_power_cut(chance));
+        self.pending.clear();
+        self.lossy = true;
+    }
+
+    /// What a power cut leaves: any mixture of what was durable and what was not yet, page by page or sector by
+    /// sector, in any order.
+    pub(super) fn after_power_cut(&self, chance: &mut Chance) -> Vec<u8> {
+        let Some(base) = &self.base else { return self.now.clone() };
+        match chance.below(4) {
+            0 => return base.clone(),
+            1 if !self.lossy => return self.now.clone(),
+            _ => {}
+        }
+        let mut out = base.clone();
+        let len = self.len_after(base.len(), chance.below(self.pending.len() + 1));
+        out.resize(out.len().max(self.now.len()).max(len), 0);
+        let unit = if chance.below(4) == 0 { SECTOR_BYTES } else { BLOCK_BYTES };
+        for start in (0..out.len()).step_by(unit) {
+            let range = start..(start + unit).min(out.len());
+            if self.pending.iter().any(|change| change.touches(&range)) {
+                let seen = chance.below(self.pending.len() + 1);
+                self.pending[..seen].iter().for_each(|change| change.apply_within(&mut out, &range));
+            }
+        }
+        out.truncate(len);
+        out
+    }
+
+    fn len_after(&self, base_len: usize, seen: usize) -> usize {
+        self.pending[..seen].iter().fold(base_len, |len, change| match change {
+            Change::Write { at, data } => len.max(at + data.len()),
+            Change::SetLen(len) => *len,
+        })
+    }
+}
+
+impl Change {
+    fn apply(&self, out: &mut Vec<u8>) {
+        match self {
+            Change::Write { at, data } => {
+                out.resize(out.len().max(at + data.len()), 0);
+                out[*at..at + data.len()].copy_from_slice(data);
+            }
+            Change::SetLen(len) => out.resize(*len, 0),
+        }
+    }
+
+    fn touches(&self, range: &Range<usize>) -> bool {
+        match self {
+            Change::Write { at, data } => *at < range.end && range.start < at + data.len(),
+            Change::SetLen(len) => *len < range.end,
+        }
+    }
+
+    /// Applies the part that lies in `range`; lengths are somebody else's business.
+    fn apply_within(&self, out: &mut [u8], range: &Range<usize>) {
+        match self {
+            Change::Write { at, data } => {
+                let (start, end) = (range.start.max(*at), range.end.min(at + data.len()));
+                if start < end {
+                    out[start..end].copy_from_slice(&data[start - at..end - at]);
+                }
+            }
+            Change::SetLen(len) => {
+                let start = range.start.max(*len);
+                if start < range.end {
+                    out[start..range.end].fill(0);
+                }
+            }
+        }
+    }
+}
+
+/// The sectors of a write that reached the medium before it failed: none, all, the first few, or any.
+pub(super) fn torn_ranges(len: usize, chance: &mut Chance) -> Vec<Range<usize>> {
+    let sectors = len.div_ceil(SECTOR_BYTES);
+    let sector = |i: usize| i * SECTOR_BYTES..((i + 1) * SECTOR_BYTES).min(len);
+    match chance.below(4) {
+        0 => Vec::new(),
+        1 => (0..sectors).map(sector).collect(),
+        2 => {
+            let kept = chance.below(sectors + 1);
+            (0..kept).map(sector).collect()
+        }
+        _ => (0..sectors).filter(|_| chance.coin()).map(sector).collect(),
+    }
+}

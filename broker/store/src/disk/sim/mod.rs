@@ -1,0 +1,578 @@
+//! A disk in memory that fails as disks fail: for tests.
+
+mod chance;
+mod content;
+mod names;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    io::{self, IoSlice},
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::{BLOCK_BYTES, Disk, DiskFile, OpenMode};
+use chance::Chance;
+use content::{Content, torn_ranges};
+use names::{Names, Node};
+
+/// What is done to a disk, for faults and counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Op {
+    /// Opening a file; it makes one in some modes.
+    Open,
+    /// Making a directory.
+    CreateDir,
+    /// Reading a file.
+    Read,
+    /// Writing a file.
+    Write,
+    /// Making a file's bytes durable.
+    Sync,
+    /// Cutting or extending a file.
+    SetLen,
+    /// Renaming a file.
+    Rename,
+    /// Removing a file.
+    Remove,
+    /// Making a directory's names durable.
+    SyncDir,
+    /// Listing a directory.
+    List,
+}
+
+impl Op {
+    /// Whether the operation can change what is on the disk.
+    pub fn changes(self) -> bool {
+        !matches!(self, Op::Read | Op::List)
+    }
+}
+
+type Hook = Arc<dyn Fn(Op, &Path) + Send + Sync>;
+
+/// A disk in memory. Clones are the same disk.
+///
+/// Everything it does follows from the seed and the order of the calls; [`fingerprint`](SimDisk::fingerprint)
+/// tells two runs apart.
+///
+/// Fault budget, that is, what it may do and what it never does:
+/// * **Power cut** ([`crash`](SimDisk::crash)): of what was written through the cache and not synced, each 4 KiB
+///   page or each 512-byte sector survives in any version that it had since the last sync, whatever the order of
+///   the writes; so does the length. Names that were made, renamed or removed since the directory's last
+///   `sync_dir` survive one by one, in any combination; one rename is never half done. What was synced, or
+///   written to a direct file by a call that returned, always survives.
+/// * **Power cut during an operation** ([`cut_power_after`](SimDisk::cut_power_after)): that operation has none,
+///   some or all of its effect: any subset of a write's sectors, a name changed or not. It and all later ones
+///   fail. A sector is never torn.
+/// * **End of the process** ([`kill`](SimDisk::kill)): nothing is lost, and what was not durable still is not.
+/// * **Errors** ([`fail`](SimDisk::fail)): the operation has none, some or all of its effect. After a failed sync
+///   the cache forgets what it did not write, so that a second sync succeeds and the bytes are gone with the
+///   next power cut.
+/// * **Full disk** ([`set_capacity`](SimDisk::set_capacity)): a write that makes a file longer keeps what fits and
+///   fails with `StorageFull`; bytes that a file has already can always be written.
+/// * **Rot** ([`flip`](SimDisk::flip), [`overwrite`](SimDisk::overwrite), [`spoil`](SimDisk::spoil)): only where
+///   and when a test says so. Reads never give other bytes than those on the disk.
+/// * **Short reads** ([`set_short_reads`](SimDisk::set_short_reads)): a read may give fewer bytes than there are,
+///   never none, and whole blocks from a direct file.
+#[derive(Clone)]
+pub struct SimDisk {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    state: Mutex<State>,
+    hook: Mutex<Option<Hook>>,
+}
+
+struct Fault {
+    op: Op,
+    name_part: String,
+    countdown: u64,
+    error: io::ErrorKind,
+}
+
+struct State {
+    chance: Chance,
+    names: Names,
+    files: BTreeMap<u64, Content>,
+    next_file: u64,
+    faults: Vec<Fault>,
+    cut_after: Option<u64>,
+    off: bool,
+    changes: u64,
+    counts: BTreeMap<Op, u64>,
+    capacity_bytes: Option<u64>,
+    short_reads: bool,
+    refuses_direct: bool,
+    fingerprint: u64,
+}
+
+/// What becomes of an operation.
+enum Fate {
+    Done,
+    /// It fails, and has some of its effect.
+    Torn(io::Error),
+}
+
+fn digest(bytes: &[u8]) -> u64 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes)
+}
+
+fn power_is_off() -> io::Error {
+    io::Error::other("the power is off")
+}
+
+impl SimDisk {
+    /// An empty disk.
+    pub fn new(seed: u64) -> SimDisk {
+        SimDisk::with_state(State {
+            chance: Chance::new(seed),
+            names: Names::default(),
+            files: BTreeMap::new(),
+            next_file: 0,
+            faults: Vec::new(),
+            cut_after: None,
+            off: false,
+            changes: 0,
+            counts: BTreeMap::new(),
+            capacity_bytes: None,
+            short_reads: false,
+            refuses_direct: false,
+            fingerprint: seed,
+        })
+    }
+
+    fn with_state(state: State) -> SimDisk {
+        SimDisk { inner: Arc::new(Inner { state: Mutex::new(state), hook: Mutex::new(None) }) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.inner.state.lock()
+    }
+
+    /// Cuts the power: this disk does nothing any more, and the one that is given back has what survived.
+    pub fn crash(&self) -> SimDisk {
+        self.end(|state| {
+            let names = state.names.after_power_cut(&mut state.chance);
+            let files = std::mem::take(&mut state.files);
+            let survive = |(id, content): (u64, Content)| {
+                (id, Content::from_bytes(content.after_power_cut(&mut state.chance)))
+            };
+            (names, files.into_iter().map(survive).collect())
+        })
+    }
+
+    /// Ends the process that uses the disk: its handles do nothing any more, and the disk that is given back
+    /// has everything; what was not durable still is not.
+    pub fn kill(&self) -> SimDisk {
+        if self.state().off {
+            return self.crash();
+        }
+        self.end(|state| (state.names.clone(), std::mem::take(&mut state.files)))
+    }
+
+    fn end(&self, survive: impl FnOnce(&mut State) -> (Names, BTreeMap<u64, Content>)) -> SimDisk {
+        let mut state = self.state();
+        state.off = true;
+        let (names, mut files) = survive(&mut state);
+        state.names = Names::default();
+        let named: Vec<u64> = names.files().into_iter().map(|(_, file)| file).collect();
+        files.retain(|id, _| named.contains(id));
+        let next = State {
+            chance: Chance::new(state.chance.next()),
+            names,
+            files,
+            next_file: state.next_file,
+            faults: Vec::new(),
+            cut_after: None,
+            off: false,
+            changes: 0,
+            counts: BTreeMap::new(),
+            capacity_bytes: state.capacity_bytes,
+            short_reads: state.short_reads,
+            refuses_direct: state.refuses_direct,
+            fingerprint: state.fingerprint,
+        };
+        SimDisk::with_state(next)
+    }
+
+    /// Cuts the power during the operation behind the next `count` ones that can change the disk. For
+    /// `count` = 0, 1, 2 … this covers every moment of a run.
+    pub fn cut_power_after(&self, count: u64) {
+        let mut state = self.state();
+        state.cut_after = Some(state.changes + count);
+    }
+
+    /// Whether the power is cut.
+    pub fn is_off(&self) -> bool {
+        self.state().off
+    }
+
+    /// Operations so far that could change the disk.
+    pub fn changes(&self) -> u64 {
+        self.state().changes
+    }
+
+    /// Operations of one kind so far.
+    pub fn count(&self, op: Op) -> u64 {
+        self.state().counts.get(&op).copied().unwrap_or(0)
+    }
+
+    /// Lets the `nth` operation of a kind from now on fail, 1 being the next, counting those on a path that
+    /// contains `name_part`. It fails once.
+    pub fn fail(&self, op: Op, name_part: &str, nth: u64, error: io::ErrorKind) {
+        let fault = Fault { op, name_part: name_part.to_string(), countdown: nth, error };
+        self.state().faults.push(fault);
+    }
+
+    /// How many bytes all files may have together; `None` for any.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.state().capacity_bytes = bytes;
+    }
+
+    /// Whether reads may give fewer bytes than there are.
+    pub fn set_short_reads(&self, short: bool) {
+        self.state().short_reads = short;
+    }
+
+    /// Whether files that are asked for as direct are opened through the page cache, as some file systems do.
+    pub fn set_refuses_direct(&self, refuses: bool) {
+        self.state().refuses_direct = refuses;
+    }
+
+    /// Calls `hook` before each operation, without any lock held: it may block, or change the disk's faults.
+    pub fn set_hook(&self, hook: impl Fn(Op, &Path) + Send + Sync + 'static) {
+        *self.inner.hook.lock() = Some(Arc::new(hook));
+    }
+
+    /// Turns over the bits of `mask` at `offset`, on the medium.
+    pub fn flip(&self, path: impl AsRef<Path>, offset: u64, mask: u8) -> io::Result<()> {
+        self.rot(path.as_ref(), offset, 1, |bytes| bytes[0] ^= mask)
+    }
+
+    /// Replaces bytes on the medium.
+    pub fn overwrite(&self, path: impl AsRef<Path>, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.rot(path.as_ref(), offset, bytes.len(), |old| old.copy_from_slice(&bytes[..old.len()]))
+    }
+
+    fn rot(&self, path: &Path, offset: u64, len: usize, change: impl Fn(&mut [u8])) -> io::Result<()> {
+        let mut state = self.state();
+        let start = offset as usize;
+        let content = state.content(path)?;
+        if start + len > content.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        content.rot(|bytes| {
+            let end = bytes.len().min(start + len);
+            if start < end {
+                change(&mut bytes[start..end]);
+            }
+        });
+        Ok(())
+    }
+
+    /// Lets reads that touch `range` fail from now on.
+    pub fn spoil(&self, path: impl AsRef<Path>, range: Range<u64>) -> io::Result<()> {
+        self.state().content(path.as_ref())?.spoil(range.start as usize..range.end as usize);
+        Ok(())
+    }
+
+    /// All bytes of a file, as a reader sees them.
+    pub fn read_file(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+        Ok(self.state().content(path.as_ref())?.bytes().to_vec())
+    }
+
+    /// Puts a file in place, durably.
+    pub fn write_file(&self, path: impl AsRef<Path>, bytes: &[u8]) -> io::Result<()> {
+        let path = path.as_ref();
+        let mut state = self.state();
+        let id = match state.names.file(path) {
+            Ok(id) => id,
+            Err(_) => state.add_file(path)?,
+        };
+        state.files.insert(id, Content::from_bytes(bytes.to_vec()));
+        state.names.sync_dir(path.parent().unwrap_or(Path::new("")))
+    }
+
+    /// Path and bytes of every file, as a reader sees them.
+    pub fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let state = self.state();
+        let named = state.names.files().into_iter();
+        named.map(|(path, id)| (path.into(), state.files[&id].bytes().to_vec())).collect()
+    }
+
+    /// A number that two disks share when the same was done to both, down to the bytes.
+    pub fn fingerprint(&self) -> u64 {
+        self.state().fingerprint
+    }
+
+    /// Notes an operation and decides what becomes of it.
+    fn begin(&self, op: Op, path: &Path, detail: u64) -> io::Result<(MutexGuard<'_, State>, Fate)> {
+        let hook = self.inner.hook.lock().clone();
+        if let Some(hook) = hook {
+            hook(op, path);
+        }
+        let mut state = self.state();
+        if state.off {
+            return Err(power_is_off());
+        }
+        let fate = state.fate(op, path, detail);
+        Ok((state, fate))
+    }
+}
+
+impl State {
+    fn fate(&mut self, op: Op, path: &Path, detail: u64) -> Fate {
+        *self.counts.entry(op).or_default() += 1;
+        self.note(op as u64);
+        self.note(digest(path.as_os_str().as_encoded_bytes()));
+        self.note(detail);
+        if op.changes() {
+            self.changes += 1;
+            if self.cut_after.is_some_and(|count| self.changes > count) {
+                self.off = true;
+                return Fate::Torn(power_is_off());
+            }
+        }
+        let path = path.to_string_lossy();
+        for fault in &mut self.faults {
+            if fault.op == op && fault.countdown > 0 && path.contains(&fault.name_part) {
+                fault.countdown -= 1;
+                if fault.countdown == 0 {
+                    return Fate::Torn(fault.error.into());
+                }
+            }
+        }
+        Fate::Done
+    }
+
+    fn note(&mut self, value: u64) {
+        self.fingerprint = Chance::new(self.fingerprint.rotate_left(5) ^ value).next();
+    }
+
+    fn content(&mut self, path: &Path) -> io::Result<&mut Content> {
+        let id = self.names.file(path)?;
+        Ok(self.files.get_mut(&id).expect("every name leads to a file"))
+    }
+
+    fn add_file(&mut self, path: &Path) -> io::Result<u64> {
+        let id = self.next_file;
+        self.names.add_file(path, id)?;
+        self.next_file += 1;
+        self.files.insert(id, Content::default());
+        Ok(id)
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.names.files().iter().map(|(_, id)| self.files[id].len() as u64).sum()
+    }
+
+    /// How long the file may become.
+    fn len_max(&self, id: u64) -> u64 {
+        let len = self.files[&id].len() as u64;
+        self.capacity_bytes.map_or(u64::MAX, |all| len + all.saturating_sub(self.used_bytes()))
+    }
+
+    fn write(&mut self, id: u64, at: usize, data: &[u8], durable: bool) {
+        let content = self.files.get_mut(&id).expect("an open file has its content");
+        if durable { content.write_durably(at, data) } else { content.write(at, data) }
+    }
+}
+
+/// Runs `change` if the operation is done; if it is torn, perhaps.
+fn whole_or_torn<T>(
+    state: &mut State,
+    fate: Fate,
+    change: impl FnOnce(&mut State) -> io::Result<T>,
+) -> io::Result<T> {
+    match fate {
+        Fate::Done => change(state),
+        Fate::Torn(error) => {
+            if state.chance.coin() {
+                // What it would have given is not known to a caller that got the error.
+                let _ = change(state);
+            }
+            Err(error)
+        }
+    }
+}
+
+impl Disk for SimDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        let (mut state, fate) = self.begin(Op::Open, path, mode as u64)?;
+        let writes = !matches!(mode, OpenMode::Read | OpenMode::DirectRead);
+        let id = whole_or_torn(&mut state, fate, |state| {
+            let id = match state.names.file(path) {
+                Err(e) if writes && e.kind() == io::ErrorKind::NotFound => state.add_file(path)?,
+                found => found?,
+            };
+            let content = state.files.get_mut(&id).expect("every name leads to a file");
+            if matches!(mode, OpenMode::Create | OpenMode::DirectCreate) && content.len() > 0 {
+                content.set_len(0);
+            }
+            Ok(id)
+        })?;
+        let direct = !matches!(mode, OpenMode::Read | OpenMode::Create) && !state.refuses_direct;
+        let durable = direct && mode == OpenMode::Direct;
+        Ok(Arc::new(SimFile { disk: self.clone(), id, path: path.to_path_buf(), direct, durable, writes }))
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        let (mut state, fate) = self.begin(Op::CreateDir, path, 0)?;
+        whole_or_torn(&mut state, fate, |state| state.names.add_dir(path))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (mut state, fate) = self.begin(Op::Rename, from, digest(to.as_os_str().as_encoded_bytes()))?;
+        whole_or_torn(&mut state, fate, |state| state.names.rename(from, to))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let (mut state, fate) = self.begin(Op::Remove, path, 0)?;
+        whole_or_torn(&mut state, fate, |state| state.names.remove(path))
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>> {
+        let (state, fate) = self.begin(Op::List, dir, 0)?;
+        if let Fate::Torn(error) = fate {
+            return Err(error);
+        }
+        let inside = state.names.list(dir)?.into_iter();
+        let files = inside.filter_map(|(name, node)| match node {
+            Node::File(id) => Some((name, state.files[&id].len() as u64)),
+            Node::Dir(_) => None,
+        });
+        Ok(files.collect())
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let (mut state, fate) = self.begin(Op::SyncDir, dir, 0)?;
+        whole_or_torn(&mut state, fate, |state| state.names.sync_dir(dir))
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let state = self.state();
+        if state.off {
+            return Err(power_is_off());
+        }
+        Ok(state.capacity_bytes.map_or(u64::MAX, |all| all.saturating_sub(state.used_bytes())))
+    }
+}
+
+struct SimFile {
+    disk: SimDisk,
+    id: u64,
+    path: PathBuf,
+    direct: bool,
+    durable: bool,
+    writes: bool,
+}
+
+impl SimFile {
+    /// What the kernel refuses of a direct file.
+    fn check_aligned(&self, address: usize, len: usize, position: u64) -> io::Result<()> {
+        let aligned = [address, len, position as usize].iter().all(|n| n.is_multiple_of(BLOCK_BYTES));
+        if self.direct && !aligned { Err(io::ErrorKind::InvalidInput.into()) } else { Ok(()) }
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        if self.writes { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+    }
+}
+
+impl DiskFile for SimFile {
+    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        self.check_aligned(buf.as_ptr() as usize, buf.len(), position)?;
+        let (mut state, fate) = self.disk.begin(Op::Read, &self.path, position)?;
+        if let Fate::Torn(error) = fate {
+            return Err(error);
+        }
+        let content = &state.files[&self.id];
+        let start = (position as usize).min(content.len());
+        let mut n = buf.len().min(content.len() - start);
+        if content.is_bad(&(start..start + n)) {
+            return Err(io::Error::other("a sector cannot be read"));
+        }
+        buf[..n].copy_from_slice(&content.bytes()[start..start + n]);
+        let unit = if self.direct { BLOCK_BYTES } else { 1 };
+        if state.short_reads && n > unit && state.chance.coin() {
+            n = (1 + state.chance.below(n / unit)) * unit;
+            n = n.min(buf.len());
+        }
+        Ok(n)
+    }
+
+    fn write_at(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<()> {
+        self.check_writable()?;
+        bufs.iter().try_for_each(|b| self.check_aligned(b.as_ptr() as usize, b.len(), position))?;
+        let data: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
+        let (mut state, fate) = self.disk.begin(Op::Write, &self.path, position ^ digest(&data) << 32)?;
+        let at = position as usize;
+        let room = state.len_max(self.id).saturating_sub(position).min(data.len() as u64) as usize;
+        match fate {
+            Fate::Done => {
+                let fits = if room < data.len() { room / BLOCK_BYTES * BLOCK_BYTES } else { room };
+                if fits > 0 {
+                    state.write(self.id, at, &data[..fits], self.durable);
+                }
+                if fits < data.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+            }
+            Fate::Torn(error) => {
+                let kept = torn_ranges(room, &mut state.chance);
+                for range in kept {
+                    state.write(self.id, at + range.start, &data[range], self.durable);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let (mut state, fate) = self.disk.begin(Op::Sync, &self.path, 0)?;
+        let state = &mut *state;
+        let content = state.files.get_mut(&self.id).expect("an open file has its content");
+        match fate {
+            Fate::Done => {
+                content.sync();
+                Ok(())
+            }
+            Fate::Torn(error) => {
+                content.sync_badly(&mut state.chance);
+                Err(error)
+            }
+        }
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        let state = self.disk.state();
+        if state.off {
+            return Err(power_is_off());
+        }
+        Ok(state.files[&self.id].len() as u64)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.check_writable()?;
+        let (mut state, fate) = self.disk.begin(Op::SetLen, &self.path, len)?;
+        if len > state.len_max(self.id) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        whole_or_torn(&mut state, fate, |state| {
+            state.files.get_mut(&self.id).expect("an open file has its content").set_len(len as usize);
+            Ok(())
+        })
+    }
+
+    fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    fn is_durable(&self) -> bool {
+        self.durable
+    }
+}
