@@ -32,6 +32,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const DISK_EVERY: Duration = Duration::from_secs(1);
 /// Time between two rounds of retention and merging.
 const RETENTION_EVERY: Duration = Duration::from_secs(5);
+/// Time between two looks for producers that have been idle for too long.
+const PRODUCERS_EVERY: Duration = Duration::from_secs(60);
 /// An idle log gives its spare memory back after this time.
 const TRIM_EVERY: Duration = Duration::from_secs(10);
 
@@ -77,6 +79,7 @@ impl House {
     fn run(&mut self, stopped: &AtomicBool) {
         let start = clock::monotonic();
         let (mut disk_at, mut retention_at, mut trim_at) = (start, start + RETENTION_EVERY, start + TRIM_EVERY);
+        let mut producers_at = start + PRODUCERS_EVERY;
         while !stopped.load(Relaxed) {
             let now = clock::monotonic();
             if due(&mut disk_at, now, DISK_EVERY) {
@@ -92,6 +95,9 @@ impl House {
             if due(&mut retention_at, now, RETENTION_EVERY) {
                 self.retain();
                 self.merge(stopped);
+            }
+            if due(&mut producers_at, now, PRODUCERS_EVERY) {
+                self.expire_producers();
             }
             if due(&mut trim_at, now, TRIM_EVERY) && self.wal.memory_bytes() < 2 * self.wal.chunk_bytes() {
                 self.wal.trim_memory();
@@ -158,6 +164,20 @@ impl House {
             let command = commands::encode_set_log_start(&moves);
             if let Err(error) = self.runtime.block_on(shard.write(command)) {
                 tracing::warn!(shard = %shard.id(), %error, "retention waits for the next round");
+            }
+        }
+    }
+
+    /// Forgets idle producers, by replicated command; a shard that has none writes nothing.
+    fn expire_producers(&self) {
+        let (now_ms, idle_ms) = (clock::now_ms(), self.service.broker_config().producer_id_expiration_ms);
+        for shard in self.service.shards() {
+            if !shard.host.inspect(|machine| machine.has_expired_producers(now_ms, idle_ms)) {
+                continue;
+            }
+            let command = commands::encode_expire_producers(now_ms, idle_ms);
+            if let Err(error) = self.runtime.block_on(shard.write(command)) {
+                tracing::warn!(shard = %shard.id(), %error, "idle producers are kept until the next round");
             }
         }
     }

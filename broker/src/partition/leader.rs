@@ -1,17 +1,20 @@
 //! The writing side of a shard's leader: hands out offsets, finds duplicates, gathers waves into proposals.
 //!
 //! Batches that arrive while proposals are in flight wait in one queue and leave together: the busier the
-//! shard, the larger its entries. Partition states that are ahead of the applied ones (because of proposals in
-//! flight) are kept apart and dropped as soon as a proposal does not end as foreseen.
+//! shard, the larger its entries. What a partition will be once its batches in flight are applied is kept only
+//! while there are any. When one of them does not end as foreseen the partition takes no more until the others
+//! have ended too: their offsets were built on it.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     sync::{Arc, Weak},
 };
 
 use millstream_model::{GroupId, PartitionId, limits};
 use millstream_replica::{Command, Group, Outcome, ProposeError, Reply};
-use millstream_state::partition::{AppendOutcome, PartitionState, ProduceRefusal, ShardReply, Verdict};
+use millstream_state::partition::{
+    AppendOutcome, PartitionAhead, PartitionState, ProduceRefusal, ShardReply, Verdict,
+};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -64,11 +67,20 @@ pub struct Shard {
 #[derive(Default)]
 struct Leader {
     term: u64,
-    /// States as they will be once everything in flight and queued is applied.
-    ahead: HashMap<PartitionId, PartitionState>,
+    /// Partitions that have batches in flight or queued.
+    ahead: HashMap<PartitionId, Ahead>,
     queue: VecDeque<Queued>,
     queued_bytes: usize,
     in_flight: usize,
+}
+
+/// A partition as it will be once everything in flight and queued is applied.
+struct Ahead {
+    state: PartitionAhead,
+    /// Batches in flight and queued.
+    pending: usize,
+    /// One of them did not end as foreseen.
+    broken: bool,
 }
 
 struct Queued {
@@ -145,30 +157,12 @@ impl Shard {
         if leader.queued_bytes + batch.bytes.len() > QUEUED_BYTES_MAX {
             return Err(ProduceError::Unavailable);
         }
-        let state = match leader.ahead.entry(partition) {
-            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                let applied = self.host.partition(partition, PartitionState::clone);
-                entry.insert(applied.ok_or(ProduceError::UnknownPartition)?)
-            }
+        let Leader { ahead, .. } = leader;
+        let placed = self.host.partition(partition, |applied| place(ahead, applied, partition, &batch));
+        let base_offset = match placed.ok_or(ProduceError::UnknownPartition)?? {
+            Placed::At(base_offset) => base_offset,
+            Placed::Already(appended) => return Ok(Admitted::Already(appended)),
         };
-        match state.check(&batch.header) {
-            Verdict::Append => {}
-            Verdict::Duplicate { base_offset, .. } => {
-                // Its first copy may still be in flight: then this answer comes before the first one's, which
-                // could still fail. The producer is told to ask again instead.
-                let applied = self.host.partition(partition, |p| (p.next_offset(), p.log_start()));
-                let (next, log_start_offset) = applied.unwrap_or_default();
-                if base_offset >= next {
-                    return Err(ProduceError::Unavailable);
-                }
-                let log_append_time_ms = -1;
-                return Ok(Admitted::Already(Appended { base_offset, log_append_time_ms, log_start_offset }));
-            }
-            Verdict::Refuse(refusal) => return Err(refused(refusal)),
-        }
-        let base_offset = state.next_offset();
-        state.advance(&batch.header, base_offset, batch.log_append_ms.unwrap_or(batch.header.max_timestamp));
         let leader_epoch = leader_epoch(term, epoch_base);
         let CheckedBatch { bytes, log_append_ms, .. } = batch;
         Ok(Admitted::Queue(StagedBatch { partition, bytes, base_offset, leader_epoch, log_append_ms }))
@@ -179,14 +173,11 @@ impl Shard {
             Ok((_, Reply::Shard(ShardReply::Append(outcomes)))) if outcomes.len() == waiting.len() => Some(outcomes),
             _ => None,
         };
-        let foreseen = results.as_ref().is_some_and(|all| all.iter().all(|o| matches!(o, AppendOutcome::Appended { .. })));
         {
             let mut leader = self.leader.lock();
             leader.in_flight -= 1;
-            if !foreseen && leader.term == term {
-                // What is ahead was built on this proposal. What is queued has offsets that will not fit, so it
-                // is refused as retriable at apply.
-                leader.ahead.clear();
+            if leader.term == term {
+                leader.settle(&waiting, results.as_deref());
             }
         }
         self.push();
@@ -208,8 +199,9 @@ impl Shard {
             AppendOutcome::Appended { base_offset } => {
                 Ok(Appended { base_offset, log_append_time_ms: log_append_ms.unwrap_or(-1), log_start_offset })
             }
-            AppendOutcome::Duplicate { base_offset } => {
-                Ok(Appended { base_offset, log_append_time_ms: -1, log_start_offset })
+            AppendOutcome::Duplicate { base_offset, max_timestamp } => {
+                let log_append_time_ms = log_append_ms.map_or(-1, |_| max_timestamp);
+                Ok(Appended { base_offset, log_append_time_ms, log_start_offset })
             }
             AppendOutcome::Refused(refusal) => Err(refused(refusal)),
             AppendOutcome::OffsetMismatch { .. } => Err(ProduceError::NotLeader),
@@ -228,6 +220,46 @@ enum Admitted {
     Already(Appended),
 }
 
+enum Placed {
+    At(i64),
+    Already(Appended),
+}
+
+/// Checks a batch against its producer's earlier ones, those in flight included, and gives it its offset.
+fn place(
+    ahead: &mut HashMap<PartitionId, Ahead>,
+    applied: &PartitionState,
+    partition: PartitionId,
+    batch: &CheckedBatch,
+) -> Result<Placed, ProduceError> {
+    let pending = ahead.get(&partition);
+    if pending.is_some_and(|ahead| ahead.broken) {
+        return Err(ProduceError::Unavailable);
+    }
+    match pending.map_or_else(|| applied.check(&batch.header), |ahead| ahead.state.check(applied, &batch.header)) {
+        Verdict::Append => {}
+        // Its first copy is still in flight: this answer would come before the first one's, which could still
+        // fail. The producer is told to ask again instead.
+        Verdict::Duplicate { base_offset, .. } if base_offset >= applied.next_offset() => {
+            return Err(ProduceError::Unavailable);
+        }
+        Verdict::Duplicate { base_offset, max_timestamp } => {
+            let log_append_time_ms = batch.log_append_ms.map_or(-1, |_| max_timestamp);
+            let log_start_offset = applied.log_start();
+            return Ok(Placed::Already(Appended { base_offset, log_append_time_ms, log_start_offset }));
+        }
+        Verdict::Refuse(refusal) => return Err(refused(refusal)),
+    }
+    let ahead = ahead.entry(partition).or_insert_with(|| Ahead {
+        state: PartitionAhead::new(applied),
+        pending: 0,
+        broken: false,
+    });
+    ahead.pending += 1;
+    let max_timestamp = batch.log_append_ms.unwrap_or(batch.header.max_timestamp);
+    Ok(Placed::At(ahead.state.advance(applied, &batch.header, max_timestamp)))
+}
+
 fn refused(refusal: ProduceRefusal) -> ProduceError {
     match refusal {
         ProduceRefusal::OutOfOrderSequence { .. } => ProduceError::OutOfOrderSequence,
@@ -243,6 +275,20 @@ impl Leader {
         self.queued_bytes = 0;
         for queued in self.queue.drain(..) {
             let _ = queued.tell.send(Err(ProduceError::NotLeader));
+        }
+    }
+
+    /// Takes the batches of a proposal out of what is ahead; `outcomes` is `None` when all of it failed.
+    fn settle(&mut self, waiting: &Waiting, outcomes: Option<&[AppendOutcome]>) {
+        for (at, (partition, _, _)) in waiting.iter().enumerate() {
+            let outcome = outcomes.and_then(|outcomes| outcomes.get(at));
+            let Entry::Occupied(mut entry) = self.ahead.entry(*partition) else { continue };
+            let ahead = entry.get_mut();
+            ahead.pending -= 1;
+            ahead.broken |= !matches!(outcome, Some(AppendOutcome::Appended { .. }));
+            if ahead.pending == 0 {
+                entry.remove();
+            }
         }
     }
 

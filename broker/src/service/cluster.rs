@@ -8,12 +8,12 @@ use std::{
 use bytes::Bytes;
 use millstream_model::{GroupId, LogId, PartitionId, TopicId};
 use millstream_replica::{Machine, Reply, RestoreError};
-use millstream_state::cluster::{self, ClusterMachine, Topic};
+use millstream_state::cluster::{self, ClusterCommand, ClusterMachine, Topic};
 use millstream_store::tables::Tables;
 use parking_lot::RwLock;
 
-use super::{PartitionView, TopicView};
-use crate::config::TopicConfig;
+use super::{PartitionView, TopicView, layers::{GivenConfigs, Layers}};
+use crate::config::{BrokerConfig, TopicConfig};
 
 /// What is kept ready for each topic, so that requests do not build it.
 #[derive(Debug)]
@@ -35,15 +35,17 @@ struct Index {
 /// The metadata group on this node.
 pub struct ClusterHost {
     state: RwLock<(ClusterMachine, Index)>,
-    /// Topic defaults that were given at start.
-    defaults: BTreeMap<String, String>,
+    given: GivenConfigs,
+    /// This broker's configuration, with what was set while it runs.
+    broker: RwLock<Arc<BrokerConfig>>,
     tables: Arc<Tables>,
 }
 
 impl ClusterHost {
     /// An empty cluster; [`Machine::restore`] fills it.
-    pub fn new(tables: Arc<Tables>, defaults: BTreeMap<String, String>) -> ClusterHost {
-        ClusterHost { state: RwLock::new((ClusterMachine::new(), Index::default())), defaults, tables }
+    pub fn new(tables: Arc<Tables>, given: GivenConfigs) -> ClusterHost {
+        let broker = RwLock::new(Arc::new(BrokerConfig::from_values(&given.broker)));
+        ClusterHost { state: RwLock::new((ClusterMachine::new(), Index::default())), given, broker, tables }
     }
 
     /// Looks at the whole applied state.
@@ -72,15 +74,27 @@ impl ClusterHost {
         Some((view.clone(), *view.partitions.get(*place as usize)?))
     }
 
-    /// A topic's configuration: its own values over the defaults that were given at start.
-    pub(super) fn effective(&self, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-        let mut values = self.defaults.clone();
-        values.extend(own.iter().map(|(k, v)| (k.clone(), v.clone())));
-        values
+    /// A topic's configuration: its own values over what the broker has for topics.
+    pub(super) fn effective(&self, own: &BTreeMap<String, String>) -> TopicConfig {
+        self.with_layers(|layers| TopicConfig::from_values(&layers.topic_values(own)))
     }
 
-    pub(super) fn defaults(&self) -> &BTreeMap<String, String> {
-        &self.defaults
+    /// Looks at the layers of configuration below topics.
+    pub(super) fn with_layers<R>(&self, look: impl FnOnce(Layers<'_>) -> R) -> R {
+        look(Layers::new(&self.state.read().0, &self.given))
+    }
+
+    /// This broker's configuration now.
+    pub(super) fn broker_config(&self) -> Arc<BrokerConfig> {
+        self.broker.read().clone()
+    }
+
+    /// Everything that depends on the brokers' configuration.
+    fn reconfigure(&self, machine: &ClusterMachine, index: &mut Index) {
+        let values = Layers::new(machine, &self.given).broker_values();
+        *self.broker.write() = Arc::new(BrokerConfig::from_values(&values));
+        let names: Vec<String> = machine.topics().map(|topic| topic.name.clone()).collect();
+        names.iter().for_each(|name| self.reindex(machine, index, name));
     }
 
     fn reindex(&self, machine: &ClusterMachine, index: &mut Index, name: &str) {
@@ -89,7 +103,7 @@ impl ClusterHost {
             old.view.partitions.iter().for_each(|p| drop(index.owner.remove(&p.id)));
         }
         let Some(topic) = machine.topic(name) else { return };
-        let view = Arc::new(self.view(topic));
+        let view = Arc::new(self.view(machine, topic));
         index.name_of.insert(topic.id, name.to_string());
         let shared: Arc<str> = name.into();
         let places = view.partitions.iter().zip(0..);
@@ -97,9 +111,10 @@ impl ClusterHost {
         index.by_name.insert(name.to_string(), Arc::new(TopicEntry { view, own_configs: topic.configs.clone() }));
     }
 
-    fn view(&self, topic: &Topic) -> TopicView {
+    fn view(&self, machine: &ClusterMachine, topic: &Topic) -> TopicView {
+        let values = Layers::new(machine, &self.given).topic_values(&topic.configs);
         let partitions = topic.partitions.iter().enumerate().map(|(index, partition)| {
-            let extent = partition.extents.last().copied().unwrap_or_default();
+            let extent = partition.extents.last();
             PartitionView { index: index as i32, id: partition.id, group: extent.shard, epoch_base: extent.epoch }
         });
         TopicView {
@@ -107,7 +122,7 @@ impl ClusterHost {
             id: topic.id,
             partitions: partitions.collect(),
             internal: topic.internal,
-            config: Arc::new(TopicConfig::from_values(&self.effective(&topic.configs))),
+            config: Arc::new(TopicConfig::from_values(&values)),
         }
     }
 }
@@ -122,7 +137,11 @@ impl Machine for ClusterHost {
         let mut state = self.state.write();
         let (machine, index) = &mut *state;
         let before = command.topic_name(machine);
+        let of_brokers = matches!(command, ClusterCommand::AlterBrokerConfigs { .. });
         let reply = machine.apply(id, command);
+        if of_brokers {
+            self.reconfigure(machine, index);
+        }
         if let Some(name) = before {
             self.reindex(machine, index, &name);
         }
@@ -140,8 +159,7 @@ impl Machine for ClusterHost {
     fn restore(&self, data: &[u8]) -> Result<(), RestoreError> {
         let machine = ClusterMachine::restore(data).map_err(|e| RestoreError(Box::new(e)))?;
         let mut index = Index::default();
-        let names: Vec<String> = machine.topics().map(|topic| topic.name.clone()).collect();
-        names.iter().for_each(|name| self.reindex(&machine, &mut index, name));
+        self.reconfigure(&machine, &mut index);
         *self.state.write() = (machine, index);
         Ok(())
     }

@@ -26,13 +26,12 @@ pub(super) struct Inner {
     pub(super) cluster: Arc<ClusterHost>,
     pub(super) metadata: Group,
     pub(super) shards: HashMap<GroupId, Arc<Shard>>,
-    pub(super) config: Arc<BrokerConfig>,
     pub(super) serve: ServeConfig,
     pub(super) producer_ids: super::producers::ProducerIds,
     /// Set while the disk has less free space than the low mark.
     pub(super) disk_low: AtomicBool,
     /// What clients are told to connect to.
-    advertised: (String, u16),
+    pub(super) advertised: (String, u16),
 }
 
 impl Service {
@@ -48,7 +47,6 @@ impl Service {
             cluster,
             metadata,
             shards,
-            config: Arc::new(serve.broker.clone()),
             serve,
             producer_ids: Default::default(),
             disk_low: AtomicBool::new(false),
@@ -78,9 +76,9 @@ impl Service {
         vec![BrokerInfo { id: self.node_id(), host, port, rack: self.inner.serve.rack.clone() }]
     }
 
-    /// The broker's configuration.
+    /// The broker's configuration now: some of it changes while the broker runs.
     pub fn broker_config(&self) -> Arc<BrokerConfig> {
-        self.inner.config.clone()
+        self.inner.cluster.broker_config()
     }
 
     /// Every topic, sorted by name.
@@ -235,7 +233,8 @@ impl Service {
     ) -> Result<(i32, i64), FetchError> {
         let (host, current) = self.inner.leading(partition, current_leader_epoch)?;
         let found = host.partition(partition.id, |p| {
-            if epoch == current { Some((epoch, p.next_offset())) } else { p.end_offset_for_epoch(epoch) }
+            // What a later leader wrote is not known here.
+            if epoch > current { None } else { p.end_offset_for_epoch(epoch) }
         });
         Ok(found.ok_or(FetchError::UnknownPartition)?.unwrap_or((-1, -1)))
     }

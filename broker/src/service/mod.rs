@@ -4,11 +4,17 @@ mod cluster;
 mod configs;
 mod data;
 mod error;
+mod founding;
+mod inspect;
+mod layers;
 mod producers;
 mod topics;
 mod types;
 
-pub use error::{ProduceError, ProducerIdError, TopicError};
+pub use configs::BrokerScope;
+pub use error::{BrokerConfigError, ProduceError, ProducerIdError, TopicError};
+pub use inspect::{ActiveProducer, DiskSpace};
+pub use layers::GivenConfigs;
 pub use types::{
     BrokerInfo, ConfigEntry, ConfigSource, Leadership, NewTopic, PartitionView, ProducePart, Produced, TopicView,
 };

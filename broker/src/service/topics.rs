@@ -20,7 +20,7 @@ use super::{NewTopic, Service, TopicError, TopicView};
 use crate::{clock, config::TopicConfig};
 
 /// Most partitions of one topic, and of the whole cluster.
-const PARTITIONS_MAX: i32 = 100_000;
+const PARTITIONS_MAX: i32 = cluster::PARTITIONS_MAX as i32;
 
 impl Service {
     /// Makes a topic, or only checks whether it could be made.
@@ -71,7 +71,7 @@ impl Service {
             }
         }
         match new.partitions {
-            -1 => Ok(self.inner.config.num_partitions),
+            -1 => Ok(self.broker_config().num_partitions),
             n if (1..=PARTITIONS_MAX).contains(&n) => Ok(n as u32),
             n => Err(TopicError::InvalidPartitions(format!("{n} partitions: allowed are 1 to {PARTITIONS_MAX}"))),
         }
@@ -104,7 +104,7 @@ impl Service {
             id: TopicId::default(),
             partitions: (0..partitions).map(partition).collect(),
             internal: false,
-            config: Arc::new(TopicConfig::from_values(&self.inner.cluster.effective(configs))),
+            config: Arc::new(self.inner.cluster.effective(configs)),
         }
     }
 
@@ -165,7 +165,7 @@ impl Service {
 
     async fn create_in_shards(&self, partitions: &[(PartitionId, GroupId)]) -> Result<(), TopicError> {
         self.in_shards(partitions, |ids| {
-            commands::encode_create_partitions(&ids.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+            commands::encode_create_partitions(&ids.iter().map(|(id, _)| (*id).into()).collect::<Vec<_>>())
         })
         .await
     }
@@ -231,7 +231,12 @@ fn refused(error: ClusterError) -> TopicError {
     match error {
         ClusterError::TopicExists { name } => TopicError::AlreadyExists(name),
         ClusterError::TopicNameCollides { .. } => TopicError::InvalidName(error.to_string()),
+        ClusterError::InvalidTopicName(_) => TopicError::InvalidName(error.to_string()),
         ClusterError::UnknownTopic { .. } => TopicError::Unknown,
+        ClusterError::InvalidPartitions { .. } => TopicError::InvalidPartitions(error.to_string()),
+        ClusterError::TooManyTopics { .. } | ClusterError::TooManyPartitions { .. } => {
+            TopicError::TooMany(error.to_string())
+        }
         other => TopicError::Unavailable(other.to_string()),
     }
 }

@@ -1,0 +1,26 @@
+//! What a node tells the metadata group when it starts.
+
+use millstream_model::{NodeId, limits};
+use millstream_state::cluster::{self, Broker};
+
+use super::{Service, TopicError};
+
+impl Service {
+    /// Gives the cluster this id and its shards if it has none yet, and notes how this broker is reached.
+    pub async fn found_cluster(&self, cluster_id: String) -> Result<(), TopicError> {
+        let node = NodeId(self.inner.serve.node_id);
+        let (host, port) = self.inner.advertised.clone();
+        let broker = Broker { host, port, rack: self.inner.serve.rack.clone() };
+        let (founded, registered) = self.inner.cluster.inspect(|machine| {
+            let known = machine.brokers().find(|(id, _)| *id == node);
+            (machine.is_founded(), known.is_some_and(|(_, known)| *known == broker))
+        });
+        if !founded {
+            self.write_metadata(cluster::encode_found(&cluster_id, limits::SHARDS_DEFAULT)).await?;
+        }
+        if !registered {
+            self.write_metadata(cluster::encode_register_broker(node, &broker)).await?;
+        }
+        Ok(())
+    }
+}
