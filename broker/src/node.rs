@@ -24,7 +24,7 @@ use crate::{
     housekeeping::Housekeeper,
     kafka, net,
     partition::{Shard, ShardHost},
-    service::{ClusterHost, Service, TopicError},
+    service::{ClusterHost, GivenConfigs, Service, TopicError},
 };
 
 /// Why a node could not start or had to stop: exit code 1.
@@ -169,7 +169,12 @@ async fn start_groups(
     let node = NodeId(config.node_id);
     let peer = Peer { address: format!("{}:{}", advertised.0, advertised.1) };
     let log = |group| LogStore::new(store.wal.group(group));
-    let cluster_host = Arc::new(ClusterHost::new(store.tables.clone(), config.topic_set.clone()));
+    let given = GivenConfigs {
+        node: config.node_id,
+        broker: config.broker_set.clone(),
+        topic: config.topic_set.clone(),
+    };
+    let cluster_host = Arc::new(ClusterHost::new(store.tables.clone(), given));
     let metadata = Group::start(
         GroupId::METADATA,
         node,

@@ -101,6 +101,16 @@ pub const BROKER_KEYS: &[Key] = &[
     },
 ];
 
+/// Keys that can change while the broker runs: whoever uses them reads them anew each time.
+const CHANGEABLE: &[&str] = &[
+    "auto.create.topics.enable",
+    "disk.low.bytes",
+    "num.partitions",
+    "offsets.retention.minutes",
+    "producer.id.expiration.ms",
+    "wal.checkpoint.bytes",
+];
+
 /// The broker's configuration, ready for use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokerConfig {
@@ -138,6 +148,21 @@ impl BrokerConfig {
         key::check(BROKER_KEYS, name, value).map(|_| ())
     }
 
+    /// The default of a key, if there is such a key.
+    pub fn default_of(name: &str) -> Option<&'static str> {
+        key::find(BROKER_KEYS, name).ok().map(|key| key.default)
+    }
+
+    /// Whether a key can change while the broker runs.
+    pub fn is_changeable(name: &str) -> bool {
+        CHANGEABLE.contains(&name)
+    }
+
+    /// The keys that can change while the broker runs, sorted.
+    pub fn changeable() -> impl Iterator<Item = &'static str> {
+        CHANGEABLE.iter().copied()
+    }
+
     /// Reads values that [`check`](BrokerConfig::check) allowed.
     pub fn from_values(set: &BTreeMap<String, String>) -> BrokerConfig {
         let values = Values { keys: BROKER_KEYS, set };
@@ -169,5 +194,11 @@ mod tests {
             assert_eq!(key.check(key.default), Ok(()), "{}", key.name);
         }
         assert!(BROKER_KEYS.windows(2).all(|pair| pair[0].name < pair[1].name));
+    }
+
+    #[test]
+    fn what_can_change_exists() {
+        assert!(BrokerConfig::changeable().all(|key| BrokerConfig::default_of(key).is_some()));
+        assert!(CHANGEABLE.is_sorted());
     }
 }

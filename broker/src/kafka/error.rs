@@ -6,7 +6,7 @@
 pub use millstream_protocol::ErrorCode;
 use millstream_protocol::Str;
 
-use crate::service::{FetchError, ProduceError, ProducerIdError, TopicError};
+use crate::service::{BrokerConfigError, FetchError, ProduceError, ProducerIdError, TopicError};
 
 impl From<&TopicError> for ErrorCode {
     fn from(error: &TopicError) -> ErrorCode {
@@ -22,6 +22,16 @@ impl From<&TopicError> for ErrorCode {
             // Admin clients answer this by finding the controller anew and sending again.
             TopicError::Unavailable(_) => ErrorCode::NOT_CONTROLLER,
             TopicError::Timeout => ErrorCode::REQUEST_TIMED_OUT,
+        }
+    }
+}
+
+impl From<&BrokerConfigError> for ErrorCode {
+    fn from(error: &BrokerConfigError) -> ErrorCode {
+        match error {
+            BrokerConfigError::Invalid(_) => ErrorCode::INVALID_CONFIG,
+            BrokerConfigError::ReadOnly { .. } => ErrorCode::INVALID_REQUEST,
+            BrokerConfigError::Unavailable(_) => ErrorCode::NOT_CONTROLLER,
         }
     }
 }

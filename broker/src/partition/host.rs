@@ -37,6 +37,11 @@ impl ShardHost {
         self.state.lock().machine.partition(id).map(look)
     }
 
+    /// Bytes of a partition's batches, in memory and in runs.
+    pub fn partition_bytes(&self, id: PartitionId) -> u64 {
+        self.tables.partition_bytes(id)
+    }
+
     /// Looks at the whole applied state.
     pub fn inspect<R>(&self, look: impl FnOnce(&ShardMachine) -> R) -> R {
         look(&self.state.lock().machine)

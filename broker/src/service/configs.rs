@@ -1,54 +1,135 @@
-//! Every configuration key with its value and where that comes from.
+//! Every configuration key with its value and where that comes from; and changing the broker's.
 
 use std::collections::BTreeMap;
 
-use super::{ConfigEntry, ConfigSource, Service};
-use crate::config::{BROKER_KEYS, Key, TOPIC_KEYS};
+use millstream_model::NodeId;
+use millstream_state::cluster;
+
+use super::{
+    BrokerConfigError, ConfigEntry, ConfigSource, Service,
+    layers::{Layers, TOPIC_DEFAULT_PREFIX},
+};
+use crate::config::{BROKER_KEYS, BrokerConfig, Key, TOPIC_KEYS, TopicConfig};
+
+/// Whose configuration changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BrokerScope {
+    /// This broker's.
+    This,
+    /// What all brokers share.
+    All,
+}
 
 impl Service {
     /// A topic's configuration; `None` if there is no such topic.
     pub fn topic_configs(&self, name: &str) -> Option<Vec<ConfigEntry>> {
         let entry = self.inner.cluster.topic(name)?;
-        let layers = |key: &Key| {
-            let own = entry.own_configs.get(key.name);
-            let given = self.inner.cluster.defaults().get(key.name);
-            vec![
-                (key.name.to_string(), own.cloned(), ConfigSource::DynamicTopic),
-                (format!("log.{}", key.name), given.cloned(), ConfigSource::StaticBroker),
-                (format!("log.{}", key.name), Some(key.default.to_string()), ConfigSource::Default),
-            ]
-        };
-        Some(TOPIC_KEYS.iter().map(|key| entry_of(key, layers(key), false)).collect())
+        Some(self.configs_of_new_topic(&entry.own_configs))
     }
 
-    /// The broker's configuration.
+    /// The configuration of a topic on which these keys are set.
+    pub fn configs_of_new_topic(&self, own: &BTreeMap<String, String>) -> Vec<ConfigEntry> {
+        self.inner.cluster.with_layers(|layers| TOPIC_KEYS.iter().map(|key| topic_entry(key, own, &layers)).collect())
+    }
+
+    /// The broker's configuration: its own keys, and with `log.` in front the defaults that topics have.
     pub fn broker_configs(&self) -> Vec<ConfigEntry> {
-        let given: &BTreeMap<String, String> = &self.inner.serve.broker_set;
-        let layers = |key: &Key| {
-            vec![
-                (key.name.to_string(), given.get(key.name).cloned(), ConfigSource::StaticBroker),
-                (key.name.to_string(), Some(key.default.to_string()), ConfigSource::Default),
-            ]
+        self.inner.cluster.with_layers(|layers| {
+            let own = BROKER_KEYS.iter().map(|key| broker_entry(key, &layers));
+            own.chain(TOPIC_KEYS.iter().map(|key| topic_default_entry(key, &layers))).collect()
+        })
+    }
+
+    /// Sets broker keys while the broker runs, or with `None` brings them back to what was given at start.
+    pub async fn alter_broker_config(
+        &self,
+        scope: BrokerScope,
+        changes: Vec<(String, Option<String>)>,
+        validate_only: bool,
+    ) -> Result<(), BrokerConfigError> {
+        changes.iter().try_for_each(|(key, value)| check_change(key, value.as_deref()))?;
+        if validate_only || changes.is_empty() {
+            return Ok(());
+        }
+        let node = match scope {
+            BrokerScope::This => Some(NodeId(self.inner.serve.node_id)),
+            BrokerScope::All => None,
         };
-        BROKER_KEYS.iter().map(|key| entry_of(key, layers(key), true)).collect()
+        let written = self.write_metadata(cluster::encode_alter_broker_configs(node, &changes)).await;
+        written.map(|_| ()).map_err(|error| BrokerConfigError::Unavailable(error.to_string()))
     }
 }
 
-/// The strongest layer that has a value wins.
-fn entry_of(key: &Key, layers: Vec<(String, Option<String>, ConfigSource)>, read_only: bool) -> ConfigEntry {
-    let synonyms: Vec<_> = layers.into_iter().filter(|(_, value, _)| value.is_some()).collect();
+fn check_change(key: &str, value: Option<&str>) -> Result<(), BrokerConfigError> {
+    if let Some(topic_key) = key.strip_prefix(TOPIC_DEFAULT_PREFIX) {
+        let value = value.or(TopicConfig::default_of(topic_key)).unwrap_or_default();
+        return Ok(TopicConfig::check(topic_key, value)?);
+    }
+    BrokerConfig::check(key, value.or(BrokerConfig::default_of(key)).unwrap_or_default())?;
+    if BrokerConfig::is_changeable(key) {
+        return Ok(());
+    }
+    let changeable = BrokerConfig::changeable().collect::<Vec<_>>().join(", ");
+    Err(BrokerConfigError::ReadOnly { key: key.to_string(), changeable })
+}
+
+fn topic_entry(key: &Key, own: &BTreeMap<String, String>, layers: &Layers<'_>) -> ConfigEntry {
+    let mut values = layers.of_topic(key.name);
+    if let Some(value) = own.get(key.name) {
+        values.insert(0, (key.name.to_string(), Some(value.clone()), ConfigSource::DynamicTopic));
+    }
+    values.push((format!("{TOPIC_DEFAULT_PREFIX}{}", key.name), Some(key.default.to_string()), ConfigSource::Default));
+    entry_of(key.name.to_string(), key, values, false)
+}
+
+fn topic_default_entry(key: &Key, layers: &Layers<'_>) -> ConfigEntry {
+    let name = format!("{TOPIC_DEFAULT_PREFIX}{}", key.name);
+    let mut values = layers.of_topic(key.name);
+    values.push((name.clone(), Some(key.default.to_string()), ConfigSource::Default));
+    entry_of(name, key, values, false)
+}
+
+fn broker_entry(key: &Key, layers: &Layers<'_>) -> ConfigEntry {
+    let mut values = layers.of_broker(key.name);
+    values.push((key.name.to_string(), Some(key.default.to_string()), ConfigSource::Default));
+    entry_of(key.name.to_string(), key, values, !BrokerConfig::is_changeable(key.name))
+}
+
+/// The strongest layer, which comes first, has the value.
+fn entry_of(
+    name: String,
+    key: &Key,
+    synonyms: Vec<(String, Option<String>, ConfigSource)>,
+    read_only: bool,
+) -> ConfigEntry {
     let (value, source) = match synonyms.first() {
         Some((_, value, source)) => (value.clone(), *source),
         None => (None, ConfigSource::Default),
     };
-    ConfigEntry {
-        name: key.name.to_string(),
-        value,
-        source,
-        read_only,
-        sensitive: false,
-        kind: key.kind,
-        documentation: key.documentation,
-        synonyms,
+    let (kind, documentation) = (key.kind, key.documentation);
+    ConfigEntry { name, value, source, read_only, sensitive: false, kind, documentation, synonyms }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_keys_that_are_read_again_can_change() {
+        assert_eq!(check_change("num.partitions", Some("3")), Ok(()));
+        assert_eq!(check_change("num.partitions", None), Ok(()));
+        assert_eq!(check_change("log.retention.ms", Some("1000")), Ok(()));
+        let refused = check_change("memtable.bytes", Some("67108864")).expect_err("read at start");
+        let text = refused.to_string();
+        assert!(text.contains("memtable.bytes") && text.contains("num.partitions"), "{text}");
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_values_are_refused_by_name() {
+        for (key, value) in [("no.such", "1"), ("log.no.such", "1"), ("num.partitions", "0"), ("log.retention.ms", "x")] {
+            let refused = check_change(key, Some(value)).expect_err(key);
+            assert!(matches!(refused, BrokerConfigError::Invalid(_)), "{refused}");
+        }
+        assert!(check_change("no.such", None).is_err());
     }
 }

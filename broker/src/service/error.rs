@@ -1,5 +1,7 @@
 //! Why a verb was refused, and with that what the caller may do.
 
+use crate::config::ConfigError;
+
 /// Why a topic operation did nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TopicError {
@@ -97,4 +99,23 @@ pub enum ProducerIdError {
     /// The producer's epoch is not the newest.
     #[error("the producer's epoch is older than the newest")]
     Fenced,
+}
+
+/// Why the broker's configuration did not change.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BrokerConfigError {
+    /// A key or value is refused.
+    #[error(transparent)]
+    Invalid(#[from] ConfigError),
+    /// The key is read once, at start.
+    #[error("{key} cannot change while the broker runs; give it at start with --set {key}=VALUE. {changeable} can")]
+    ReadOnly {
+        /// The key.
+        key: String,
+        /// Keys that can change.
+        changeable: String,
+    },
+    /// Try again.
+    #[error("{0}")]
+    Unavailable(String),
 }

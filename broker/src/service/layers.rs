@@ -1,0 +1,122 @@
+//! Configuration in layers. From the strongest: set on the topic, set on this broker while it runs, set for all brokers
+//! while they run, given at start, the key's default.
+//!
+//! A topic key below the topic itself is a broker key with `log.` in front, as Kafka has it.
+
+use std::collections::BTreeMap;
+
+use millstream_model::NodeId;
+use millstream_state::cluster::ClusterMachine;
+
+use super::ConfigSource;
+
+/// In front of a topic key where it is a broker's default for topics.
+pub(super) const TOPIC_DEFAULT_PREFIX: &str = "log.";
+
+/// What was given at start.
+#[derive(Clone, Debug, Default)]
+pub struct GivenConfigs {
+    /// This broker.
+    pub node: u64,
+    /// Broker keys with their values.
+    pub broker: BTreeMap<String, String>,
+    /// Topic keys with the defaults that topics have on this broker.
+    pub topic: BTreeMap<String, String>,
+}
+
+/// The layers below a topic's own.
+pub(super) struct Layers<'a> {
+    this_broker: Option<&'a BTreeMap<String, String>>,
+    all_brokers: Option<&'a BTreeMap<String, String>>,
+    given: &'a GivenConfigs,
+}
+
+impl<'a> Layers<'a> {
+    pub(super) fn new(machine: &'a ClusterMachine, given: &'a GivenConfigs) -> Layers<'a> {
+        Layers {
+            this_broker: machine.broker_configs(Some(NodeId(given.node))),
+            all_brokers: machine.broker_configs(None),
+            given,
+        }
+    }
+
+    /// Every layer that gives the broker key a value, the strongest first.
+    pub(super) fn of_broker(&self, key: &str) -> Vec<(String, Option<String>, ConfigSource)> {
+        self.values(key, self.given.broker.get(key))
+    }
+
+    /// Every layer that gives the topic key a default, the strongest first.
+    pub(super) fn of_topic(&self, key: &str) -> Vec<(String, Option<String>, ConfigSource)> {
+        self.values(&format!("{TOPIC_DEFAULT_PREFIX}{key}"), self.given.topic.get(key))
+    }
+
+    fn values(&self, key: &str, given: Option<&String>) -> Vec<(String, Option<String>, ConfigSource)> {
+        let dynamic = |layer: Option<&'a BTreeMap<String, String>>| layer.and_then(|values| values.get(key));
+        let layers = [
+            (dynamic(self.this_broker), ConfigSource::DynamicBroker),
+            (dynamic(self.all_brokers), ConfigSource::DynamicDefaultBroker),
+            (given, ConfigSource::StaticBroker),
+        ];
+        let set = layers.into_iter().filter_map(|(value, source)| Some((value?.clone(), source)));
+        set.map(|(value, source)| (key.to_string(), Some(value), source)).collect()
+    }
+
+    /// The broker keys that are set, each as its strongest layer has it.
+    pub(super) fn broker_values(&self) -> BTreeMap<String, String> {
+        let mut values = self.given.broker.clone();
+        for layer in [self.all_brokers, self.this_broker].into_iter().flatten() {
+            let keys = layer.iter().filter(|(key, _)| !key.starts_with(TOPIC_DEFAULT_PREFIX));
+            values.extend(keys.map(|(key, value)| (key.clone(), value.clone())));
+        }
+        values
+    }
+
+    /// The topic keys that are set for a topic with these values of its own.
+    pub(super) fn topic_values(&self, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let mut values = self.given.topic.clone();
+        for layer in [self.all_brokers, self.this_broker].into_iter().flatten() {
+            let defaults = layer.iter().filter_map(|(key, value)| Some((key.strip_prefix(TOPIC_DEFAULT_PREFIX)?, value)));
+            values.extend(defaults.map(|(key, value)| (key.to_string(), value.clone())));
+        }
+        values.extend(own.iter().map(|(key, value)| (key.clone(), value.clone())));
+        values
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millstream_model::LogId;
+    use millstream_state::cluster::{self, ClusterMachine};
+
+    fn set(machine: &mut ClusterMachine, node: Option<u64>, key: &str, value: &str) {
+        let changes = [(key.to_string(), Some(value.to_string()))];
+        let command = cluster::encode_alter_broker_configs(node.map(NodeId), &changes);
+        let command = cluster::decode(&command).expect("a command");
+        machine.apply(LogId { term: 1, index: 1 }, command).expect("applied");
+    }
+
+    #[test]
+    fn the_strongest_layer_wins_for_brokers_and_for_topics() {
+        let mut machine = ClusterMachine::new();
+        let one = |key: &str, value: &str| BTreeMap::from([(key.to_string(), value.to_string())]);
+        let given = GivenConfigs { node: 7, broker: one("num.partitions", "2"), topic: one("retention.ms", "10") };
+        let value = |machine: &ClusterMachine| Layers::new(machine, &given).broker_values()["num.partitions"].clone();
+        assert_eq!(value(&machine), "2");
+        set(&mut machine, None, "num.partitions", "3");
+        assert_eq!(value(&machine), "3");
+        set(&mut machine, Some(7), "num.partitions", "4");
+        set(&mut machine, Some(8), "num.partitions", "5");
+        assert_eq!(value(&machine), "4");
+        let sources: Vec<_> = Layers::new(&machine, &given).of_broker("num.partitions").iter().map(|l| l.2).collect();
+        let all = [ConfigSource::DynamicBroker, ConfigSource::DynamicDefaultBroker, ConfigSource::StaticBroker];
+        assert_eq!(sources, all);
+
+        set(&mut machine, None, "log.retention.ms", "20");
+        let layers = Layers::new(&machine, &given);
+        assert_eq!(layers.topic_values(&BTreeMap::new())["retention.ms"], "20");
+        assert_eq!(layers.topic_values(&one("retention.ms", "30"))["retention.ms"], "30");
+        assert!(!layers.broker_values().contains_key("log.retention.ms"));
+        assert_eq!(layers.of_topic("retention.ms").len(), 2);
+    }
+}
