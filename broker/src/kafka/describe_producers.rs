@@ -54,7 +54,7 @@ fn describe(producer: ActiveProducer) -> ProducerState {
         producer_id: producer.id,
         producer_epoch: i32::from(producer.epoch),
         last_sequence: producer.last_sequence,
-        last_timestamp: producer.last_timestamp_ms,
+        last_timestamp: producer.last_write_ms,
         // What Kafka says of a producer without a transaction.
         coordinator_epoch: -1,
         current_txn_start_offset: -1,

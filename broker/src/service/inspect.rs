@@ -22,8 +22,8 @@ pub struct ActiveProducer {
     pub epoch: i16,
     /// Sequence of its last record.
     pub last_sequence: i32,
-    /// Largest timestamp of its last batch, in milliseconds.
-    pub last_timestamp_ms: i64,
+    /// When it last wrote, in milliseconds.
+    pub last_write_ms: i64,
 }
 
 impl Service {
@@ -57,7 +57,7 @@ impl Service {
                 id: producer.id,
                 epoch: producer.epoch,
                 last_sequence: producer.last_sequence,
-                last_timestamp_ms: producer.last_timestamp_ms,
+                last_write_ms: producer.last_write_ms,
             });
             active.collect()
         });

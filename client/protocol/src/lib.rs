@@ -9,6 +9,7 @@
 
 mod api;
 mod error;
+mod error_code;
 mod frame;
 pub mod messages;
 pub mod reader;
@@ -20,6 +21,7 @@ mod writer;
 
 pub use api::{ApiKey, Data, Message, Request, VersionRange, decode_data, encode_data};
 pub use error::{DecodeError, EncodeError};
+pub use error_code::ErrorCode;
 pub use frame::{
     FRAME_LENGTH_BYTES, FrameError, RequestHeader, correlation_id, decode_body, decode_response,
     encode_request_frame, encode_response_frame, frame_length,
