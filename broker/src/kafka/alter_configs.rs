@@ -39,7 +39,8 @@ pub(super) async fn alter_configs(
         let id = (asked.resource_type, asked.resource_name.clone());
         let configs = asked.configs.into_iter().map(|c| (c.name.to_string(), c.value.map(|v| v.to_string())));
         let plan = Plan::Replace(configs.collect());
-        let (error_code, error_message) = answer(change(ctx, &id, &repeated, plan, request.validate_only).await);
+        let (error_code, error_message) =
+            answer(change(ctx, &id, &repeated, plan, request.validate_only).await);
         responses.push(alter_configs::AlterConfigsResourceResponse {
             error_code,
             error_message,
@@ -65,7 +66,8 @@ pub(super) async fn incremental_alter_configs(
             value: c.value.map(|v| v.to_string()),
         });
         let plan = Plan::Steps(steps.collect());
-        let (error_code, error_message) = answer(change(ctx, &id, &repeated, plan, request.validate_only).await);
+        let (error_code, error_message) =
+            answer(change(ctx, &id, &repeated, plan, request.validate_only).await);
         responses.push(incremental::AlterConfigsResourceResponse {
             error_code,
             error_message,
@@ -123,10 +125,16 @@ async fn change(
     within(TIMEOUT_MS, work).await.unwrap_or_else(late)
 }
 
-async fn carry_out(service: &Service, resource: Resource, plan: Plan, validate_only: bool) -> Result<(), Refused> {
+async fn carry_out(
+    service: &Service,
+    resource: Resource,
+    plan: Plan,
+    validate_only: bool,
+) -> Result<(), Refused> {
     match resource {
         Resource::Topic(name) => {
-            let missing = || (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, format!("topic '{name}' does not exist"));
+            let missing =
+                || (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, format!("topic '{name}' does not exist"));
             let entries = service.topic_configs(&name).ok_or_else(missing)?;
             let changes = plan_changes(plan, &entries, ConfigSource::DynamicTopic)?;
             let done = service.alter_topic_config(&name, changes, validate_only).await;
@@ -136,7 +144,8 @@ async fn carry_out(service: &Service, resource: Resource, plan: Plan, validate_o
             alter_broker(service, BrokerScope::This, ConfigSource::DynamicBroker, plan, validate_only).await
         }
         Resource::AllBrokers => {
-            alter_broker(service, BrokerScope::All, ConfigSource::DynamicDefaultBroker, plan, validate_only).await
+            alter_broker(service, BrokerScope::All, ConfigSource::DynamicDefaultBroker, plan, validate_only)
+                .await
         }
     }
 }
@@ -171,7 +180,10 @@ fn plan_changes(plan: Plan, entries: &[ConfigEntry], layer: ConfigSource) -> Res
         Plan::Steps(steps) => {
             let mut keys = BTreeSet::new();
             if let Some(step) = steps.iter().find(|step| !keys.insert(&step.key)) {
-                return Err((ErrorCode::INVALID_REQUEST, format!("the request names {} more than once", step.key)));
+                return Err((
+                    ErrorCode::INVALID_REQUEST,
+                    format!("the request names {} more than once", step.key),
+                ));
             }
             steps
                 .iter()
@@ -189,15 +201,17 @@ fn plan_changes(plan: Plan, entries: &[ConfigEntry], layer: ConfigSource) -> Res
 /// A key's value after one step. Unknown keys pass: that they are unknown is told where values are checked.
 fn outcome(step: &Step, kind: Option<ConfigKind>, current: Option<&str>) -> Result<Option<String>, Refused> {
     let value = || {
-        let missing = || (ErrorCode::INVALID_REQUEST, format!("{} is to be changed but no value is given", step.key));
+        let missing =
+            || (ErrorCode::INVALID_REQUEST, format!("{} is to be changed but no value is given", step.key));
         step.value.clone().ok_or_else(missing)
     };
     match step.operation {
         0 => value().map(Some),
         1 => Ok(None),
-        2 | 3 if kind.is_some_and(|kind| kind != ConfigKind::List) => {
-            Err((ErrorCode::INVALID_CONFIG, format!("{} is not a list: it can be set, not added to or taken from", step.key)))
-        }
+        2 | 3 if kind.is_some_and(|kind| kind != ConfigKind::List) => Err((
+            ErrorCode::INVALID_CONFIG,
+            format!("{} is not a list: it can be set, not added to or taken from", step.key),
+        )),
         2 => value().map(|added| Some(append(current.unwrap_or_default(), &added))),
         3 => value().map(|taken| Some(subtract(current.unwrap_or_default(), &taken))),
         other => Err((
@@ -266,8 +280,12 @@ mod tests {
     #[test]
     fn replacing_brings_back_to_default_what_is_not_named() {
         let wanted = vec![("segment.ms".to_string(), Some("8".to_string()))];
-        let changes = plan_changes(Plan::Replace(wanted), &topic(), ConfigSource::DynamicTopic).expect("a plan");
-        assert_eq!(changes, [("retention.ms".to_string(), None), ("segment.ms".to_string(), Some("8".to_string()))]);
+        let changes =
+            plan_changes(Plan::Replace(wanted), &topic(), ConfigSource::DynamicTopic).expect("a plan");
+        assert_eq!(
+            changes,
+            [("retention.ms".to_string(), None), ("segment.ms".to_string(), Some("8".to_string()))]
+        );
     }
 
     #[test]
@@ -283,7 +301,8 @@ mod tests {
     #[test]
     fn what_is_not_a_list_is_neither_added_to_nor_taken_from() {
         for operation in [2, 3] {
-            let (code, reason) = steps(vec![step("retention.ms", operation, Some("1"))]).expect_err("no list");
+            let (code, reason) =
+                steps(vec![step("retention.ms", operation, Some("1"))]).expect_err("no list");
             assert_eq!(code, ErrorCode::INVALID_CONFIG, "{reason}");
         }
     }
@@ -291,7 +310,8 @@ mod tests {
     #[test]
     fn malformed_steps_are_refused_before_anything_changes() {
         let twice = vec![step("retention.ms", 0, Some("1")), step("retention.ms", 1, None)];
-        for refused in [twice, vec![step("retention.ms", 0, None)], vec![step("retention.ms", 4, Some("1"))]] {
+        for refused in [twice, vec![step("retention.ms", 0, None)], vec![step("retention.ms", 4, Some("1"))]]
+        {
             let (code, _) = steps(refused.clone()).expect_err("malformed");
             assert_eq!(code, ErrorCode::INVALID_REQUEST, "{refused:?}");
         }

@@ -5,8 +5,8 @@
 use millstream_protocol::{
     Str,
     messages::describe_configs::{
-        DescribeConfigsRequest, DescribeConfigsResource, DescribeConfigsResourceResult, DescribeConfigsResponse,
-        DescribeConfigsResult, DescribeConfigsSynonym,
+        DescribeConfigsRequest, DescribeConfigsResource, DescribeConfigsResourceResult,
+        DescribeConfigsResponse, DescribeConfigsResult, DescribeConfigsSynonym,
     },
 };
 
@@ -41,7 +41,9 @@ pub(super) fn resource(kind: i8, name: &Str, node: i32) -> Result<Resource, Refu
         (BROKER, "") => Ok(Resource::AllBrokers),
         (BROKER, id) => match id.parse::<i32>() {
             Ok(id) if id == node => Ok(Resource::Broker),
-            Ok(id) => Err((ErrorCode::INVALID_REQUEST, format!("broker {id} was asked for; this is broker {node}"))),
+            Ok(id) => {
+                Err((ErrorCode::INVALID_REQUEST, format!("broker {id} was asked for; this is broker {node}")))
+            }
             Err(_) => Err((ErrorCode::INVALID_REQUEST, format!("a broker id is a whole number, not '{id}'"))),
         },
         _ => Err((
@@ -52,7 +54,10 @@ pub(super) fn resource(kind: i8, name: &Str, node: i32) -> Result<Resource, Refu
 }
 
 /// Describes the configuration of topics and brokers, each for itself.
-pub(super) async fn describe_configs(ctx: &RequestContext, request: DescribeConfigsRequest) -> DescribeConfigsResponse {
+pub(super) async fn describe_configs(
+    ctx: &RequestContext,
+    request: DescribeConfigsRequest,
+) -> DescribeConfigsResponse {
     let (synonyms, documentation) = (request.include_synonyms, request.include_documentation);
     let results = request.resources.into_iter().map(|asked| {
         let found = entries(&ctx.service, &asked);

@@ -10,7 +10,8 @@ use futures::StreamExt;
 use millstream_protocol::{
     Str, Uuid,
     messages::create_topics::{
-        CreatableTopic, CreatableTopicConfigs, CreatableTopicResult, CreateTopicsRequest, CreateTopicsResponse,
+        CreatableTopic, CreatableTopicConfigs, CreatableTopicResult, CreateTopicsRequest,
+        CreateTopicsResponse,
     },
 };
 
@@ -26,7 +27,10 @@ use crate::service::{NewTopic, Service, TopicError};
 const AT_ONCE_MAX: usize = 64;
 
 /// Makes topics, each for itself: one that is refused does not stop the others.
-pub(super) async fn create_topics(ctx: &RequestContext, request: CreateTopicsRequest) -> CreateTopicsResponse {
+pub(super) async fn create_topics(
+    ctx: &RequestContext,
+    request: CreateTopicsRequest,
+) -> CreateTopicsResponse {
     let (timeout_ms, validate_only) = (request.timeout_ms, request.validate_only);
     let (topics, twice) = split_duplicates(request.topics);
     let makers = topics.into_iter().map(|topic| {
@@ -94,7 +98,10 @@ async fn create(service: Service, topic: CreatableTopic, validate_only: bool) ->
 /// What cannot be meant, whatever the cluster looks like.
 fn contradiction(topic: &CreatableTopic) -> Option<(ErrorCode, &'static str)> {
     if topic.configs.iter().any(|config| config.value.is_none()) {
-        return Some((ErrorCode::INVALID_CONFIG, "a configuration without a value is not allowed for a new topic"));
+        return Some((
+            ErrorCode::INVALID_CONFIG,
+            "a configuration without a value is not allowed for a new topic",
+        ));
     }
     if topic.assignments.is_empty() {
         return None;
@@ -114,13 +121,21 @@ fn new_topic(topic: &CreatableTopic) -> NewTopic {
         partitions: topic.num_partitions,
         replication_factor: topic.replication_factor,
         assignments: topic.assignments.iter().map(|a| (a.partition_index, a.broker_ids.clone())).collect(),
-        configs: topic.configs.iter().map(|c| (c.name.to_string(), c.value.as_ref().map(Str::to_string))).collect(),
+        configs: topic
+            .configs
+            .iter()
+            .map(|c| (c.name.to_string(), c.value.as_ref().map(Str::to_string)))
+            .collect(),
     }
 }
 
 /// The configuration that the topic has, or would have.
 fn described(service: &Service, topic: &CreatableTopic) -> Vec<CreatableTopicConfigs> {
-    let own = topic.configs.iter().filter_map(|c| Some((c.name.to_string(), c.value.as_ref()?.to_string()))).collect();
+    let own = topic
+        .configs
+        .iter()
+        .filter_map(|c| Some((c.name.to_string(), c.value.as_ref()?.to_string())))
+        .collect();
     let entries = service.configs_of_new_topic(&own);
     let describe = |entry: crate::service::ConfigEntry| CreatableTopicConfigs {
         name: Str::from(entry.name),

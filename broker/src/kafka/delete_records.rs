@@ -14,7 +14,10 @@ use crate::service::{Service, TopicView};
 const NO_LOW_WATERMARK: i64 = -1;
 
 /// Moves the start of partitions forward, each for itself.
-pub(super) async fn delete_records(ctx: &RequestContext, request: DeleteRecordsRequest) -> DeleteRecordsResponse {
+pub(super) async fn delete_records(
+    ctx: &RequestContext,
+    request: DeleteRecordsRequest,
+) -> DeleteRecordsResponse {
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
         let view = ctx.service.topic(&topic.name);
@@ -41,7 +44,8 @@ async fn delete(
     wanted: &DeleteRecordsPartition,
     timeout_ms: i32,
 ) -> Result<i64, ErrorCode> {
-    let partition = usize::try_from(wanted.partition_index).ok().and_then(|index| topic.partitions.get(index));
+    let partition =
+        usize::try_from(wanted.partition_index).ok().and_then(|index| topic.partitions.get(index));
     let partition = *partition.ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
     // A compacted topic keeps the newest record of each key, whoever asks.
     if !topic.config.delete {

@@ -7,7 +7,9 @@ use std::collections::HashSet;
 use millstream_model::TopicId;
 use millstream_protocol::{
     Str, Uuid,
-    messages::delete_topics::{DeletableTopicResult, DeleteTopicState, DeleteTopicsRequest, DeleteTopicsResponse},
+    messages::delete_topics::{
+        DeletableTopicResult, DeleteTopicState, DeleteTopicsRequest, DeleteTopicsResponse,
+    },
 };
 
 use super::{
@@ -21,7 +23,10 @@ use crate::service::{Service, TopicError};
 const BY_ID_FROM: i16 = 6;
 
 /// Removes topics, each for itself.
-pub(super) async fn delete_topics(ctx: &RequestContext, request: DeleteTopicsRequest) -> DeleteTopicsResponse {
+pub(super) async fn delete_topics(
+    ctx: &RequestContext,
+    request: DeleteTopicsRequest,
+) -> DeleteTopicsResponse {
     let topics = match ctx.version {
         ..BY_ID_FROM => request.topic_names.into_iter().map(by_name).collect(),
         _ => request.topics,

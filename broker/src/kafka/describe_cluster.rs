@@ -18,7 +18,10 @@ const CONTROLLERS: i8 = 2;
 const CLUSTER_OPERATIONS: i32 = 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12;
 
 /// Describes the brokers of the cluster.
-pub(super) async fn describe_cluster(ctx: &RequestContext, request: DescribeClusterRequest) -> DescribeClusterResponse {
+pub(super) async fn describe_cluster(
+    ctx: &RequestContext,
+    request: DescribeClusterRequest,
+) -> DescribeClusterResponse {
     if let Err((code, reason)) = check_endpoint(request.endpoint_type) {
         return DescribeClusterResponse {
             error_code: code.0,
@@ -41,7 +44,9 @@ pub(super) async fn describe_cluster(ctx: &RequestContext, request: DescribeClus
 fn check_endpoint(endpoint_type: i8) -> Result<(), (ErrorCode, &'static str)> {
     match endpoint_type {
         BROKERS => Ok(()),
-        CONTROLLERS => Err((ErrorCode::MISMATCHED_ENDPOINT_TYPE, "controllers were asked for; this is a broker")),
+        CONTROLLERS => {
+            Err((ErrorCode::MISMATCHED_ENDPOINT_TYPE, "controllers were asked for; this is a broker"))
+        }
         _ => Err((ErrorCode::UNSUPPORTED_ENDPOINT_TYPE, "endpoints are brokers (1) or controllers (2)")),
     }
 }

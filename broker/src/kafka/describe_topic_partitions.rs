@@ -31,10 +31,14 @@ pub(super) async fn describe_topic_partitions(
     request: DescribeTopicPartitionsRequest,
 ) -> DescribeTopicPartitionsResponse {
     let asked: BTreeSet<Str> = request.topics.into_iter().map(|topic| topic.name).collect();
-    let start = request.cursor.map_or((Str::default(), 0), |cursor| (cursor.topic_name, cursor.partition_index));
+    let start =
+        request.cursor.map_or((Str::default(), 0), |cursor| (cursor.topic_name, cursor.partition_index));
     if start.1 < 0 || (!asked.is_empty() && !start.0.is_empty() && !asked.contains(&start.0)) {
         let refuse = |name| unknown(name, ErrorCode::INVALID_REQUEST.0);
-        return DescribeTopicPartitionsResponse { topics: asked.into_iter().map(refuse).collect(), ..Default::default() };
+        return DescribeTopicPartitionsResponse {
+            topics: asked.into_iter().map(refuse).collect(),
+            ..Default::default()
+        };
     }
     let limit = request.response_partition_limit.clamp(1, PAGE_PARTITIONS_MAX) as usize;
     let found: Vec<(Str, Option<Arc<TopicView>>)> = if asked.is_empty() {
@@ -98,7 +102,8 @@ fn describe(
     let node = ctx.service.node_id();
     let partition = |partition: &PartitionView| {
         let leadership = ctx.service.leadership(partition);
-        let code = if leadership.leader.is_some() { ErrorCode::NONE } else { ErrorCode::LEADER_NOT_AVAILABLE };
+        let code =
+            if leadership.leader.is_some() { ErrorCode::NONE } else { ErrorCode::LEADER_NOT_AVAILABLE };
         DescribeTopicPartitionsResponsePartition {
             error_code: code.0,
             partition_index: partition.index,
@@ -146,7 +151,8 @@ mod tests {
                     None => break,
                 }
             }
-            let all = topics.iter().flat_map(|(name, count)| (0..*count).map(|index| (name.to_string(), index)));
+            let all =
+                topics.iter().flat_map(|(name, count)| (0..*count).map(|index| (name.to_string(), index)));
             assert!(seen.iter().cloned().eq(all), "limit {limit}: {seen:?}");
         }
     }

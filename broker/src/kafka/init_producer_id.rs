@@ -8,7 +8,10 @@ use millstream_protocol::messages::init_producer_id::{InitProducerIdRequest, Ini
 use super::{context::RequestContext, error::ErrorCode};
 
 /// Gives a producer its id and epoch.
-pub(super) async fn init_producer_id(ctx: &RequestContext, request: InitProducerIdRequest) -> InitProducerIdResponse {
+pub(super) async fn init_producer_id(
+    ctx: &RequestContext,
+    request: InitProducerIdRequest,
+) -> InitProducerIdResponse {
     let current = match wanted(&request) {
         Ok(current) => current,
         Err(code) => return refused(code, ctx.version),

@@ -46,7 +46,9 @@ pub(super) async fn list_offsets(ctx: &RequestContext, request: ListOffsetsReque
         for partition in topic.partitions {
             // Two answers for one partition cannot be told apart.
             let found = match &view {
-                _ if !seen.insert((topic.name.clone(), partition.partition_index)) => Err(ErrorCode::INVALID_REQUEST),
+                _ if !seen.insert((topic.name.clone(), partition.partition_index)) => {
+                    Err(ErrorCode::INVALID_REQUEST)
+                }
                 Some(view) => find(&ctx.service, view, &partition, ctx.version).await,
                 None => Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
             };
@@ -68,13 +70,17 @@ async fn find(
     match wanted(asked.timestamp, version).ok_or(ErrorCode::UNSUPPORTED_VERSION)? {
         Wanted::Remote => Ok(None),
         Wanted::Query(query) => {
-            let found = service.list_offset(partition.id, partition.group, query, asked.current_leader_epoch).await;
+            let found =
+                service.list_offset(partition.id, partition.group, query, asked.current_leader_epoch).await;
             found.map_err(|error| ErrorCode::from(&error))
         }
     }
 }
 
-fn answer(partition_index: i32, found: Result<Option<FoundOffset>, ErrorCode>) -> ListOffsetsPartitionResponse {
+fn answer(
+    partition_index: i32,
+    found: Result<Option<FoundOffset>, ErrorCode>,
+) -> ListOffsetsPartitionResponse {
     let error_code = found.err().unwrap_or(ErrorCode::NONE).0;
     match found {
         Ok(Some(found)) => ListOffsetsPartitionResponse {
@@ -107,7 +113,10 @@ mod tests {
     #[test]
     fn what_was_not_found_is_minus_one_without_an_error() {
         let nothing = answer(3, Ok(None));
-        assert_eq!((nothing.error_code, nothing.offset, nothing.timestamp, nothing.leader_epoch), (0, -1, -1, -1));
+        assert_eq!(
+            (nothing.error_code, nothing.offset, nothing.timestamp, nothing.leader_epoch),
+            (0, -1, -1, -1)
+        );
         let failed = answer(3, Err(ErrorCode::NOT_LEADER_OR_FOLLOWER));
         assert_eq!((failed.error_code, failed.offset), (6, -1));
     }

@@ -17,7 +17,10 @@ use super::context::RequestContext;
 use crate::service::{PartitionView, Service, TopicView};
 
 /// Describes the one data directory and the partitions in it. Topics that do not exist are in no directory.
-pub(super) async fn describe_log_dirs(ctx: &RequestContext, request: DescribeLogDirsRequest) -> DescribeLogDirsResponse {
+pub(super) async fn describe_log_dirs(
+    ctx: &RequestContext,
+    request: DescribeLogDirsRequest,
+) -> DescribeLogDirsResponse {
     let service = &ctx.service;
     let topics = match request.topics {
         None => service.topics().iter().map(|view| describe(service, view, view.partitions.iter())).collect(),

@@ -11,11 +11,13 @@ use millstream_protocol::{
     Str,
     messages::{
         alter_partition_reassignments::{
-            AlterPartitionReassignmentsRequest, AlterPartitionReassignmentsResponse, ReassignablePartitionResponse,
-            ReassignableTopicResponse,
+            AlterPartitionReassignmentsRequest, AlterPartitionReassignmentsResponse,
+            ReassignablePartitionResponse, ReassignableTopicResponse,
         },
         elect_leaders::{ElectLeadersRequest, ElectLeadersResponse, PartitionResult, ReplicaElectionResult},
-        list_partition_reassignments::{ListPartitionReassignmentsRequest, ListPartitionReassignmentsResponse},
+        list_partition_reassignments::{
+            ListPartitionReassignmentsRequest, ListPartitionReassignmentsResponse,
+        },
     },
 };
 
@@ -28,7 +30,10 @@ type Refused = (ErrorCode, &'static str);
 const ELECTION_TYPES: std::ops::RangeInclusive<i8> = 0..=1;
 
 /// Says of each partition why there is no election.
-pub(super) async fn elect_leaders(ctx: &RequestContext, request: ElectLeadersRequest) -> ElectLeadersResponse {
+pub(super) async fn elect_leaders(
+    ctx: &RequestContext,
+    request: ElectLeadersRequest,
+) -> ElectLeadersResponse {
     if !ELECTION_TYPES.contains(&request.election_type) {
         return ElectLeadersResponse { error_code: ErrorCode::INVALID_REQUEST.0, ..Default::default() };
     }
@@ -105,9 +110,10 @@ fn reassign(replicas: Option<&[i32]>, node: i32) -> Result<(), Refused> {
         None => Err((ErrorCode::NO_REASSIGNMENT_IN_PROGRESS, "the partition is not being reassigned")),
         Some([]) => Err((ErrorCode::INVALID_REPLICA_ASSIGNMENT, "a partition needs a replica")),
         Some([only]) if *only == node => Ok(()),
-        Some(all) if all.iter().any(|id| *id != node) => {
-            Err((ErrorCode::INVALID_REPLICA_ASSIGNMENT, "a replica is assigned to a broker that does not exist"))
-        }
+        Some(all) if all.iter().any(|id| *id != node) => Err((
+            ErrorCode::INVALID_REPLICA_ASSIGNMENT,
+            "a replica is assigned to a broker that does not exist",
+        )),
         Some(_) => Err((ErrorCode::INVALID_REPLICA_ASSIGNMENT, "a broker is assigned more than one replica")),
     }
 }
@@ -120,7 +126,9 @@ mod tests {
     fn a_partition_can_only_be_where_it_is() {
         assert_eq!(reassign(Some(&[1]), 1), Ok(()));
         assert_eq!(reassign(None, 1).expect_err("nothing to stop").0, ErrorCode::NO_REASSIGNMENT_IN_PROGRESS);
-        for (replicas, why) in [(&[][..], "needs"), (&[2], "does not exist"), (&[1, 2], "exist"), (&[1, 1], "more than")] {
+        for (replicas, why) in
+            [(&[][..], "needs"), (&[2], "does not exist"), (&[1, 2], "exist"), (&[1, 1], "more than")]
+        {
             let (code, reason) = reassign(Some(replicas), 1).expect_err("must be refused");
             assert_eq!(code, ErrorCode::INVALID_REPLICA_ASSIGNMENT);
             assert!(reason.contains(why), "{replicas:?}: {reason}");

@@ -29,7 +29,9 @@ impl Service {
 
     /// The configuration of a topic on which these keys are set.
     pub fn configs_of_new_topic(&self, own: &BTreeMap<String, String>) -> Vec<ConfigEntry> {
-        self.inner.cluster.with_layers(|layers| TOPIC_KEYS.iter().map(|key| topic_entry(key, own, &layers)).collect())
+        self.inner
+            .cluster
+            .with_layers(|layers| TOPIC_KEYS.iter().map(|key| topic_entry(key, own, &layers)).collect())
     }
 
     /// The broker's configuration: its own keys, and with `log.` in front the defaults that topics have.
@@ -78,7 +80,11 @@ fn topic_entry(key: &Key, own: &BTreeMap<String, String>, layers: &Layers<'_>) -
     if let Some(value) = own.get(key.name) {
         values.insert(0, (key.name.to_string(), Some(value.clone()), ConfigSource::DynamicTopic));
     }
-    values.push((format!("{TOPIC_DEFAULT_PREFIX}{}", key.name), Some(key.default.to_string()), ConfigSource::Default));
+    values.push((
+        format!("{TOPIC_DEFAULT_PREFIX}{}", key.name),
+        Some(key.default.to_string()),
+        ConfigSource::Default,
+    ));
     entry_of(key.name.to_string(), key, values, false)
 }
 
@@ -126,7 +132,9 @@ mod tests {
 
     #[test]
     fn unknown_keys_and_bad_values_are_refused_by_name() {
-        for (key, value) in [("no.such", "1"), ("log.no.such", "1"), ("num.partitions", "0"), ("log.retention.ms", "x")] {
+        for (key, value) in
+            [("no.such", "1"), ("log.no.such", "1"), ("num.partitions", "0"), ("log.retention.ms", "x")]
+        {
             let refused = check_change(key, Some(value)).expect_err(key);
             assert!(matches!(refused, BrokerConfigError::Invalid(_)), "{refused}");
         }

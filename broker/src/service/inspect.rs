@@ -34,7 +34,9 @@ impl Service {
 
     /// Space of the volume that the data directory is on; `None` when the system does not tell.
     pub fn disk_space(&self) -> Option<DiskSpace> {
-        space_of(self.data_dir()).inspect_err(|error| tracing::warn!(%error, "the disk's space cannot be told")).ok()
+        space_of(self.data_dir())
+            .inspect_err(|error| tracing::warn!(%error, "the disk's space cannot be told"))
+            .ok()
     }
 
     /// Bytes of a partition's batches on this node, in memory and in runs.

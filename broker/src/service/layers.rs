@@ -75,7 +75,9 @@ impl<'a> Layers<'a> {
     pub(super) fn topic_values(&self, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
         let mut values = self.given.topic.clone();
         for layer in [self.all_brokers, self.this_broker].into_iter().flatten() {
-            let defaults = layer.iter().filter_map(|(key, value)| Some((key.strip_prefix(TOPIC_DEFAULT_PREFIX)?, value)));
+            let defaults = layer
+                .iter()
+                .filter_map(|(key, value)| Some((key.strip_prefix(TOPIC_DEFAULT_PREFIX)?, value)));
             values.extend(defaults.map(|(key, value)| (key.to_string(), value.clone())));
         }
         values.extend(own.iter().map(|(key, value)| (key.clone(), value.clone())));
@@ -100,16 +102,20 @@ mod tests {
     fn the_strongest_layer_wins_for_brokers_and_for_topics() {
         let mut machine = ClusterMachine::new();
         let one = |key: &str, value: &str| BTreeMap::from([(key.to_string(), value.to_string())]);
-        let given = GivenConfigs { node: 7, broker: one("num.partitions", "2"), topic: one("retention.ms", "10") };
-        let value = |machine: &ClusterMachine| Layers::new(machine, &given).broker_values()["num.partitions"].clone();
+        let given =
+            GivenConfigs { node: 7, broker: one("num.partitions", "2"), topic: one("retention.ms", "10") };
+        let value =
+            |machine: &ClusterMachine| Layers::new(machine, &given).broker_values()["num.partitions"].clone();
         assert_eq!(value(&machine), "2");
         set(&mut machine, None, "num.partitions", "3");
         assert_eq!(value(&machine), "3");
         set(&mut machine, Some(7), "num.partitions", "4");
         set(&mut machine, Some(8), "num.partitions", "5");
         assert_eq!(value(&machine), "4");
-        let sources: Vec<_> = Layers::new(&machine, &given).of_broker("num.partitions").iter().map(|l| l.2).collect();
-        let all = [ConfigSource::DynamicBroker, ConfigSource::DynamicDefaultBroker, ConfigSource::StaticBroker];
+        let sources: Vec<_> =
+            Layers::new(&machine, &given).of_broker("num.partitions").iter().map(|l| l.2).collect();
+        let all =
+            [ConfigSource::DynamicBroker, ConfigSource::DynamicDefaultBroker, ConfigSource::StaticBroker];
         assert_eq!(sources, all);
 
         set(&mut machine, None, "log.retention.ms", "20");
