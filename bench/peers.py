@@ -65,6 +65,7 @@ class Millstream:
 class Kafka:
     """Apache Kafka 4.3.1, one KRaft node with its stock settings and its stock 1 GiB heap."""
     name = "kafka"
+    HEAP = "-Xmx1G -Xms1G"
 
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
@@ -94,7 +95,7 @@ advertised.listeners=PLAINTEXT://{self.bootstrap}
         log = open(self.folder.with_name("kafka.log"), "ab")
         started = time.monotonic()
         self.process = subprocess.Popen([TOOL, "broker", str(self.config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                        start_new_session=True, env=os.environ | {"TOOL_HEAP": "-Xmx1G -Xms1G", "TOOL_LOG": "log4j2-broker.properties"})
+                                        start_new_session=True, env=os.environ | {"TOOL_HEAP": self.HEAP, "TOOL_LOG": "log4j2-broker.properties"})
         log.close()
         self.pid = self.process.pid
         while not answers(self.bootstrap):
@@ -109,8 +110,9 @@ advertised.listeners=PLAINTEXT://{self.bootstrap}
             self.process.wait(60)
 
     def kill(self):
-        self.process.kill()
-        self.process.wait(10)
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
 
 
 def peers(folder):

@@ -53,10 +53,10 @@ class StartFailed(Exception):
 class Broker:
     """One broker and its folder. `prefix` runs it under another program (strace); `settings` are --set key=value."""
 
-    def __init__(self, data_dir=None, prefix=(), settings=None, program=None, kafka_addr="127.0.0.1:0"):
+    def __init__(self, data_dir=None, prefix=(), settings=None, program=None, kafka_addr="127.0.0.1:0", log_path=None):
         self._own_dir = data_dir is None
         self.data_dir = pathlib.Path(data_dir or tempfile.mkdtemp(prefix="millstream-test-"))
-        self.log_path = self.data_dir.with_name(self.data_dir.name + ".log")
+        self.log_path = pathlib.Path(log_path or self.data_dir.with_name(self.data_dir.name + ".log"))
         self.prefix, self.settings = list(prefix), dict(settings or {})
         self.program = program or binary()
         self.kafka_addr, self.kafka, self.http, self.node = kafka_addr, None, None, None
@@ -64,18 +64,27 @@ class Broker:
 
     def start(self, seconds_max=READY_SECONDS_MAX):
         """Starts the broker and waits for its ready line. Later starts reuse the first port, so that clients find it."""
+        started = time.monotonic()
+        self._launch()
+        self._wait_ready(started + seconds_max)
+        self.ready_seconds = time.monotonic() - started
+        return self
+
+    def start_and_kill_after(self, seconds):
+        """A start that is killed after so long, ready or not."""
+        self._launch()
+        self._code_or_none(seconds)
+        self.kill()
+
+    def _launch(self):
         assert self.process is None, "started already"
         command = self.prefix + [self.program, "serve", "--data-dir", str(self.data_dir),
                                  "--kafka-addr", self.kafka or self.kafka_addr, "--http-addr", "127.0.0.1:0"]
         for key, value in self.settings.items():
             command += ["--set", f"{key}={value}"]
-        started = time.monotonic()
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
                                             start_new_session=True)
-        self._wait_ready(started + seconds_max)
-        self.ready_seconds = time.monotonic() - started
-        return self
 
     def _wait_ready(self, deadline):
         text = b""
@@ -91,9 +100,14 @@ class Broker:
                     return
             if not chunk:
                 break
-        code = self.process.poll()
+        code = self._code_or_none(1.0)
         self.kill()
         raise StartFailed(f"not ready (exit {code}): {self.log_tail()}")
+
+    @property
+    def bootstrap(self):
+        """Where Kafka clients connect to."""
+        return self.kafka
 
     def pid(self):
         """The broker's own process id, also when it runs under `prefix`."""
@@ -125,6 +139,16 @@ class Broker:
     def wait(self, seconds_max):
         """Waits for the broker to end by itself; its exit code."""
         return self._reap(seconds_max)
+
+    def wait_or_none(self, seconds_max):
+        """The exit code if the broker ends by itself in that time, else None; it goes on then."""
+        return self._reap(0) if self._code_or_none(seconds_max) is not None else None
+
+    def _code_or_none(self, seconds_max):
+        try:
+            return self.process.wait(seconds_max)
+        except subprocess.TimeoutExpired:
+            return None
 
     def _reap(self, seconds_max):
         code = self.process.wait(timeout=seconds_max)

@@ -1,5 +1,6 @@
 // Command clients writes and reads back records with one of three Go clients:
 // clients sarama|kafka-go|franz-go BOOTSTRAP PREFIX RECORDS; a line "ok CASE" or "FAIL CASE: reason" for each codec.
+// clients sarama|kafka-go|franz-go group BOOTSTRAP TOPIC GROUP; a member of the group, see group.go.
 package main
 
 import (
@@ -40,6 +41,14 @@ func expect(partition int, following, offset int64, gotKey, gotValue string, got
 func main() {
 	clients := map[string]func(context.Context, string, string, string, int) error{
 		"sarama": saramaRoundTrip, "kafka-go": kafkaGoRoundTrip, "franz-go": franzRoundTrip,
+	}
+	members := map[string]func(context.Context, string, string, string) error{"sarama": saramaMember, "kafka-go": kafkaGoMember, "franz-go": franzMember}
+	if len(os.Args) == 6 && os.Args[2] == "group" && members[os.Args[1]] != nil {
+		if err := members[os.Args[1]](untilInputEnds(), os.Args[3], os.Args[4], os.Args[5]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
 	}
 	if len(os.Args) != 5 || clients[os.Args[1]] == nil {
 		fmt.Fprintln(os.Stderr, "usage: clients sarama|kafka-go|franz-go BOOTSTRAP PREFIX RECORDS")

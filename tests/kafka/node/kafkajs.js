@@ -1,9 +1,10 @@
-// kafkajs: CLIENT BOOTSTRAP PREFIX RECORDS; a line "ok CASE" or "FAIL CASE: reason" for each codec.
-// It has no consumer without a group; until the broker has groups, the driver reads these topics back with kcat.
+// kafkajs: CLIENT BOOTSTRAP PREFIX RECORDS; a line "ok CASE" or "FAIL CASE: reason" for each codec. Its consumer always has
+// a group, so that the driver reads these topics back with kcat. CLIENT group BOOTSTRAP TOPIC GROUP: a member of the group.
 const { Kafka, CompressionTypes, CompressionCodecs, logLevel } = require("kafkajs");
 CompressionCodecs[CompressionTypes.Snappy] = require("kafkajs-snappy");
 
-const [bootstrap, prefix, records] = [process.argv[2], process.argv[3], Number(process.argv[4])];
+const [prefix, records] = [process.argv[3], Number(process.argv[4])];
+const bootstrap = process.argv[2] === "group" ? process.argv[3] : process.argv[2];
 const partitions = 3;
 const codecs = { none: CompressionTypes.None, gzip: CompressionTypes.GZIP, snappy: CompressionTypes.Snappy };
 const kafka = new Kafka({ clientId: "kafkajs", brokers: [bootstrap], logLevel: logLevel.NOTHING });
@@ -38,7 +39,30 @@ async function roundTrip(topic, compression) {
   await admin.disconnect();
 }
 
+// A member of a group: tells what it is assigned, reads and commits, and leaves when standard input ends.
+async function member(topic, groupId) {
+  const consumer = kafka.consumer({ groupId, sessionTimeout: 6000, heartbeatInterval: 500, maxWaitTimeInMs: 200 });
+  const tell = (...words) => process.stdout.write(words.join(" ") + "\n");
+  consumer.on(consumer.events.GROUP_JOIN, ({ payload }) => tell("assigned", ...(payload.memberAssignment[topic] || [])));
+  await consumer.connect();
+  await consumer.subscribe({ topic, fromBeginning: true });
+  process.stdin.resume();
+  process.stdin.on("end", async () => {
+    await consumer.disconnect();
+    process.exit(0);
+  });
+  await consumer.run({
+    autoCommit: false,
+    eachBatch: async ({ batch }) => {
+      for (const m of batch.messages) tell("read", batch.partition, m.offset, m.key.toString());
+      await consumer.commitOffsets([{ topic, partition: batch.partition, offset: (BigInt(batch.lastOffset()) + 1n).toString() }]);
+      tell("committed");
+    },
+  });
+}
+
 (async () => {
+  if (process.argv[2] === "group") return member(process.argv[4], process.argv[5]);
   let failed = 0;
   for (const [name, compression] of Object.entries(codecs)) {
     try {

@@ -1,10 +1,11 @@
 """aiokafka: asyncio client, idempotent producer, manual assignment."""
 import asyncio
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError
 
-from common import PARTITIONS, expect, headers, key, main, value
+from common import PARTITIONS, expect, headers, key, main, stopping, tell_assigned, tell_committed, tell_read, value
 
 
 async def produce(bootstrap, topic, codec, records):
@@ -44,5 +45,38 @@ def round_trip(bootstrap, topic, codec, records):
     asyncio.run(whole(bootstrap, topic, codec, records))
 
 
+class Listener(ConsumerRebalanceListener):
+    async def on_partitions_revoked(self, revoked):
+        pass
+
+    async def on_partitions_assigned(self, assigned):
+        tell_assigned(place.partition for place in assigned)
+
+
+async def whole_member(bootstrap, topic, group):
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False, auto_offset_reset="earliest",
+                                session_timeout_ms=6000, heartbeat_interval_ms=500)
+    consumer.subscribe([topic], listener=Listener())
+    await consumer.start()
+    stop, pending = stopping(), False
+    while not stop.is_set():
+        for messages in (await consumer.getmany(timeout_ms=200)).values():
+            for message in messages:
+                tell_read(message.partition, message.offset, message.key)
+                pending = True
+        if pending:
+            try:
+                await consumer.commit()
+            except KafkaError:  # the group is being rebalanced; the next round tries again
+                continue
+            tell_committed()
+            pending = False
+    await consumer.stop()
+
+
+def member(bootstrap, topic, group):
+    asyncio.run(whole_member(bootstrap, topic, group))
+
+
 if __name__ == "__main__":
-    main(round_trip)
+    main(round_trip, member)

@@ -3,6 +3,7 @@
 Record i of a topic goes to partition i % 3 and must come back there at offset i // 3, with its key, value and header.
 """
 import sys
+import threading
 
 PARTITIONS = 3
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
@@ -29,8 +30,38 @@ def expect(partition, offset, got_offset, got_key, got_value, got_headers):
         raise AssertionError(f"partition {partition}: read {got}, wrote {wanted}")
 
 
-def main(round_trip):
-    """CLIENT BOOTSTRAP PREFIX RECORDS: a line "ok CASE" or "FAIL CASE: reason" for each codec."""
+def stopping():
+    """An event that is set when standard input ends: how a group member is told to leave."""
+    ended = threading.Event()
+
+    def wait():
+        sys.stdin.buffer.read()
+        ended.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    return ended
+
+
+def tell_assigned(partitions):
+    print("assigned", *sorted(partitions), flush=True)
+
+
+def tell_read(partition, offset, key):
+    print("read", partition, offset, key.decode(), flush=True)
+
+
+def tell_committed():
+    print("committed", flush=True)
+
+
+def main(round_trip, member):
+    """CLIENT BOOTSTRAP PREFIX RECORDS: a line "ok CASE" or "FAIL CASE: reason" for each codec.
+
+    CLIENT group BOOTSTRAP TOPIC GROUP: a member of the group, which tells what it is assigned, reads and commits.
+    """
+    if sys.argv[1] == "group":
+        member(*sys.argv[2:5])
+        return
     bootstrap, prefix, records = sys.argv[1], sys.argv[2], int(sys.argv[3])
     failed = 0
     for codec in CODECS:

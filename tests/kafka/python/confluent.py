@@ -2,7 +2,7 @@
 import confluent_kafka as ck
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from common import PARTITIONS, expect, headers, key, main, value
+from common import PARTITIONS, expect, headers, key, main, stopping, tell_assigned, tell_committed, tell_read, value
 
 
 def produce(bootstrap, topic, codec, records):
@@ -47,5 +47,25 @@ def round_trip(bootstrap, topic, codec, records):
     consume(bootstrap, topic, records)
 
 
+def member(bootstrap, topic, group):
+    consumer = ck.Consumer({"bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False, "auto.offset.reset": "earliest",
+                            "session.timeout.ms": 6000, "heartbeat.interval.ms": 500})
+    consumer.subscribe([topic], on_assign=lambda _, places: tell_assigned(place.partition for place in places))
+    stop, pending = stopping(), False
+    while not stop.is_set():
+        for message in consumer.consume(500, 0.2):
+            assert not message.error(), message.error()
+            tell_read(message.partition(), message.offset(), message.key())
+            pending = True
+        if pending:
+            try:
+                consumer.commit(asynchronous=False)
+            except ck.KafkaException:  # the group is being rebalanced; the next round tries again
+                continue
+            tell_committed()
+            pending = False
+    consumer.close()
+
+
 if __name__ == "__main__":
-    main(round_trip)
+    main(round_trip, member)

@@ -1,8 +1,9 @@
 """kafka-python: pure Python client, acks=all, manual assignment."""
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import ConsumerRebalanceListener, KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
+from kafka.errors import KafkaError
 
-from common import PARTITIONS, expect, headers, key, main, value
+from common import PARTITIONS, expect, headers, key, main, stopping, tell_assigned, tell_committed, tell_read, value
 
 
 def round_trip(bootstrap, topic, codec, records):
@@ -31,5 +32,33 @@ def round_trip(bootstrap, topic, codec, records):
     consumer.close()
 
 
+class Listener(ConsumerRebalanceListener):
+    def on_partitions_revoked(self, revoked):
+        pass
+
+    def on_partitions_assigned(self, assigned):
+        tell_assigned(place.partition for place in assigned)
+
+
+def member(bootstrap, topic, group):
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False, auto_offset_reset="earliest",
+                             session_timeout_ms=6000, heartbeat_interval_ms=500)
+    consumer.subscribe([topic], listener=Listener())
+    stop, pending = stopping(), False
+    while not stop.is_set():
+        for messages in consumer.poll(timeout_ms=200).values():
+            for message in messages:
+                tell_read(message.partition, message.offset, message.key)
+                pending = True
+        if pending:
+            try:
+                consumer.commit()
+            except KafkaError:  # the group is being rebalanced; the next round tries again
+                continue
+            tell_committed()
+            pending = False
+    consumer.close()
+
+
 if __name__ == "__main__":
-    main(round_trip)
+    main(round_trip, member)

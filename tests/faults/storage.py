@@ -1,0 +1,174 @@
+"""Writes that fail, hang or are slow, by strace on the release binary; and that the log is opened and synced as promised."""
+import pathlib
+import re
+import shutil
+import tempfile
+import time
+
+from broker import Broker, StartFailed
+from crash import PARTITIONS, SMALL, make_topic
+from load import Load, check
+from wire import Wire
+
+WRITES = "pwrite64,pwritev,pwritev2"
+SYNCS = "fsync,fdatasync,sync_file_range,syncfs"
+DELAY_US = 250_000
+# Files that are written without a promise: a lock, and a hint for scripts.
+NOT_DURABLE = re.compile(r"/(LOCK|addresses\.json(\.new)?)$")
+OPENED = re.compile(r'open(?:at)?\((?:[^"]*, )?"([^"]+)", ([A-Z_|]+).*\) = \d+')
+SYNCED = re.compile(r"(?:fsync|fdatasync)\(\d+<([^>]+)>\)\s+= 0")
+RENAMED = re.compile(r'rename(?:at2?)?\((?:[^"]*)"([^"]+)", (?:[^"]*)"([^"]+)".*\) = 0')
+
+
+def strace(*options):
+    return ["strace", "-f", "-qq", "--signal=none", *options]
+
+
+def _events(trace, data_dir):
+    """(kind, path, flags or target) of the broker's opens for writing, syncs and renames below its folder, in order."""
+    for line in trace.read_text(errors="replace").splitlines():
+        if (found := OPENED.search(line)) and found[1].startswith(data_dir) and re.search(r"O_(WRONLY|RDWR)", found[2]):
+            yield "open", found[1], found[2]
+        elif (found := SYNCED.search(line)) and found[1].startswith(data_dir):
+            yield "sync", found[1], None
+        elif (found := RENAMED.search(line)) and found[2].startswith(data_dir):
+            yield "rename", found[1], found[2]
+
+
+def check_durability(events, data_dir):
+    """Every log file is opened O_DIRECT and O_DSYNC; every other file is synced before it gets its name; every rename is synced."""
+    log_opens, renames, unsynced, unsynced_dirs = 0, 0, {}, {}
+    for kind, path, detail in events:
+        if kind == "open":
+            if path.startswith(f"{data_dir}/wal/"):
+                log_opens += 1
+                assert {"O_DIRECT", "O_DSYNC"} <= set(detail.replace("O_SYNC", "O_DSYNC").split("|")), f"{path} opened {detail}"
+            elif not NOT_DURABLE.search(path) and not {"O_SYNC", "O_DSYNC"} & set(detail.split("|")):
+                unsynced[path] = detail
+        elif kind == "sync":
+            unsynced.pop(path, None)
+            unsynced_dirs.pop(path, None)
+        elif not NOT_DURABLE.search(path):
+            renames += 1
+            assert path not in unsynced, f"{path} was renamed before it was synced"
+            unsynced_dirs[str(pathlib.Path(detail).parent)] = detail
+    assert log_opens, "no log file was opened for writing: the trace is of something else"
+    assert not unsynced, f"never synced: {unsynced}"
+    assert not unsynced_dirs, f"renamed, but the directory never synced: {unsynced_dirs}"
+    return f"{log_opens} log files opened O_DIRECT|O_DSYNC, {renames} renames synced"
+
+
+def opened_and_synced(folder):
+    trace, data = folder / "trace", folder / "data"
+    prefix = strace("-y", "-e", "trace=open,openat,fsync,fdatasync,rename,renameat,renameat2", "-o", str(trace))
+    broker = Broker(data, prefix=prefix, settings=SMALL).start()
+    try:
+        load = Load(broker.bootstrap, make_topic(broker), PARTITIONS, per_second=20_000, value_bytes=1000).start()
+        load.wait_for(30_000, 90)
+        load.stop(drain_seconds=60)
+        code, _ = broker.stop(60)
+        assert code == 0, f"exit {code}"
+        return check_durability(_events(trace, str(data)), str(data))
+    finally:
+        broker.kill()
+
+
+def lone_record_seconds(program, count=5):
+    """How long single records wait for their acknowledgement while each write takes DELAY_US longer to return."""
+    prefix = strace("-e", f"trace={WRITES}", "-e", f"inject={WRITES}:delay_exit={DELAY_US}", "-o", "/dev/null")
+    with Broker(prefix=prefix, program=program) as broker, Wire(broker.bootstrap, 30) as wire:
+        wire.create_topic("lone", 1)
+        times = []
+        for n in range(count):
+            started = time.monotonic()
+            wire.produce("lone", 0, [(b"%d" % n, b"x")])
+            times.append(time.monotonic() - started)
+        assert len(list(wire.read_all("lone", 0))) == count
+        return min(times)
+
+
+def waits_for_the_write(program):
+    fastest = lone_record_seconds(program)
+    assert fastest >= DELAY_US / 1e6, f"acknowledged after {fastest * 1e3:.0f} ms, though the write takes {DELAY_US // 1000} ms"
+    return f"fastest acknowledgement {fastest * 1e3:.0f} ms with writes of {DELAY_US // 1000} ms"
+
+
+def control_waits(program):
+    fastest = lone_record_seconds(program)
+    assert fastest < DELAY_US / 1e6, "the control waits for its write: the check cannot tell the two apart"
+    return f"caught: acknowledged after {fastest * 1e3:.1f} ms with writes of {DELAY_US // 1000} ms"
+
+
+def failing(calls, nth, folder):
+    """The nth such call of a thread fails with EIO: the broker ends and says why, and nothing acknowledged is gone."""
+    broker = Broker(folder / "data", settings=SMALL).start()
+    load, ended = None, "went on"
+    try:
+        load = Load(broker.bootstrap, make_topic(broker), PARTITIONS, per_second=8000, value_bytes=500).start()
+        load.wait_for(2000)
+        broker.stop()
+        marked = len(broker.log_path.read_bytes())
+        broker.prefix = strace("-e", f"trace={calls}", "-e", f"inject={calls}:error=EIO:when={nth}", "-o", "/dev/null")
+        try:
+            broker.start()
+            code = broker.wait_or_none(15.0)
+        except StartFailed as refused:
+            code = re.search(r"exit (-?\d+)", str(refused))[1]
+        if code is not None:
+            reason = broker.log_path.read_bytes()[marked:].decode(errors="replace")
+            assert int(code) == 1, f"exit {code}, wanted 1: {reason[-300:]}"
+            assert re.search(r"input/output error|os error 5", reason, re.IGNORECASE), f"does not say why it ended: {reason[-300:]}"
+            ended = "exit 1 with its reason"
+        broker.kill()
+        broker.prefix = []
+        broker.start()
+        load.wait_for(500)
+        load.stop(drain_seconds=30)
+        return ended, check(load, broker.bootstrap)
+    finally:
+        broker.kill()
+
+
+def failing_write(nth, folder):
+    ended, note = failing(WRITES, nth, folder)
+    assert ended != "went on", f"write {nth} of each thread failed, and the broker went on"
+    return f"{ended}, {note}"
+
+
+def failing_sync(nth, folder):
+    """A run or the manifest that cannot be synced may be given up or may end the broker; it never costs a record."""
+    return ", ".join(failing(SYNCS, nth, folder))
+
+
+def slow_disk():
+    """Each write takes 50 ms longer: nothing is lost, and many records share a write."""
+    prefix = strace("-e", f"trace={WRITES}", "-e", f"inject={WRITES}:delay_enter=50000", "-o", "/dev/null")
+    with Broker(prefix=prefix) as broker:
+        load = Load(broker.bootstrap, make_topic(broker), PARTITIONS, per_second=8000).start()
+        load.wait_for(100)
+        seconds = load.wait_for(8000, 60)
+        assert seconds < 20, f"8000 records took {seconds:.1f} s: they do not share their writes"
+        load.stop(drain_seconds=60)
+        return f"{check(load, broker.bootstrap)}; {8000 / seconds:.0f} records/s with writes of 50 ms"
+
+
+def run(report, scale, control):
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="millstream-storage-"))
+    count = iter(range(1000))
+
+    def fresh():
+        path = folder / str(next(count))
+        path.mkdir()
+        return path
+
+    try:
+        report.case("opened and synced as promised", opened_and_synced, fresh())
+        report.case("no acknowledgement before the write returns", waits_for_the_write, None)
+        report.case("control: acknowledged before the sync, delayed write", control_waits, control)
+        for nth in scale((1, 3, 40), (1, 2, 3, 5, 9, 20, 40, 80, 160, 320)):
+            report.case(f"write {nth} fails", failing_write, nth, fresh())
+        for nth in scale((1, 2), (1, 2, 3, 4, 6, 8, 12)):
+            report.case(f"sync {nth} fails", failing_sync, nth, fresh())
+        report.case("slow disk", slow_disk)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,27 @@
+"""Reads a log file as docs/formats.md describes it, apart from the broker's own code: where its segments are."""
+import pathlib
+import struct
+
+from wire import crc32c
+
+BLOCK_BYTES = 4096
+SEGMENT_MAGIC = 0x47534D4D
+SEGMENT_HEAD = struct.Struct("<IIQQQQI")
+
+
+def files(data_dir):
+    """The log files in order."""
+    return sorted(pathlib.Path(data_dir, "wal").glob("wal-*.log"))
+
+
+def segments(path):
+    """[(offset, end)] of every segment of a log file, up to where the log ends."""
+    data, found, at = pathlib.Path(path).read_bytes(), [], BLOCK_BYTES
+    while at + SEGMENT_HEAD.size <= len(data):
+        magic, frames_bytes, place, _previous, _durable, _zero, crc = SEGMENT_HEAD.unpack_from(data, at)
+        if magic != SEGMENT_MAGIC or place & 0xFFFFFFFF != at or crc != crc32c(data[at:at + 40]):
+            break
+        end = at + SEGMENT_HEAD.size + frames_bytes
+        found.append((at, end))
+        at = -(-end // BLOCK_BYTES) * BLOCK_BYTES
+    return found
