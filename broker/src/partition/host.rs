@@ -47,7 +47,7 @@ impl ShardHost {
         look(&self.state.lock().machine)
     }
 
-    fn carry_out(&self, effect: &Effect) {
+    fn carry_out(&self, id: LogId, effect: &Effect) {
         match effect {
             Effect::Insert { partition, batch, base_offset, next_offset, max_timestamp } => {
                 let stored = StoredBatch {
@@ -56,7 +56,7 @@ impl ShardHost {
                     next_offset: *next_offset,
                     max_timestamp: *max_timestamp,
                 };
-                self.tables.insert(self.group, *partition, stored);
+                self.tables.insert(self.group, id, *partition, stored);
             }
             Effect::LogStart { partition, offset } => self.tables.set_log_start(*partition, *offset),
             Effect::Dropped { partition } => self.tables.drop_partition(*partition),
@@ -87,7 +87,7 @@ impl Machine for ShardHost {
         let State { machine, effects } = &mut *state;
         effects.clear();
         let reply = machine.apply(id, command, effects);
-        effects.iter().for_each(|effect| self.carry_out(effect));
+        effects.iter().for_each(|effect| self.carry_out(id, effect));
         self.waiters.wake(effects.iter().map(partition_of));
         effects.clear();
         Reply::Shard(reply)

@@ -4,4 +4,5 @@
 //! batches, and a caller that must not block asks from a thread that may.
 
 pub mod disk;
+pub mod tables;
 pub mod wal;

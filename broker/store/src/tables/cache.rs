@@ -1,0 +1,156 @@
+//! Blocks of runs that were read and verified, up to a bound.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+/// Locks are spread over at most so many pieces.
+const SHARDS_MAX: usize = 8;
+/// A piece is not smaller than this, so that large blocks fit into it.
+const SHARD_BYTES_MIN: usize = 4 << 20;
+
+/// Id of a run and number of a block's first region in it.
+pub(super) type BlockKey = (u64, u32);
+
+struct Slot {
+    block: Bytes,
+    /// Used since it was last looked at for eviction.
+    used: bool,
+}
+
+#[derive(Default)]
+struct Shard {
+    slots: HashMap<BlockKey, Slot>,
+    /// Keys of all slots, in the order in which they are looked at for eviction.
+    order: VecDeque<BlockKey>,
+    bytes: usize,
+}
+
+/// The block cache.
+///
+/// Invariant: it never holds more than its bound, and only bytes that were verified.
+pub(super) struct Cache {
+    shards: Vec<Mutex<Shard>>,
+    shard_bytes_max: usize,
+    bytes: AtomicUsize,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+impl Cache {
+    pub(super) fn new(bytes_max: usize) -> Cache {
+        let shards = (bytes_max / SHARD_BYTES_MIN).clamp(1, SHARDS_MAX);
+        Cache {
+            shards: (0..shards).map(|_| Mutex::default()).collect(),
+            shard_bytes_max: bytes_max / shards,
+            bytes: AtomicUsize::new(0),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+        }
+    }
+
+    fn shard(&self, (run, region): BlockKey) -> &Mutex<Shard> {
+        let mixed = (run ^ u64::from(region) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        &self.shards[(mixed >> 56) as usize % self.shards.len()]
+    }
+
+    /// A block, if it is here.
+    pub(super) fn get(&self, key: BlockKey) -> Option<Bytes> {
+        let mut shard = self.shard(key).lock();
+        let found = shard.slots.get_mut(&key).map(|slot| {
+            slot.used = true;
+            slot.block.clone()
+        });
+        let counter = if found.is_some() { &self.hits } else { &self.misses };
+        counter.fetch_add(1, Relaxed);
+        found
+    }
+
+    /// Whether a block is here; counts neither as a hit nor as a use.
+    pub(super) fn has(&self, key: BlockKey) -> bool {
+        self.shard(key).lock().slots.contains_key(&key)
+    }
+
+    /// Keeps a verified block and lets go of those that were not used for long.
+    pub(super) fn put(&self, key: BlockKey, block: Bytes) {
+        let bytes = block.len();
+        if bytes > self.shard_bytes_max {
+            return;
+        }
+        let mut shard = self.shard(key).lock();
+        if shard.slots.contains_key(&key) {
+            return;
+        }
+        let freed = shard.make_room(self.shard_bytes_max - bytes);
+        shard.slots.insert(key, Slot { block, used: false });
+        shard.order.push_back(key);
+        shard.bytes += bytes;
+        self.bytes.fetch_add(bytes, Relaxed);
+        self.bytes.fetch_sub(freed, Relaxed);
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Relaxed)
+    }
+
+    /// How often a block was here, and how often not.
+    pub(super) fn hits_and_misses(&self) -> (u64, u64) {
+        (self.hits.load(Relaxed), self.misses.load(Relaxed))
+    }
+}
+
+impl Shard {
+    /// Evicts until at most `bytes_max` are left; gives the bytes that went. A block that was used gets one more
+    /// round, so this ends.
+    fn make_room(&mut self, bytes_max: usize) -> usize {
+        let before = self.bytes;
+        while self.bytes > bytes_max {
+            let Some(key) = self.order.pop_front() else { break };
+            let Some(slot) = self.slots.get_mut(&key) else { continue };
+            if std::mem::take(&mut slot.used) {
+                self.order.push_back(key);
+                continue;
+            }
+            self.bytes -= slot.block.len();
+            self.slots.remove(&key);
+        }
+        before - self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(n: usize) -> Bytes {
+        Bytes::from(vec![0; n])
+    }
+
+    #[test]
+    fn the_bound_holds_and_what_is_used_stays_longest() {
+        let cache = Cache::new(8000);
+        cache.put((1, 0), block(100));
+        for n in 0..10_000u32 {
+            assert!(cache.get((1, 0)).is_some(), "evicted although it is used all the time, at {n}");
+            cache.put((2, n), block(90));
+            assert!(cache.bytes() <= 8000, "{} bytes", cache.bytes());
+        }
+        let kept = (0..10_000).filter(|&n| cache.has((2, n))).count();
+        assert!(kept > 60, "{kept} blocks of 90 bytes in 8000");
+        assert_eq!(cache.hits_and_misses(), (10_000, 0));
+        assert!(cache.get((3, 3)).is_none());
+        assert_eq!(cache.hits_and_misses(), (10_000, 1));
+    }
+
+    #[test]
+    fn a_block_that_would_push_out_everything_is_not_kept() {
+        let cache = Cache::new(1000);
+        cache.put((1, 0), block(1001));
+        assert!(!cache.has((1, 0)));
+        assert_eq!(cache.bytes(), 0);
+    }
+}

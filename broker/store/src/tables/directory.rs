@@ -1,0 +1,211 @@
+//! Which run has which offsets of a partition.
+
+use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed};
+
+use millstream_model::PartitionId;
+use parking_lot::RwLock;
+
+use super::{
+    error::OpenError,
+    memory::{IdMap, SHARDS, shard_of},
+    run::Part,
+};
+
+/// What is known of one partition.
+///
+/// Invariants: 1. `parts` are sorted by offset and do not overlap. 2. Each part ends above `log_start`. 3. A part
+/// that is here is counted in its run's live parts, and no other is.
+#[derive(Default)]
+struct Entry {
+    parts: Vec<Part>,
+    log_start: i64,
+}
+
+impl Entry {
+    fn push(&mut self, part: Part) {
+        count_in(&part);
+        self.parts.push(part);
+    }
+
+    fn remove_if(&mut self, gone: impl Fn(&Part) -> bool) {
+        self.parts.retain(|part| {
+            let gone = gone(part);
+            if gone {
+                count_out(part);
+            }
+            !gone
+        });
+        if self.parts.capacity() > 8 && self.parts.len() < self.parts.capacity() / 4 {
+            self.parts.shrink_to_fit();
+        }
+    }
+}
+
+fn count_in(part: &Part) {
+    part.run.live_bytes.fetch_add(u64::from(part.bytes), Relaxed);
+    part.run.live_parts.fetch_add(1, Relaxed);
+}
+
+fn count_out(part: &Part) {
+    part.run.live_bytes.fetch_sub(u64::from(part.bytes), Relaxed);
+    part.run.live_parts.fetch_sub(1, Relaxed);
+}
+
+/// All partitions that have a run or a log start above 0.
+pub(super) struct Directory {
+    shards: Vec<RwLock<IdMap<Entry>>>,
+}
+
+/// Sorts out what newer runs replace of older ones: a part goes if newer runs stand for all of its offsets.
+/// `parts` come newest run first.
+fn supersede(partition: PartitionId, parts: Vec<Part>) -> Result<Vec<Part>, OpenError> {
+    // Start and end of what newer runs stand for, adjacent ranges joined.
+    let mut covered: BTreeMap<i64, i64> = BTreeMap::new();
+    let mut kept: Vec<Part> = Vec::with_capacity(parts.len());
+    for part in parts {
+        let before = covered.range(..=part.start).next_back().map(|(&start, &end)| (start, end));
+        if before.is_some_and(|(_, end)| end >= part.end) {
+            continue;
+        }
+        let overlaps_before = before.is_some_and(|(_, end)| end > part.start);
+        let after = covered.range(part.start..).next().map(|(&start, &end)| (start, end));
+        if overlaps_before || after.is_some_and(|(start, _)| start < part.end) {
+            let file = part.run.path().display().to_string();
+            return Err(OpenError::Overlap { file, partition, start: part.start, end: part.end });
+        }
+        let start = before.filter(|(_, end)| *end == part.start).map_or(part.start, |(start, _)| start);
+        let end = match after.filter(|(start, _)| *start == part.end) {
+            Some((next, end)) => {
+                covered.remove(&next);
+                end
+            }
+            None => part.end,
+        };
+        covered.insert(start, end);
+        kept.push(part);
+    }
+    kept.sort_by_key(|part| part.start);
+    Ok(kept)
+}
+
+impl Directory {
+    /// The directory of runs whose parts are given, newest run first.
+    pub(super) fn open(parts: impl Iterator<Item = (PartitionId, Part)>) -> Result<Directory, OpenError> {
+        let mut all: IdMap<Vec<Part>> = IdMap::default();
+        for (partition, part) in parts {
+            all.entry(partition).or_default().push(part);
+        }
+        let directory = Directory { shards: (0..SHARDS).map(|_| RwLock::default()).collect() };
+        for (partition, parts) in all {
+            let parts = supersede(partition, parts)?;
+            parts.iter().for_each(count_in);
+            let entry = Entry { parts, log_start: 0 };
+            directory.shards[shard_of(partition)].write().insert(partition, entry);
+        }
+        Ok(directory)
+    }
+
+    /// Adds what a flush wrote behind everything that is there. What the log start has passed since, or what was
+    /// dropped, is not added.
+    pub(super) fn add(&self, partition: PartitionId, part: Part) {
+        let mut shard = self.shards[shard_of(partition)].write();
+        let entry = shard.entry(partition).or_default();
+        debug_assert!(entry.parts.last().is_none_or(|last| last.end <= part.start), "{partition}");
+        if part.end > entry.log_start {
+            entry.push(part);
+        }
+    }
+
+    /// Puts new parts in place of those that lie between `start` and `end`.
+    pub(super) fn replace(&self, partition: PartitionId, (start, end): (i64, i64), parts: Vec<Part>) {
+        let mut shard = self.shards[shard_of(partition)].write();
+        // A partition that was dropped while its parts were merged stays dropped.
+        let Some(entry) = shard.get_mut(&partition) else { return };
+        let log_start = entry.log_start;
+        entry.remove_if(|part| part.start >= start && part.end <= end);
+        parts.into_iter().filter(|part| part.end > log_start).for_each(|part| entry.push(part));
+        entry.parts.sort_by_key(|part| part.start);
+    }
+
+    /// Offset behind the last that a run stands for.
+    pub(super) fn end(&self, partition: PartitionId) -> Option<i64> {
+        let shard = self.shards[shard_of(partition)].read();
+        Some(shard.get(&partition)?.parts.last()?.end)
+    }
+
+    /// Parts with batches that may be at or behind `offset`: at least one if there is any, then as many as make
+    /// up `bytes`.
+    pub(super) fn from(&self, partition: PartitionId, offset: i64, bytes: usize) -> Vec<Part> {
+        let shard = self.shards[shard_of(partition)].read();
+        let Some(entry) = shard.get(&partition) else { return Vec::new() };
+        let first = entry.parts.partition_point(|part| part.end <= offset);
+        let mut out: Vec<Part> = Vec::new();
+        // Of the first part, maybe only the last batch is wanted.
+        let mut found = 0;
+        for part in entry.parts[first..].iter().filter(|part| part.bytes > 0) {
+            if found >= bytes && out.len() > 1 {
+                break;
+            }
+            found += if out.is_empty() { 0 } else { part.bytes as usize };
+            out.push(part.clone());
+        }
+        out
+    }
+
+    /// All parts and the log start.
+    pub(super) fn all(&self, partition: PartitionId) -> (Vec<Part>, i64) {
+        let shard = self.shards[shard_of(partition)].read();
+        shard.get(&partition).map(|entry| (entry.parts.clone(), entry.log_start)).unwrap_or_default()
+    }
+
+    /// Looks at all parts and the log start.
+    pub(super) fn look<R>(&self, partition: PartitionId, look: impl FnOnce(&[Part], i64) -> R) -> R {
+        let shard = self.shards[shard_of(partition)].read();
+        match shard.get(&partition) {
+            Some(entry) => look(&entry.parts, entry.log_start),
+            None => look(&[], 0),
+        }
+    }
+
+    /// Every partition that has a part, sorted.
+    pub(super) fn partitions(&self) -> Vec<PartitionId> {
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            all.extend(shard.read().iter().filter(|(_, e)| !e.parts.is_empty()).map(|(id, _)| *id));
+        }
+        all.sort_unstable();
+        all
+    }
+
+    /// Forgets what ends at or below `offset`. A log start only moves up.
+    pub(super) fn set_log_start(&self, partition: PartitionId, offset: i64) {
+        if offset <= 0 {
+            return;
+        }
+        let mut shard = self.shards[shard_of(partition)].write();
+        let entry = shard.entry(partition).or_default();
+        if offset > entry.log_start {
+            entry.log_start = offset;
+            entry.remove_if(|part| part.end <= offset);
+        }
+    }
+
+    /// Forgets a partition.
+    pub(super) fn drop_partition(&self, partition: PartitionId) {
+        if let Some(mut entry) = self.shards[shard_of(partition)].write().remove(&partition) {
+            entry.remove_if(|_| true);
+        }
+    }
+
+    /// Checks the invariants; for tests.
+    #[cfg(test)]
+    pub(super) fn validate(&self) {
+        for shard in &self.shards {
+            for (partition, entry) in shard.read().iter() {
+                let parts = &entry.parts;
+                assert!(parts.windows(2).all(|pair| pair[0].end <= pair[1].start), "{partition} overlaps");
+                assert!(parts.iter().all(|part| part.end > entry.log_start), "{partition} has dead parts");
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What can go wrong, one enum per operation.
+
+use std::{io, path::Path};
+
+use millstream_model::{GroupId, PartitionId};
+
+/// The operating system refused something.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{file} cannot be used: {reason}")]
+pub struct DiskError {
+    /// The file or directory, below the store's directory.
+    pub file: String,
+    /// What the operating system said.
+    pub reason: String,
+}
+
+impl DiskError {
+    pub(super) fn new(file: &Path, error: &io::Error) -> DiskError {
+        DiskError { file: file.display().to_string(), reason: error.to_string() }
+    }
+}
+
+/// Bytes that are not those that were written. Nothing is ever deleted because of it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{file} is damaged at offset {offset}: {reason}")]
+pub struct Damage {
+    /// The file, below the store's directory.
+    pub file: String,
+    /// Bytes from its start.
+    pub offset: u64,
+    /// What is wrong.
+    pub reason: &'static str,
+}
+
+impl Damage {
+    pub(super) fn new(file: &Path, offset: u64, reason: &'static str) -> Damage {
+        Damage { file: file.display().to_string(), offset, reason }
+    }
+}
+
+/// Why the tables cannot be opened. Nothing was removed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The operating system refused.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A file is not what was written.
+    #[error(transparent)]
+    Damaged(#[from] Damage),
+    /// A file that must be there is not.
+    #[error("{file} is missing, although other files of the store are there")]
+    Missing {
+        /// The file.
+        file: String,
+    },
+    /// Two runs hold the same offsets of a partition and neither replaces the other.
+    #[error("{file} holds offsets {start}..{end} of {partition}, of which a newer run holds only some")]
+    Overlap {
+        /// The older of the two.
+        file: String,
+        /// The partition.
+        partition: PartitionId,
+        /// First offset.
+        start: i64,
+        /// Offset behind the last.
+        end: i64,
+    },
+}
+
+/// Why a part of a partition cannot be read; other partitions can.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The operating system refused.
+    #[error("{partition}: {error}")]
+    Disk {
+        /// The partition.
+        partition: PartitionId,
+        /// What happened.
+        error: DiskError,
+    },
+    /// The bytes are not what was written.
+    #[error("{partition}: {damage}")]
+    Damaged {
+        /// The partition.
+        partition: PartitionId,
+        /// Where and what.
+        damage: Damage,
+    },
+}
+
+/// Why a run or a manifest could not be written. What was there before is still there and in use.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// The operating system refused.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A batch in memory is not one; it would not read back.
+    #[error("{partition}: the batch at offset {offset} is not a record batch")]
+    NotABatch {
+        /// The partition.
+        partition: PartitionId,
+        /// Where it would lie in the partition.
+        offset: i64,
+    },
+}
+
+/// Why runs could not be merged. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MergeError {
+    /// An input cannot be read; its run is left alone from now on.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The result could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// Why a checkpoint could not be written or read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CheckpointError {
+    /// The operating system refused.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The file is not what was written.
+    #[error("checkpoint of {group}: {damage}")]
+    Damaged {
+        /// The group.
+        group: GroupId,
+        /// Where and what.
+        damage: Damage,
+    },
+    /// The batches that the checkpoint counts on could not be flushed.
+    #[error(transparent)]
+    Flush(#[from] WriteError),
+}

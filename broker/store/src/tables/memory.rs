@@ -1,0 +1,246 @@
+//! The memtable: batches that are applied and not yet in a run. They are references into the log's memory.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::{BuildHasherDefault, Hasher},
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use bytes::Bytes;
+use millstream_model::{GroupId, LogId, PartitionId};
+use parking_lot::RwLock;
+
+/// Locks are spread over so many pieces, a power of two.
+pub(super) const SHARDS: usize = 64;
+
+/// Spreads ids, which are small numbers in a row, over a hash table.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(u64::from(byte)));
+    }
+    fn write_u64(&mut self, n: u64) {
+        let mixed = (self.0 ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 29);
+    }
+}
+
+pub(super) type IdMap<V> = HashMap<PartitionId, V, BuildHasherDefault<IdHasher>>;
+
+/// The lock that a partition's entry is under.
+pub(super) fn shard_of(partition: PartitionId) -> usize {
+    let mut hasher = IdHasher::default();
+    hasher.write_u64(partition.0);
+    (hasher.finish() >> 20) as usize % SHARDS
+}
+
+/// A batch as it is applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredBatch {
+    /// The whole batch, its base offset stamped.
+    pub bytes: Bytes,
+    /// Offset of its first record.
+    pub base_offset: i64,
+    /// Offset behind its last record.
+    pub next_offset: i64,
+    /// Largest timestamp in milliseconds.
+    pub max_timestamp: i64,
+}
+
+/// What the memtable has of a partition from an offset on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MemoryRead {
+    /// These batches; the first one holds the offset.
+    Hit(Vec<Bytes>),
+    /// Nothing is at or behind the offset.
+    Empty,
+    /// The offset is not here; the runs may have it.
+    Older,
+}
+
+/// A batch and the log entry that it came with.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) batch: StoredBatch,
+    group: GroupId,
+    index: u64,
+}
+
+/// How far a flush reaches: for each group the last entry whose batches it takes.
+pub(super) type Cut = HashMap<GroupId, LogId>;
+
+impl Held {
+    fn is_in(&self, cut: &Cut) -> bool {
+        cut.get(&self.group).is_some_and(|id| self.index <= id.index)
+    }
+}
+
+/// Batches of one partition, oldest first.
+///
+/// Invariant: offsets rise and do not overlap.
+type Queue = VecDeque<Held>;
+
+/// The batches that a flush takes of one partition, oldest first.
+pub(super) type Taken = (PartitionId, Vec<StoredBatch>);
+
+/// All batches in memory.
+pub(super) struct Memory {
+    shards: Vec<RwLock<IdMap<Queue>>>,
+    bytes: AtomicUsize,
+}
+
+/// How far a list of batches goes within a bound; the first comes whatever its size.
+pub(super) fn within(batches: impl Iterator<Item = Bytes>, max_bytes: usize) -> Vec<Bytes> {
+    let mut left = max_bytes;
+    let mut out = Vec::new();
+    for batch in batches {
+        if batch.len() > left && !out.is_empty() {
+            break;
+        }
+        left = left.saturating_sub(batch.len());
+        out.push(batch);
+        if left == 0 {
+            break;
+        }
+    }
+    out
+}
+
+fn first_behind(queue: &Queue, offset: i64) -> usize {
+    queue.partition_point(|held| held.batch.next_offset <= offset)
+}
+
+impl Memory {
+    pub(super) fn new() -> Memory {
+        Memory { shards: (0..SHARDS).map(|_| RwLock::default()).collect(), bytes: AtomicUsize::new(0) }
+    }
+
+    /// Bytes of all batches.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Relaxed)
+    }
+
+    /// Adds a batch behind the partition's last one; says no if its offsets are here already, or in a run
+    /// according to `end_in_runs`, which is asked when nothing is here.
+    pub(super) fn insert(
+        &self,
+        (group, id): (GroupId, LogId),
+        partition: PartitionId,
+        batch: StoredBatch,
+        end_in_runs: impl FnOnce() -> i64,
+    ) -> bool {
+        let bytes = batch.bytes.len();
+        let mut shard = self.shards[shard_of(partition)].write();
+        let queue = shard.entry(partition).or_default();
+        let end = queue.back().map_or_else(end_in_runs, |last| last.batch.next_offset);
+        if batch.base_offset < end {
+            if queue.is_empty() {
+                shard.remove(&partition);
+            }
+            return false;
+        }
+        queue.push_back(Held { batch, group, index: id.index });
+        self.bytes.fetch_add(bytes, Relaxed);
+        true
+    }
+
+    /// Batches from the one that holds `offset` on.
+    pub(super) fn read(&self, partition: PartitionId, offset: i64, max_bytes: usize) -> MemoryRead {
+        let shard = self.shards[shard_of(partition)].read();
+        let Some(queue) = shard.get(&partition) else { return MemoryRead::Older };
+        let first = first_behind(queue, offset);
+        match queue.get(first) {
+            None => MemoryRead::Empty,
+            Some(held) if held.batch.base_offset > offset => MemoryRead::Older,
+            Some(_) => {
+                MemoryRead::Hit(within(queue.range(first..).map(|h| h.batch.bytes.clone()), max_bytes))
+            }
+        }
+    }
+
+    /// Batches from the first one at or behind `offset` on, whether or not it holds the offset.
+    pub(super) fn read_behind(&self, partition: PartitionId, offset: i64, max_bytes: usize) -> Vec<Bytes> {
+        let shard = self.shards[shard_of(partition)].read();
+        let Some(queue) = shard.get(&partition) else { return Vec::new() };
+        let first = first_behind(queue, offset);
+        within(queue.range(first..).map(|held| held.batch.bytes.clone()), max_bytes)
+    }
+
+    /// Calls `look` with each batch of a partition, oldest first.
+    pub(super) fn for_each(&self, partition: PartitionId, mut look: impl FnMut(&StoredBatch)) {
+        let shard = self.shards[shard_of(partition)].read();
+        shard.get(&partition).into_iter().flatten().for_each(|held| look(&held.batch));
+    }
+
+    /// Drops batches that end at or below `offset`.
+    pub(super) fn drop_below(&self, partition: PartitionId, offset: i64) {
+        self.drop_front(partition, |held| held.batch.next_offset <= offset);
+    }
+
+    /// Drops all batches of a partition.
+    pub(super) fn drop_partition(&self, partition: PartitionId) {
+        self.drop_front(partition, |_| true);
+    }
+
+    fn drop_front(&self, partition: PartitionId, gone: impl Fn(&Held) -> bool) {
+        let mut shard = self.shards[shard_of(partition)].write();
+        let Some(queue) = shard.get_mut(&partition) else { return };
+        self.pop_while(queue, gone);
+        if queue.is_empty() {
+            shard.remove(&partition);
+        }
+    }
+
+    fn pop_while(&self, queue: &mut Queue, gone: impl Fn(&Held) -> bool) {
+        while queue.front().is_some_and(&gone) {
+            if let Some(held) = queue.pop_front() {
+                self.bytes.fetch_sub(held.batch.bytes.len(), Relaxed);
+            }
+        }
+    }
+
+    /// What a flush up to `cut` takes, sorted by partition. A group that may not be flushed yet, because a batch
+    /// of another group that is behind the cut lies in front of its own, is taken out of the cut.
+    pub(super) fn take(&self, cut: &mut Cut) -> Vec<Taken> {
+        loop {
+            match self.try_take(cut) {
+                Ok(mut taken) => {
+                    taken.sort_unstable_by_key(|(partition, _)| *partition);
+                    return taken;
+                }
+                Err(blocked) => drop(cut.remove(&blocked)),
+            }
+        }
+    }
+
+    fn try_take(&self, cut: &Cut) -> Result<Vec<Taken>, GroupId> {
+        let mut taken = Vec::new();
+        for shard in &self.shards {
+            for (partition, queue) in shard.read().iter() {
+                let count = queue.iter().take_while(|held| held.is_in(cut)).count();
+                if let Some(blocked) = queue.range(count..).find(|held| held.is_in(cut)) {
+                    return Err(blocked.group);
+                }
+                if count > 0 {
+                    taken.push((*partition, queue.range(..count).map(|held| held.batch.clone()).collect()));
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Lets go of what a flush up to `cut` has written.
+    pub(super) fn release(&self, cut: &Cut) {
+        for shard in &self.shards {
+            shard.write().retain(|_, queue| {
+                self.pop_while(queue, |held| held.is_in(cut));
+                !queue.is_empty()
+            });
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! Committed batches: the memtable, the runs that it is flushed to, the manifest that names them, the block
+//! cache, merges, and the checkpoints of state machines.
+//!
+//! Invariants, each said as an absence:
+//! 1. No batch leaves the memtable before the manifest names a durable run that has it.
+//! 2. No run's file is removed before a manifest that does not name it is durable and nobody reads it.
+//! 3. No byte of a run is given to anyone before its checksum was compared.
+//! 4. No checkpoint is durable while batches that it counts on are in memory only.
+//! 5. No lock that a reader or an insert takes is held during a disk access.
+//! 6. Nothing is removed because something else is missing or damaged.
+//!
+//! Lock order: checkpoint, merge, flush, manifest, then one of memory, directory, runs, marks; memory before
+//! directory.
+
+mod cache;
+mod checkpoint;
+mod directory;
+mod error;
+mod flush;
+mod layout;
+mod manifest;
+mod memory;
+mod merge;
+mod read;
+mod run;
+mod writer;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use bytes::Bytes;
+use millstream_model::{GroupId, LogId, PartitionId};
+use parking_lot::{Mutex, RwLock};
+
+use crate::disk::Disk;
+use cache::Cache;
+use directory::Directory;
+use memory::Memory;
+use run::{Run, RunFiles};
+
+pub use error::{CheckpointError, Damage, DiskError, MergeError, OpenError, ReadError, WriteError};
+pub use flush::Flushed;
+pub use manifest::Manifest;
+pub use memory::{MemoryRead, StoredBatch};
+pub use merge::{CompactPolicy, MergeOutcome, PartitionPolicy};
+pub use read::Piece;
+
+/// What a merge does after each step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Goes on.
+    Go,
+    /// Gives up; what it has written is removed, and nothing has changed.
+    Stop,
+}
+
+/// Sizes and bounds.
+#[derive(Clone)]
+pub struct TablesConfig {
+    /// Bytes of batches in memory from which a flush is needed.
+    pub memtable_bytes_max: usize,
+    /// Most bytes of the block cache.
+    pub cache_bytes_max: usize,
+    /// Bytes of batches that share one checksum, in parts of ordinary size.
+    pub region_bytes: usize,
+    /// Bytes of runs that are cached as one.
+    pub block_bytes: usize,
+    /// Bytes of one read from a run; what it reads ahead goes into the cache.
+    pub read_bytes: usize,
+    /// What a run has of one partition is small, and merges, below so many bytes.
+    pub small_part_bytes: u64,
+    /// What a run has of one partition is at most so many bytes.
+    pub part_bytes_max: u64,
+    /// A merge starts another run beyond so many bytes.
+    pub run_bytes_max: u64,
+    /// Bytes that one merge reads at most, unless a single run or partition has more.
+    pub merge_bytes_max: u64,
+    /// So many runs of the same kind start a merge.
+    pub merge_runs_min: usize,
+    /// At most so many runs are merged at once.
+    pub merge_runs_max: usize,
+    /// Keys that a compaction holds in memory; a partition with more takes several rounds.
+    pub compact_keys_max: usize,
+    /// Called by merges with the bytes of each step: it may wait, to spread the load.
+    pub pace: Arc<dyn Fn(u64) -> Pace + Send + Sync>,
+}
+
+impl Default for TablesConfig {
+    fn default() -> Self {
+        TablesConfig {
+            memtable_bytes_max: 64 << 20,
+            cache_bytes_max: 64 << 20,
+            region_bytes: 64 << 10,
+            block_bytes: 256 << 10,
+            read_bytes: 512 << 10,
+            small_part_bytes: 1 << 20,
+            part_bytes_max: 1 << 30,
+            run_bytes_max: 1 << 30,
+            merge_bytes_max: 4 << 30,
+            merge_runs_min: 4,
+            merge_runs_max: 16,
+            compact_keys_max: 1 << 20,
+            pace: Arc::new(|_| Pace::Go),
+        }
+    }
+}
+
+impl std::fmt::Debug for TablesConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TablesConfig")
+            .field("memtable_bytes_max", &self.memtable_bytes_max)
+            .field("cache_bytes_max", &self.cache_bytes_max)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How far one group is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Marks {
+    applied: Option<LogId>,
+    flushed: Option<LogId>,
+    /// The last entry that brought a batch.
+    inserted: Option<LogId>,
+}
+
+/// What the tables have done since they were opened.
+#[derive(Debug, Default)]
+struct Counters {
+    flushes: AtomicU64,
+    flushed_bytes: AtomicU64,
+    merges: AtomicU64,
+    merged_bytes: AtomicU64,
+    dropped_runs: AtomicU64,
+    read_bytes: AtomicU64,
+    ignored_batches: AtomicU64,
+}
+
+/// What the tables hold and have done, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TablesStats {
+    /// Bytes of batches in memory.
+    pub memtable_bytes: u64,
+    /// Live runs.
+    pub runs: u64,
+    /// Bytes of batches in these.
+    pub run_bytes: u64,
+    /// Bytes of these that nobody can ask for any more.
+    pub dead_bytes: u64,
+    /// Bytes in the block cache.
+    pub cache_bytes: u64,
+    /// Blocks that were in the cache when they were wanted.
+    pub cache_hits: u64,
+    /// Blocks that were not.
+    pub cache_misses: u64,
+    /// Runs written from memory.
+    pub flushes: u64,
+    /// Bytes of these.
+    pub flushed_bytes: u64,
+    /// Merges that were done.
+    pub merges: u64,
+    /// Bytes that they wrote.
+    pub merged_bytes: u64,
+    /// Runs that were dropped because nothing in them was alive.
+    pub dropped_runs: u64,
+    /// Bytes that readers read from disk.
+    pub read_bytes: u64,
+    /// Batches that were applied again after a restart.
+    pub ignored_batches: u64,
+}
+
+/// Checkpoints of the groups are written under so many locks.
+const CHECKPOINT_LOCKS: usize = 16;
+
+/// The committed batches of one store.
+pub struct Tables {
+    disk: Arc<dyn Disk>,
+    config: TablesConfig,
+    memory: Memory,
+    directory: Directory,
+    cache: Cache,
+    files: RunFiles,
+    marks: Vec<Mutex<HashMap<GroupId, Marks>>>,
+    runs: RwLock<BTreeMap<u64, Arc<Run>>>,
+    /// The manifest that is on disk; held while it is written.
+    manifest: Mutex<Manifest>,
+    next_run: AtomicU64,
+    flushing: Mutex<()>,
+    merging: Mutex<()>,
+    /// Index of each group's newest checkpoint, as far as it was seen.
+    checkpoints: Vec<Mutex<HashMap<GroupId, u64>>>,
+    /// Runs that no manifest names any more, kept until nobody reads them.
+    retired: Mutex<Vec<Arc<Run>>>,
+    /// Files of runs that a manifest may or may not name, because writing it failed.
+    doubtful: Mutex<Vec<u64>>,
+    counters: Counters,
+}
+
+impl Tables {
+    /// Opens the tables of a store, making them if the store is new.
+    ///
+    /// An error leaves everything as it was. Files that no manifest names, left by a crash, are removed only when
+    /// everything that it does name is there and whole.
+    pub fn open(disk: Arc<dyn Disk>, config: TablesConfig) -> Result<(Tables, Manifest), OpenError> {
+        let dir = Path::new(layout::DIR);
+        let disk_error = |e| OpenError::from(DiskError::new(dir, &e));
+        disk.create_dir(dir).map_err(disk_error)?;
+        let names = disk.list(dir).map_err(disk_error)?;
+        let ids: Vec<u64> = names.iter().filter_map(|(name, _)| layout::run_id(name)).collect();
+        let manifest = match manifest::load(&*disk)? {
+            Some(manifest) => manifest,
+            None if is_new(&*disk, &names) => {
+                disk.sync_dir(Path::new("")).map_err(disk_error)?;
+                let manifest = Manifest::default();
+                manifest::save(&*disk, &manifest)?;
+                manifest
+            }
+            None => return Err(manifest::missing()),
+        };
+        let (runs, directory) = open_runs(&*disk, &manifest)?;
+        let next_run = ids.iter().map(|id| id + 1).fold(manifest.next_run, u64::max);
+        let strays: Vec<u64> = ids.into_iter().filter(|id| !manifest.runs.contains_key(id)).collect();
+        let tables = Tables {
+            memory: Memory::new(),
+            directory,
+            cache: Cache::new(config.cache_bytes_max),
+            files: RunFiles::new(disk.clone()),
+            marks: (0..memory::SHARDS).map(|_| Mutex::default()).collect(),
+            runs: RwLock::new(runs),
+            manifest: Mutex::new(manifest.clone()),
+            next_run: AtomicU64::new(next_run),
+            flushing: Mutex::default(),
+            merging: Mutex::default(),
+            checkpoints: (0..CHECKPOINT_LOCKS).map(|_| Mutex::default()).collect(),
+            retired: Mutex::default(),
+            doubtful: Mutex::default(),
+            counters: Counters::default(),
+            disk,
+            config,
+        };
+        for (group, id) in &manifest.flushed {
+            tables.mark(*group, |marks| marks.flushed = Some(*id));
+        }
+        strays.into_iter().for_each(|id| tables.remove_file(id));
+        Ok((tables, manifest))
+    }
+
+    fn mark<R>(&self, group: GroupId, change: impl FnOnce(&mut Marks) -> R) -> R {
+        change(self.marks[group.0 as usize % self.marks.len()].lock().entry(group).or_default())
+    }
+
+    /// Takes a batch that the entry `id` of the group's log brought. Its offsets follow the partition's last.
+    ///
+    /// After a restart entries are applied again: a batch that a run has is ignored.
+    pub fn insert(&self, group: GroupId, id: LogId, partition: PartitionId, batch: StoredBatch) {
+        let flushed = self.mark(group, |marks| {
+            let flushed = marks.flushed.is_some_and(|flushed| id.index <= flushed.index);
+            if !flushed {
+                marks.inserted = Some(id);
+            }
+            flushed
+        });
+        let end_in_runs = || self.directory.end(partition).unwrap_or(i64::MIN);
+        if flushed || !self.memory.insert((group, id), partition, batch, end_in_runs) {
+            self.counters.ignored_batches.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Says that every batch of the group's entries up to `id` was inserted.
+    pub fn applied(&self, group: GroupId, id: LogId) {
+        self.mark(group, |marks| marks.applied = Some(id));
+    }
+
+    /// Says that nobody will ask for offsets below `offset` any more. A log start only moves up.
+    pub fn set_log_start(&self, partition: PartitionId, offset: i64) {
+        self.directory.set_log_start(partition, offset);
+        self.memory.drop_below(partition, offset);
+    }
+
+    /// Forgets a partition, for good: its id does not come again.
+    pub fn drop_partition(&self, partition: PartitionId) {
+        self.memory.drop_partition(partition);
+        self.directory.drop_partition(partition);
+    }
+
+    /// Makes the state of a group's machine at `id` durable. Batches up to there are flushed first if they are not
+    /// in runs yet. Blocks. A checkpoint that is older than the newest one is not written.
+    pub fn save_checkpoint(&self, group: GroupId, id: LogId, state: &[u8]) -> Result<(), CheckpointError> {
+        let mut newest = self.checkpoints[group.0 as usize % CHECKPOINT_LOCKS].lock();
+        if newest.get(&group).is_some_and(|&index| index > id.index) {
+            return Ok(());
+        }
+        self.flush_up_to(group, id)?;
+        checkpoint::save(&*self.disk, group, id, state)?;
+        newest.insert(group, id.index);
+        Ok(())
+    }
+
+    /// A group's newest checkpoint and where it stands; `None` if there never was one. Blocks.
+    pub fn load_checkpoint(&self, group: GroupId) -> Result<Option<(LogId, Bytes)>, CheckpointError> {
+        let mut newest = self.checkpoints[group.0 as usize % CHECKPOINT_LOCKS].lock();
+        let loaded = checkpoint::load(&*self.disk, group)?;
+        if let Some((id, _)) = &loaded {
+            newest.insert(group, id.index);
+        }
+        Ok(loaded)
+    }
+
+    /// What the tables hold and have done.
+    pub fn stats(&self) -> TablesStats {
+        let (cache_hits, cache_misses) = self.cache.hits_and_misses();
+        let runs = self.runs.read();
+        let count = |counter: &AtomicU64| counter.load(Relaxed);
+        TablesStats {
+            memtable_bytes: self.memory.bytes() as u64,
+            runs: runs.len() as u64,
+            run_bytes: runs.values().map(|run| run.data_bytes).sum(),
+            dead_bytes: runs.values().map(|run| run.dead_bytes()).sum(),
+            cache_bytes: self.cache.bytes() as u64,
+            cache_hits,
+            cache_misses,
+            flushes: count(&self.counters.flushes),
+            flushed_bytes: count(&self.counters.flushed_bytes),
+            merges: count(&self.counters.merges),
+            merged_bytes: count(&self.counters.merged_bytes),
+            dropped_runs: count(&self.counters.dropped_runs),
+            read_bytes: count(&self.counters.read_bytes),
+            ignored_batches: count(&self.counters.ignored_batches),
+        }
+    }
+
+    fn remove_file(&self, id: u64) {
+        if let Err(error) = self.files.remove(id) {
+            let file = layout::run_path(id);
+            tracing::warn!(file = %file.display(), %error, "a run that is not needed could not be removed");
+        }
+    }
+
+    /// Checks the invariants that can be checked at any time; for tests.
+    #[cfg(test)]
+    fn validate(&self) {
+        self.directory.validate();
+        let manifest = self.manifest.lock();
+        let runs = self.runs.read();
+        assert!(runs.keys().eq(manifest.runs.keys()), "the manifest names other runs than are in use");
+        let live: u64 = self
+            .directory
+            .partitions()
+            .into_iter()
+            .map(|id| {
+                self.directory
+                    .look(id, |parts, _| parts.iter().map(|part| u64::from(part.bytes)).sum::<u64>())
+            })
+            .sum();
+        assert_eq!(live, runs.values().map(|run| run.live_bytes.load(Relaxed)).sum::<u64>(), "live bytes");
+    }
+}
+
+/// Whether a store without a manifest never had one: it has no other file either.
+fn is_new(disk: &dyn Disk, names: &[(String, u64)]) -> bool {
+    let no_log = disk.list(Path::new("wal")).map_or(true, |files| files.is_empty());
+    no_log && names.iter().all(|(name, _)| name == "manifest.new")
+}
+
+type OpenRuns = (BTreeMap<u64, Arc<Run>>, Directory);
+
+fn open_runs(disk: &dyn Disk, manifest: &Manifest) -> Result<OpenRuns, OpenError> {
+    let mut runs = BTreeMap::new();
+    let mut all_parts = Vec::new();
+    // The newest first, as the directory wants them.
+    for (&id, record) in manifest.runs.iter().rev() {
+        let index = run::read_index(disk, id, record.file_bytes)?;
+        if index.foot.index_crc != record.index_crc {
+            let reason = "it is not the run that the manifest means";
+            return Err(Damage::new(&layout::run_path(id), index.foot.index_position, reason).into());
+        }
+        let (run, parts) = index.into_run(record.file_bytes);
+        runs.insert(id, run);
+        all_parts.push(parts);
+    }
+    let directory = Directory::open(all_parts.into_iter().flatten())?;
+    Ok((runs, directory))
+}
+
+#[cfg(test)]
+mod tests;

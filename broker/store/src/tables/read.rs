@@ -1,0 +1,377 @@
+//! Reads: whole batches from an offset on, lookups by time, sizes for retention.
+
+use std::{ops::Range, sync::atomic::Ordering::Relaxed};
+
+use bytes::Bytes;
+use millstream_model::{PartitionId, batch::BatchHeader};
+
+use super::{MemoryRead, ReadError, Tables, cache::BlockKey, run::Part};
+
+/// A stretch of a partition, for retention: what it takes and when it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Bytes of its batches.
+    pub bytes: u64,
+    /// Largest timestamp in milliseconds.
+    pub max_timestamp: i64,
+    /// Offset behind its last record.
+    pub next_offset: i64,
+}
+
+/// A run part is told as about so many pieces.
+const PIECES_PER_PART: usize = 64;
+
+/// Where a batch with a timestamp was found.
+struct Found {
+    batch: Bytes,
+    max_timestamp: i64,
+}
+
+/// Whole batches that are gathered up to a bound; the first comes whatever its size.
+struct Gather {
+    offset: i64,
+    max_bytes: usize,
+    bytes: usize,
+    out: Vec<Bytes>,
+}
+
+impl Gather {
+    fn is_full(&self) -> bool {
+        self.bytes >= self.max_bytes && self.bytes > 0
+    }
+
+    /// Takes what fits of the batches in `block`, as one slice; says no when something did not fit.
+    fn take(&mut self, block: &Bytes) -> Result<bool, &'static str> {
+        let mut slice: Option<Range<usize>> = None;
+        let mut whole = true;
+        for batch in Batches::of(block) {
+            let (range, header) = batch?;
+            if header.next_offset() <= self.offset {
+                continue;
+            }
+            if self.bytes > 0 && self.bytes + range.len() > self.max_bytes {
+                whole = false;
+                break;
+            }
+            self.bytes += range.len();
+            slice = Some(slice.map_or(range.start, |slice| slice.start)..range.end);
+        }
+        self.out.extend(slice.map(|slice| block.slice(slice)));
+        Ok(whole && !self.is_full())
+    }
+}
+
+/// Walks over batches that lie one behind the other.
+pub(super) struct Batches<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Batches<'a> {
+    pub(super) fn of(bytes: &'a [u8]) -> Batches<'a> {
+        Batches { bytes, at: 0 }
+    }
+}
+
+impl Iterator for Batches<'_> {
+    type Item = Result<(Range<usize>, BatchHeader), &'static str>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rest = self.bytes.get(self.at..).filter(|rest| !rest.is_empty())?;
+        let start = self.at;
+        match BatchHeader::parse(rest) {
+            Ok(header) => {
+                self.at += header.total_bytes();
+                Some(Ok((start..self.at, header)))
+            }
+            Err(_) => {
+                self.at = self.bytes.len();
+                Some(Err("what lies there is not a batch"))
+            }
+        }
+    }
+}
+
+impl Tables {
+    /// Batches from the one that holds `offset` on, if it is in memory: at least one, then as many as `max_bytes`
+    /// allow. Nothing is copied.
+    pub fn read_memory(&self, partition: PartitionId, offset: i64, max_bytes: usize) -> MemoryRead {
+        self.memory.read(partition, offset, max_bytes)
+    }
+
+    /// The same as [`read_runs`](Tables::read_runs), unless that would have to read from the disk for a good part
+    /// of it. Never blocks.
+    pub fn read_runs_cached(
+        &self,
+        partition: PartitionId,
+        offset: i64,
+        max_bytes: usize,
+    ) -> Option<Vec<Bytes>> {
+        let in_memory = self.memory.read_behind(partition, offset, max_bytes);
+        let parts = self.directory.from(partition, offset, max_bytes);
+        if parts.is_empty() {
+            return Some(in_memory);
+        }
+        let mut missing = false;
+        let batches = self.gather(partition, &parts, (offset, max_bytes), |part, region| {
+            let block = self.cached_block(part, region);
+            missing |= block.is_none();
+            Ok(block)
+        });
+        let batches = batches.ok()?;
+        let bytes: usize = batches.iter().map(Bytes::len).sum();
+        match missing && bytes < max_bytes / 2 {
+            true => None,
+            false if batches.is_empty() => Some(in_memory),
+            false => Some(batches),
+        }
+    }
+
+    /// Batches from the one that holds `offset` on, or from the next one there is: at least one, then as many as
+    /// `max_bytes` allow; neighbours come as one slice. Nothing means that the partition has nothing there. Blocks.
+    pub fn read_runs(
+        &self,
+        partition: PartitionId,
+        offset: i64,
+        max_bytes: usize,
+    ) -> Result<Vec<Bytes>, ReadError> {
+        // Memory first: what leaves it in between is in a run by then.
+        let in_memory = self.memory.read_behind(partition, offset, max_bytes);
+        let parts = self.directory.from(partition, offset, max_bytes);
+        let batches = self.gather(partition, &parts, (offset, max_bytes), |part, region| {
+            self.load_block(partition, part, region).map(Some)
+        })?;
+        Ok(if batches.is_empty() { in_memory } else { batches })
+    }
+
+    /// Gathers batches block by block until there are enough or `load` has none.
+    fn gather(
+        &self,
+        partition: PartitionId,
+        parts: &[Part],
+        (offset, max_bytes): (i64, usize),
+        mut load: impl FnMut(&Part, usize) -> Result<Option<Bytes>, ReadError>,
+    ) -> Result<Vec<Bytes>, ReadError> {
+        let mut gather = Gather { offset, max_bytes, bytes: 0, out: Vec::new() };
+        for part in parts {
+            let mut region = part.region_of(offset);
+            while region < part.regions as usize {
+                let block = self.block_of(part, region);
+                let Some(bytes) = load(part, region)? else { return Ok(gather.out) };
+                // The block may begin with regions in front of the one that is wanted.
+                let skip = part.span(block.start..region).len();
+                match gather.take(&bytes.slice(skip..)) {
+                    Ok(true) => region = block.end,
+                    Ok(false) => return Ok(gather.out),
+                    Err(reason) => return Err(part.damaged(partition, part.span(block).start, reason)),
+                }
+            }
+        }
+        Ok(gather.out)
+    }
+
+    /// The regions that are cached together with `region`: those whose start lies in the same stretch of the part.
+    fn block_of(&self, part: &Part, region: usize) -> Range<usize> {
+        let regions = part.regions();
+        let number = |position: u32| position as usize / self.config.block_bytes;
+        let wanted = number(regions[region].position);
+        let start = regions[..region].partition_point(|r| number(r.position) < wanted);
+        let end = region + regions[region..].partition_point(|r| number(r.position) <= wanted);
+        start..end
+    }
+
+    fn block_key(part: &Part, block: &Range<usize>) -> BlockKey {
+        (part.run.id, part.first_region + block.start as u32)
+    }
+
+    fn cached_block(&self, part: &Part, region: usize) -> Option<Bytes> {
+        self.cache.get(Self::block_key(part, &self.block_of(part, region)))
+    }
+
+    /// The block with `region`, verified; what else is read on the way goes into the cache too.
+    fn load_block(&self, partition: PartitionId, part: &Part, region: usize) -> Result<Bytes, ReadError> {
+        if let Some(block) = self.cached_block(part, region) {
+            return Ok(block);
+        }
+        let blocks = self.missing_blocks(part, region);
+        let all = blocks.first().map_or(0, |b| b.start)..blocks.last().map_or(0, |b| b.end);
+        let span = part.span(all.clone());
+        let read = self.files.read(&part.run, part.position + span.start as u64, span.len());
+        let bytes = read.map_err(|e| part.unreadable(partition, &e))?;
+        self.counters.read_bytes.fetch_add(bytes.len() as u64, Relaxed);
+        part.verify(partition, all, &bytes)?;
+        for block in &blocks {
+            let at = part.span(block.clone());
+            self.cache
+                .put(Self::block_key(part, block), bytes.slice(at.start - span.start..at.end - span.start));
+        }
+        let first = part.span(blocks.into_iter().next().unwrap_or(0..0));
+        Ok(bytes.slice(..first.len()))
+    }
+
+    /// The block with `region` and the blocks behind it that one read takes along.
+    fn missing_blocks(&self, part: &Part, region: usize) -> Vec<Range<usize>> {
+        let mut blocks = vec![self.block_of(part, region)];
+        let mut bytes = part.span(blocks[0].clone()).len();
+        let mut next = blocks[0].end;
+        while next < part.regions as usize {
+            let block = self.block_of(part, next);
+            bytes += part.span(block.clone()).len();
+            if bytes > self.config.read_bytes || self.cache.has(Self::block_key(part, &block)) {
+                break;
+            }
+            next = block.end;
+            blocks.push(block);
+        }
+        blocks
+    }
+
+    /// The first batch that has the partition's largest timestamp. Blocks.
+    pub fn max_timestamp_batch(&self, partition: PartitionId) -> Result<Option<Bytes>, ReadError> {
+        let mut in_memory: Option<Found> = None;
+        self.memory.for_each(partition, |batch| {
+            if in_memory.as_ref().is_none_or(|found| batch.max_timestamp > found.max_timestamp) {
+                in_memory = Some(Found { batch: batch.bytes.clone(), max_timestamp: batch.max_timestamp });
+            }
+        });
+        let (parts, log_start) = self.directory.all(partition);
+        let mut best: Option<Found> = None;
+        for part in &parts {
+            for region in 0..part.regions as usize {
+                let above = |found: &Found| part.regions()[region].max_timestamp > found.max_timestamp;
+                if part.region_end(region) > log_start && best.as_ref().is_none_or(above) {
+                    let least = best.as_ref().map_or(i64::MIN, |found| found.max_timestamp.saturating_add(1));
+                    let found = self.latest_in_region(partition, part, region, (least, log_start))?;
+                    best = found.or(best);
+                }
+            }
+        }
+        let newer = |best: &Found| in_memory.as_ref().is_none_or(|m| best.max_timestamp >= m.max_timestamp);
+        Ok(best.filter(newer).or(in_memory).map(|found| found.batch))
+    }
+
+    /// The first batch above `log_start` whose largest timestamp is at or above `time`. Blocks.
+    pub fn first_batch_at_or_after_time(
+        &self,
+        partition: PartitionId,
+        time: i64,
+        log_start: i64,
+    ) -> Result<Option<Bytes>, ReadError> {
+        let mut in_memory = None;
+        self.memory.for_each(partition, |batch| {
+            if in_memory.is_none() && batch.max_timestamp >= time && batch.next_offset > log_start {
+                in_memory = Some(batch.bytes.clone());
+            }
+        });
+        let (parts, _) = self.directory.all(partition);
+        for part in parts.iter().filter(|part| part.max_timestamp >= time) {
+            for region in 0..part.regions as usize {
+                let may = part.regions()[region].max_timestamp >= time && part.region_end(region) > log_start;
+                if may
+                    && let Some(batch) = self.first_in_region(partition, part, region, (time, log_start))?
+                {
+                    return Ok(Some(batch));
+                }
+            }
+        }
+        Ok(in_memory)
+    }
+
+    fn first_in_region(
+        &self,
+        partition: PartitionId,
+        part: &Part,
+        region: usize,
+        (time, log_start): (i64, i64),
+    ) -> Result<Option<Bytes>, ReadError> {
+        let fits = |h: &BatchHeader| h.max_timestamp >= time && h.next_offset() > log_start;
+        let mut first = None;
+        self.each_batch(partition, part, region, |batch, header| {
+            if first.is_none() && fits(header) {
+                first = Some(batch);
+            }
+        })?;
+        Ok(first)
+    }
+
+    fn latest_in_region(
+        &self,
+        partition: PartitionId,
+        part: &Part,
+        region: usize,
+        (least, log_start): (i64, i64),
+    ) -> Result<Option<Found>, ReadError> {
+        let mut best: Option<Found> = None;
+        self.each_batch(partition, part, region, |batch, header| {
+            let above = best
+                .as_ref()
+                .map_or(header.max_timestamp >= least, |b| header.max_timestamp > b.max_timestamp);
+            if above && header.next_offset() > log_start {
+                best = Some(Found { batch, max_timestamp: header.max_timestamp });
+            }
+        })?;
+        Ok(best)
+    }
+
+    fn each_batch(
+        &self,
+        partition: PartitionId,
+        part: &Part,
+        region: usize,
+        mut look: impl FnMut(Bytes, &BatchHeader),
+    ) -> Result<(), ReadError> {
+        let block = self.load_block(partition, part, region)?;
+        let skip = part.span(self.block_of(part, region).start..region).len();
+        let bytes = block.slice(skip..skip + part.span(region..region + 1).len());
+        for batch in Batches::of(&bytes) {
+            let (range, header) = batch
+                .map_err(|reason| part.damaged(partition, part.span(region..region + 1).start, reason))?;
+            look(bytes.slice(range), &header);
+        }
+        Ok(())
+    }
+
+    /// The partition in stretches, oldest first, as finely as the indexes tell without reading anything.
+    pub fn pieces(&self, partition: PartitionId) -> Vec<Piece> {
+        let mut in_memory: Vec<(Piece, i64)> = Vec::new();
+        self.memory.for_each(partition, |batch| {
+            let bytes = batch.bytes.len() as u64;
+            match in_memory.last_mut() {
+                Some((piece, _)) if piece.bytes + bytes <= self.config.region_bytes as u64 => {
+                    piece.bytes += bytes;
+                    piece.max_timestamp = piece.max_timestamp.max(batch.max_timestamp);
+                    piece.next_offset = batch.next_offset;
+                }
+                _ => {
+                    let (max_timestamp, next_offset) = (batch.max_timestamp, batch.next_offset);
+                    in_memory.push((Piece { bytes, max_timestamp, next_offset }, batch.base_offset));
+                }
+            }
+        });
+        let mut pieces = Vec::new();
+        let end = self.directory.look(partition, |parts, log_start| {
+            parts.iter().for_each(|part| part_pieces(part, log_start, &mut pieces));
+            parts.last().map_or(i64::MIN, |part| part.end)
+        });
+        // What was flushed between the two looks is in both.
+        pieces.extend(in_memory.into_iter().filter(|(_, start)| *start >= end).map(|(piece, _)| piece));
+        pieces
+    }
+}
+
+fn part_pieces(part: &Part, log_start: i64, out: &mut Vec<Piece>) {
+    let regions = part.regions();
+    let step = regions.len().div_ceil(PIECES_PER_PART).max(1);
+    for first in (0..regions.len()).step_by(step) {
+        let stretch = first..(first + step).min(regions.len());
+        let next_offset = part.region_end(stretch.end - 1);
+        if next_offset > log_start {
+            let max_timestamp = regions[stretch.clone()].iter().map(|r| r.max_timestamp).max();
+            out.push(Piece {
+                bytes: part.span(stretch).len() as u64,
+                max_timestamp: max_timestamp.unwrap_or(i64::MIN),
+                next_offset,
+            });
+        }
+    }
+}

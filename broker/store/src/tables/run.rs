@@ -1,0 +1,327 @@
+//! Immutable files of batches: what is kept of them in memory, and how they are read.
+
+use std::{
+    collections::HashMap,
+    io,
+    ops::Range,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use bytes::Bytes;
+use millstream_model::PartitionId;
+use parking_lot::Mutex;
+
+use super::{
+    error::{Damage, DiskError, OpenError, ReadError},
+    layout::{
+        FOOT_BYTES, Foot, HEAD_BYTES, PART_BYTES, PartEntry, REGION_BYTES, Region, crc, head, run_path,
+    },
+};
+use crate::disk::{AlignedBuf, BLOCK_BYTES, Disk, DiskFile, OpenMode, align_down, align_up};
+
+/// Run files that are kept open; more are opened when they are read.
+const OPEN_FILES_MAX: usize = 256;
+/// The end of a run that is read first when the store opens; small indexes are whole in it.
+const TAIL_BYTES: usize = 64 << 10;
+
+/// A run, as it is kept in memory.
+pub(super) struct Run {
+    pub(super) id: u64,
+    pub(super) file_bytes: u64,
+    pub(super) index_crc: u32,
+    /// Bytes of all its batches.
+    pub(super) data_bytes: u64,
+    pub(super) regions: Box<[Region]>,
+    /// Bytes of the parts that are in use, and their number.
+    pub(super) live_bytes: AtomicU64,
+    pub(super) live_parts: AtomicUsize,
+    /// Set when it could not be read: it is not merged any more.
+    pub(super) damaged: AtomicBool,
+}
+
+impl Run {
+    pub(super) fn path(&self) -> PathBuf {
+        run_path(self.id)
+    }
+
+    /// Bytes of batches that nobody can ask for any more.
+    pub(super) fn dead_bytes(&self) -> u64 {
+        self.data_bytes.saturating_sub(self.live_bytes.load(Relaxed))
+    }
+}
+
+/// What a run has of one partition; see [`PartEntry`].
+#[derive(Clone)]
+pub(super) struct Part {
+    pub(super) run: Arc<Run>,
+    pub(super) start: i64,
+    pub(super) end: i64,
+    pub(super) max_timestamp: i64,
+    pub(super) delete_horizon: i64,
+    pub(super) clean_end: i64,
+    pub(super) position: u64,
+    pub(super) bytes: u32,
+    pub(super) regions: u32,
+    pub(super) first_region: u32,
+}
+
+impl Part {
+    pub(super) fn new(run: &Arc<Run>, entry: &PartEntry, first_region: u32) -> Part {
+        Part {
+            run: run.clone(),
+            start: entry.start,
+            end: entry.end,
+            max_timestamp: entry.max_timestamp,
+            delete_horizon: entry.delete_horizon,
+            clean_end: entry.clean_end,
+            position: entry.position,
+            bytes: entry.bytes,
+            regions: entry.regions,
+            first_region,
+        }
+    }
+
+    pub(super) fn regions(&self) -> &[Region] {
+        &self.run.regions[self.first_region as usize..(self.first_region + self.regions) as usize]
+    }
+
+    /// Bytes from the start of the part that a stretch of its regions takes.
+    pub(super) fn span(&self, regions: Range<usize>) -> Range<usize> {
+        let all = self.regions();
+        let at = |region: usize| all.get(region).map_or(self.bytes, |r| r.position) as usize;
+        at(regions.start)..at(regions.end)
+    }
+
+    /// Number of the region that holds `offset`, or of the first one.
+    pub(super) fn region_of(&self, offset: i64) -> usize {
+        self.regions().partition_point(|region| region.base_offset <= offset).saturating_sub(1)
+    }
+
+    /// Offset behind those that a region stands for.
+    pub(super) fn region_end(&self, region: usize) -> i64 {
+        self.regions().get(region + 1).map_or(self.end, |next| next.base_offset)
+    }
+
+    /// Bytes that have not been through compaction.
+    pub(super) fn dirty_bytes(&self) -> u64 {
+        let clean = self.regions().partition_point(|region| region.base_offset < self.clean_end);
+        let span = self.span(clean..self.regions as usize);
+        span.len() as u64
+    }
+
+    /// Checks a stretch of regions that was read.
+    pub(super) fn verify(
+        &self,
+        partition: PartitionId,
+        regions: Range<usize>,
+        bytes: &[u8],
+    ) -> Result<(), ReadError> {
+        let from = self.span(regions.clone()).start;
+        for region in regions {
+            let span = self.span(region..region + 1);
+            if crc(&bytes[span.start - from..span.end - from]) != self.regions()[region].crc {
+                return Err(self.damaged(partition, span.start, "the checksum does not fit"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn damaged(&self, partition: PartitionId, at: usize, reason: &'static str) -> ReadError {
+        self.run.damaged.store(true, Relaxed);
+        let damage = Damage::new(&self.run.path(), self.position + at as u64, reason);
+        ReadError::Damaged { partition, damage }
+    }
+
+    pub(super) fn unreadable(&self, partition: PartitionId, error: &io::Error) -> ReadError {
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return self.damaged(partition, 0, "the file is shorter than it was written");
+        }
+        ReadError::Disk { partition, error: DiskError::new(&self.run.path(), error) }
+    }
+}
+
+/// Aligned memory of which a part was asked for.
+struct Window {
+    memory: AlignedBuf,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for Window {
+    fn as_ref(&self) -> &[u8] {
+        &self.memory[self.range.clone()]
+    }
+}
+
+/// Reads `len` bytes at `position`, wherever they lie, with direct reads.
+pub(super) fn read_window(file: &dyn DiskFile, position: u64, len: usize) -> io::Result<Bytes> {
+    let start = align_down(position as usize) as u64;
+    let skip = (position - start) as usize;
+    let mut memory = AlignedBuf::zeroed(align_up(skip + len).max(BLOCK_BYTES));
+    file.read_exact_at(&mut memory, start)?;
+    Ok(Bytes::from_owner(Window { memory, range: skip..skip + len }))
+}
+
+/// The files of runs, of which only some are open at a time.
+pub(super) struct RunFiles {
+    disk: Arc<dyn Disk>,
+    open: Mutex<OpenFiles>,
+}
+
+#[derive(Default)]
+struct OpenFiles {
+    files: HashMap<u64, (Arc<dyn DiskFile>, u64)>,
+    uses: u64,
+}
+
+impl RunFiles {
+    pub(super) fn new(disk: Arc<dyn Disk>) -> RunFiles {
+        RunFiles { disk, open: Mutex::default() }
+    }
+
+    fn get(&self, run: u64) -> Option<Arc<dyn DiskFile>> {
+        let mut open = self.open.lock();
+        open.uses += 1;
+        let uses = open.uses;
+        let (file, used) = open.files.get_mut(&run)?;
+        *used = uses;
+        Some(file.clone())
+    }
+
+    fn put(&self, run: u64, file: &Arc<dyn DiskFile>) {
+        let mut open = self.open.lock();
+        let uses = open.uses;
+        open.files.insert(run, (file.clone(), uses));
+        if open.files.len() > OPEN_FILES_MAX {
+            let oldest = open.files.iter().min_by_key(|(_, (_, used))| *used).map(|(run, _)| *run);
+            oldest.and_then(|run| open.files.remove(&run));
+        }
+    }
+
+    /// The run's file, opened and its head checked if it was not open.
+    fn file(&self, run: u64) -> io::Result<Arc<dyn DiskFile>> {
+        if let Some(file) = self.get(run) {
+            return Ok(file);
+        }
+        let file = self.disk.open(&run_path(run), OpenMode::DirectRead)?;
+        self.put(run, &file);
+        Ok(file)
+    }
+
+    /// Reads bytes of a run. They are not verified.
+    pub(super) fn read(&self, run: &Run, position: u64, len: usize) -> io::Result<Bytes> {
+        read_window(&*self.file(run.id)?, position, len)
+    }
+
+    /// Removes a run's file, which nobody reads any more.
+    pub(super) fn remove(&self, run: u64) -> io::Result<()> {
+        self.open.lock().files.remove(&run);
+        self.disk.remove(&run_path(run))
+    }
+}
+
+/// A run's index as it was read, or as it was just written.
+pub(super) struct Index {
+    pub(super) foot: Foot,
+    pub(super) parts: Vec<PartEntry>,
+    pub(super) regions: Vec<Region>,
+}
+
+impl Index {
+    /// The run and its parts, as they are kept in memory.
+    pub(super) fn into_run(self, file_bytes: u64) -> (Arc<Run>, Vec<(PartitionId, Part)>) {
+        let run = Arc::new(Run {
+            id: self.foot.run,
+            file_bytes,
+            index_crc: self.foot.index_crc,
+            data_bytes: self.parts.iter().map(|part| u64::from(part.bytes)).sum(),
+            regions: self.regions.into(),
+            live_bytes: AtomicU64::new(0),
+            live_parts: AtomicUsize::new(0),
+            damaged: AtomicBool::new(false),
+        });
+        let mut first_region = 0;
+        let parts = self.parts.iter().map(|entry| {
+            let part = Part::new(&run, entry, first_region);
+            first_region += entry.regions;
+            (entry.partition, part)
+        });
+        let parts = parts.collect();
+        (run, parts)
+    }
+
+    /// Whether the entries fit each other: a writer's mistake, not the disk's, would break this.
+    fn is_consistent(&self) -> bool {
+        let mut position = HEAD_BYTES as u64;
+        let mut regions = self.regions.iter();
+        for part in &self.parts {
+            let mut last = None;
+            for region in regions.by_ref().take(part.regions as usize) {
+                let rises = last.map_or(region.position == 0, |last| region.position > last);
+                if !rises || region.position >= part.bytes {
+                    return false;
+                }
+                last = Some(region.position);
+            }
+            if part.position != position || part.start > part.end || (part.regions == 0) != (part.bytes == 0)
+            {
+                return false;
+            }
+            position += u64::from(part.bytes);
+        }
+        let sorted = self.parts.is_sorted_by(|a, b| (a.partition, a.end) <= (b.partition, b.start));
+        sorted && regions.len() == 0 && position <= self.foot.index_position
+    }
+}
+
+/// Reads and checks the index of a run.
+pub(super) fn read_index(disk: &dyn Disk, id: u64, file_bytes: u64) -> Result<Index, OpenError> {
+    let path = run_path(id);
+    let file = disk.open(&path, OpenMode::DirectRead).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => OpenError::Missing { file: path.display().to_string() },
+        _ => DiskError::new(&path, &e).into(),
+    })?;
+    let damaged = |at: u64, reason| OpenError::from(Damage::new(&path, at, reason));
+    let read = |position: u64, len: usize| {
+        read_window(&*file, position, len).map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => damaged(position, "the file is shorter than it was written"),
+            _ => DiskError::new(&path, &e).into(),
+        })
+    };
+    if file_bytes < BLOCK_BYTES as u64 || !file_bytes.is_multiple_of(BLOCK_BYTES as u64) {
+        return Err(damaged(0, "the manifest has an impossible length for it"));
+    }
+    if read(0, HEAD_BYTES)?[..] != head(id) {
+        return Err(damaged(0, "the head is not that of this run"));
+    }
+    let foot_at = file_bytes - FOOT_BYTES as u64;
+    let tail_at = file_bytes.saturating_sub(TAIL_BYTES as u64);
+    let tail = read(tail_at, (file_bytes - tail_at) as usize)?;
+    let foot = Foot::decode(&tail[tail.len() - FOOT_BYTES..]).filter(|foot| foot.run == id);
+    let foot = foot.ok_or_else(|| damaged(foot_at, "the foot is not that of this run"))?;
+    if foot.index_position.saturating_add(foot.index_bytes()) > foot_at {
+        return Err(damaged(foot_at, "the index does not fit into the file"));
+    }
+    let index = match foot.index_position.checked_sub(tail_at) {
+        Some(skip) => tail.slice(skip as usize..tail.len() - FOOT_BYTES),
+        None => read(foot.index_position, (foot_at - foot.index_position) as usize)?,
+    };
+    if crc(&index) != foot.index_crc {
+        return Err(damaged(foot.index_position, "the index's checksum does not fit"));
+    }
+    let (parts, rest) = index.split_at(foot.parts as usize * PART_BYTES);
+    let regions = &rest[..foot.regions as usize * REGION_BYTES];
+    let index = Index {
+        foot,
+        parts: parts.chunks_exact(PART_BYTES).map(PartEntry::read).collect(),
+        regions: regions.chunks_exact(REGION_BYTES).map(Region::read).collect(),
+    };
+    if index.is_consistent() {
+        Ok(index)
+    } else {
+        Err(damaged(foot.index_position, "the index contradicts itself"))
+    }
+}

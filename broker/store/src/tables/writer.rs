@@ -1,0 +1,237 @@
+//! Writes runs: batches in order, then the index, then the foot, in large direct writes.
+
+use std::{
+    io::{self, IoSlice},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use crc_fast::{CrcAlgorithm, Digest};
+use millstream_model::{PartitionId, batch::BatchHeader};
+
+use super::{
+    error::{DiskError, WriteError},
+    layout::{FOOT_BYTES, Foot, HEAD_BYTES, PartEntry, Region, crc, head, run_path},
+    run::Index,
+};
+use crate::disk::{AlignedBuf, BLOCK_BYTES, Disk, DiskFile, OpenMode, align_up};
+
+/// Bytes of one write.
+const WRITE_BYTES: usize = 1 << 20;
+/// A part has about so many regions if it is large enough for large regions.
+const REGIONS_PER_PART: u64 = 64;
+/// Large parts have regions up to so many times larger than small ones, so that their index stays small.
+const REGION_GROWTH_MAX: u64 = 4;
+
+/// A run that is being written. Dropped before it is finished it leaves a file that no manifest names.
+pub(super) struct RunWriter {
+    id: u64,
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    buffer: AlignedBuf,
+    filled: usize,
+    /// Bytes that are in the file.
+    written: u64,
+    /// Bytes that a region of a small part has.
+    region_bytes: usize,
+    part_bytes_max: u64,
+    parts: Vec<PartEntry>,
+    regions: Vec<Region>,
+    open: Option<OpenPart>,
+}
+
+struct OpenPart {
+    entry: PartEntry,
+    region_bytes: u64,
+    /// The region that is being filled, and the running checksum of it.
+    region: Option<(Region, Digest)>,
+    last_end: i64,
+}
+
+/// A part to be written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NewPart {
+    pub(super) partition: PartitionId,
+    pub(super) start: i64,
+    pub(super) clean_end: i64,
+    /// About how many bytes it gets.
+    pub(super) bytes_expected: u64,
+}
+
+/// A run that is durable but not in the manifest yet.
+pub(super) struct Written {
+    pub(super) index: Index,
+    pub(super) file_bytes: u64,
+}
+
+impl RunWriter {
+    pub(super) fn create(
+        disk: &dyn Disk,
+        id: u64,
+        (region_bytes, part_bytes_max): (usize, u64),
+    ) -> Result<RunWriter, WriteError> {
+        let path = run_path(id);
+        let file = disk.open(&path, OpenMode::Direct).map_err(|e| DiskError::new(&path, &e))?;
+        let mut writer = RunWriter {
+            id,
+            path,
+            file,
+            buffer: AlignedBuf::zeroed(WRITE_BYTES),
+            filled: 0,
+            written: 0,
+            region_bytes,
+            part_bytes_max,
+            parts: Vec::new(),
+            regions: Vec::new(),
+            open: None,
+        };
+        writer.put(&head(id))?;
+        Ok(writer)
+    }
+
+    /// Bytes so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.written + self.filled as u64
+    }
+
+    fn put(&mut self, mut bytes: &[u8]) -> Result<(), WriteError> {
+        while !bytes.is_empty() {
+            let n = bytes.len().min(self.buffer.len() - self.filled);
+            self.buffer[self.filled..self.filled + n].copy_from_slice(&bytes[..n]);
+            self.filled += n;
+            bytes = &bytes[n..];
+            if self.filled == self.buffer.len() {
+                self.write_out()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the buffer, whose filled part is a multiple of a block.
+    fn write_out(&mut self) -> Result<(), WriteError> {
+        let written = self.file.write_at(&[IoSlice::new(&self.buffer[..self.filled])], self.written);
+        written.map_err(|e: io::Error| DiskError::new(&self.path, &e))?;
+        self.written += self.filled as u64;
+        self.filled = 0;
+        Ok(())
+    }
+
+    /// Starts a part. Parts come sorted by partition and offset.
+    pub(super) fn start_part(&mut self, part: NewPart) {
+        debug_assert!(self.open.is_none(), "one part at a time");
+        let small = self.region_bytes as u64;
+        let entry = PartEntry {
+            partition: part.partition,
+            start: part.start,
+            end: part.start,
+            max_timestamp: i64::MIN,
+            delete_horizon: i64::MAX,
+            clean_end: part.clean_end,
+            position: self.bytes(),
+            bytes: 0,
+            regions: 0,
+        };
+        let region_bytes = (part.bytes_expected / REGIONS_PER_PART).clamp(small, small * REGION_GROWTH_MAX);
+        self.open = Some(OpenPart { entry, region_bytes, region: None, last_end: part.start });
+    }
+
+    /// Adds a batch to the part.
+    pub(super) fn push(&mut self, batch: &[u8], header: &BatchHeader) -> Result<(), WriteError> {
+        let part = self.open.as_ref().expect("a part is started before batches come");
+        if u64::from(part.entry.bytes) + batch.len() as u64 > self.part_bytes_max && part.entry.bytes > 0 {
+            self.split_part(header.base_offset);
+        }
+        let part = self.open.as_mut().expect("a part is started before batches come");
+        if header.base_offset < part.last_end || header.total_bytes() != batch.len() {
+            return Err(WriteError::NotABatch {
+                partition: part.entry.partition,
+                offset: header.base_offset,
+            });
+        }
+        let finished = part.add(batch, header);
+        self.regions.extend(finished);
+        self.put(batch)
+    }
+
+    /// Goes on in another part of the same partition, so that none grows over its bound.
+    fn split_part(&mut self, at: i64) {
+        let Some(part) = &self.open else { return };
+        let next = NewPart {
+            partition: part.entry.partition,
+            start: at,
+            clean_end: part.entry.clean_end,
+            bytes_expected: part.region_bytes * REGIONS_PER_PART,
+        };
+        self.end_part(at);
+        self.start_part(next);
+    }
+
+    /// Ends the part, which stands for all offsets below `end`.
+    pub(super) fn end_part(&mut self, end: i64) {
+        let Some(mut part) = self.open.take() else { return };
+        self.regions.extend(part.end_region());
+        part.entry.end = end;
+        self.parts.push(part.entry);
+    }
+
+    /// Writes index and foot; when this returns the file's bytes are durable, though not yet its name.
+    pub(super) fn finish(mut self) -> Result<Written, WriteError> {
+        debug_assert!(self.open.is_none(), "the last part is ended");
+        let index_position = self.bytes();
+        let mut index = Vec::with_capacity(self.parts.len() * 64 + self.regions.len() * 24 + BLOCK_BYTES);
+        self.parts.iter().for_each(|part| part.write(&mut index));
+        self.regions.iter().for_each(|region| region.write(&mut index));
+        let end = align_up((index_position as usize) + index.len() + FOOT_BYTES);
+        index.resize(end - FOOT_BYTES - index_position as usize, 0);
+        let foot = Foot {
+            run: self.id,
+            index_position,
+            parts: self.parts.len() as u32,
+            regions: self.regions.len() as u32,
+            index_crc: crc(&index),
+        };
+        self.put(&index)?;
+        self.put(&foot.encode())?;
+        if self.filled > 0 {
+            self.write_out()?;
+        }
+        if !self.file.is_direct() {
+            self.file.sync().map_err(|e| DiskError::new(&self.path, &e))?;
+        }
+        debug_assert!(index_position >= HEAD_BYTES as u64 && self.written == end as u64);
+        let index = Index { foot, parts: self.parts, regions: self.regions };
+        Ok(Written { index, file_bytes: self.written })
+    }
+}
+
+impl OpenPart {
+    /// Takes a batch into the part's numbers; gives the region that it finishes.
+    fn add(&mut self, batch: &[u8], header: &BatchHeader) -> Option<Region> {
+        let entry = &mut self.entry;
+        let (region, digest) = self.region.get_or_insert_with(|| {
+            let region = Region {
+                base_offset: header.base_offset,
+                max_timestamp: i64::MIN,
+                position: entry.bytes,
+                crc: 0,
+            };
+            entry.regions += 1;
+            (region, Digest::new(CrcAlgorithm::Crc32Iscsi))
+        });
+        digest.update(batch);
+        region.max_timestamp = region.max_timestamp.max(header.max_timestamp);
+        entry.max_timestamp = entry.max_timestamp.max(header.max_timestamp);
+        if header.attributes.has_delete_horizon() {
+            entry.delete_horizon = entry.delete_horizon.min(header.base_timestamp);
+        }
+        entry.bytes += batch.len() as u32;
+        self.last_end = header.next_offset();
+        let full = u64::from(entry.bytes - region.position) >= self.region_bytes;
+        if full { self.end_region() } else { None }
+    }
+
+    fn end_region(&mut self) -> Option<Region> {
+        let (region, digest) = self.region.take()?;
+        Some(Region { crc: digest.finalize() as u32, ..region })
+    }
+}
