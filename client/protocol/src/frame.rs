@@ -91,6 +91,32 @@ fn request_header(
     Ok(())
 }
 
+/// What every response begins with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ResponseHeader {
+    /// The request's.
+    pub correlation_id: i32,
+}
+
+impl ResponseHeader {
+    /// Reads the header of a response to a request of `version`, and stops at the body.
+    pub fn decode(r: &mut Reader, key: ApiKey, version: i16) -> Result<ResponseHeader, DecodeError> {
+        let correlation_id = r.i32()?;
+        if response_has_tags(key, version) {
+            r.skip_tagged_fields()?;
+        }
+        Ok(ResponseHeader { correlation_id })
+    }
+
+    /// Writes the header.
+    pub fn encode(&self, w: &mut Writer, key: ApiKey, version: i16) {
+        w.i32(self.correlation_id);
+        if response_has_tags(key, version) {
+            w.uvarint(0);
+        }
+    }
+}
+
 fn response_has_tags(key: ApiKey, version: i16) -> bool {
     key != ApiKey::ApiVersions && version >= key.flexible_from()
 }
@@ -116,10 +142,7 @@ pub fn encode_response_frame<M: Message>(
     body: &M,
 ) -> Result<Vec<Bytes>, EncodeError> {
     let mut w = Writer::frame();
-    w.i32(correlation_id);
-    if response_has_tags(key, version) {
-        w.uvarint(0);
-    }
+    ResponseHeader { correlation_id }.encode(&mut w, key, version);
     body.encode(&mut w, version)?;
     w.finish_frame()
 }
@@ -135,13 +158,10 @@ pub fn decode_body<M: Message>(r: &mut Reader, version: i16) -> Result<M, Decode
 /// An ApiVersions response that says UNSUPPORTED_VERSION is read as version 0, as brokers send it.
 pub fn decode_response<R: Request>(frame: Bytes, version: i16) -> Result<(i32, R::Response), DecodeError> {
     let mut r = Reader::new(frame);
-    let correlation_id = r.i32()?;
-    if response_has_tags(R::KEY, version) {
-        r.skip_tagged_fields()?;
-    }
+    let header = ResponseHeader::decode(&mut r, R::KEY, version)?;
     let refused = R::KEY == ApiKey::ApiVersions && r.peek_i16() == Some(UNSUPPORTED_VERSION);
     let body = decode_body(&mut r, if refused { 0 } else { version })?;
-    Ok((correlation_id, body))
+    Ok((header.correlation_id, body))
 }
 
 /// Reads the correlation id that a response frame, without its length, begins with.

@@ -23,8 +23,8 @@ pub use api::{ApiKey, Data, Message, Request, VersionRange, decode_data, encode_
 pub use error::{DecodeError, EncodeError};
 pub use error_code::ErrorCode;
 pub use frame::{
-    FRAME_LENGTH_BYTES, FrameError, RequestHeader, correlation_id, decode_body, decode_response,
-    encode_request_frame, encode_response_frame, frame_length,
+    FRAME_LENGTH_BYTES, FrameError, RequestHeader, ResponseHeader, correlation_id, decode_body,
+    decode_response, encode_request_frame, encode_response_frame, frame_length,
 };
 pub use reader::Reader;
 pub use text::Str;
