@@ -7,11 +7,24 @@
 //! Group commands have the kinds 64 to 127; 64 carries any number of operations, so that whatever waits for a shard
 //! shares one log entry.
 
+mod classic;
 mod command;
+mod coordinator;
+mod deadlines;
 mod machine;
+mod rebalance;
 mod record;
+mod requests;
 mod subscription;
+#[cfg(test)]
+mod tests;
+mod types;
 
 pub use command::{GROUP_COMMAND_KIND, GroupOp, OffsetEntry, decode, encode};
+pub use coordinator::Coordinator;
 pub use machine::{GroupMachine, GroupOutcome, GroupReply, GroupRestoreError, GroupState};
 pub use record::{CommittedOffset, GroupRecord, MemberRecord};
+pub use types::{
+    Effect, GroupConfig, GroupError, GroupView, JoinRefusal, JoinRequest, Joined, JoinedMember, MemberRef,
+    MemberView, Now, Phase, SyncRequest, Synced, Ticket, WriteId,
+};

@@ -1,0 +1,281 @@
+//! The coordinator of one shard's groups: what its leader runs on top of the replicated state.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
+
+use super::{
+    GroupMachine, GroupRecord,
+    classic::{ClassicGroup, refuse},
+    rebalance::{Shared, Turn},
+    types::{
+        Effect, GroupConfig, GroupError, GroupView, JoinRequest, MEMBER_BYTES_MAX, MemberRef, Now, Phase,
+        SyncRequest, Ticket, WriteId,
+    },
+};
+
+/// Fewest entries of the heap of deadlines from which stale ones are looked for.
+const DEADLINES_MIN: usize = 1024;
+
+/// The groups of one shard, as their coordinator knows them.
+///
+/// Every method takes the time and leaves effects behind, which the caller carries out in their order; it tells the
+/// end of each write with [`written`](Coordinator::written). A parked join or sync is answered exactly once, at the
+/// latest by [`resign`](Coordinator::resign).
+#[derive(Debug, Default)]
+pub struct Coordinator {
+    groups: HashMap<Arc<str>, ClassicGroup>,
+    shared: Shared,
+    /// Size of the heap at which stale entries are thrown out.
+    deadlines_max: usize,
+}
+
+impl Coordinator {
+    /// A coordinator that knows no group yet.
+    pub fn new(config: GroupConfig) -> Coordinator {
+        let shared = Shared { config, ..Shared::default() };
+        Coordinator { groups: HashMap::new(), shared, deadlines_max: DEADLINES_MIN }
+    }
+
+    /// Takes over every group of the replicated state; all members get a full session from now on.
+    pub fn load(&mut self, now: Now, machine: &GroupMachine) {
+        for (name, state) in machine.groups() {
+            self.load_one(now, name.clone(), state.record());
+        }
+    }
+
+    /// Takes over one group that it does not know and the replicated state has.
+    pub fn load_one(&mut self, now: Now, name: Arc<str>, record: Option<&GroupRecord>) {
+        if let Entry::Vacant(place) = self.groups.entry(name) {
+            let mut turn = Turn { now, shared: &mut self.shared };
+            let name = place.key().clone();
+            let group = place.insert(ClassicGroup::load(name, record, &mut turn));
+            if group.members.len() > turn.shared.config.members_max {
+                group.prepare(&mut turn);
+            }
+        }
+    }
+
+    /// Whether it knows the group.
+    pub fn knows(&self, group: &str) -> bool {
+        self.groups.contains_key(group)
+    }
+
+    /// The effects since the last call.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.shared.effects)
+    }
+
+    /// Answers every parked request, because this node no longer leads.
+    pub fn resign(&mut self) {
+        let effects = &mut self.shared.effects;
+        for (_, mut group) in self.groups.drain() {
+            let ids: Vec<Arc<str>> = group.members.keys().cloned().collect();
+            for id in ids {
+                group.take_out(&id, GroupError::NotCoordinator, effects);
+            }
+        }
+        self.shared.writes.clear();
+        self.shared.deadlines.retain(|_| false);
+    }
+
+    fn on<R>(
+        &mut self,
+        now: Now,
+        group: &str,
+        act: impl FnOnce(&mut ClassicGroup, &mut Turn<'_>) -> R,
+    ) -> Option<R> {
+        let known = self.groups.get_mut(group)?;
+        let result = act(known, &mut Turn { now, shared: &mut self.shared });
+        if known.is_void() {
+            self.groups.remove(group);
+        }
+        Some(result)
+    }
+
+    /// A member joins; the answer comes as [`Effect::Joined`].
+    pub fn join(&mut self, now: Now, mut request: JoinRequest, ticket: Ticket) {
+        if let Err(error) = self.check_join(&mut request) {
+            return self.shared.effects.push(refuse(ticket, error, &request.member_id));
+        }
+        // Only a new member makes a group.
+        if request.member_id.is_empty() && !self.knows(&request.group) {
+            let group = ClassicGroup::new(request.group.clone(), now.wall_ms);
+            self.groups.insert(request.group.clone(), group);
+        }
+        let joined = self.on(now, &request.group, |group, turn| group.join(&request, ticket, turn));
+        if joined.is_none() {
+            self.shared.effects.push(refuse(ticket, GroupError::UnknownMember, &request.member_id));
+        }
+    }
+
+    fn check_join(&self, request: &mut JoinRequest) -> Result<(), GroupError> {
+        let config = &self.shared.config;
+        if request.group.is_empty() {
+            return Err(GroupError::InvalidGroupId);
+        }
+        let sessions = config.session_timeout_min_ms..=config.session_timeout_max_ms;
+        if !sessions.contains(&request.session_timeout_ms) {
+            return Err(GroupError::InvalidSessionTimeout);
+        }
+        // A protocol that is named twice counts once.
+        let mut names: Vec<Arc<str>> = Vec::with_capacity(request.protocols.len());
+        request.protocols.retain(|(name, _)| {
+            let first = !names.contains(name);
+            names.push(name.clone());
+            first
+        });
+        let bytes: usize = request.protocols.iter().map(|(name, metadata)| name.len() + metadata.len()).sum();
+        if bytes > MEMBER_BYTES_MAX {
+            return Err(GroupError::TooLarge);
+        }
+        let too_many = self.groups.len() >= config.groups_max && !self.knows(&request.group);
+        if too_many { Err(GroupError::Full) } else { Ok(()) }
+    }
+
+    /// A member asks for its assignment; the answer comes as [`Effect::Synced`].
+    pub fn sync(&mut self, now: Now, request: SyncRequest, ticket: Ticket) {
+        let refused = if request.group.is_empty() {
+            Some(GroupError::InvalidGroupId)
+        } else {
+            let done = self.on(now, &request.group, |group, turn| group.sync(&request, ticket, turn));
+            if done.is_none() { Some(GroupError::UnknownMember) } else { None }
+        };
+        if let Some(error) = refused {
+            self.shared.effects.push(Effect::Synced(ticket, Err(error)));
+        }
+    }
+
+    /// A member is alive; an error tells it what to do.
+    pub fn heartbeat(&mut self, now: Now, group: &str, member: &MemberRef) -> Result<(), GroupError> {
+        if group.is_empty() {
+            return Err(GroupError::InvalidGroupId);
+        }
+        self.on(now, group, |group, turn| group.heartbeat(member, turn))
+            .unwrap_or(Err(GroupError::UnknownMember))
+    }
+
+    /// Members leave; each has its own answer.
+    pub fn leave(
+        &mut self,
+        now: Now,
+        group: &str,
+        members: &[MemberRef],
+    ) -> Result<Vec<Result<(), GroupError>>, GroupError> {
+        if group.is_empty() {
+            return Err(GroupError::InvalidGroupId);
+        }
+        let unknown = || members.iter().map(|_| Err(GroupError::UnknownMember)).collect();
+        Ok(self.on(now, group, |group, turn| group.leave(members, turn)).unwrap_or_else(unknown))
+    }
+
+    /// Whether offsets may be committed; if so, the group exists from now on.
+    pub fn commit(&mut self, now: Now, group: &Arc<str>, member: &MemberRef) -> Result<(), GroupError> {
+        if !self.knows(group) {
+            if member.generation >= 0 {
+                return Err(GroupError::IllegalGeneration);
+            }
+            if self.groups.len() >= self.shared.config.groups_max {
+                return Err(GroupError::Full);
+            }
+            self.groups.insert(group.clone(), ClassicGroup::new(group.clone(), now.wall_ms));
+        }
+        let commit = |group: &mut ClassicGroup, turn: &mut Turn<'_>| {
+            let allowed = group.commit(member, turn);
+            group.stored |= allowed.is_ok();
+            allowed
+        };
+        self.on(now, group, commit).unwrap_or(Err(GroupError::UnknownMember))
+    }
+
+    /// Forgets an empty group that a tool deletes; the caller removes it from the replicated state.
+    pub fn delete(&mut self, group: &str) -> Result<(), GroupError> {
+        match self.groups.get(group).map(|known| known.phase) {
+            None => Err(GroupError::GroupNotFound),
+            Some(Phase::Empty) => {
+                self.groups.remove(group);
+                Ok(())
+            }
+            Some(_) => Err(GroupError::NotEmpty),
+        }
+    }
+
+    /// For each topic, whether a tool may delete the group's offsets of it.
+    pub fn may_delete_offsets(&self, group: &str, topics: &[Arc<str>]) -> Result<Vec<bool>, GroupError> {
+        let known = self.groups.get(group).ok_or(GroupError::GroupNotFound)?;
+        if known.phase != Phase::Empty && !known.uses_consumer_protocol() {
+            return Err(GroupError::NotEmpty);
+        }
+        let free = |topic: &Arc<str>| known.phase == Phase::Empty || !known.is_subscribed(topic);
+        Ok(topics.iter().map(free).collect())
+    }
+
+    /// Groups of which something would expire.
+    pub fn expiring(&self, machine: &GroupMachine, wall_ms: i64, retention_ms: i64) -> Vec<Arc<str>> {
+        let settled = |name: &str| {
+            self.groups.get(name).is_none_or(|group| {
+                // Who is about to join finds the offsets where they are.
+                group.given_ids.is_empty() && matches!(group.phase, Phase::Empty | Phase::Stable)
+            })
+        };
+        let expires = machine.groups().filter(|(_, state)| state.would_expire(wall_ms, retention_ms));
+        expires.filter(|(name, _)| settled(name)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Forgets a group that has left the replicated state, unless somebody joined meanwhile.
+    pub fn forget(&mut self, group: &str) {
+        if let Some(known) = self.groups.get_mut(group) {
+            known.stored = false;
+            if known.is_void() {
+                self.groups.remove(group);
+            }
+        }
+    }
+
+    /// A write that an effect asked for has ended.
+    pub fn written(&mut self, now: Now, id: WriteId, result: Result<(), GroupError>) {
+        let Some((name, write)) = self.shared.writes.remove(&id) else { return };
+        self.on(now, &name, |group, turn| group.written(id, write, result.err(), turn));
+    }
+
+    /// When [`tick`](Coordinator::tick) has something to do, on the monotonic clock.
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        self.shared.deadlines.next_ms()
+    }
+
+    /// Carries out everything that is due.
+    pub fn tick(&mut self, now: Now) {
+        while let Some(entry) = self.shared.deadlines.pop_due(now.mono_ms) {
+            let name = entry.1.clone();
+            self.on(now, &name, |group, turn| group.ring(entry, turn));
+        }
+        if self.shared.deadlines.len() > self.deadlines_max {
+            let groups = &self.groups;
+            self.shared.deadlines.retain(|entry| groups.get(&entry.1).is_some_and(|group| group.owns(entry)));
+            self.deadlines_max = DEADLINES_MIN.max(2 * self.shared.deadlines.len());
+        }
+    }
+
+    /// One group as tools see it.
+    pub fn view(&self, group: &str) -> Option<GroupView> {
+        self.groups.get(group).map(ClassicGroup::view)
+    }
+
+    /// Every group with its state and protocol type, in no order.
+    pub fn list(&self) -> impl Iterator<Item = (&Arc<str>, Phase, Option<&str>)> {
+        self.groups.iter().map(|(name, group)| (name, group.phase, group.protocol_type.as_deref()))
+    }
+
+    /// Checks every invariant of every group.
+    ///
+    /// # Panics
+    /// With the group and the values when one does not hold.
+    pub fn validate(&self) {
+        for (name, group) in &self.groups {
+            assert_eq!(*name, group.name);
+            assert!(!group.is_void(), "group {name} is nothing");
+            group.validate();
+        }
+    }
+}
