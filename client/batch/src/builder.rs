@@ -4,7 +4,7 @@ use std::io;
 
 use bytes::Bytes;
 
-use crate::{Attributes, BatchHeader, Codec, HEADER_BYTES, Record, compress};
+use crate::{Attributes, BatchHeader, Codec, HEADER_BYTES, Record, TimestampType, compress};
 
 /// A record to be added.
 #[derive(Clone, Copy, Debug, Default)]
@@ -130,15 +130,55 @@ fn assemble(mut header: BatchHeader, codec: Codec, payload: &[u8]) -> io::Result
     Ok(batch.into())
 }
 
-/// The batch of `header` with only these of its records: offsets, timestamps, producer and codec stay.
+/// The batch of `header` with only these of its records: offsets, timestamps, producer and codec stay. A batch
+/// of which nothing is left keeps its header, uncompressed.
 pub fn rebuild<'a>(header: &BatchHeader, kept: impl IntoIterator<Item = Record<'a>>) -> io::Result<Bytes> {
-    let (mut payload, mut count) = (Vec::new(), 0);
+    let horizon = header.attributes.has_delete_horizon().then_some(header.base_timestamp);
+    rebuild_with_horizon(header, kept, horizon)
+}
+
+/// The same, and from `horizon_ms` on the tombstones among the records may be dropped. `None` if there are none.
+///
+/// The horizon takes the place of the base timestamp; the records' deltas change so that their timestamps stay.
+/// Source: KIP-534.
+pub fn rebuild_with_horizon<'a>(
+    header: &BatchHeader,
+    kept: impl IntoIterator<Item = Record<'a>>,
+    horizon_ms: Option<i64>,
+) -> io::Result<Bytes> {
+    let base_timestamp = horizon_ms.unwrap_or(header.base_timestamp);
+    let (mut payload, mut count, mut max_timestamp) = (Vec::new(), 0, None);
     for record in kept {
-        payload.extend_from_slice(record.encoded);
+        let timestamp = header.base_timestamp.wrapping_add(record.timestamp_delta);
+        max_timestamp = max_timestamp.max(Some(timestamp));
+        if base_timestamp == header.base_timestamp {
+            payload.extend_from_slice(record.encoded);
+        } else {
+            put_moved(&mut payload, &record, timestamp.wrapping_sub(base_timestamp));
+        }
         count += 1;
     }
-    let codec = header.attributes.codec().map_err(io::Error::other)?;
-    assemble(BatchHeader { record_count: count, ..*header }, codec, &payload)
+    let codec = if count == 0 { Codec::None } else { header.attributes.codec().map_err(io::Error::other)? };
+    let whole = header.attributes.timestamp_type() == TimestampType::LogAppend;
+    let header = BatchHeader {
+        attributes: header.attributes.with_codec(codec).with_delete_horizon(horizon_ms.is_some()),
+        base_timestamp,
+        // The broker's time is that of all records, whichever are left.
+        max_timestamp: max_timestamp.filter(|_| !whole).unwrap_or(header.max_timestamp),
+        record_count: count,
+        ..*header
+    };
+    assemble(header, codec, &payload)
+}
+
+/// A record with another timestamp delta.
+fn put_moved(out: &mut Vec<u8>, record: &Record<'_>, timestamp_delta: i64) {
+    let mut delta = Vec::with_capacity(10);
+    put_varlong(&mut delta, timestamp_delta);
+    put_varlong(out, (1 + delta.len() + record.behind_timestamp.len()) as i64);
+    out.push(record.attributes);
+    out.extend_from_slice(&delta);
+    out.extend_from_slice(record.behind_timestamp);
 }
 
 fn put_varlong(out: &mut Vec<u8>, value: i64) {

@@ -58,6 +58,12 @@ impl Attributes {
     pub fn has_delete_horizon(self) -> bool {
         self.0 & DELETE_HORIZON != 0
     }
+    pub(crate) fn with_codec(self, codec: Codec) -> Attributes {
+        Attributes(self.0 & !CODEC_MASK | codec.number())
+    }
+    pub(crate) fn with_delete_horizon(self, set: bool) -> Attributes {
+        Attributes(if set { self.0 | DELETE_HORIZON } else { self.0 & !DELETE_HORIZON })
+    }
 }
 
 /// A batch's header, read.

@@ -21,6 +21,9 @@ pub struct Record<'a> {
     pub value: Option<&'a [u8]>,
     /// The record as it is encoded, its length in front.
     pub encoded: &'a [u8],
+    pub(crate) attributes: u8,
+    /// What follows the timestamp delta.
+    pub(crate) behind_timestamp: &'a [u8],
     header_count: usize,
     headers: &'a [u8],
 }
@@ -94,8 +97,9 @@ impl<'a> Input<'a> {
         let length = usize::try_from(self.varint()?).map_err(|_| "a length is negative")?;
         let mut body = Input { rest: self.take(length)? };
         let encoded = &whole[..whole.len() - self.rest.len()];
-        body.take(1)?;
+        let attributes = body.take(1)?[0];
         let timestamp_delta = body.varlong()?;
+        let behind_timestamp = body.rest;
         let offset_delta = body.varint()?;
         let key = body.bytes()?;
         let value = body.bytes()?;
@@ -108,7 +112,17 @@ impl<'a> Input<'a> {
         if !body.rest.is_empty() {
             return Err("bytes follow the headers");
         }
-        Ok(Record { timestamp_delta, offset_delta, key, value, encoded, header_count, headers })
+        Ok(Record {
+            timestamp_delta,
+            offset_delta,
+            key,
+            value,
+            encoded,
+            attributes,
+            behind_timestamp,
+            header_count,
+            headers,
+        })
     }
 }
 

@@ -124,3 +124,64 @@ fn a_rebuilt_batch_keeps_offsets_and_drops_records() {
         assert_eq!(deltas, [0, 3, 6, 9]);
     }
 }
+
+/// Offset delta, timestamp, key, value and number of headers of each record.
+type Row = (i32, i64, Option<Vec<u8>>, Option<Vec<u8>>, usize);
+
+fn rows(batch: &[u8]) -> Vec<Row> {
+    let base = BatchHeader::parse(batch).expect("a header").base_timestamp;
+    let decoded = decode_records(batch, 1 << 20).expect("decodes");
+    let row = |r: Record<'_>| {
+        let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
+        (r.offset_delta, base + r.timestamp_delta, owned(r.key), owned(r.value), r.headers().count())
+    };
+    decoded.iter().map(|r| row(r.expect("a record"))).collect()
+}
+
+#[test]
+fn a_delete_horizon_takes_the_base_timestamps_place_and_the_records_stay_as_they_are() {
+    for codec in CODECS {
+        let whole = batch(codec, &vec![vec![5; 50]; 10]);
+        let header = BatchHeader::parse(&whole).expect("a header");
+        let records = |batch: &Bytes, horizon| {
+            let header = BatchHeader::parse(batch).expect("a header");
+            let decoded = decode_records(batch, 1 << 20).expect("decodes");
+            let kept: Vec<_> = decoded.iter().map(|r| r.expect("a record")).collect();
+            rebuild_with_horizon(&header, kept, horizon).expect("rebuilds")
+        };
+        for horizon in [0, 1_700_000_000_000, i64::MAX] {
+            let with = records(&whole, Some(horizon));
+            check_crc(&with).expect("a good CRC");
+            let after = BatchHeader::parse(&with).expect("a header");
+            assert!(after.attributes.has_delete_horizon());
+            assert_eq!((after.base_timestamp, after.max_timestamp), (horizon, header.max_timestamp));
+            assert_eq!(after.attributes.codec(), Ok(codec));
+            if horizon < i64::MAX {
+                assert_eq!(rows(&with), rows(&whole), "{codec:?} {horizon}");
+            }
+            let without = records(&with, None);
+            assert!(!BatchHeader::parse(&without).expect("a header").attributes.has_delete_horizon());
+        }
+    }
+}
+
+#[test]
+fn a_rebuilt_batch_has_the_largest_timestamp_of_what_is_left() {
+    let whole = batch(Codec::Zstd, &vec![vec![5; 50]; 10]);
+    let rebuilt = |batch: &[u8], keep: fn(&Record<'_>) -> bool| {
+        let decoded = decode_records(batch, 1 << 20).expect("decodes");
+        let kept: Vec<_> = decoded.iter().map(|r| r.expect("a record")).filter(keep).collect();
+        rebuild(&BatchHeader::parse(batch).expect("a header"), kept).expect("rebuilds")
+    };
+    let less = rebuilt(&whole, |r| r.offset_delta < 4);
+    assert_eq!(BatchHeader::parse(&less).expect("a header").max_timestamp, 1003);
+    let none = rebuilt(&whole, |_| false);
+    let after = BatchHeader::parse(&none).expect("a header");
+    assert_eq!((none.len(), after.record_count, after.max_timestamp), (HEADER_BYTES, 0, 1009));
+    assert_eq!((after.base_offset, after.last_offset(), after.producer_id), (100, 109, 7));
+    check_crc(&none).expect("a good CRC");
+    let mut stamped = whole.to_vec();
+    stamp_log_append_time(&mut stamped, 5000);
+    let less = rebuilt(&stamped, |r| r.offset_delta < 4);
+    assert_eq!(BatchHeader::parse(&less).expect("a header").max_timestamp, 5000);
+}
