@@ -80,7 +80,13 @@ pub async fn serve(config: ServeConfig) -> Result<(), NodeError> {
     let keeper = Housekeeper::start(service.clone(), store.disk.clone(), store.wal.clone(), store.tables.clone())
         .map_err(io_error("cannot start the housekeeper"))?;
     let doors = net::Server::start(kafka, kafka::Dispatcher::new(service.clone()), &config.broker);
-    let admin = admin::start(http, service.clone(), store.wal.clone(), store.tables.clone());
+    let pages = admin::Sources {
+        service: service.clone(),
+        wal: store.wal.clone(),
+        tables: store.tables.clone(),
+        connections: Box::new(doors.connection_count()),
+    };
+    let admin = admin::start(http, pages);
     write_addresses(&config.data_dir, kafka_addr, http_addr).map_err(io_error("cannot write addresses.json"))?;
     tracing::info!(ready_ms = started.elapsed().as_millis() as u64, "ready");
     println!("millstream ready kafka={kafka_addr} http={http_addr} node={}", config.node_id);

@@ -1,14 +1,30 @@
 //! The table of APIs: what is in it is advertised, and every version that is advertised works.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use millstream_protocol::{
     ApiKey, DecodeError, Message, Reader, Request, VersionRange, encode_response_frame,
     messages::{
-        api_versions::ApiVersionsRequest, fetch::FetchRequest, metadata::MetadataRequest, produce::ProduceRequest,
+        alter_configs::AlterConfigsRequest, alter_partition_reassignments::AlterPartitionReassignmentsRequest,
+        api_versions::ApiVersionsRequest, create_partitions::CreatePartitionsRequest,
+        create_topics::CreateTopicsRequest, delete_records::DeleteRecordsRequest, delete_topics::DeleteTopicsRequest,
+        describe_cluster::DescribeClusterRequest, describe_configs::DescribeConfigsRequest,
+        describe_log_dirs::DescribeLogDirsRequest, describe_producers::DescribeProducersRequest,
+        describe_topic_partitions::DescribeTopicPartitionsRequest, elect_leaders::ElectLeadersRequest,
+        fetch::FetchRequest, incremental_alter_configs::IncrementalAlterConfigsRequest,
+        init_producer_id::InitProducerIdRequest, list_offsets::ListOffsetsRequest,
+        list_partition_reassignments::ListPartitionReassignmentsRequest, metadata::MetadataRequest,
+        offset_for_leader_epoch::OffsetForLeaderEpochRequest, produce::ProduceRequest,
     },
 };
 
-use super::{Answer, Reply, context::RequestContext, fetch, metadata, produce, versions};
+use super::{
+    Answer, Reply, alter_configs, configs, context::RequestContext, create_partitions, create_topics, delete_records,
+    delete_topics, describe_cluster, describe_producers, describe_topic_partitions, fetch, init_producer_id,
+    leader_epoch, list_offsets, log_dirs, metadata, placement, produce, versions,
+};
+use crate::{clock, service::Service};
 
 /// Reads a request, does what must be done in the order of arrival, and gives the rest.
 type Begin = fn(RequestContext, i32, Reader) -> Result<Answer, DecodeError>;
@@ -28,9 +44,11 @@ macro_rules! row {
             key: <$request as Request>::KEY,
             versions: VersionRange { min: $min, max: $max },
             begin: |context, correlation_id, reader| {
+                let begun = clock::monotonic();
                 let request = read::<$request>(reader, context.version)?;
                 Ok(Answer::Later(Box::pin(async move {
                     let response = $handler(&context, request).await;
+                    count::<$request>(&context.service, begun);
                     reply::<$request>(context.version, correlation_id, &response)
                 })))
             },
@@ -46,11 +64,14 @@ macro_rules! row_in_order {
             key: <$request as Request>::KEY,
             versions: VersionRange { min: $min, max: $max },
             begin: |context, correlation_id, reader| {
+                let begun = clock::monotonic();
                 let version = context.version;
                 let request = read::<$request>(reader, version)?;
                 let rest = $handler(&context, request);
                 Ok(Answer::Later(Box::pin(async move {
-                    match rest.await {
+                    let done = rest.await;
+                    count::<$request>(&context.service, begun);
+                    match done {
                         Ok(Some(response)) => reply::<$request>(version, correlation_id, &response),
                         Ok(None) => Reply::Nothing,
                         Err(reason) => Reply::Close(reason),
@@ -66,8 +87,25 @@ pub(super) static ROWS: &[Row] = &[
     // 0-2 are advertised because librdkafka before 2.11.1 turns compression off without them; they are refused.
     row_in_order!(ProduceRequest, 0..=11, produce::produce),
     row!(FetchRequest, 4..=12, fetch::fetch),
+    row!(ListOffsetsRequest, 1..=11, list_offsets::list_offsets),
     row!(MetadataRequest, 0..=12, metadata::metadata),
     row!(ApiVersionsRequest, 0..=4, versions::api_versions),
+    row!(CreateTopicsRequest, 0..=7, create_topics::create_topics),
+    row!(DeleteTopicsRequest, 0..=6, delete_topics::delete_topics),
+    row!(DeleteRecordsRequest, 0..=2, delete_records::delete_records),
+    row!(InitProducerIdRequest, 0..=4, init_producer_id::init_producer_id),
+    row!(OffsetForLeaderEpochRequest, 2..=4, leader_epoch::offset_for_leader_epoch),
+    row!(DescribeConfigsRequest, 1..=4, configs::describe_configs),
+    row!(AlterConfigsRequest, 0..=2, alter_configs::alter_configs),
+    row!(DescribeLogDirsRequest, 1..=5, log_dirs::describe_log_dirs),
+    row!(CreatePartitionsRequest, 0..=3, create_partitions::create_partitions),
+    row!(ElectLeadersRequest, 0..=2, placement::elect_leaders),
+    row!(IncrementalAlterConfigsRequest, 0..=1, alter_configs::incremental_alter_configs),
+    row!(AlterPartitionReassignmentsRequest, 0..=1, placement::alter_partition_reassignments),
+    row!(ListPartitionReassignmentsRequest, 0..=0, placement::list_partition_reassignments),
+    row!(DescribeClusterRequest, 0..=2, describe_cluster::describe_cluster),
+    row!(DescribeProducersRequest, 0..=0, describe_producers::describe_producers),
+    row!(DescribeTopicPartitionsRequest, 0..=0, describe_topic_partitions::describe_topic_partitions),
 ];
 
 /// The row of an API key.
@@ -77,6 +115,10 @@ pub(super) fn find(key: i16) -> Option<&'static Row> {
 
 fn read<R: Request>(mut reader: Reader, version: i16) -> Result<R, DecodeError> {
     R::decode(&mut reader, version)
+}
+
+fn count<R: Request>(service: &Service, begun: Instant) {
+    service.meter().answered(R::KEY as i16, clock::monotonic().saturating_duration_since(begun));
 }
 
 fn reply<R: Request>(version: i16, correlation_id: i32, response: &R::Response) -> Reply {

@@ -2,11 +2,26 @@
 //!
 //! [`api`] is the table of what is advertised; each row names the request, the versions that work, and the handler.
 
+mod alter_configs;
 mod api;
+mod configs;
 mod context;
+mod create_partitions;
+mod create_topics;
+mod delete_records;
+mod delete_topics;
+mod describe_cluster;
+mod describe_producers;
+mod describe_topic_partitions;
 mod error;
 mod fetch;
+mod finish;
+mod init_producer_id;
+mod leader_epoch;
+mod list_offsets;
+mod log_dirs;
 mod metadata;
+mod placement;
 mod produce;
 mod sessions;
 mod versions;

@@ -61,9 +61,10 @@ impl Server {
         Server { stop, acceptors, sweeper, registry }
     }
 
-    /// Connections that are open.
-    pub fn connections(&self) -> usize {
-        self.registry.count()
+    /// Tells how many connections are open, whenever it is called.
+    pub fn connection_count(&self) -> impl Fn() -> usize + Send + Sync + 'static {
+        let registry = self.registry.clone();
+        move || registry.count()
     }
 
     /// Takes no more requests, lets those in flight be answered, and closes.

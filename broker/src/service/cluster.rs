@@ -13,7 +13,10 @@ use millstream_store::tables::Tables;
 use parking_lot::RwLock;
 
 use super::{PartitionView, TopicView, layers::{GivenConfigs, Layers}};
-use crate::config::{BrokerConfig, TopicConfig};
+use crate::{
+    config::{BrokerConfig, TopicConfig},
+    telemetry::TopicMeter,
+};
 
 /// What is kept ready for each topic, so that requests do not build it.
 #[derive(Debug)]
@@ -98,12 +101,14 @@ impl ClusterHost {
     }
 
     fn reindex(&self, machine: &ClusterMachine, index: &mut Index, name: &str) {
-        if let Some(old) = index.by_name.remove(name) {
+        let old = index.by_name.remove(name);
+        if let Some(old) = &old {
             index.name_of.remove(&old.view.id);
             old.view.partitions.iter().for_each(|p| drop(index.owner.remove(&p.id)));
         }
         let Some(topic) = machine.topic(name) else { return };
-        let view = Arc::new(self.view(machine, topic));
+        let meter = old.filter(|old| old.view.id == topic.id).map(|old| old.view.meter.clone());
+        let view = Arc::new(self.view(machine, topic, meter.unwrap_or_default()));
         index.name_of.insert(topic.id, name.to_string());
         let shared: Arc<str> = name.into();
         let places = view.partitions.iter().zip(0..);
@@ -111,7 +116,7 @@ impl ClusterHost {
         index.by_name.insert(name.to_string(), Arc::new(TopicEntry { view, own_configs: topic.configs.clone() }));
     }
 
-    fn view(&self, machine: &ClusterMachine, topic: &Topic) -> TopicView {
+    fn view(&self, machine: &ClusterMachine, topic: &Topic, meter: Arc<TopicMeter>) -> TopicView {
         let values = Layers::new(machine, &self.given).topic_values(&topic.configs);
         let partitions = topic.partitions.iter().enumerate().map(|(index, partition)| {
             let extent = partition.extents.last();
@@ -123,6 +128,7 @@ impl ClusterHost {
             partitions: partitions.collect(),
             internal: topic.internal,
             config: Arc::new(TopicConfig::from_values(&values)),
+            meter,
         }
     }
 }

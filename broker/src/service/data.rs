@@ -13,6 +13,7 @@ use super::{
 use crate::{
     clock,
     config::{BrokerConfig, ServeConfig, TopicConfig},
+    telemetry::Meter,
     partition::{self, CheckRules, FetchBounds, Locate, Shard, ShardHost, Submission, check_batch, leader_epoch},
 };
 
@@ -28,6 +29,7 @@ pub(super) struct Inner {
     pub(super) shards: HashMap<GroupId, Arc<Shard>>,
     pub(super) serve: ServeConfig,
     pub(super) producer_ids: super::producers::ProducerIds,
+    pub(super) meter: Meter,
     /// Set while the disk has less free space than the low mark.
     pub(super) disk_low: AtomicBool,
     /// What clients are told to connect to.
@@ -49,6 +51,7 @@ impl Service {
             shards,
             serve,
             producer_ids: Default::default(),
+            meter: Meter::default(),
             disk_low: AtomicBool::new(false),
             advertised,
         };
@@ -79,6 +82,11 @@ impl Service {
     /// The broker's configuration now: some of it changes while the broker runs.
     pub fn broker_config(&self) -> Arc<BrokerConfig> {
         self.inner.cluster.broker_config()
+    }
+
+    /// What requests and topics have moved.
+    pub fn meter(&self) -> &Meter {
+        &self.inner.meter
     }
 
     /// Every topic, sorted by name.
@@ -152,26 +160,33 @@ impl Service {
         let pending: Vec<_> = parts
             .into_iter()
             .map(|part| {
+                let topic = part.topic.clone();
                 let (shard, submission) = self.prepare(part, transactional, now_ms)?;
                 if !touched.iter().any(|other| Arc::ptr_eq(other, shard)) {
                     touched.push(shard);
                 }
-                Ok(shard.submit(submission))
+                let (bytes, records) = (submission.batch.bytes.len(), submission.batch.header.record_count);
+                Ok((shard.submit(submission), Moved { topic, bytes, records }))
             })
             .collect();
         touched.iter().for_each(|shard| shard.push());
+        let inner = self.inner.clone();
         async move {
             let deadline = tokio::time::Instant::from_std(clock::deadline(timeout));
             let mut results = Vec::with_capacity(pending.len());
             for one in pending {
-                results.push(match one {
-                    Ok(told) => match tokio::time::timeout_at(deadline, told).await {
-                        Ok(Ok(result)) => result.map(produced),
+                let result = match one {
+                    Ok((told, moved)) => match tokio::time::timeout_at(deadline, told).await {
+                        Ok(Ok(result)) => result.map(produced).inspect(|_| moved.count(&inner.meter)),
                         Ok(Err(_)) => Err(ProduceError::NotLeader),
                         Err(_) => Err(ProduceError::Timeout),
                     },
                     Err(error) => Err(error),
-                });
+                };
+                if result.is_err() {
+                    inner.meter.produce_refused.fetch_add(1, Relaxed);
+                }
+                results.push(result);
             }
             results
         }
@@ -209,7 +224,15 @@ impl Service {
         min_bytes: usize,
     ) -> Vec<Result<Fetched, FetchError>> {
         let bounds = FetchBounds { max_bytes, min_bytes, deadline: clock::deadline(max_wait) };
-        partition::fetch(&*self.inner, parts, bounds).await
+        let results = partition::fetch(&*self.inner, parts, bounds).await;
+        for (part, fetched) in parts.iter().zip(&results) {
+            let Some(bytes) = fetched.as_ref().ok().map(Fetched::len).filter(|bytes| *bytes > 0) else { continue };
+            self.inner.meter.total.fetched(bytes);
+            if let Some((topic, _)) = self.inner.cluster.owner(part.partition.id) {
+                topic.meter.fetched(bytes);
+            }
+        }
+        results
     }
 
     /// Finds an offset; `None` when no record fits.
@@ -254,6 +277,20 @@ impl Service {
             shard.write(command).await.map_err(|_| FetchError::NotLeader)?;
         }
         host.partition(partition.id, |p| p.log_start()).ok_or(FetchError::UnknownPartition)
+    }
+}
+
+/// A batch that is on its way.
+struct Moved {
+    topic: Arc<TopicView>,
+    bytes: usize,
+    records: i32,
+}
+
+impl Moved {
+    fn count(&self, meter: &Meter) {
+        meter.total.produced(self.bytes, self.records);
+        self.topic.meter.produced(self.bytes, self.records);
     }
 }
 

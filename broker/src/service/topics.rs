@@ -105,6 +105,7 @@ impl Service {
             partitions: (0..partitions).map(partition).collect(),
             internal: false,
             config: Arc::new(self.inner.cluster.effective(configs)),
+            meter: Arc::default(),
         }
     }
 

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use millstream_model::{GroupId, PartitionId, TopicId};
 
-use crate::config::{ConfigKind, TopicConfig};
+use crate::{
+    config::{ConfigKind, TopicConfig},
+    telemetry::TopicMeter,
+};
 
 /// A broker of the cluster, as clients reach it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub struct TopicView {
     pub internal: bool,
     /// Its configuration.
     pub config: Arc<TopicConfig>,
+    /// What it has moved; a topic that changes keeps it.
+    pub meter: Arc<TopicMeter>,
 }
 
 /// A partition's place, as the metadata group recorded it. Who leads it now: [`Service::leadership`](super::Service::leadership).

@@ -1,0 +1,94 @@
+//! The command line: the only place that knows clap.
+//!
+//! Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration. An error is one line on standard error that
+//! says what to do next; results go to standard output, and a reader that closes it early is no error.
+
+mod error;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, error::ErrorKind};
+
+use error::CliError;
+
+/// A durable message broker that speaks the Kafka protocol.
+#[derive(Debug, Parser)]
+#[command(name = "millstream", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a broker.
+    Serve(serve::ServeArgs),
+}
+
+/// Does what the command line says.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misused(&error),
+    };
+    let done = match cli.command {
+        Command::Serve(args) => serve::run(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("millstream: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Help and version are results; everything else that clap says is wrong usage, in one line.
+fn misused(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // Whoever asked for help and does not read it needs no error.
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            ExitCode::from(2)
+        }
+        _ => {
+            eprintln!("millstream: {}", one_line(&error.to_string()));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// What clap says in front of its usage, as one line.
+fn one_line(text: &str) -> String {
+    let said = text.split("\n\nUsage:").next().unwrap_or_default();
+    let said = said.split("\n\nFor more information").next().unwrap_or_default();
+    let words: Vec<&str> = said.trim_start_matches("error: ").split_whitespace().collect();
+    format!("{}; try --help", words.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_commands_fit_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_is_told_in_one_line_that_names_it() {
+        let error = Cli::try_parse_from(["millstream", "serve", "--node-id", "x"]).expect_err("not a number");
+        let line = one_line(&error.to_string());
+        assert!(!line.contains('\n') && line.contains("--node-id") && line.contains("'x'"), "{line}");
+        let error = Cli::try_parse_from(["millstream", "serve", "--nonsense"]).expect_err("no such flag");
+        let line = one_line(&error.to_string());
+        assert!(!line.contains('\n') && line.contains("--nonsense"), "{line}");
+    }
+}

@@ -1,0 +1,80 @@
+//! `millstream serve`: runs a broker.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use tracing_subscriber::filter::LevelFilter;
+
+use super::error::CliError;
+use crate::{
+    config::{ServeConfig, ServeOptions},
+    node,
+    telemetry::{LogFormat, start_log},
+};
+
+/// The shape of log lines.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum LogFormatArg {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object in a line.
+    Json,
+}
+
+/// Later wins: configuration file, environment, flags, --set.
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// A TOML file of the keys that --set takes.
+    #[arg(long, value_name = "FILE", env = "MILLSTREAM_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where everything is stored [default: ./millstream-data].
+    #[arg(long, value_name = "DIR", env = "MILLSTREAM_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Where Kafka clients connect; port 0 takes any free one [default: 127.0.0.1:9092].
+    #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_KAFKA_ADDR")]
+    kafka_addr: Option<String>,
+    /// Where HTTP is answered; port 0 takes any free one [default: 127.0.0.1:9644].
+    #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_HTTP_ADDR")]
+    http_addr: Option<String>,
+    /// What Kafka clients are told to connect to [default: the bound address].
+    #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_ADVERTISED_KAFKA")]
+    advertised_kafka: Option<String>,
+    /// This node's id [default: 1].
+    #[arg(long, value_name = "N", env = "MILLSTREAM_NODE_ID")]
+    node_id: Option<u64>,
+    /// The rack that this node is in.
+    #[arg(long, value_name = "R", env = "MILLSTREAM_RACK")]
+    rack: Option<String>,
+    /// Any configuration key; may be given several times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// The shape of log lines, which go to standard error; RUST_LOG filters them.
+    #[arg(long, value_enum, default_value_t, env = "MILLSTREAM_LOG_FORMAT")]
+    log_format: LogFormatArg,
+}
+
+/// Serves until the process is told to stop.
+pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
+    start_log(
+        match args.log_format {
+            LogFormatArg::Text => LogFormat::Text,
+            LogFormatArg::Json => LogFormat::Json,
+        },
+        LevelFilter::INFO,
+    );
+    let config = ServeConfig::resolve(ServeOptions {
+        config: args.config,
+        data_dir: args.data_dir,
+        kafka_addr: args.kafka_addr,
+        http_addr: args.http_addr,
+        advertised_kafka: args.advertised_kafka,
+        node_id: args.node_id,
+        rack: args.rack,
+        set: args.set,
+    })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("millstream").build();
+    let runtime =
+        runtime.map_err(|source| CliError::Io { what: "cannot start the worker threads", source })?;
+    Ok(runtime.block_on(node::serve(config))?)
+}

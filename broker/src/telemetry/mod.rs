@@ -1,0 +1,15 @@
+//! What the broker tells about itself: log lines on standard error, and counters that `/metrics` reads.
+//!
+//! Counters are plain atomics that belong to whoever counts; nothing is looked up by name where it is counted, and nothing
+//! runs behind them.
+
+mod histogram;
+mod log;
+mod meter;
+mod text;
+
+pub use histogram::{Histogram, HistogramReading};
+pub use log::{LogFormat, start_log};
+pub use meter::{ApiMeter, Meter, TopicMeter};
+pub use text::MetricsText;
+pub(crate) use text::{label, seconds};
