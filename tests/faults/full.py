@@ -1,0 +1,130 @@
+"""A full disk: produce is refused with an error that clients retry, everything else goes on, and room brings it back."""
+import socket
+
+from broker import Broker
+from crash import PARTITIONS, make_topic
+from load import Load, check
+from loopfs import LoopFs
+from wire import EARLIEST, KafkaError, Wire, eventually
+
+# Errors after which a client tries again by itself: KAFKA_STORAGE_ERROR, REQUEST_TIMED_OUT, NOT_ENOUGH_REPLICAS, THROTTLING_QUOTA_EXCEEDED.
+RETRIABLE = {56, 7, 19, 89}
+DISK_MIB = 640
+LOW_BYTES = 160 << 20
+RECORD = b"x" * 500_000
+SETTINGS = {"disk.low.bytes": LOW_BYTES, "memtable.bytes": 16 << 20, "wal.checkpoint.bytes": 64 << 20}
+
+
+def fill_until_refused(wire, topic):
+    """Produces large records until one is refused; (how many were taken, the error code)."""
+    for taken in range(DISK_MIB * 4):
+        try:
+            wire.produce(topic, 0, [(b"%d" % taken, RECORD)])
+        except KafkaError as refused:
+            return taken, refused.code
+    raise AssertionError("the disk is never full")
+
+
+def still_serves(broker, topic, taken):
+    """Reads, offsets and metadata work while produce is refused."""
+    with Wire(broker.bootstrap) as wire:
+        assert wire.list_offset(topic, 0) == taken, "end offset"
+        for offset in (0, taken // 2, taken - 1):
+            code, _high, data = wire.fetch(topic, 0, offset)
+            assert code == 0 and RECORD[:1000] in data, f"fetch at {offset}: error {code}, {len(data)} bytes"
+        assert topic in wire.metadata(), "metadata"
+
+
+def refused(broker, topic):
+    """A produce while the disk is full is refused, or not answered; never acknowledged."""
+    with Wire(broker.bootstrap, 5) as wire:
+        try:
+            offset = wire.produce(topic, 0, [(b"more", b"more")])
+        except KafkaError as error:
+            assert error.code in RETRIABLE, f"refused with error {error.code}, which clients do not retry"
+        except socket.timeout:
+            pass
+        else:
+            raise AssertionError(f"acknowledged at {offset}")
+
+
+def accepts(broker, topic):
+    try:
+        with Wire(broker.bootstrap, 5) as wire:
+            wire.produce(topic, 0, [(b"again", b"again")])
+        return True
+    except (KafkaError, OSError):
+        return False
+
+
+def full_disk(report):
+    with LoopFs(DISK_MIB) as disk:
+        broker = Broker(disk.mount / "data", settings=SETTINGS, log_path=disk.folder / "broker.log").start()
+        state = {}
+
+        def fills():
+            state["small"] = make_topic(broker, "small")
+            load = Load(broker.bootstrap, state["small"], PARTITIONS, per_second=8000).start()
+            load.wait_for(3000)
+            state["load"] = load.stop(drain_seconds=20)
+            with Wire(broker.bootstrap, 30) as wire:
+                wire.create_topic("big", 1)
+                state["taken"], code = fill_until_refused(wire, "big")
+            assert code in RETRIABLE, f"refused with error {code}, which clients do not retry"
+            free = disk.free_bytes()
+            return f"refused with error {code} after {state['taken']} records, {free >> 20} MiB left of {DISK_MIB}"
+
+        def serves():
+            still_serves(broker, "big", state["taken"])
+            return check(state["load"], broker.bootstrap)
+
+        def last_byte():
+            fill_the_rest(disk)
+            refused(broker, "big")
+            still_serves(broker, "big", state["taken"])
+            assert broker.alive(), "the broker ended"
+            return f"{disk.free_bytes() >> 10} KiB left"
+
+        def restarts():
+            broker.kill()
+            broker.start()
+            still_serves(broker, "big", state["taken"])
+            refused(broker, "big")
+            return f"ready after {broker.ready_seconds:.2f} s"
+
+        def room():
+            (disk.mount / "filler").unlink()
+            before = disk.free_bytes()
+            with Wire(broker.bootstrap, 30) as wire:
+                wire.delete_records("big", 0, state["taken"] // 2)
+                assert wire.list_offset("big", 0, EARLIEST) == state["taken"] // 2, "records are not deleted"
+                wire.delete_topic("big")
+            eventually(lambda: accepts(broker, state["small"]), lambda: f"{disk.free_bytes() >> 20} MiB free and produce is still refused", 60)
+            return f"{before >> 20} MiB free before, {disk.free_bytes() >> 20} MiB after, without a restart"
+
+        try:
+            steps = [("produce is refused with an error that clients retry", fills), ("reads go on", serves), ("no byte left", last_byte),
+                     ("kill -9 and a start without room", restarts), ("deleting makes room, and produce goes on", room)]
+            for name, step in steps:
+                if not report.case(f"full disk: {name}", step):
+                    print(f"     broker: {broker.log_tail(400)}", flush=True)
+        finally:
+            broker.kill()
+
+
+def fill_the_rest(disk):
+    """Takes what is left of the file system, down to the last block."""
+    with open(disk.mount / "filler", "wb", buffering=0) as filler:
+        for size in (1 << 20, 4096):
+            try:
+                while True:
+                    filler.write(bytes(size))
+            except OSError:
+                continue
+
+
+def run(report, _scale, _control):
+    try:
+        full_disk(report)
+    except Exception as error:  # no file system, or a broker that does not start: what could not be tested counts as failed
+        report.fail("full disk", f"{type(error).__name__}: {error}")
