@@ -27,8 +27,8 @@ def cache_dir() -> pathlib.Path:
 
 
 def binary() -> str:
-    """The broker under test: MILLSTREAM_BIN, or the release build in the cache."""
-    return os.environ.get("MILLSTREAM_BIN") or str(cache_dir() / "target/release/millstream")
+    """The broker under test: MILLSTREAM_BIN, or the release build that tests/run leaves in the cache."""
+    return os.environ.get("MILLSTREAM_BIN") or str(cache_dir() / "bin/millstream")
 
 
 def _drain(descriptor):
