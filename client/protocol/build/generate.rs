@@ -143,7 +143,7 @@ fn describe(field: &Field) -> String {
 }
 
 fn definition(out: &mut String, item: &Item, scope: &Scope) {
-    let trivial = item.fields.iter().all(|f| expression::has_trivial_default(f));
+    let trivial = item.fields.iter().all(expression::has_trivial_default);
     put(out, &format!("/// Kafka's `{}`, versions {}.", item.kafka_name, item.message.versions));
     put(
         out,
