@@ -4,11 +4,10 @@ use std::{fmt, sync::Arc};
 
 use millstream_model::LogId;
 use openraft::{
-    Config, ConfigError, SnapshotPolicy,
-    impls::leader_id_std,
-    raft::responder::Responder,
-    vote::leader_id_std::CommittedLeaderId,
+    Config, ConfigError, OptionalSend, RaftTypeConfig, SnapshotPolicy, impls::leader_id_std,
+    raft::responder::Responder, vote::leader_id_std::CommittedLeaderId,
 };
+use openraft_rt_tokio::TokioRuntime;
 
 use crate::command::Command;
 
@@ -37,16 +36,32 @@ pub enum Reply {
     Cluster(Result<millstream_state::cluster::ClusterReply, millstream_state::cluster::ClusterError>),
 }
 
-openraft::declare_raft_types!(
-    /// openraft's type parameters for every Millstream group.
-    pub(crate) TypeConfig:
-        D = Command,
-        R = Reply,
-        NodeId = u64,
-        Node = Peer,
-        LeaderId = leader_id_std::LeaderId<u64, u64>,
-        Responder<T> = Callback<T> where T: openraft::OptionalSend + 'static,
-);
+/// openraft's type parameters for every Millstream group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct TypeConfig;
+
+impl RaftTypeConfig for TypeConfig {
+    type D = Command;
+    type R = Reply;
+    type NodeId = u64;
+    type Node = Peer;
+    type Term = u64;
+    // One leader in a term at most: the term can be what Kafka calls the leader epoch.
+    type LeaderId = leader_id_std::LeaderId<u64, u64>;
+    type Vote = openraft::impls::Vote<Self::LeaderId>;
+    type Payload = openraft::EntryPayload<Command, u64, Peer>;
+    type Entry = openraft::Entry<CommittedLeaderId<u64>, Self::Payload>;
+    type AsyncRuntime = TokioRuntime;
+    type Responder<T>
+        = Callback<T>
+    where
+        T: OptionalSend + 'static;
+    type Batch<T>
+        = openraft::impls::InlineBatch<T>
+    where
+        T: OptionalSend + 'static;
+    type ErrorSource = openraft::impls::BoxedErrorSource;
+}
 
 pub(crate) type RaftLogId = openraft::alias::LogIdOf<TypeConfig>;
 pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;

@@ -4,15 +4,24 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::{Acquire, Release}},
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Release},
+        },
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Waker},
 };
 
 use millstream_model::{GroupId, LogId, NodeId};
 use millstream_store::tables::Tables;
-use openraft::{Raft, ServerState, errors::ClientWriteError, raft::ClientWriteResult, vote::leader_id_std::CommittedLeaderId};
-use tokio::{sync::watch, task::JoinHandle};
+use openraft::{
+    Raft, ServerState, async_runtime::watch::WatchReceiver, errors::ClientWriteError,
+    raft::ClientWriteResult, vote::leader_id_std::CommittedLeaderId,
+};
+use tokio::{
+    sync::{Mutex, watch},
+    task::JoinHandle,
+};
 
 use crate::{
     command::Command,
@@ -52,23 +61,37 @@ pub enum ProposeError {
     /// Certainly not applied: another node leads, or this one leads in another term.
     #[error("this node does not lead the group in that term")]
     NotLeader,
-    /// It may yet be applied, or never: the replica stopped before it could tell.
-    #[error("the replica stopped before the proposal was applied")]
+    /// It may yet be applied, or never: the replica stopped or lost the lead before it could tell.
+    #[error("what became of the proposal is not known here")]
     Unknown,
 }
 
 /// The result of a proposal: where it stands in the log and what applying it gave.
 pub type Outcome = Result<(LogId, Reply), ProposeError>;
 
-/// A replica of one group. Dropping it does not stop it; [`shutdown`](Group::shutdown) does.
+/// The term that is led, for whoever proposes, and for whoever waits for it.
+struct Led {
+    /// The term in which this node leads with all earlier entries applied; 0 when it does not.
+    term: AtomicU64,
+    changed: watch::Sender<u64>,
+}
+
+impl Led {
+    fn set(&self, term: u64) {
+        self.term.store(term, Release);
+        self.changed.send_if_modified(|known| std::mem::replace(known, term) != term);
+    }
+}
+
+/// A replica of one group. [`shutdown`](Group::shutdown) stops it and waits for that; dropping it only stops it.
 pub struct Group {
     id: GroupId,
     node: NodeId,
     raft: Raft<TypeConfig, MachineAdapter>,
-    /// The term in which this node leads with all earlier entries applied; 0 when it does not.
-    led_term: Arc<AtomicU64>,
-    opened_term: watch::Receiver<u64>,
+    led: Arc<Led>,
     watcher: JoinHandle<()>,
+    /// One checkpoint at a time: openraft ignores a request while it works on another one.
+    checkpointing: Arc<Mutex<()>>,
 }
 
 impl Group {
@@ -82,15 +105,15 @@ impl Group {
         tables: Arc<Tables>,
     ) -> Result<Group, StartError> {
         let config = timing.raft_config().map_err(|e| StartError::Timing(e.to_string()))?;
+        let storage = |reason: String| StartError::Storage { group: id, reason };
         let (opened, opened_term) = watch::channel(0);
-        let adapter = MachineAdapter::open(id, machine, tables, opened)
-            .map_err(|e| StartError::Storage { group: id, reason: e.to_string() })?;
-        let raft = Raft::new(node.0, config, Alone, log, adapter)
-            .await
-            .map_err(|e| StartError::Storage { group: id, reason: e.to_string() })?;
-        let led_term = Arc::new(AtomicU64::new(0));
-        let watcher = tokio::spawn(watch_leadership(raft.clone(), opened_term.clone(), led_term.clone()));
-        Ok(Group { id, node, raft, led_term, opened_term, watcher })
+        let adapter =
+            MachineAdapter::open(id, machine, tables, opened).map_err(|e| storage(e.to_string()))?;
+        let raft =
+            Raft::new(node.0, config, Alone, log, adapter).await.map_err(|e| storage(e.to_string()))?;
+        let led = Arc::new(Led { term: AtomicU64::new(0), changed: watch::channel(0).0 });
+        let watcher = tokio::spawn(watch_leadership(node, raft.clone(), opened_term, led.clone()));
+        Ok(Group { id, node, raft, led, watcher, checkpointing: Arc::default() })
     }
 
     /// The group's id.
@@ -101,42 +124,32 @@ impl Group {
     /// Makes this node lead: a pristine group gets this node as its only voter, any other holds an election.
     /// Returns when this node leads and everything that was in the log is applied.
     pub async fn lead_alone(&self, peer: Peer) -> Result<(), StartError> {
-        let stopped = |reason: String| StartError::Stopped { group: self.id, reason };
-        let pristine = !self.raft.is_initialized().await.map_err(|e| stopped(e.to_string()))?;
+        let mut led = self.led.changed.subscribe();
+        let pristine = !self.raft.is_initialized().await.map_err(|e| self.stopped(&e))?;
         if pristine {
             let members = BTreeMap::from([(self.node.0, peer)]);
-            self.raft.initialize(members).await.map_err(|e| stopped(e.to_string()))?;
+            self.raft.initialize(members).await.map_err(|e| self.stopped(&e))?;
         } else {
-            self.raft.trigger().elect(false).await.map_err(|e| stopped(e.to_string()))?;
+            self.raft.trigger().elect(false).await.map_err(|e| self.stopped(&e))?;
         }
-        let mut metrics = self.raft.server_metrics();
-        let mut opened = self.opened_term.clone();
-        loop {
-            let (state, term) = {
-                let metrics = metrics.borrow_and_update();
-                (metrics.state, metrics.vote.leader_id.term)
-            };
-            if state == ServerState::Leader && *opened.borrow_and_update() >= term {
-                self.led_term.store(term, Release);
-                return Ok(());
-            }
-            tokio::select! {
-                changed = metrics.changed() => changed.map_err(|e| stopped(e.to_string()))?,
-                changed = opened.changed() => changed.map_err(|e| stopped(e.to_string()))?,
-            }
-        }
+        led.wait_for(|term| *term > 0).await.map(|_| ()).map_err(|e| self.stopped(&e))
+    }
+
+    fn stopped(&self, reason: &dyn std::fmt::Display) -> StartError {
+        StartError::Stopped { group: self.id, reason: reason.to_string() }
     }
 
     /// The term in which this node leads and may propose; `None` when it may not.
     pub fn led_term(&self) -> Option<u64> {
-        Some(self.led_term.load(Acquire)).filter(|&term| term > 0)
+        Some(self.led.term.load(Acquire)).filter(|&term| term > 0)
     }
 
     /// Proposes a command in the given term and calls `done` with the outcome, exactly once, from the task that
     /// applies. Proposals are appended in the order of the calls.
     pub fn propose(&self, term: u64, command: Command, done: impl FnOnce(Outcome) + Send + 'static) {
         let done = OnDrop(Some(Box::new(done)));
-        let callback = Callback(Box::new(move |result: ClientWriteResult<TypeConfig>| done.call(outcome(result))));
+        let callback =
+            Callback(Box::new(move |result: ClientWriteResult<TypeConfig>| done.call(outcome(result))));
         let raft = self.raft.clone();
         let send = async move {
             // An error means that the replica is gone: the callback was dropped, which told the caller.
@@ -145,7 +158,7 @@ impl Group {
         // The channel to the replica has room for far more proposals than are ever in flight, so that the first
         // poll sends; were it ever full, order would be lost, and the apply-time check would refuse.
         let mut send = Box::pin(tokio::task::coop::unconstrained(send));
-        if let Poll::Pending = send.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        if send.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
             tracing::warn!(group = %self.id, "the replica's queue is full");
             tokio::spawn(send);
         }
@@ -161,58 +174,88 @@ impl Group {
         told.await.unwrap_or(Err(ProposeError::Unknown))
     }
 
-    /// Writes a checkpoint of the machine as it is now and returns where it stands, or `None` when nothing
-    /// is applied yet.
+    /// Makes a checkpoint of the machine as it is now, or later, durable; returns where the newest one stands, or
+    /// `None` when nothing is applied yet. A machine that has not moved since the last one is not written again.
     pub async fn checkpoint(&self) -> Result<Option<LogId>, StartError> {
-        let stopped = |reason: String| StartError::Stopped { group: self.id, reason };
-        let mut metrics = self.raft.data_metrics();
-        let Some(target) = metrics.borrow_and_update().last_applied else { return Ok(None) };
-        self.raft.trigger().snapshot().await.map_err(|e| stopped(e.to_string()))?;
-        loop {
-            let snapshot = metrics.borrow_and_update().snapshot;
-            if let Some(at) = snapshot.filter(|at| *at >= target) {
-                return Ok(Some(from_raft(&at)));
-            }
-            metrics.changed().await.map_err(|e| stopped(e.to_string()))?;
+        let (raft, busy) = (self.raft.clone(), self.checkpointing.clone());
+        // In a task of its own, so that a caller that goes away leaves none half done.
+        let done = tokio::spawn(async move {
+            let _one_at_a_time = busy.lock().await;
+            checkpoint(&raft).await
+        });
+        match done.await {
+            Ok(at) => at.map_err(|reason| StartError::Stopped { group: self.id, reason }),
+            Err(panicked) => Err(self.stopped(&panicked)),
         }
     }
 
-    /// Lets the log forget entries up to `index`, as far as a checkpoint covers them.
+    /// Lets the log forget entries up to `index`, as far as a checkpoint covers them. It forgets them soon after
+    /// this returns.
     pub async fn purge(&self, index: u64) -> Result<(), StartError> {
-        let stopped = |reason: String| StartError::Stopped { group: self.id, reason };
-        self.raft.trigger().purge_log(index).await.map_err(|e| stopped(e.to_string()))
+        self.raft.trigger().purge_log(index).await.map_err(|e| self.stopped(&e))
     }
 
     /// Stops the replica; proposals in flight end as unknown.
     pub async fn shutdown(&self) {
-        self.led_term.store(0, Release);
         self.watcher.abort();
+        self.led.set(0);
         if let Err(e) = self.raft.shutdown().await {
             tracing::warn!(group = %self.id, error = %e, "the replica did not stop cleanly");
         }
     }
 }
 
-/// Keeps `led_term` true: it is set only while this node leads with its first entry applied.
+impl Drop for Group {
+    fn drop(&mut self) {
+        // The watcher has the last handle to the replica, which stops with it.
+        self.watcher.abort();
+    }
+}
+
+async fn checkpoint(raft: &Raft<TypeConfig, MachineAdapter>) -> Result<Option<LogId>, String> {
+    let mut metrics = raft.data_metrics();
+    let (applied, newest) = {
+        let metrics = metrics.borrow_and_update();
+        (metrics.last_applied, metrics.snapshot)
+    };
+    let Some(target) = applied else { return Ok(None) };
+    if newest < Some(target) {
+        raft.trigger().snapshot().await.map_err(|e| e.to_string())?;
+    }
+    loop {
+        let newest = metrics.borrow_and_update().snapshot;
+        if let Some(newest) = newest.filter(|newest| *newest >= target) {
+            return Ok(Some(from_raft(&newest)));
+        }
+        metrics.changed().await.map_err(|e| e.to_string())?;
+    }
+}
+
+/// Keeps `led` true, and the replica's clock stopped while nobody needs it.
 async fn watch_leadership(
+    node: NodeId,
     raft: Raft<TypeConfig, MachineAdapter>,
     mut opened: watch::Receiver<u64>,
-    led_term: Arc<AtomicU64>,
+    led: Arc<Led>,
 ) {
+    // These change with votes, roles and memberships, not with entries.
     let mut metrics = raft.server_metrics();
     loop {
-        let (leads, term) = {
+        let (leads, term, alone) = {
             let metrics = metrics.borrow_and_update();
-            (metrics.state == ServerState::Leader, metrics.vote.leader_id.term)
+            let voters = metrics.membership_config.voter_ids();
+            (metrics.state == ServerState::Leader, metrics.vote.leader_id.term, voters.eq([node.0]))
         };
         let ready = leads && *opened.borrow_and_update() >= term;
-        led_term.store(if ready { term } else { 0 }, Release);
+        led.set(if ready { term } else { 0 });
+        // A leader that is the only voter has nobody to send heartbeats to and no rival: it needs no ticks.
+        raft.runtime_config().tick(!(leads && alone));
         let gone = tokio::select! {
             changed = metrics.changed() => changed.is_err(),
             changed = opened.changed() => changed.is_err(),
         };
         if gone {
-            led_term.store(0, Release);
+            led.set(0);
             return;
         }
     }
@@ -222,7 +265,12 @@ fn outcome(result: ClientWriteResult<TypeConfig>) -> Outcome {
     match result {
         Ok(response) => Ok((from_raft(&response.log_id), response.data)),
         Err(ClientWriteError::ForwardToLeader(_)) => Err(ProposeError::NotLeader),
-        Err(ClientWriteError::ChangeMembershipError(_)) => Err(ProposeError::NotLeader),
+        // The entry was in the log, and another node may have it still.
+        Err(ClientWriteError::LogEntryDiscarded(_)) => Err(ProposeError::Unknown),
+        // These are told to whoever changes the membership, which no proposal of a command does.
+        Err(ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)) => {
+            Err(ProposeError::NotLeader)
+        }
     }
 }
 

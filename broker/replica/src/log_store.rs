@@ -3,8 +3,17 @@
 //! Votes, the committed mark, truncations, purges and entries of every group are frames of the one log; their
 //! order in it is the order of the calls, so a vote can never be older on disk than an entry that follows it.
 
-use std::{fmt::Debug, io, ops::{Bound, RangeBounds}};
+use std::{
+    fmt::Debug,
+    io,
+    ops::{Bound, RangeBounds, RangeInclusive},
+    pin::Pin,
+    task::{Context, Poll},
+    vec,
+};
 
+use futures::Stream;
+use millstream_model::LogId;
 use millstream_store::wal::{Draft, GroupLog, LogEntry};
 use openraft::{
     LogState, OptionalSend, RaftLogReader,
@@ -58,8 +67,9 @@ fn encode_vote(vote: &Vote) -> [u8; VOTE_BYTES] {
 }
 
 fn decode_vote(bytes: &[u8]) -> io::Result<Vote> {
-    let bytes: &[u8; VOTE_BYTES] =
-        bytes.try_into().map_err(|_| io::Error::other(format!("a vote has {VOTE_BYTES} bytes, not {}", bytes.len())))?;
+    let bytes: &[u8; VOTE_BYTES] = bytes
+        .try_into()
+        .map_err(|_| io::Error::other(format!("a vote has {VOTE_BYTES} bytes, not {}", bytes.len())))?;
     let word = |at: usize| {
         let mut word = [0; 8];
         word.copy_from_slice(&bytes[at..at + 8]);
@@ -101,6 +111,52 @@ fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
     (start, end)
 }
 
+/// Entries one by one, read a few MiB at a time: what is to be applied after a restart may be all of the log.
+struct Entries {
+    log: GroupLog,
+    next: u64,
+    end: u64,
+    read: vec::IntoIter<LogEntry>,
+}
+
+impl Stream for Entries {
+    type Item = io::Result<Entry>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.read.len() == 0 && self.next < self.end {
+            match self.log.read(self.next..self.end, READ_BYTES_MAX) {
+                Ok(entries) => self.read = entries.into_iter(),
+                Err(error) => return Poll::Ready(Some(Err(io::Error::other(error)))),
+            }
+        }
+        let Some(entry) = self.read.next() else { return Poll::Ready(None) };
+        self.next = entry.id.index + 1;
+        Poll::Ready(Some(from_log(entry)))
+    }
+}
+
+/// The first entry of each term in `first..=last`, and `last`.
+fn key_log_ids(first: LogId, last: LogId, term_at: impl Fn(u64) -> Option<u64>) -> io::Result<Vec<LogId>> {
+    let term =
+        |index| term_at(index).ok_or_else(|| io::Error::other(format!("the log has no entry {index}")));
+    let mut ids = vec![first];
+    let mut newest = first;
+    while newest.term < last.term {
+        // The entry at `low` is of the newest term that is known, the one at `high` of a later one.
+        let (mut low, mut high) = (newest.index, last.index);
+        while low + 1 < high {
+            let middle = low + (high - low) / 2;
+            if term(middle)? > newest.term { high = middle } else { low = middle }
+        }
+        newest = LogId::new(term(high)?, high);
+        ids.push(newest);
+    }
+    if newest != last {
+        ids.push(last);
+    }
+    Ok(ids)
+}
+
 impl RaftLogReader<TypeConfig> for LogStore {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
         &mut self,
@@ -112,6 +168,20 @@ impl RaftLogReader<TypeConfig> for LogStore {
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
         self.0.state().vote.as_deref().map(decode_vote).transpose()
+    }
+
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<Entry>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (next, end) = bounds(&range);
+        Entries { log: self.0.clone(), next, end, read: Vec::new().into_iter() }
+    }
+
+    async fn get_key_log_ids(&mut self, range: RangeInclusive<RaftLogId>) -> io::Result<Vec<RaftLogId>> {
+        let ids =
+            key_log_ids(from_raft(range.start()), from_raft(range.end()), |index| self.0.term_at(index));
+        Ok(ids?.into_iter().map(to_raft).collect())
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {

@@ -171,14 +171,20 @@ impl RaftStateMachine<TypeConfig> for MachineAdapter {
         self.builder()
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<TypeConfig>, data: CheckpointData) -> io::Result<()> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMetaOf<TypeConfig>,
+        data: CheckpointData,
+    ) -> io::Result<()> {
         let Some(id) = meta.last_log_id.as_ref().map(from_raft) else { return Ok(()) };
         save_checkpoint(self.tables.clone(), self.group, id, data.clone()).await?;
         self.restore(id, &data)
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<TypeConfig, CheckpointData>>> {
-        let Some((id, data)) = self.tables.load_checkpoint(self.group).map_err(io::Error::other)? else {
+        let (tables, group) = (self.tables.clone(), self.group);
+        let loading = tokio::task::spawn_blocking(move || tables.load_checkpoint(group));
+        let Some((id, data)) = loading.await.map_err(io::Error::other)?.map_err(io::Error::other)? else {
             return Ok(None);
         };
         let (last_membership, _) = decode_checkpoint(&data)?;

@@ -106,7 +106,8 @@ mod tests {
 
     #[test]
     fn a_joint_membership_comes_back_as_it_was() {
-        let nodes = (1..=4).map(|id| (id, Peer { address: format!("h{id}:9093") })).collect::<BTreeMap<_, _>>();
+        let nodes =
+            (1..=4).map(|id| (id, Peer { address: format!("h{id}:9093") })).collect::<BTreeMap<_, _>>();
         let sets = vec![BTreeSet::from([1, 2, 3]), BTreeSet::from([2, 3])];
         let membership = Membership::new(sets, nodes).expect("a valid membership");
         assert_eq!(decode(&encode(&membership)), Ok(membership));

@@ -78,4 +78,3 @@ impl RaftNetworkV2<TypeConfig> for NoConnection {
         Err(StreamingError::Unreachable(self.refusal()))
     }
 }
-
