@@ -10,8 +10,6 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 
-use error::CliError;
-
 /// A durable message broker that speaks the Kafka protocol.
 #[derive(Debug, Parser)]
 #[command(name = "millstream", version, propagate_version = true, arg_required_else_help = true)]

@@ -199,6 +199,15 @@ pub fn stamp(batch: &mut [u8], base_offset: i64, leader_epoch: i32) {
     batch[12..16].copy_from_slice(&leader_epoch.to_be_bytes());
 }
 
+/// Writes whose batch it is and the sequence of its first record, and makes the CRC right again. `batch` is one
+/// whole batch.
+pub fn stamp_producer(batch: &mut [u8], id: i64, epoch: i16, base_sequence: i32) {
+    batch[43..51].copy_from_slice(&id.to_be_bytes());
+    batch[51..53].copy_from_slice(&epoch.to_be_bytes());
+    batch[53..57].copy_from_slice(&base_sequence.to_be_bytes());
+    write_crc(batch);
+}
+
 /// Makes the broker's time that of every record, and the CRC right again.
 pub fn stamp_log_append_time(batch: &mut [u8], timestamp_ms: i64) {
     let attributes = i16::from_be_bytes(array(batch, 21)) | LOG_APPEND;

@@ -14,6 +14,6 @@ pub use compression::{Codec, compress, decompress};
 pub use error::BatchError;
 pub use header::{
     Attributes, BatchHeader, BatchIter, HEADER_BYTES, TimestampType, check_crc, split, stamp,
-    stamp_log_append_time,
+    stamp_log_append_time, stamp_producer,
 };
 pub use records::{DecompressedBatch, HeaderIter, Record, RecordIter, decode_records, validate_records};

@@ -101,6 +101,16 @@ fn stamps_keep_the_crc_true() {
 }
 
 #[test]
+fn a_batch_is_given_to_another_producer() {
+    let mut bytes = batch(Codec::Zstd, &[vec![1], vec![2]]).to_vec();
+    stamp_producer(&mut bytes, 9, 2, 77);
+    check_crc(&bytes).expect("computed again");
+    let header = BatchHeader::parse(&bytes).expect("a header");
+    assert_eq!((header.producer_id, header.producer_epoch, header.base_sequence), (9, 2, 77));
+    assert_eq!(validate_records(&bytes, 1 << 20), Ok(()));
+}
+
+#[test]
 fn sequences_go_from_the_largest_to_zero() {
     let bytes = batch(Codec::None, &[vec![1], vec![2], vec![3]]);
     let mut header = BatchHeader::parse(&bytes).expect("a header");

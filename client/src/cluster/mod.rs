@@ -1,0 +1,230 @@
+//! A cluster as a client sees it: its brokers, a connection to each, and what is known of its topics.
+
+mod metadata;
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use millstream_protocol::{
+    ErrorCode, Request, Str,
+    messages::metadata::{MetadataRequest, MetadataRequestTopic, MetadataResponse},
+};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Mutex as AsyncMutex;
+
+use crate::{ClientConfig, ClientError, backoff::Backoff, clock, wire::Connection};
+
+pub(crate) use metadata::Metadata;
+pub use metadata::{BrokerMeta, PartitionMeta, TopicMeta};
+
+/// The newest Metadata version that is used: topics are named, not asked for by id.
+const METADATA_VERSION_MAX: i16 = 12;
+/// Two questions for the same topic are at least so far apart.
+const REFRESH_EVERY_MIN: Duration = Duration::from_millis(100);
+
+/// What a connection is for: a request that the broker holds back must not hold up others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Lane {
+    /// Short questions.
+    Ask,
+    /// Batches on their way to the broker.
+    Produce,
+    /// Fetches, which wait for records.
+    Fetch,
+    /// A group's requests, of which a join waits for all members.
+    Group,
+}
+
+/// Connections to one broker in one lane.
+#[derive(Default)]
+struct Slot {
+    connection: Option<Arc<Connection>>,
+    failures: u32,
+    not_before: Option<Instant>,
+}
+
+/// A cluster. Cheap to clone; connections are shared and close when the last clone is gone.
+#[derive(Clone)]
+pub struct Cluster {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Arc<ClientConfig>,
+    metadata: RwLock<Metadata>,
+    slots: Mutex<HashMap<(String, Lane), Arc<AsyncMutex<Slot>>>>,
+    /// One question for metadata at a time: who waits for it finds the answer there.
+    refreshing: AsyncMutex<()>,
+}
+
+impl Cluster {
+    /// A cluster that is reached over the configuration's addresses. Nothing is connected before it is needed.
+    pub fn new(config: ClientConfig) -> Cluster {
+        let inner = Inner {
+            config: Arc::new(config),
+            metadata: RwLock::default(),
+            slots: Mutex::default(),
+            refreshing: AsyncMutex::default(),
+        };
+        Cluster { inner: Arc::new(inner) }
+    }
+
+    /// What the client was told at its start.
+    pub fn config(&self) -> &ClientConfig {
+        &self.inner.config
+    }
+
+    pub(crate) fn backoff(&self) -> Backoff {
+        Backoff { first: self.inner.config.retry_first, longest: self.inner.config.retry_longest }
+    }
+
+    /// A connection to an address: the open one, or a new one after the wait that earlier failures ask for.
+    async fn connection(&self, address: &str, lane: Lane) -> Result<Arc<Connection>, ClientError> {
+        let slot = self.inner.slots.lock().entry((address.to_string(), lane)).or_default().clone();
+        let mut slot = slot.lock().await;
+        if let Some(open) = slot.connection.as_ref().filter(|connection| connection.is_open()) {
+            return Ok(open.clone());
+        }
+        slot.connection = None;
+        if let Some(at) = slot.not_before {
+            tokio::time::sleep_until(at.into()).await;
+        }
+        match Connection::open(address, &self.inner.config).await {
+            Ok(connection) => {
+                let connection = Arc::new(connection);
+                *slot = Slot { connection: Some(connection.clone()), failures: 0, not_before: None };
+                Ok(connection)
+            }
+            Err(error) => {
+                slot.failures += 1;
+                slot.not_before = Some(clock::now() + self.backoff().after(slot.failures, clock::random_u64()));
+                Err(error)
+            }
+        }
+    }
+
+    /// A connection to a broker by its id.
+    pub(crate) async fn broker(&self, id: i32, lane: Lane) -> Result<Arc<Connection>, ClientError> {
+        if self.address_of(id).is_none() {
+            self.refresh(&[]).await?;
+        }
+        let address = self.address_of(id).ok_or_else(|| ClientError::Unreachable {
+            addresses: format!("broker {id}"),
+            reason: "the cluster has no such broker".to_string(),
+        })?;
+        self.connection(&address, lane).await
+    }
+
+    fn address_of(&self, id: i32) -> Option<String> {
+        self.inner.metadata.read().brokers.get(&id).map(|broker| broker.address.clone())
+    }
+
+    /// A connection to whichever broker answers first: those that are known, then those that were given.
+    pub(crate) async fn any(&self) -> Result<Arc<Connection>, ClientError> {
+        let mut addresses: Vec<String> = self.inner.metadata.read().brokers.values().map(|b| b.address.clone()).collect();
+        addresses.extend(self.inner.config.bootstrap.iter().filter(|a| !addresses.contains(a)).cloned().collect::<Vec<_>>());
+        let mut last = "no address was given".to_string();
+        for address in &addresses {
+            match self.connection(address, Lane::Ask).await {
+                Ok(connection) => return Ok(connection),
+                Err(ClientError::Unreachable { reason, .. }) => last = reason,
+                Err(error) => last = error.to_string(),
+            }
+        }
+        Err(ClientError::Unreachable { addresses: addresses.join(", "), reason: last })
+    }
+
+    /// Asks any broker.
+    pub(crate) async fn ask<R: Request>(&self, request: &R) -> Result<R::Response, ClientError> {
+        let connection = self.any().await?;
+        connection.call_in(connection.version::<R>(i16::MAX)?, request).await
+    }
+
+    /// Asks the broker that leads the metadata.
+    pub(crate) async fn ask_controller<R: Request>(&self, request: &R) -> Result<R::Response, ClientError> {
+        self.refresh(&[]).await?;
+        let controller = self.inner.metadata.read().controller;
+        let connection = match controller {
+            Some(id) => self.broker(id, Lane::Ask).await?,
+            None => self.any().await?,
+        };
+        connection.call_in(connection.version::<R>(i16::MAX)?, request).await
+    }
+
+    /// The cluster's id, controller and brokers, asked for anew.
+    pub async fn describe(&self) -> Result<(Option<String>, Option<i32>, Vec<BrokerMeta>), ClientError> {
+        self.refresh(&[]).await?;
+        let metadata = self.inner.metadata.read();
+        Ok((metadata.cluster_id.clone(), metadata.controller, metadata.brokers.values().cloned().collect()))
+    }
+
+    /// Every topic, sorted by name, asked for anew.
+    pub async fn topics(&self) -> Result<Vec<Arc<TopicMeta>>, ClientError> {
+        let response = self.fetch_metadata(None, false).await?;
+        let mut names: Vec<String> = response.topics.iter().filter_map(|t| Some(t.name.as_ref()?.to_string())).collect();
+        names.sort();
+        let metadata = self.inner.metadata.read();
+        Ok(names.iter().filter_map(|name| metadata.last_known(name)).collect())
+    }
+
+    /// A topic as it is known, or asked for when what is known is too old. With `create`, a broker that allows it makes a
+    /// topic that does not exist.
+    pub async fn topic(&self, name: &str, create: bool) -> Result<Arc<TopicMeta>, ClientError> {
+        let age_max = self.inner.config.metadata_age_max;
+        if let Some(Ok(topic)) = self.inner.metadata.read().topic(name, clock::now(), age_max) {
+            return Ok(topic);
+        }
+        self.learn(&[name], create).await?;
+        let known = self.inner.metadata.read().topic(name, clock::now(), age_max);
+        match known {
+            Some(Ok(topic)) => Ok(topic),
+            Some(Err(code)) => Err(refused(name, code)),
+            None => Err(refused(name, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)),
+        }
+    }
+
+    /// The newest that is known of a topic, without asking.
+    pub(crate) fn known(&self, name: &str) -> Option<Arc<TopicMeta>> {
+        self.inner.metadata.read().last_known(name)
+    }
+
+    /// Asks for brokers and these topics anew.
+    pub(crate) async fn refresh(&self, topics: &[&str]) -> Result<(), ClientError> {
+        self.learn(topics, false).await
+    }
+
+    async fn learn(&self, topics: &[&str], create: bool) -> Result<(), ClientError> {
+        let asked_at = clock::now();
+        let _one = self.inner.refreshing.lock().await;
+        let is_new = |name: &&str| {
+            let known = self.inner.metadata.read().topic(name, asked_at, REFRESH_EVERY_MIN);
+            // An unknown topic that may be made is asked for again.
+            matches!(known, Some(Ok(_))) || (known.is_some() && !create)
+        };
+        if !topics.is_empty() && topics.iter().all(is_new) {
+            return Ok(());
+        }
+        self.fetch_metadata(Some(topics), create).await.map(|_| ())
+    }
+
+    async fn fetch_metadata(&self, topics: Option<&[&str]>, create: bool) -> Result<MetadataResponse, ClientError> {
+        let connection = self.any().await?;
+        let version = connection.version::<MetadataRequest>(METADATA_VERSION_MAX)?;
+        let one = |name: &&str| MetadataRequestTopic { name: Some(Str::from(name.to_string())), ..Default::default() };
+        let request = MetadataRequest {
+            topics: topics.map(|names| names.iter().map(one).collect()),
+            allow_auto_topic_creation: create || version < 4,
+            ..Default::default()
+        };
+        let response = connection.call_in(version, &request).await?;
+        self.inner.metadata.write().learn(&response, clock::now());
+        Ok(response)
+    }
+}
+
+fn refused(name: &str, code: ErrorCode) -> ClientError {
+    ClientError::Refused { what: format!("topic '{name}'"), code, reason: None }
+}

@@ -1,0 +1,57 @@
+//! What every part of the client is told at its start.
+
+use std::time::Duration;
+
+/// How brokers are reached.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// `HOST:PORT` of brokers to begin with; all others are learned from these.
+    pub bootstrap: Vec<String>,
+    /// What the client calls itself.
+    pub client_id: String,
+    /// How long a connection may take to be made.
+    pub connect_timeout: Duration,
+    /// How long an answer may take.
+    pub request_timeout: Duration,
+    /// Age at which what is known of topics is asked for again.
+    pub metadata_age_max: Duration,
+    /// Wait after the first failure; it doubles with each further one.
+    pub retry_first: Duration,
+    /// Longest wait between two tries.
+    pub retry_longest: Duration,
+    /// Largest answer that is taken.
+    pub response_bytes_max: usize,
+}
+
+impl ClientConfig {
+    /// A client of the brokers at these addresses, separated by commas.
+    pub fn new(bootstrap: &str) -> ClientConfig {
+        let addresses = bootstrap.split(',').map(str::trim).filter(|address| !address.is_empty());
+        ClientConfig { bootstrap: addresses.map(String::from).collect(), ..ClientConfig::default() }
+    }
+}
+
+impl Default for ClientConfig {
+    fn default() -> ClientConfig {
+        ClientConfig {
+            bootstrap: vec!["127.0.0.1:9092".to_string()],
+            client_id: "millstream".to_string(),
+            connect_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(30),
+            metadata_age_max: Duration::from_secs(300),
+            retry_first: Duration::from_millis(50),
+            retry_longest: Duration::from_secs(1),
+            response_bytes_max: 100 << 20,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_separated_by_commas() {
+        assert_eq!(ClientConfig::new("a:1, b:2,").bootstrap, ["a:1", "b:2"]);
+    }
+}

@@ -1,0 +1,7 @@
+//! Connections: frames out, frames in, versions.
+
+mod connection;
+mod versions;
+
+pub(crate) use connection::Connection;
+pub(crate) use versions::Versions;
