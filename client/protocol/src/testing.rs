@@ -164,6 +164,8 @@ pub struct Case {
     pub round_trip: fn(&mut Rng, i16) -> Result<Bytes, RoundTripError>,
     /// Reads bytes to their end, and writes what was read.
     pub recode: fn(Bytes, i16) -> Result<Bytes, RoundTripError>,
+    /// Reads bytes of one version and writes what was read in another.
+    pub convert: fn(Bytes, i16, i16) -> Result<Bytes, RoundTripError>,
     /// Writes the message of defaults.
     pub default: fn(i16) -> Result<Bytes, EncodeError>,
 }
@@ -176,7 +178,8 @@ impl Case {
         versions: VersionRange,
     ) -> Case {
         let default = |version| encode(&M::default(), version);
-        Case { name, key, kind, versions, round_trip: round_trip::<M>, recode: recode::<M>, default }
+        let recode = |bytes, version| convert::<M>(bytes, version, version);
+        Case { name, key, kind, versions, round_trip: round_trip::<M>, recode, convert: convert::<M>, default }
     }
 }
 
@@ -200,7 +203,7 @@ fn round_trip<M: Message + Arbitrary>(rng: &mut Rng, version: i16) -> Result<Byt
     Ok(bytes)
 }
 
-fn recode<M: Message>(bytes: Bytes, version: i16) -> Result<Bytes, RoundTripError> {
-    let message: M = decode(bytes, version).map_err(RoundTripError::Decode)?;
-    encode(&message, version).map_err(RoundTripError::Encode)
+fn convert<M: Message>(bytes: Bytes, from: i16, to: i16) -> Result<Bytes, RoundTripError> {
+    let message: M = decode(bytes, from).map_err(RoundTripError::Decode)?;
+    encode(&message, to).map_err(RoundTripError::Encode)
 }

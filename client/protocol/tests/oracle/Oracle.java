@@ -9,6 +9,7 @@ import java.util.Map;
 import java.util.Random;
 import java.util.TreeMap;
 import org.apache.kafka.common.Uuid;
+import org.apache.kafka.common.errors.UnsupportedVersionException;
 import org.apache.kafka.common.message.ApiMessageType;
 import org.apache.kafka.common.message.RequestHeaderData;
 import org.apache.kafka.common.message.ResponseHeaderData;
@@ -28,7 +29,8 @@ import org.apache.kafka.common.record.internal.MemoryRecords;
  * Kafka's own serializers as the judge of ours.
  *
  * Oracle OURS THEIRS SEED ROUNDS: every frame of OURS (see oracle.rs) is read with Kafka's generated classes, to its end,
- * and written again to the same bytes. Then random messages of the same types and versions are made from Kafka's schemas,
+ * and written again to the same bytes; and written in another version to the bytes that we write, or refused like us.
+ * Then random messages of the same types and versions are made from Kafka's schemas,
  * which know nothing of our notation, and go to THEIRS: once as the generated classes write them, and once as the schemas
  * do, with defaults written out and with unknown tagged fields.
  */
@@ -44,7 +46,7 @@ public class Oracle {
     }
 
     public static void main(String[] args) throws Exception {
-        int passed = 0, failed = 0, older = 0;
+        int passed = 0, failed = 0, older = 0, converted = 0, refused = 0;
         Map<String, String[]> types = new TreeMap<>();
         for (String line : Files.readAllLines(Path.of(args[0]))) {
             String[] words = line.split(" ");
@@ -58,6 +60,11 @@ public class Oracle {
             try {
                 byte[] again = recode(words, version, frame);
                 if (!Arrays.equals(frame, again)) throw new IllegalStateException("is written as " + HEX.formatHex(again));
+                if (Short.parseShort(words[5]) >= newMessage(words).lowestSupportedVersion()) {
+                    String wanted = converted(words, version, frame);
+                    if (!words[6].equals(wanted)) throw new IllegalStateException("in version " + words[5] + ": " + words[6] + ", Kafka: " + wanted);
+                    if (wanted.equals("refused")) refused++; else converted++;
+                }
                 passed++;
             } catch (Exception error) {
                 failed++;
@@ -71,7 +78,8 @@ public class Oracle {
             }
         }
         System.out.println("rust to java: " + passed + " passed, " + failed + " failed");
-        System.out.println("(" + types.size() + " messages in their versions; " + older + " frames of versions that Kafka no longer has)");
+        System.out.println("(" + types.size() + " messages in their versions; " + older + " frames of versions that Kafka no longer has; in other versions "
+            + converted + " written, " + refused + " refused)");
         System.exit(failed == 0 && passed > 0 ? 0 : 1);
     }
 
@@ -106,6 +114,19 @@ public class Oracle {
         body.read(new ByteBufferAccessor(buffer), version);
         if (buffer.hasRemaining()) throw new IllegalStateException(buffer.remaining() + " bytes are left");
         return join(front, write(body, version));
+    }
+
+    /** The body in the line's other version, the way the line says it. */
+    private static String converted(String[] words, short version, byte[] frame) throws Exception {
+        ByteBuffer buffer = ByteBuffer.wrap(frame);
+        Message header = newHeader(words), body = newMessage(words);
+        if (header != null) header.read(new ByteBufferAccessor(buffer), headerVersion(words, version));
+        body.read(new ByteBufferAccessor(buffer), version);
+        try {
+            return "=" + HEX.formatHex(write(body, Short.parseShort(words[5])));
+        } catch (UnsupportedVersionException | NullPointerException error) {
+            return "refused";
+        }
     }
 
     private static byte[] write(Message message, short version) {

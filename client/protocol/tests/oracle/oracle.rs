@@ -1,7 +1,7 @@
 //! Messages for the Java oracle, and a check of those that it made; `run` starts both.
 //!
-//! `oracle emit SEED ROUNDS` prints lines `KIND NAME KEY VERSION FRAME`: random messages of every API and version, with
-//! their headers, in hex. `oracle check FILE` reads lines `KIND NAME KEY VERSION FRAME VARIANT`: what Java wrote of a
+//! `oracle emit SEED ROUNDS` prints lines `KIND NAME KEY VERSION FRAME OTHER BODY`: random messages of every API and
+//! version, with their headers, in hex; and the body as it is written in another version, or `refused`. `oracle check FILE` reads lines `KIND NAME KEY VERSION FRAME VARIANT`: what Java wrote of a
 //! message, and the same message with defaults written out and unknown tagged fields. Both must be read, and written as
 //! the first.
 
@@ -11,7 +11,7 @@ use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
 use bytes::Bytes;
-use millstream_protocol::testing::{CASES, Case, Kind, Rng};
+use millstream_protocol::testing::{CASES, Case, Kind, Rng, RoundTripError};
 use millstream_protocol::{ApiKey, Reader, RequestHeader, ResponseHeader, Str, Writer};
 
 fn main() -> ExitCode {
@@ -42,9 +42,17 @@ fn emit(seed: u64, rounds: u64) -> io::Result<()> {
         for version in case.versions.min..=case.versions.max {
             for _ in 0..rounds {
                 let fail = |error| io::Error::other(format!("{} version {version}: {error:?}", case.name));
-                let frame = random_frame(case, version, &mut rng).map_err(fail)?;
+                let (header, body) = random_message(case, version, &mut rng).map_err(fail)?;
                 let key = case.key.map_or(-1, |key| key as i16);
-                writeln!(out, "{} {} {key} {version} {}", kind(case.kind), case.name, hex(&frame))?;
+                let other = case.versions.min
+                    + rng.below((case.versions.max - case.versions.min) as usize + 1) as i16;
+                let converted = match (case.convert)(body.clone(), version, other) {
+                    Ok(body) => format!("={}", hex(&body)),
+                    Err(RoundTripError::Encode(_)) => "refused".to_owned(),
+                    Err(error) => return Err(fail(format!("{error:?}").into())),
+                };
+                let (kind, name, header, body) = (kind(case.kind), case.name, hex(&header), hex(&body));
+                writeln!(out, "{kind} {name} {key} {version} {header}{body} {other} {converted}")?;
             }
         }
     }
@@ -61,7 +69,8 @@ fn kind(kind: Kind) -> &'static str {
 
 type Failure = Box<dyn std::error::Error>;
 
-fn random_frame(case: &Case, version: i16, rng: &mut Rng) -> Result<Bytes, Failure> {
+/// A header and a body.
+fn random_message(case: &Case, version: i16, rng: &mut Rng) -> Result<(Bytes, Bytes), Failure> {
     let mut w = Writer::new();
     let correlation_id = rng.i32();
     match (case.kind, case.key) {
@@ -73,8 +82,7 @@ fn random_frame(case: &Case, version: i16, rng: &mut Rng) -> Result<Bytes, Failu
         _ => {}
     }
     let body = (case.round_trip)(rng, version).map_err(|error| format!("{error:?}"))?;
-    w.raw(&body);
-    Ok(w.finish_contiguous())
+    Ok((w.finish_contiguous(), body))
 }
 
 fn check(file: &str) -> io::Result<bool> {
