@@ -15,18 +15,31 @@ SYNCS = "fsync,fdatasync,sync_file_range,syncfs"
 DELAY_US = 250_000
 # Files that are written without a promise: a lock, and a hint for scripts.
 NOT_DURABLE = re.compile(r"/(LOCK|addresses\.json(\.new)?)$")
-OPENED = re.compile(r'open(?:at)?\((?:[^"]*, )?"([^"]+)", ([A-Z_|]+).*\) = \d+')
-SYNCED = re.compile(r"(?:fsync|fdatasync)\(\d+<([^>]+)>\)\s+= 0")
-RENAMED = re.compile(r'rename(?:at2?)?\((?:[^"]*)"([^"]+)", (?:[^"]*)"([^"]+)".*\) = 0')
+OPENED = re.compile(r'open(?:at)?\((?:[^"]*, )?"([^"]+)", ([A-Z_|]+).*\)\s+= \d+')
+SYNCED = re.compile(r"(?:fsync|fdatasync)\(\d+<([^>]+)>\s*\)\s+= 0")
+RENAMED = re.compile(r'rename(?:at2?)?\((?:[^"]*)"([^"]+)", (?:[^"]*)"([^"]+)".*\)\s+= 0')
 
 
 def strace(*options):
     return ["strace", "-f", "-qq", "--signal=none", *options]
 
 
+def _whole_lines(text):
+    """The calls of a trace, in the order of their ends; a call that another thread interrupted is put together again."""
+    begun = {}
+    for line in text.splitlines():
+        thread, _, call = line.partition(" ")
+        if call.endswith("<unfinished ...>"):
+            begun[thread] = call.removesuffix("<unfinished ...>")
+        elif resumed := re.match(r"\s*<\.\.\. \w+ resumed>(.*)", call):
+            yield begun.pop(thread, "") + resumed[1]
+        else:
+            yield call
+
+
 def _events(trace, data_dir):
     """(kind, path, flags or target) of the broker's opens for writing, syncs and renames below its folder, in order."""
-    for line in trace.read_text(errors="replace").splitlines():
+    for line in _whole_lines(trace.read_text(errors="replace")):
         if (found := OPENED.search(line)) and found[1].startswith(data_dir) and re.search(r"O_(WRONLY|RDWR)", found[2]):
             yield "open", found[1], found[2]
         elif (found := SYNCED.search(line)) and found[1].startswith(data_dir):
