@@ -34,8 +34,6 @@ const DISK_EVERY: Duration = Duration::from_secs(1);
 const RETENTION_EVERY: Duration = Duration::from_secs(5);
 /// Time between two looks for producers that have been idle for too long.
 const PRODUCERS_EVERY: Duration = Duration::from_secs(60);
-/// An idle log gives its spare memory back after this time.
-const TRIM_EVERY: Duration = Duration::from_secs(10);
 
 /// The thread that keeps house.
 pub struct Housekeeper {
@@ -78,7 +76,7 @@ impl Housekeeper {
 impl House {
     fn run(&mut self, stopped: &AtomicBool) {
         let start = clock::monotonic();
-        let (mut disk_at, mut retention_at, mut trim_at) = (start, start + RETENTION_EVERY, start + TRIM_EVERY);
+        let (mut disk_at, mut retention_at) = (start, start + RETENTION_EVERY);
         let mut producers_at = start + PRODUCERS_EVERY;
         while !stopped.load(Relaxed) {
             let now = clock::monotonic();
@@ -98,9 +96,6 @@ impl House {
             }
             if due(&mut producers_at, now, PRODUCERS_EVERY) {
                 self.expire_producers();
-            }
-            if due(&mut trim_at, now, TRIM_EVERY) && self.wal.memory_bytes() < 2 * self.wal.chunk_bytes() {
-                self.wal.trim_memory();
             }
             std::thread::park_timeout(LOOK_EVERY);
         }

@@ -52,7 +52,7 @@ async fn delete(
         return Err(ErrorCode::POLICY_VIOLATION);
     }
     let (service, offset) = (service.clone(), wanted.offset);
-    let work = async move { service.delete_records(partition.id, partition.group, offset).await };
+    let work = async move { service.delete_records(&partition, offset).await };
     let done = within(timeout_ms, work).await.ok_or(ErrorCode::REQUEST_TIMED_OUT)?;
     done.map_err(|error| ErrorCode::from(&error))
 }

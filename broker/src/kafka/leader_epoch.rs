@@ -35,7 +35,7 @@ fn end_of_epoch(
     let partition = usize::try_from(asked.partition).ok().and_then(|index| topic.partitions.get(index));
     let partition = partition.ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
     let (current, epoch) = (asked.current_leader_epoch, asked.leader_epoch);
-    let found = service.end_offset_for_epoch(partition.id, partition.group, current, epoch);
+    let found = service.end_offset_for_epoch(partition, current, epoch);
     found.map_err(|error| ErrorCode::from(&error))
 }
 

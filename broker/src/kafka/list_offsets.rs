@@ -71,7 +71,7 @@ async fn find(
         Wanted::Remote => Ok(None),
         Wanted::Query(query) => {
             let found =
-                service.list_offset(partition.id, partition.group, query, asked.current_leader_epoch).await;
+                service.list_offset(partition, query, asked.current_leader_epoch).await;
             found.map_err(|error| ErrorCode::from(&error))
         }
     }
