@@ -24,7 +24,7 @@ use crate::{
     housekeeping::Housekeeper,
     kafka, net,
     partition::{Shard, ShardHost},
-    service::{ClusterHost, GivenConfigs, Service, TopicError},
+    service::{ClusterHost, GivenConfigs, GroupKeeper, Service, TopicError},
 };
 
 /// Why a node could not start or had to stop: exit code 1.
@@ -79,6 +79,7 @@ pub async fn serve(config: ServeConfig) -> Result<(), NodeError> {
     let stop = tokio_util_stop();
     let keeper = Housekeeper::start(service.clone(), store.disk.clone(), store.wal.clone(), store.tables.clone())
         .map_err(io_error("cannot start the housekeeper"))?;
+    let groups = GroupKeeper::start(service.clone());
     let doors = net::Server::start(kafka, kafka::Dispatcher::new(service.clone()), &config.broker);
     let pages = admin::Sources {
         service: service.clone(),
@@ -94,6 +95,7 @@ pub async fn serve(config: ServeConfig) -> Result<(), NodeError> {
     tracing::info!("stopping");
     doors.shutdown().await;
     admin.abort();
+    groups.shutdown().await;
     keeper.shutdown().await;
     for shard in service.shards() {
         shard.group().shutdown().await;

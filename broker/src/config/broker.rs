@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use millstream_state::group::GroupConfig;
 use super::key::{self, ConfigError, ConfigKind, Key, Range, Values};
 
 const MIB: i64 = 1 << 20;
@@ -44,6 +45,34 @@ pub const BROKER_KEYS: &[Key] = &[
         documentation: "Free space below which produce is refused with a retriable error; reads and deletes go on.",
     },
     Key {
+        name: "group.initial.rebalance.delay.ms",
+        kind: ConfigKind::Int,
+        default: "0",
+        range: Range::Number(0, 600_000),
+        documentation: "How long an empty group waits for more members after its first.",
+    },
+    Key {
+        name: "group.max.session.timeout.ms",
+        kind: ConfigKind::Int,
+        default: "1800000",
+        range: Range::Number(1, i32::MAX as i64),
+        documentation: "Longest session timeout that a group member may ask for.",
+    },
+    Key {
+        name: "group.max.size",
+        kind: ConfigKind::Int,
+        default: "10000",
+        range: Range::Number(1, i32::MAX as i64),
+        documentation: "Most members of one group.",
+    },
+    Key {
+        name: "group.min.session.timeout.ms",
+        kind: ConfigKind::Int,
+        default: "6000",
+        range: Range::Number(1, i32::MAX as i64),
+        documentation: "Shortest session timeout that a group member may ask for.",
+    },
+    Key {
         name: "memtable.bytes",
         kind: ConfigKind::Long,
         default: "67108864",
@@ -56,6 +85,13 @@ pub const BROKER_KEYS: &[Key] = &[
         default: "1",
         range: Range::Number(1, 100_000),
         documentation: "Partitions of a topic that does not say.",
+    },
+    Key {
+        name: "offset.metadata.max.bytes",
+        kind: ConfigKind::Int,
+        default: "4096",
+        range: Range::Number(0, 1_048_576),
+        documentation: "Longest note that a client may commit with an offset.",
     },
     Key {
         name: "offsets.retention.minutes",
@@ -124,10 +160,14 @@ pub struct BrokerConfig {
     pub default_replication_factor: i16,
     /// Free bytes below which produce is refused.
     pub disk_low_bytes: u64,
+    /// Bounds of consumer groups.
+    pub groups: GroupConfig,
     /// Memtable size that starts a flush.
     pub memtable_bytes: usize,
     /// Partitions of a topic that does not say.
     pub num_partitions: u32,
+    /// Longest note of a committed offset.
+    pub offset_metadata_bytes_max: usize,
     /// Milliseconds for which offsets of an empty group are kept.
     pub offsets_retention_ms: i64,
     /// Milliseconds for which an idle producer's state is kept.
@@ -172,8 +212,16 @@ impl BrokerConfig {
             connections_per_ip_max: values.number("connections.max.per.ip") as usize,
             default_replication_factor: values.number("default.replication.factor") as i16,
             disk_low_bytes: values.number("disk.low.bytes") as u64,
+            groups: GroupConfig {
+                session_timeout_min_ms: values.number("group.min.session.timeout.ms") as i32,
+                session_timeout_max_ms: values.number("group.max.session.timeout.ms") as i32,
+                initial_rebalance_delay_ms: values.number("group.initial.rebalance.delay.ms") as u64,
+                members_max: values.number("group.max.size") as usize,
+                ..GroupConfig::default()
+            },
             memtable_bytes: values.number("memtable.bytes") as usize,
             num_partitions: values.number("num.partitions") as u32,
+            offset_metadata_bytes_max: values.number("offset.metadata.max.bytes") as usize,
             offsets_retention_ms: values.number("offsets.retention.minutes") * 60_000,
             producer_id_expiration_ms: values.number("producer.id.expiration.ms"),
             read_cache_bytes: values.number("read.cache.bytes") as usize,

@@ -6,7 +6,7 @@
 pub use millstream_protocol::ErrorCode;
 use millstream_protocol::Str;
 
-use crate::service::{BrokerConfigError, FetchError, ProduceError, ProducerIdError, TopicError};
+use crate::service::{BrokerConfigError, FetchError, GroupError, ProduceError, ProducerIdError, TopicError};
 
 impl From<&TopicError> for ErrorCode {
     fn from(error: &TopicError) -> ErrorCode {
@@ -83,6 +83,27 @@ impl From<&FetchError> for ErrorCode {
             // Not the retriable storage error: a consumer must not wait for ever without a word.
             FetchError::Damaged(_) => ErrorCode::CORRUPT_MESSAGE,
         }
+    }
+}
+
+/// The code of what a group's coordinator refuses.
+pub(super) fn group_code(error: GroupError) -> ErrorCode {
+    match error {
+        GroupError::InvalidGroupId => ErrorCode::INVALID_GROUP_ID,
+        GroupError::InvalidSessionTimeout => ErrorCode::INVALID_SESSION_TIMEOUT,
+        GroupError::GroupNotFound => ErrorCode::GROUP_ID_NOT_FOUND,
+        GroupError::UnknownMember => ErrorCode::UNKNOWN_MEMBER_ID,
+        GroupError::MemberIdRequired => ErrorCode::MEMBER_ID_REQUIRED,
+        GroupError::FencedInstance => ErrorCode::FENCED_INSTANCE_ID,
+        GroupError::IllegalGeneration => ErrorCode::ILLEGAL_GENERATION,
+        GroupError::RebalanceInProgress => ErrorCode::REBALANCE_IN_PROGRESS,
+        GroupError::InconsistentProtocol => ErrorCode::INCONSISTENT_GROUP_PROTOCOL,
+        GroupError::Full => ErrorCode::GROUP_MAX_SIZE_REACHED,
+        GroupError::NotEmpty => ErrorCode::NON_EMPTY_GROUP,
+        // Kafka's answer to a generation that its log cannot take.
+        GroupError::TooLarge => ErrorCode::UNKNOWN_SERVER_ERROR,
+        GroupError::NotCoordinator => ErrorCode::NOT_COORDINATOR,
+        GroupError::Unavailable => ErrorCode::COORDINATOR_NOT_AVAILABLE,
     }
 }
 

@@ -16,6 +16,7 @@ mod describe_topic_partitions;
 mod error;
 mod fetch;
 mod finish;
+mod groups;
 mod init_producer_id;
 mod leader_epoch;
 mod list_offsets;

@@ -27,6 +27,7 @@ pub(super) struct Inner {
     pub(super) cluster: Arc<ClusterHost>,
     pub(super) metadata: Group,
     pub(super) shards: HashMap<GroupId, Arc<Shard>>,
+    pub(super) groups: super::Groups,
     pub(super) serve: ServeConfig,
     pub(super) producer_ids: super::producers::ProducerIds,
     pub(super) meter: Meter,
@@ -45,9 +46,11 @@ impl Service {
         serve: ServeConfig,
         advertised: (String, u16),
     ) -> Service {
+        let groups = super::Groups::new(&shards, serve.broker.groups.clone());
         let inner = Inner {
             cluster,
             metadata,
+            groups,
             shards,
             serve,
             producer_ids: Default::default(),
@@ -135,6 +138,11 @@ impl Service {
     /// The shards of this node, for the loops that keep house.
     pub fn shards(&self) -> impl Iterator<Item = &Arc<Shard>> {
         self.inner.shards.values()
+    }
+
+    /// Consumer groups.
+    pub fn groups(&self) -> &super::Groups {
+        &self.inner.groups
     }
 
     /// The metadata group.

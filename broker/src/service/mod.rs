@@ -5,6 +5,7 @@ mod configs;
 mod data;
 mod error;
 mod founding;
+mod groups;
 mod inspect;
 mod layers;
 mod producers;
@@ -13,6 +14,10 @@ mod types;
 
 pub use configs::BrokerScope;
 pub use error::{BrokerConfigError, ProduceError, ProducerIdError, TopicError};
+pub use groups::{
+    CommittedOffset, GroupError, GroupKeeper, GroupView, Groups, JoinRefusal, JoinRequest, Joined, JoinedMember,
+    ListedGroup, MemberRef, MemberView, OffsetEntry, SyncRequest, Synced, TopicOffsets,
+};
 pub use inspect::{ActiveProducer, DiskSpace};
 pub use layers::GivenConfigs;
 pub use types::{

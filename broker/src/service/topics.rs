@@ -115,6 +115,7 @@ impl Service {
             ClusterReply::Deleted { partitions } => partitions,
             other => return Err(TopicError::Unavailable(format!("unexpected reply {other:?}"))),
         };
+        self.groups().drop_topic(name);
         self.in_shards(&dropped, |ids| {
             commands::encode_drop_partitions(&ids.iter().map(|(id, _)| *id).collect::<Vec<_>>())
         })

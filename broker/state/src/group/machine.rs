@@ -184,6 +184,11 @@ impl GroupMachine {
         self.groups.iter()
     }
 
+    /// Whether any group has committed offsets of the topic.
+    pub fn has_offsets_of(&self, topic: &str) -> bool {
+        self.groups.values().any(|state| state.offsets.contains_key(topic))
+    }
+
     /// Applies the command of the entry at `id`.
     ///
     /// # Panics

@@ -1,0 +1,27 @@
+//! DeleteGroups, key 42, versions 0 to 2.
+//!
+//! 2 is flexible.
+
+use std::collections::HashMap;
+
+use millstream_protocol::messages::delete_groups::{
+    DeletableGroupResult, DeleteGroupsRequest, DeleteGroupsResponse,
+};
+
+use super::{super::context::RequestContext, code_of};
+
+/// Deletes empty groups with their offsets, each for itself.
+pub(in crate::kafka) async fn delete_groups(
+    ctx: &RequestContext,
+    request: DeleteGroupsRequest,
+) -> DeleteGroupsResponse {
+    let mut names = request.groups_names;
+    let mut seen = HashMap::new();
+    names.retain(|name| seen.insert(name.clone(), ()).is_none());
+    let deletions = names.into_iter().map(|group_id| async move {
+        let error_code = code_of(ctx.service.groups().delete(&group_id).await);
+        DeletableGroupResult { group_id, error_code, error_message: None }
+    });
+    let results = futures::future::join_all(deletions).await;
+    DeleteGroupsResponse { results, ..Default::default() }
+}

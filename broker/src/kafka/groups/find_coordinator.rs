@@ -1,0 +1,64 @@
+//! FindCoordinator, key 10, versions 0 to 4.
+//!
+//! 1 adds the kind of key, the throttle time and an error message; 3 is flexible; 4 asks for many keys at once, and its
+//! response has another shape.
+
+use millstream_protocol::{
+    Str,
+    messages::find_coordinator::{Coordinator, FindCoordinatorRequest, FindCoordinatorResponse},
+};
+
+use super::{super::context::RequestContext, ErrorCode};
+
+/// Version from which keys come in a list.
+const LIST_FROM: i16 = 4;
+/// The kind of a key that names a group.
+const GROUP: i8 = 0;
+
+/// Tells which broker coordinates.
+pub(in crate::kafka) async fn find_coordinator(
+    ctx: &RequestContext,
+    request: FindCoordinatorRequest,
+) -> FindCoordinatorResponse {
+    if ctx.version >= LIST_FROM {
+        let keys = request.coordinator_keys.iter();
+        let coordinators = keys.map(|key| find(ctx, request.key_type, key)).collect();
+        return FindCoordinatorResponse { coordinators, error_message: None, ..Default::default() };
+    }
+    let found = find(ctx, request.key_type, &request.key);
+    FindCoordinatorResponse {
+        error_code: found.error_code,
+        error_message: found.error_message,
+        node_id: found.node_id,
+        host: found.host,
+        port: found.port,
+        ..Default::default()
+    }
+}
+
+fn find(ctx: &RequestContext, kind: i8, key: &Str) -> Coordinator {
+    let refused = |code: ErrorCode, reason: &'static str| Coordinator {
+        key: key.clone(),
+        node_id: -1,
+        port: -1,
+        error_code: code.0,
+        error_message: Some(Str::from(reason)),
+        ..Default::default()
+    };
+    if kind != GROUP {
+        // Not a retriable code: a client that asks for a transaction must not ask for ever.
+        return refused(ErrorCode::INVALID_REQUEST, "this broker coordinates consumer groups only");
+    }
+    let this = ctx.service.brokers().into_iter().find(|broker| broker.id == ctx.service.node_id());
+    match this.filter(|_| ctx.service.groups().coordinates(key)) {
+        Some(broker) => Coordinator {
+            key: key.clone(),
+            node_id: broker.id,
+            host: Str::from(broker.host),
+            port: broker.port.into(),
+            error_code: ErrorCode::NONE.0,
+            error_message: None,
+        },
+        None => refused(ErrorCode::COORDINATOR_NOT_AVAILABLE, "the group has no coordinator now"),
+    }
+}

@@ -1,0 +1,173 @@
+//! Consumer groups: each is coordinated by the leader of the shard that its name hashes to.
+//!
+//! What decides is `millstream_state::group`: a [`Coordinator`](millstream_state::group::Coordinator) for each shard,
+//! behind one lock that is never held across an await. Here are its queue of writes, the requests that wait for it
+//! and the one task that watches every deadline of the node.
+//!
+//! Invariants, each said as an absence:
+//! 1. No assignment, static member's new id or committed offset is acknowledged before it is durable and applied.
+//! 2. No two writes of one shard are in flight: what is decided first is applied first, and whatever is decided
+//!    meanwhile leaves as one entry.
+//! 3. No group and no member has a task or a timer of its own.
+
+mod keeper;
+mod offsets;
+mod slot;
+
+use std::{collections::HashMap, sync::Arc};
+
+use millstream_model::GroupId;
+pub use millstream_state::group::{
+    CommittedOffset, GroupConfig, GroupError, GroupView, JoinRefusal, JoinRequest, Joined, JoinedMember,
+    MemberRef, MemberView, OffsetEntry, Phase, SyncRequest, Synced,
+};
+use tokio::sync::{Notify, oneshot};
+
+pub use keeper::GroupKeeper;
+pub use offsets::TopicOffsets;
+use slot::{Decision, Slot};
+
+use crate::{clock, partition::Shard};
+
+/// Every group that is coordinated by a shard of this node.
+pub struct Groups {
+    /// Sorted by shard.
+    slots: Vec<Arc<Slot>>,
+    /// Tells the keeper that a deadline has come closer.
+    wake: Arc<Notify>,
+}
+
+/// A group in a list.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ListedGroup {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Kafka's name of its state.
+    pub state: &'static str,
+    /// What its members speak; empty when only offsets were committed.
+    pub protocol_type: String,
+}
+
+impl Groups {
+    /// The groups of the given shards; nothing is loaded before it is asked for or the keeper runs.
+    pub fn new(shards: &HashMap<GroupId, Arc<Shard>>, config: GroupConfig) -> Groups {
+        let wake = Arc::new(Notify::new());
+        let started = clock::monotonic();
+        let mut shards: Vec<&Arc<Shard>> = shards.values().collect();
+        shards.sort_by_key(|shard| shard.id());
+        let slot = |shard: &Arc<Shard>| Slot::new(shard.clone(), config.clone(), started, wake.clone());
+        Groups { slots: shards.into_iter().map(slot).collect(), wake }
+    }
+
+    /// The slot that a group's name hashes to: always the same one, whatever node asks.
+    fn slot(&self, group: &str) -> Result<&Arc<Slot>, GroupError> {
+        let at = stable_hash(group.as_bytes()) % self.slots.len().max(1) as u64;
+        self.slots.get(at as usize).ok_or(GroupError::NotCoordinator)
+    }
+
+    /// Whether this node coordinates a group of that name, which need not exist.
+    pub fn coordinates(&self, group: &str) -> bool {
+        self.slot(group).is_ok_and(|slot| slot.leads())
+    }
+
+    /// A member joins; answered when its generation begins.
+    pub async fn join(&self, mut request: JoinRequest) -> Result<Joined, JoinRefusal> {
+        let id = request.member_id.clone();
+        let refused = |error| JoinRefusal { error, member_id: id.clone() };
+        request.fresh_id = uuid_text(clock::random_uuid()).into();
+        let told = self.slot(&request.group).and_then(|slot| slot.join(request)).map_err(&refused)?;
+        told.await.unwrap_or_else(|_| Err(refused(GroupError::NotCoordinator)))
+    }
+
+    /// A member asks for its assignment; answered when the leader's assignments are durable.
+    pub async fn sync(&self, request: SyncRequest) -> Result<Synced, GroupError> {
+        let told = self.slot(&request.group)?.sync(request)?;
+        told.await.unwrap_or(Err(GroupError::NotCoordinator))
+    }
+
+    /// A member is alive.
+    pub fn heartbeat(&self, group: &str, member: &MemberRef) -> Result<(), GroupError> {
+        self.slot(group)?.decide(Some(group), |d| d.state.coordinator.heartbeat(d.now, group, member))?
+    }
+
+    /// Members leave; each has its own answer.
+    pub fn leave(
+        &self,
+        group: &str,
+        members: &[MemberRef],
+    ) -> Result<Vec<Result<(), GroupError>>, GroupError> {
+        self.slot(group)?.decide(Some(group), |d| d.state.coordinator.leave(d.now, group, members))?
+    }
+
+    /// One group, or `None` if there is none of that name.
+    pub fn describe(&self, group: &str) -> Result<Option<GroupView>, GroupError> {
+        self.slot(group)?.decide(Some(group), |d| d.state.coordinator.view(group))
+    }
+
+    /// Every group that this node coordinates, sorted by name.
+    pub fn list(&self) -> Vec<ListedGroup> {
+        let mut all = Vec::new();
+        for slot in &self.slots {
+            let list = |d: &mut Decision<'_>| {
+                let listed = |(name, phase, kind): (&Arc<str>, Phase, Option<&str>)| ListedGroup {
+                    name: name.clone(),
+                    state: phase.name(),
+                    protocol_type: kind.unwrap_or_default().to_string(),
+                };
+                d.state.coordinator.list().map(listed).collect::<Vec<_>>()
+            };
+            // A shard that another node leads is that node's to list.
+            all.extend(slot.decide(None, list).unwrap_or_default());
+        }
+        all.sort();
+        all
+    }
+
+    /// Deletes an empty group with its offsets; answered when that is durable.
+    pub async fn delete(&self, group: &str) -> Result<(), GroupError> {
+        let told = self.slot(group)?.delete(group)?;
+        ended(told).await
+    }
+}
+
+/// The end of a write that somebody waits for.
+async fn ended(told: oneshot::Receiver<Result<(), GroupError>>) -> Result<(), GroupError> {
+    told.await.unwrap_or(Err(GroupError::NotCoordinator))
+}
+
+/// FNV-1a with a final mix, because its low bits alone are not even. Part of where groups are: it never changes.
+fn stable_hash(bytes: &[u8]) -> u64 {
+    let mut hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    hash ^= hash >> 32;
+    hash = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    hash ^ (hash >> 29)
+}
+
+/// A UUID as text, in Java's form.
+fn uuid_text(uuid: [u8; 16]) -> String {
+    let hex: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_hash_to_the_same_place_for_ever_and_spread_evenly() {
+        assert_eq!(stable_hash(b""), 0x8570_e250_fe4c_2473);
+        let mut counts = [0; 16];
+        for n in 0..16_000 {
+            counts[(stable_hash(format!("group-{n}").as_bytes()) % 16) as usize] += 1;
+        }
+        assert!(counts.iter().all(|count| (800..1_200).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn a_uuid_reads_as_java_writes_it() {
+        let uuid = std::array::from_fn(|at| at as u8 * 0x11);
+        assert_eq!(uuid_text(uuid), "00112233-4455-6677-8899-aabbccddeeff");
+    }
+}
