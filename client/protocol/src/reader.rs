@@ -132,6 +132,11 @@ impl Reader {
     #[inline]
     pub fn uvarint(&mut self) -> Result<u32> {
         let at = self.at;
+        // Nearly all lengths and counts take one byte.
+        if let Some(byte) = self.frame[at..self.end].first().filter(|byte| **byte < 0x80) {
+            self.at = at + 1;
+            return Ok(u32::from(*byte));
+        }
         let value = self.uvarint_bits(5)?;
         u32::try_from(value).map_err(|_| DecodeError::Varint { at })
     }
@@ -150,7 +155,6 @@ impl Reader {
         Ok((raw >> 1) as i64 ^ -((raw & 1) as i64))
     }
 
-    #[inline]
     fn uvarint_bits(&mut self, bytes_max: u32) -> Result<u64> {
         let begin = self.at;
         let mut value = 0u64;
