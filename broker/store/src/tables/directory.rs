@@ -6,7 +6,6 @@ use millstream_model::PartitionId;
 use parking_lot::RwLock;
 
 use super::{
-    error::OpenError,
     memory::{IdMap, SHARDS, shard_of},
     run::Part,
 };
@@ -56,53 +55,37 @@ pub(super) struct Directory {
     shards: Vec<RwLock<IdMap<Entry>>>,
 }
 
-/// Sorts out what newer runs replace of older ones: a part goes if newer runs stand for all of its offsets.
-/// `parts` come newest run first.
-fn supersede(partition: PartitionId, parts: Vec<Part>) -> Result<Vec<Part>, OpenError> {
-    // Start and end of what newer runs stand for, adjacent ranges joined.
-    let mut covered: BTreeMap<i64, i64> = BTreeMap::new();
-    let mut kept: Vec<Part> = Vec::with_capacity(parts.len());
+/// Sorts out what newer runs replace of older ones: the newest run that has an offset wins. `parts` come newest
+/// run first.
+///
+/// A part goes as soon as a newer one stands for any of its offsets: whatever replaced it stood for all of them,
+/// and what is missing of that by now was dead and dropped.
+fn supersede(parts: Vec<Part>) -> Vec<Part> {
+    let mut kept: BTreeMap<i64, Part> = BTreeMap::new();
     for part in parts {
-        let before = covered.range(..=part.start).next_back().map(|(&start, &end)| (start, end));
-        if before.is_some_and(|(_, end)| end >= part.end) {
-            continue;
+        let before = kept.range(..part.end).next_back();
+        if before.is_none_or(|(_, newer)| newer.end <= part.start) {
+            kept.insert(part.start, part);
         }
-        let overlaps_before = before.is_some_and(|(_, end)| end > part.start);
-        let after = covered.range(part.start..).next().map(|(&start, &end)| (start, end));
-        if overlaps_before || after.is_some_and(|(start, _)| start < part.end) {
-            let file = part.run.path().display().to_string();
-            return Err(OpenError::Overlap { file, partition, start: part.start, end: part.end });
-        }
-        let start = before.filter(|(_, end)| *end == part.start).map_or(part.start, |(start, _)| start);
-        let end = match after.filter(|(start, _)| *start == part.end) {
-            Some((next, end)) => {
-                covered.remove(&next);
-                end
-            }
-            None => part.end,
-        };
-        covered.insert(start, end);
-        kept.push(part);
     }
-    kept.sort_by_key(|part| part.start);
-    Ok(kept)
+    kept.into_values().collect()
 }
 
 impl Directory {
     /// The directory of runs whose parts are given, newest run first.
-    pub(super) fn open(parts: impl Iterator<Item = (PartitionId, Part)>) -> Result<Directory, OpenError> {
+    pub(super) fn open(parts: impl Iterator<Item = (PartitionId, Part)>) -> Directory {
         let mut all: IdMap<Vec<Part>> = IdMap::default();
         for (partition, part) in parts {
             all.entry(partition).or_default().push(part);
         }
         let directory = Directory { shards: (0..SHARDS).map(|_| RwLock::default()).collect() };
         for (partition, parts) in all {
-            let parts = supersede(partition, parts)?;
+            let parts = supersede(parts);
             parts.iter().for_each(count_in);
             let entry = Entry { parts, log_start: 0 };
             directory.shards[shard_of(partition)].write().insert(partition, entry);
         }
-        Ok(directory)
+        directory
     }
 
     /// Adds what a flush wrote behind everything that is there. What the log start has passed since, or what was

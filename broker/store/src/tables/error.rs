@@ -53,18 +53,6 @@ pub enum OpenError {
         /// The file.
         file: String,
     },
-    /// Two runs hold the same offsets of a partition and neither replaces the other.
-    #[error("{file} holds offsets {start}..{end} of {partition}, of which a newer run holds only some")]
-    Overlap {
-        /// The older of the two.
-        file: String,
-        /// The partition.
-        partition: PartitionId,
-        /// First offset.
-        start: i64,
-        /// Offset behind the last.
-        end: i64,
-    },
 }
 
 /// Why a part of a partition cannot be read; other partitions can.

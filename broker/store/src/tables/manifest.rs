@@ -118,7 +118,11 @@ pub(super) fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result
         disk.rename(&new, path)?;
         disk.sync_dir(Path::new(DIR))
     };
-    write().map_err(|e| DiskError::new(path, &e))
+    write().map_err(|e| {
+        // Another try must not build on a file that the disk may have forgotten in part.
+        let _ = disk.remove(&new);
+        DiskError::new(path, &e)
+    })
 }
 
 /// Reads a whole file; `None` if it is not there.

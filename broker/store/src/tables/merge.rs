@@ -1,10 +1,28 @@
-//! Merges.
+//! Decides what to merge, and does one merge at a time.
+//!
+//! A merge takes *parts*, not whole runs: it writes some partitions' parts of some runs to a new run, and the
+//! old ones are dead from then on, because a newer run wins. So a busy partition's large parts are left where
+//! they are while small ones move together, and a compacted partition does not drag its neighbours along. A run
+//! of which nothing is alive is dropped; one that is mostly dead is emptied by moving the rest.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use millstream_model::PartitionId;
 
-use super::{MergeError, Tables};
+use super::{
+    MergeError, Tables,
+    compact::{self, Attempts},
+    job::Task,
+    run::{Part, Run},
+};
+
+/// Smallest size class of small parts; each class is four times the one before.
+const CLASS_BYTES: u64 = 1 << 10;
+/// Merges that join little are done all the same if they are smaller than this: there are fewer runs afterwards.
+const CHEAP_BYTES: u64 = 64 << 20;
 
 /// How a compacted topic is compacted.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,31 +51,224 @@ pub struct PartitionPolicy {
 /// What a merge did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MergeOutcome {
-    /// Runs that were read.
+    /// Runs of which something was moved.
     pub merged_runs: usize,
     /// Runs that were dropped whole.
     pub dropped_runs: usize,
+    /// Partitions that were compacted.
+    pub compacted_partitions: usize,
+    /// Bytes that were written.
+    pub written_bytes: u64,
+    /// Whether the pace asked to stop.
+    pub stopped: bool,
+}
+
+/// What merges remember between calls.
+#[derive(Default)]
+pub(super) struct MergeState {
+    pub(super) attempts: Attempts,
+}
+
+/// What is alive in one run.
+struct Alive {
+    run: Arc<Run>,
+    live_bytes: u64,
+    /// Sizes of its small parts.
+    small: Vec<u32>,
+    first: PartitionId,
+    last: PartitionId,
+}
+
+impl Alive {
+    fn small_bytes(&self) -> u64 {
+        self.small.iter().map(|&bytes| u64::from(bytes)).sum()
+    }
+
+    /// Size class of the median small part.
+    fn class(&mut self) -> Option<u32> {
+        let middle = self.small.len() / 2;
+        self.small.get(middle)?;
+        let (_, &mut median, _) = self.small.select_nth_unstable(middle);
+        Some((u64::from(median) / CLASS_BYTES).max(1).ilog(4))
+    }
+
+    fn is_mostly_dead(&self) -> bool {
+        self.run.data_bytes > 0 && self.live_bytes * 2 <= self.run.data_bytes
+    }
+
+    fn meets(&self, other: &Alive) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+}
+
+/// Everything that a decision is made from.
+struct Survey {
+    partitions: Vec<PartitionId>,
+    runs: BTreeMap<u64, Alive>,
+    compactable: Vec<(PartitionId, CompactPolicy)>,
 }
 
 impl Tables {
-    /// Does one bounded merge, if one is due. Blocks.
+    /// Does one bounded merge, if one is due. Blocks. The policy is asked about each partition that has a run.
     pub fn merge_once(
         &self,
         policy: &dyn Fn(PartitionId) -> PartitionPolicy,
     ) -> Result<MergeOutcome, MergeError> {
-        let _one_at_a_time = self.merging.lock();
-        for partition in self.directory.partitions() {
-            let policy = policy(partition);
-            if policy.live {
-                self.directory.set_log_start(partition, policy.log_start);
-            } else {
-                self.directory.drop_partition(partition);
-            }
-        }
+        let mut state = self.merging.lock();
+        self.sweep_retired();
+        let survey = self.survey(policy, &mut state.attempts);
         let dropped_runs = self.drop_dead_runs()?;
-        Ok(MergeOutcome { dropped_runs, ..MergeOutcome::default() })
+        if dropped_runs > 0 {
+            self.sweep_retired();
+            return Ok(MergeOutcome { dropped_runs, ..MergeOutcome::default() });
+        }
+        let (tasks, compacting) = self.choose(survey);
+        if tasks.is_empty() {
+            return Ok(MergeOutcome::default());
+        }
+        let mut outcome = self.run_job(&tasks, &mut state.attempts)?;
+        drop(tasks);
+        if !outcome.stopped {
+            outcome.compacted_partitions = compacting;
+            outcome.dropped_runs = self.drop_dead_runs()?;
+            self.sweep_retired();
+        }
+        Ok(outcome)
     }
 
+    /// Looks at every partition, and forgets what its policy calls dead.
+    fn survey(&self, policy: &dyn Fn(PartitionId) -> PartitionPolicy, attempts: &mut Attempts) -> Survey {
+        let mut survey = Survey { partitions: Vec::new(), runs: BTreeMap::new(), compactable: Vec::new() };
+        for partition in self.directory.partitions() {
+            let policy = policy(partition);
+            if !policy.live {
+                self.directory.drop_partition(partition);
+                attempts.forget(partition);
+                continue;
+            }
+            self.directory.set_log_start(partition, policy.log_start);
+            self.directory.look(partition, |parts, log_start| {
+                parts
+                    .iter()
+                    .for_each(|part| survey.count(partition, part, log_start, self.config.small_part_bytes));
+                let due = |compact: &CompactPolicy| {
+                    parts.iter().all(|part| !part.run.damaged.load(Relaxed))
+                        && attempts.is_due(partition, &compact::dirt(parts, compact), compact)
+                };
+                survey.compactable.extend(policy.compact.filter(due).map(|compact| (partition, compact)));
+            });
+            survey.partitions.push(partition);
+        }
+        survey
+    }
+
+    /// What to do next, and how many partitions are compacted by it.
+    fn choose(&self, mut survey: Survey) -> (Vec<Task>, usize) {
+        let compactions = self.compactions(&survey);
+        if !compactions.is_empty() {
+            let count = compactions.len();
+            return (compactions, count);
+        }
+        survey.runs.retain(|_, alive| !alive.run.damaged.load(Relaxed));
+        let moves = self.locality(&mut survey);
+        if !moves.is_empty() {
+            return (moves, 0);
+        }
+        (self.reclaim(&survey), 0)
+    }
+
+    /// Compactions that are due, as many as one merge may read.
+    fn compactions(&self, survey: &Survey) -> Vec<Task> {
+        let mut bytes = 0;
+        let mut tasks = Vec::new();
+        for (partition, policy) in &survey.compactable {
+            let (parts, log_start) = self.directory.all(*partition);
+            bytes += parts.iter().map(|part| u64::from(part.bytes)).sum::<u64>();
+            if bytes > self.config.merge_bytes_max && !tasks.is_empty() {
+                break;
+            }
+            if !parts.is_empty() {
+                tasks.push(Task { partition: *partition, parts, log_start, compact: Some(*policy) });
+            }
+        }
+        tasks
+    }
+
+    /// Small parts of runs whose small parts are of about the same size.
+    fn locality(&self, survey: &mut Survey) -> Vec<Task> {
+        let mut classes: BTreeMap<u32, Vec<&Alive>> = BTreeMap::new();
+        for alive in survey.runs.values_mut() {
+            let class = alive.class();
+            class.into_iter().for_each(|class| classes.entry(class).or_default().push(alive));
+        }
+        for runs in classes.values().filter(|runs| runs.len() >= self.config.merge_runs_min) {
+            for seed in runs {
+                let group = self.group_around(seed, runs);
+                if group.len() < self.config.merge_runs_min {
+                    continue;
+                }
+                let tasks = self.moves(&survey.partitions, &group, self.config.small_part_bytes);
+                if self.joins_enough(&tasks, group.len()) {
+                    return tasks;
+                }
+            }
+        }
+        Vec::new()
+    }
+
+    /// Whether moving the small parts of so many runs makes parts larger by half on average, or cheaply leaves half
+    /// as many runs with small parts. Either can be done only so often, so merging comes to an end.
+    fn joins_enough(&self, tasks: &[Task], runs: usize) -> bool {
+        let parts: usize = tasks.iter().map(|task| task.parts.len()).sum();
+        let bytes: u64 = tasks.iter().flat_map(|task| &task.parts).map(|part| u64::from(part.bytes)).sum();
+        let runs_after = bytes.div_ceil(self.config.run_bytes_max).max(1) as usize;
+        parts * 2 >= tasks.len() * 3 || (bytes <= CHEAP_BYTES && runs_after * 2 <= runs)
+    }
+
+    /// The oldest runs that have partitions in common with `seed`, as many as one merge takes.
+    fn group_around(&self, seed: &Alive, runs: &[&Alive]) -> HashSet<u64> {
+        let mut bytes = 0;
+        let meeting = runs.iter().filter(|alive| alive.meets(seed)).take(self.config.merge_runs_max);
+        let fits = |alive: &&&Alive| {
+            bytes += alive.small_bytes();
+            bytes <= self.config.merge_bytes_max
+        };
+        meeting.take_while(fits).map(|alive| alive.run.id).collect()
+    }
+
+    /// What is alive in runs that are mostly dead.
+    fn reclaim(&self, survey: &Survey) -> Vec<Task> {
+        let mut dead: Vec<&Alive> = survey.runs.values().filter(|alive| alive.is_mostly_dead()).collect();
+        dead.sort_by_key(|alive| alive.live_bytes);
+        let mut bytes = 0;
+        let fits = |alive: &&&Alive| {
+            bytes += alive.live_bytes;
+            bytes <= self.config.run_bytes_max
+        };
+        let first = dead.first().map(|alive| alive.run.id);
+        let several = dead.iter().take(self.config.merge_runs_max).take_while(fits).map(|alive| alive.run.id);
+        let runs: HashSet<u64> = first.into_iter().chain(several).collect();
+        self.moves(&survey.partitions, &runs, u64::MAX)
+    }
+
+    /// Tasks that move the parts of these runs that are smaller than `bytes_below`: neighbours together.
+    fn moves(&self, partitions: &[PartitionId], runs: &HashSet<u64>, bytes_below: u64) -> Vec<Task> {
+        let mut tasks = Vec::new();
+        if runs.is_empty() {
+            return tasks;
+        }
+        for &partition in partitions {
+            self.directory.look(partition, |parts, log_start| {
+                let moves = |part: &Part| runs.contains(&part.run.id) && u64::from(part.bytes) < bytes_below;
+                for stretch in parts.split(|part| !moves(part)).filter(|stretch| !stretch.is_empty()) {
+                    tasks.push(Task { partition, parts: stretch.to_vec(), log_start, compact: None });
+                }
+            });
+        }
+        tasks
+    }
+
+    /// Drops runs of which nothing is alive.
     fn drop_dead_runs(&self) -> Result<usize, MergeError> {
         let dead: Vec<u64> = {
             let runs = self.runs.read();
@@ -69,6 +280,37 @@ impl Tables {
         self.commit(|manifest| manifest.runs.retain(|id, _| !dead.contains(id)), &[])?;
         let mut runs = self.runs.write();
         self.retired.lock().extend(dead.iter().filter_map(|id| runs.remove(id)));
+        self.counters.dropped_runs.fetch_add(dead.len() as u64, Relaxed);
         Ok(dead.len())
+    }
+
+    /// Removes the files of dropped runs that nobody reads any more.
+    fn sweep_retired(&self) {
+        let unread: Vec<u64> = {
+            let mut retired = self.retired.lock();
+            let (read, unread) =
+                std::mem::take(&mut *retired).into_iter().partition(|run| Arc::strong_count(run) > 1);
+            *retired = read;
+            let unread: Vec<Arc<Run>> = unread;
+            unread.iter().map(|run| run.id).collect()
+        };
+        unread.into_iter().for_each(|id| self.remove_file(id));
+    }
+}
+
+impl Survey {
+    fn count(&mut self, partition: PartitionId, part: &Part, log_start: i64, small_bytes: u64) {
+        let alive = self.runs.entry(part.run.id).or_insert_with(|| Alive {
+            run: part.run.clone(),
+            live_bytes: 0,
+            small: Vec::new(),
+            first: partition,
+            last: partition,
+        });
+        alive.live_bytes += part.bytes_above(log_start);
+        alive.last = partition;
+        if u64::from(part.bytes) < small_bytes {
+            alive.small.push(part.bytes);
+        }
     }
 }

@@ -14,9 +14,11 @@
 
 mod cache;
 mod checkpoint;
+mod compact;
 mod directory;
 mod error;
 mod flush;
+mod job;
 mod layout;
 mod manifest;
 mod memory;
@@ -42,6 +44,7 @@ use crate::disk::Disk;
 use cache::Cache;
 use directory::Directory;
 use memory::Memory;
+use merge::MergeState;
 use run::{Run, RunFiles};
 
 pub use error::{CheckpointError, Damage, DiskError, MergeError, OpenError, ReadError, WriteError};
@@ -105,7 +108,7 @@ impl Default for TablesConfig {
             merge_bytes_max: 4 << 30,
             merge_runs_min: 4,
             merge_runs_max: 16,
-            compact_keys_max: 1 << 20,
+            compact_keys_max: (1 << 19) / 8 * 7,
             pace: Arc::new(|_| Pace::Go),
         }
     }
@@ -191,7 +194,7 @@ pub struct Tables {
     manifest: Mutex<Manifest>,
     next_run: AtomicU64,
     flushing: Mutex<()>,
-    merging: Mutex<()>,
+    merging: Mutex<MergeState>,
     /// Index of each group's newest checkpoint, as far as it was seen.
     checkpoints: Vec<Mutex<HashMap<GroupId, u64>>>,
     /// Runs that no manifest names any more, kept until nobody reads them.
@@ -215,7 +218,6 @@ impl Tables {
         let manifest = match manifest::load(&*disk)? {
             Some(manifest) => manifest,
             None if is_new(&*disk, &names) => {
-                disk.sync_dir(Path::new("")).map_err(disk_error)?;
                 let manifest = Manifest::default();
                 manifest::save(&*disk, &manifest)?;
                 manifest
@@ -383,7 +385,7 @@ fn open_runs(disk: &dyn Disk, manifest: &Manifest) -> Result<OpenRuns, OpenError
         runs.insert(id, run);
         all_parts.push(parts);
     }
-    let directory = Directory::open(all_parts.into_iter().flatten())?;
+    let directory = Directory::open(all_parts.into_iter().flatten());
     Ok((runs, directory))
 }
 

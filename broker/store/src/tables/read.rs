@@ -120,7 +120,7 @@ impl Tables {
         });
         let batches = batches.ok()?;
         let bytes: usize = batches.iter().map(Bytes::len).sum();
-        match missing && bytes < max_bytes / 2 {
+        match missing && (batches.is_empty() || bytes < max_bytes / 2) {
             true => None,
             false if batches.is_empty() => Some(in_memory),
             false => Some(batches),

@@ -39,7 +39,7 @@ pub(super) struct Run {
     /// Bytes of the parts that are in use, and their number.
     pub(super) live_bytes: AtomicU64,
     pub(super) live_parts: AtomicUsize,
-    /// Set when it could not be read: it is not merged any more.
+    /// Set when it could not be read: it is not merged any more, until the next start.
     pub(super) damaged: AtomicBool,
 }
 
@@ -106,11 +106,15 @@ impl Part {
         self.regions().get(region + 1).map_or(self.end, |next| next.base_offset)
     }
 
-    /// Bytes that have not been through compaction.
-    pub(super) fn dirty_bytes(&self) -> u64 {
-        let clean = self.regions().partition_point(|region| region.base_offset < self.clean_end);
-        let span = self.span(clean..self.regions as usize);
-        span.len() as u64
+    /// Bytes of the regions that are not wholly below `offset`.
+    pub(super) fn bytes_above(&self, offset: i64) -> u64 {
+        if offset <= self.start || self.regions == 0 {
+            return u64::from(self.bytes);
+        }
+        if offset >= self.end {
+            return 0;
+        }
+        self.span(self.region_of(offset)..self.regions as usize).len() as u64
     }
 
     /// Checks a stretch of regions that was read.
@@ -140,6 +144,7 @@ impl Part {
         if error.kind() == io::ErrorKind::UnexpectedEof {
             return self.damaged(partition, 0, "the file is shorter than it was written");
         }
+        self.run.damaged.store(true, Relaxed);
         ReadError::Disk { partition, error: DiskError::new(&self.run.path(), error) }
     }
 }
@@ -161,7 +166,15 @@ pub(super) fn read_window(file: &dyn DiskFile, position: u64, len: usize) -> io:
     let start = align_down(position as usize) as u64;
     let skip = (position - start) as usize;
     let mut memory = AlignedBuf::zeroed(align_up(skip + len).max(BLOCK_BYTES));
-    file.read_exact_at(&mut memory, start)?;
+    let mut done = 0;
+    while done < memory.len() {
+        let n = file.read_at(&mut memory[done..], start + done as u64)?;
+        done += n;
+        // Direct reads give whole blocks, but for the end of a file that was cut.
+        if n == 0 || (done < memory.len() && !n.is_multiple_of(BLOCK_BYTES) && file.is_direct()) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
     Ok(Bytes::from_owner(Window { memory, range: skip..skip + len }))
 }
 
@@ -266,7 +279,7 @@ impl Index {
                 }
                 last = Some(region.position);
             }
-            if part.position != position || part.start > part.end || (part.regions == 0) != (part.bytes == 0)
+            if part.position != position || part.start >= part.end || (part.regions == 0) != (part.bytes == 0)
             {
                 return false;
             }

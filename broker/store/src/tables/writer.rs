@@ -71,7 +71,7 @@ impl RunWriter {
         (region_bytes, part_bytes_max): (usize, u64),
     ) -> Result<RunWriter, WriteError> {
         let path = run_path(id);
-        let file = disk.open(&path, OpenMode::Direct).map_err(|e| DiskError::new(&path, &e))?;
+        let file = disk.open(&path, OpenMode::DirectCreate).map_err(|e| DiskError::new(&path, &e))?;
         let mut writer = RunWriter {
             id,
             path,
@@ -169,6 +169,11 @@ impl RunWriter {
     /// Ends the part, which stands for all offsets below `end`.
     pub(super) fn end_part(&mut self, end: i64) {
         let Some(mut part) = self.open.take() else { return };
+        if end <= part.entry.start {
+            // It went on in another run before it had anything.
+            debug_assert!(part.entry.bytes == 0, "batches have offsets");
+            return;
+        }
         self.regions.extend(part.end_region());
         part.entry.end = end;
         self.parts.push(part.entry);
@@ -195,9 +200,7 @@ impl RunWriter {
         if self.filled > 0 {
             self.write_out()?;
         }
-        if !self.file.is_direct() {
-            self.file.sync().map_err(|e| DiskError::new(&self.path, &e))?;
-        }
+        self.file.sync().map_err(|e| DiskError::new(&self.path, &e))?;
         debug_assert!(index_position >= HEAD_BYTES as u64 && self.written == end as u64);
         let index = Index { foot, parts: self.parts, regions: self.regions };
         Ok(Written { index, file_bytes: self.written })

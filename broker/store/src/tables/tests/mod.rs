@@ -1,0 +1,163 @@
+//! The tables from the outside.
+
+mod basics;
+mod compaction;
+mod crash;
+mod damage;
+mod merging;
+mod model;
+
+use std::{path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use millstream_model::{
+    GroupId, LogId, PartitionId,
+    batch::{BatchBuilder, BatchHeader, Codec, NewRecord, check_crc, split, stamp},
+};
+
+use super::*;
+use crate::disk::sim::SimDisk;
+
+pub(super) const GROUP: GroupId = GroupId(1);
+pub(super) const P1: PartitionId = PartitionId(1);
+
+/// Everything so small that every edge is met all the time.
+pub(super) fn config() -> TablesConfig {
+    TablesConfig {
+        memtable_bytes_max: 16 << 10,
+        cache_bytes_max: 16 << 10,
+        region_bytes: 300,
+        block_bytes: 1000,
+        read_bytes: 2500,
+        small_part_bytes: 3000,
+        part_bytes_max: 5000,
+        run_bytes_max: 12_000,
+        merge_bytes_max: 60_000,
+        merge_runs_min: 3,
+        merge_runs_max: 5,
+        compact_keys_max: 40,
+        ..TablesConfig::default()
+    }
+}
+
+/// A source of chance that a seed determines.
+#[derive(Clone, Debug)]
+pub(super) struct Dice(u64);
+
+impl Dice {
+    pub(super) fn new(seed: u64) -> Dice {
+        Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+    pub(super) fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % sides
+    }
+}
+
+/// A batch of `count` records of about `bytes` each from `base` on, its leader epoch stamped.
+pub(super) fn batch(base: i64, count: usize, bytes: usize, timestamp_ms: i64) -> StoredBatch {
+    let mut builder = BatchBuilder::new(Codec::None);
+    for n in 0..count {
+        let value = vec![(base as usize + n) as u8; bytes];
+        let record = NewRecord { timestamp_ms, key: Some(b"key"), value: Some(&value), headers: &[] };
+        builder.push(record);
+    }
+    stored(&builder.build().expect("a batch"), base)
+}
+
+/// A batch as it is applied at `base`.
+pub(super) fn stored(batch: &[u8], base: i64) -> StoredBatch {
+    let mut bytes = batch.to_vec();
+    stamp(&mut bytes, base, 3);
+    let header = BatchHeader::parse(&bytes).expect("a header");
+    StoredBatch {
+        bytes: bytes.into(),
+        base_offset: base,
+        next_offset: header.next_offset(),
+        max_timestamp: header.max_timestamp,
+    }
+}
+
+pub(super) fn open(disk: &SimDisk) -> Tables {
+    Tables::open(Arc::new(disk.clone()), config()).expect("opens").0
+}
+
+/// Inserts a batch as the group's next entry.
+pub(super) fn put(tables: &Tables, index: u64, partition: PartitionId, batch: StoredBatch) {
+    let id = LogId::new(1, index);
+    tables.insert(GROUP, id, partition, batch);
+    tables.applied(GROUP, id);
+}
+
+/// Reads as a fetch does: memory, then the cache, then the disk.
+pub(super) fn fetch(
+    tables: &Tables,
+    partition: PartitionId,
+    offset: i64,
+    max_bytes: usize,
+) -> Result<Vec<Bytes>, ReadError> {
+    match tables.read_memory(partition, offset, max_bytes) {
+        MemoryRead::Hit(batches) => return Ok(batches),
+        MemoryRead::Empty => return Ok(Vec::new()),
+        MemoryRead::Older => {}
+    }
+    match tables.read_runs_cached(partition, offset, max_bytes) {
+        Some(batches) => Ok(batches),
+        None => tables.read_runs(partition, offset, max_bytes),
+    }
+}
+
+/// The batches of slices that may hold several.
+pub(super) fn batches_of(slices: &[Bytes]) -> Vec<Bytes> {
+    slices.iter().flat_map(split).map(|batch| batch.expect("a whole batch")).collect()
+}
+
+/// All batches from `offset` on, fetched bit by bit. Checks each one, and that none comes twice.
+pub(super) fn fetch_all(
+    tables: &Tables,
+    partition: PartitionId,
+    mut offset: i64,
+    max_bytes: usize,
+) -> Result<Vec<Bytes>, ReadError> {
+    let mut all = Vec::new();
+    loop {
+        let slices = fetch(tables, partition, offset, max_bytes)?;
+        let batches = batches_of(&slices);
+        let bytes: usize = slices.iter().map(Bytes::len).sum();
+        assert!(bytes <= max_bytes || batches.len() == 1, "{bytes} of {max_bytes} bytes");
+        let Some(last) = batches.last() else { return Ok(all) };
+        let next = BatchHeader::parse(last).expect("a header").next_offset();
+        assert!(next > offset, "{partition} stays at {offset}");
+        for batch in batches {
+            check_crc(&batch).expect("what was written");
+            let header = BatchHeader::parse(&batch).expect("a header");
+            assert!(header.next_offset() > offset, "{partition}: a batch below {offset}");
+            offset = header.next_offset();
+            all.push(batch);
+        }
+    }
+}
+
+/// The policy of topics that are not compacted and lose nothing.
+pub(super) fn keep(_: PartitionId) -> PartitionPolicy {
+    PartitionPolicy { live: true, log_start: 0, compact: None }
+}
+
+/// Merges until nothing is due.
+pub(super) fn merge_all(tables: &Tables, policy: &dyn Fn(PartitionId) -> PartitionPolicy) -> usize {
+    for round in 0..100 {
+        let outcome = tables.merge_once(policy).expect("merges");
+        tables.validate();
+        if outcome == MergeOutcome::default() {
+            return round;
+        }
+    }
+    panic!("merging does not come to an end");
+}
+
+/// Paths of all runs.
+pub(super) fn run_files(disk: &SimDisk) -> Vec<PathBuf> {
+    disk.files().into_keys().filter(|path| path.extension().is_some_and(|e| e == "run")).collect()
+}
