@@ -179,7 +179,16 @@ impl Case {
     ) -> Case {
         let default = |version| encode(&M::default(), version);
         let recode = |bytes, version| convert::<M>(bytes, version, version);
-        Case { name, key, kind, versions, round_trip: round_trip::<M>, recode, convert: convert::<M>, default }
+        Case {
+            name,
+            key,
+            kind,
+            versions,
+            round_trip: round_trip::<M>,
+            recode,
+            convert: convert::<M>,
+            default,
+        }
     }
 }
 
