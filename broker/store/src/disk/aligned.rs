@@ -3,8 +3,10 @@
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
     ops::{Deref, DerefMut},
-    ptr::NonNull,
+    ptr::{NonNull, null_mut},
 };
+
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 /// Direct I/O wants addresses, positions and lengths that are multiples of this.
 pub const BLOCK_BYTES: usize = 4096;
@@ -19,7 +21,11 @@ pub const fn align_down(n: usize) -> usize {
     n / BLOCK_BYTES * BLOCK_BYTES
 }
 
-/// A heap buffer that starts at a multiple of the block size.
+/// A buffer of this length or more is mapped by itself, so that the system gets its memory back at once when it is
+/// dropped, whatever the allocator keeps.
+const MAPPED_BYTES_MIN: usize = 1 << 20;
+
+/// A buffer that starts at a multiple of the block size.
 pub struct AlignedBuf {
     start: NonNull<u8>,
     len: usize,
@@ -34,8 +40,15 @@ impl AlignedBuf {
     /// A buffer of `len` zeros; `len` is at least 1.
     pub fn zeroed(len: usize) -> AlignedBuf {
         let layout = Self::layout(len);
-        // SAFETY: the layout's size is not zero, which `layout` asserts.
-        let start = unsafe { alloc_zeroed(layout) };
+        let start = if len >= MAPPED_BYTES_MIN {
+            let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+            // SAFETY: a new mapping where the system likes, of a length that is not zero.
+            unsafe { mmap_anonymous(null_mut(), len, prot, flags) }
+                .map_or(null_mut(), |start| start.cast::<u8>())
+        } else {
+            // SAFETY: the layout's size is not zero, which `layout` asserts.
+            unsafe { alloc_zeroed(layout) }
+        };
         let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
         AlignedBuf { start, len }
     }
@@ -56,8 +69,14 @@ impl AlignedBuf {
 
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
-        // SAFETY: allocated in `zeroed` with the same layout.
-        unsafe { dealloc(self.start.as_ptr(), Self::layout(self.len)) }
+        if self.len >= MAPPED_BYTES_MIN {
+            // SAFETY: mapped in `zeroed` with the same length. It cannot fail for a whole mapping.
+            let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+            debug_assert!(unmapped.is_ok(), "{unmapped:?}");
+        } else {
+            // SAFETY: allocated in `zeroed` with the same layout.
+            unsafe { dealloc(self.start.as_ptr(), Self::layout(self.len)) }
+        }
     }
 }
 

@@ -26,7 +26,8 @@ pub enum OpenMode {
     /// For reading and writing past the page cache, durable only after a sync, which suits a large new file; made
     /// if it is not there, emptied if it is.
     DirectCreate,
-    /// For reading past the page cache.
+    /// For reading what is on the medium: past the page cache, or, where that is refused, after the cache has
+    /// forgotten what it takes for written.
     DirectRead,
 }
 

@@ -8,7 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use rustix::{fs::OFlags, io::Errno};
+use rustix::{
+    fs::{Advice, OFlags},
+    io::Errno,
+};
 
 use super::{Disk, DiskFile, OpenMode};
 
@@ -57,7 +60,14 @@ impl Disk for OsDisk {
             OpenMode::DirectCreate => {
                 self.open_direct(&path, options.write(true).create(true).truncate(true), false)?
             }
-            OpenMode::DirectRead => self.open_direct(&path, &options, false)?,
+            OpenMode::DirectRead => {
+                let file = self.open_direct(&path, &options, false)?;
+                if !file.direct {
+                    // After a failed sync the cache has pages that the medium has not, and takes them for written.
+                    rustix::fs::fadvise(&file.file, 0, None, Advice::DontNeed)?;
+                }
+                file
+            }
         };
         Ok(Arc::new(file))
     }

@@ -8,7 +8,7 @@ use millstream_model::{GroupId, LogId};
 use super::{
     AppendError, Draft, FramePayload, LogEntry, ReadError, WalFailed,
     layout::{FrameHead, FrameKind, Position},
-    log::{Log, Shared},
+    log::{Log, Shared, VOTE_BYTES_MAX},
 };
 
 /// Where one entry is.
@@ -27,7 +27,7 @@ pub(super) struct Slot {
 /// What is known of one group.
 ///
 /// Invariants: 1. `slots[i]` is the entry at index `first + i`. 2. If `purged` is set, `first` is the index
-/// behind it. 3. Payloads in memory are those above `released`.
+/// behind it, and otherwise 0. 3. No payload below `released` is in memory.
 #[derive(Debug, Default)]
 pub(super) struct GroupIndex {
     pub(super) vote: Option<Bytes>,
@@ -58,30 +58,50 @@ impl GroupIndex {
     }
 
     pub(super) fn truncate_after(&mut self, last: Option<LogId>) {
-        let keep = last.map_or(0, |id| (id.index + 1).saturating_sub(self.first));
-        self.slots.truncate(keep as usize);
+        let end = last.map_or(0, |id| id.index + 1);
+        self.slots.truncate(end.saturating_sub(self.first) as usize);
+        // Only recovery sees entries that begin behind a hole; what follows may begin further in front.
+        self.first = self.first.min(end.max(self.purged.map_or(0, |id| id.index + 1)));
+        self.released = self.released.min(self.end());
     }
 
+    /// Forgets the entries up to `upto`; a mark in front of an earlier one changes nothing.
     pub(super) fn purge(&mut self, upto: LogId) {
-        let gone = (upto.index + 1).saturating_sub(self.first).min(self.slots.len() as u64);
-        self.slots.drain(..gone as usize);
-        self.first = upto.index + 1;
+        if self.purged.is_some_and(|purged| purged.index >= upto.index) {
+            return;
+        }
         self.purged = Some(upto);
+        let first = upto.index + 1;
+        // Otherwise the entries begin behind a hole, which only recovery sees, and judges.
+        if first > self.first {
+            let gone = (first - self.first).min(self.slots.len() as u64);
+            self.slots.drain(..gone as usize);
+            self.first = first;
+        }
     }
 
-    pub(super) fn release(&mut self, upto: u64) {
-        for index in self.released.max(self.first)..self.end().min(upto.saturating_add(1)) {
-            self.slots[(index - self.first) as usize].payload = None;
+    /// Lets go of the payloads up to `upto` of which the disk has the frames: those before `durable`.
+    pub(super) fn release(&mut self, upto: u64, durable: Position) {
+        let from = self.released.max(self.first);
+        for index in from..self.end().min(upto.saturating_add(1)) {
+            let slot = &mut self.slots[(index - self.first) as usize];
+            if slot.at >= durable {
+                break;
+            }
+            slot.payload = None;
+            self.released = index + 1;
         }
-        self.released = self.released.max(upto.saturating_add(1)).min(self.end());
     }
 
     /// Checks the invariants; for tests.
     #[cfg(test)]
     pub(super) fn validate(&self) {
-        if let Some(purged) = self.purged {
-            assert_eq!(self.first, purged.index + 1, "entries begin behind the purge mark");
-        }
+        assert_eq!(
+            self.first,
+            self.purged.map_or(0, |id| id.index + 1),
+            "entries begin behind the purge mark"
+        );
+        assert!(self.released <= self.end(), "{} of {}", self.released, self.end());
         assert!(
             self.slots.iter().zip(self.slots.iter().skip(1)).all(|(a, b)| a.term <= b.term && a.at < b.at)
         );
@@ -112,7 +132,7 @@ impl GroupLog {
     /// The group's vote and marks.
     pub fn state(&self) -> GroupState {
         self.shared.with(|log| {
-            let index = log.group(self.group);
+            let Some(index) = log.groups.get(&self.group) else { return GroupState::default() };
             GroupState {
                 vote: index.vote.clone(),
                 purged: index.purged,
@@ -122,38 +142,41 @@ impl GroupLog {
         })
     }
 
-    /// Appends entries. They can be read when this returns; `done` is called, from the log's writer thread,
-    /// when they are durable or the log has failed. Each index follows the last one.
+    /// Appends entries, all or none. They can be read when this returns; `done` is called, from the log's writer
+    /// thread, when they are durable or the log has failed. Each index follows the last one; the first of a group
+    /// that has nothing, and had nothing purged, is 0.
     pub fn append<P: FramePayload>(
         &self,
         drafts: impl IntoIterator<Item = Draft<P>>,
         done: impl FnOnce(Result<(), WalFailed>) + Send + 'static,
     ) -> Result<(), AppendError> {
+        let drafts: Vec<Draft<P>> = drafts.into_iter().collect();
         self.shared.change(|log| {
-            for draft in drafts {
-                self.append_one(log, draft)?;
-            }
+            self.check(log, &drafts)?;
+            drafts.into_iter().for_each(|draft| self.append_one(log, draft));
             log.when_durable(Box::new(done));
             Ok(())
         })
     }
 
-    fn append_one<P: FramePayload>(&self, log: &mut Log, draft: Draft<P>) -> Result<(), AppendError> {
+    fn check<P: FramePayload>(&self, log: &Log, drafts: &[Draft<P>]) -> Result<(), AppendError> {
+        log.admit(self.group, 0)?;
+        let mut expected = log.groups.get(&self.group).map_or(0, GroupIndex::end);
+        for draft in drafts {
+            log.admit(self.group, draft.payload.len())?;
+            if draft.id.index != expected {
+                return Err(AppendError::Gap { group: self.group, index: draft.id.index, expected });
+            }
+            expected += 1;
+        }
+        Ok(())
+    }
+
+    fn append_one<P: FramePayload>(&self, log: &mut Log, draft: Draft<P>) {
         let payload_bytes = draft.payload.len();
-        let (end, empty) = {
-            let index = log.group(self.group);
-            (index.end(), index.slots.is_empty() && index.purged.is_none())
-        };
-        if draft.id.index != end && !empty {
-            return Err(AppendError::Gap { group: self.group, index: draft.id.index, expected: end });
-        }
         let head = log.head(FrameKind::Entry, draft.kind, self.group, draft.id);
-        let (at, payload) = log.write_frame(head, payload_bytes, |out| draft.payload.write(out))?;
-        let index = log.group(self.group);
-        if empty {
-            index.first = draft.id.index;
-        }
-        index.slots.push_back(Slot {
+        let (at, payload) = log.put(head, payload_bytes, |out| draft.payload.write(out));
+        log.group(self.group).slots.push_back(Slot {
             term: draft.id.term,
             kind: draft.kind,
             at,
@@ -161,7 +184,6 @@ impl GroupLog {
             payload: Some(payload),
         });
         log.note_top(at.seq(), self.group, draft.id.index);
-        Ok(())
     }
 
     /// Makes a vote durable; then `done` is called, from the log's writer thread.
@@ -170,11 +192,15 @@ impl GroupLog {
         vote: &[u8],
         done: impl FnOnce(Result<(), WalFailed>) + Send + 'static,
     ) -> Result<(), AppendError> {
+        if vote.len() > VOTE_BYTES_MAX {
+            return Err(AppendError::TooLarge { bytes: vote.len(), bytes_max: VOTE_BYTES_MAX });
+        }
         self.shared.change(|log| {
+            log.admit(self.group, vote.len())?;
             let head = log.head(FrameKind::Vote, 0, self.group, LogId::default());
-            let (_, kept) = log.write_frame(head, vote.len(), |out| out.copy_from_slice(vote))?;
+            log.put(head, vote.len(), |out| out.copy_from_slice(vote));
             // A copy, so that a vote does not hold a chunk for as long as it stands.
-            log.group(self.group).vote = Some(Bytes::copy_from_slice(&kept));
+            log.group(self.group).vote = Some(Bytes::copy_from_slice(vote));
             log.when_durable(Box::new(done));
             Ok(())
         })
@@ -188,9 +214,10 @@ impl GroupLog {
     /// Drops the entries behind `last`, or all.
     pub fn truncate_after(&self, last: Option<LogId>) -> Result<(), AppendError> {
         self.shared.change(|log| {
+            log.admit(self.group, 0)?;
             let head =
                 log.head(FrameKind::Truncate, last.is_some().into(), self.group, last.unwrap_or_default());
-            log.write_frame(head, 0, |_| {})?;
+            log.put(head, 0, |_| {});
             log.group(self.group).truncate_after(last);
             Ok(())
         })
@@ -199,8 +226,9 @@ impl GroupLog {
     /// Forgets the entries up to `upto`: a checkpoint and the runs have what they did.
     pub fn purge(&self, upto: LogId) -> Result<(), AppendError> {
         self.shared.change(|log| {
+            log.admit(self.group, 0)?;
             let head = log.head(FrameKind::Purge, 0, self.group, upto);
-            log.write_frame(head, 0, |_| {})?;
+            log.put(head, 0, |_| {});
             log.group(self.group).purge(upto);
             Ok(())
         })
@@ -210,7 +238,7 @@ impl GroupLog {
     /// payload allow. Those that are not in memory are read from the disk, so this may block.
     pub fn read(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<LogEntry>, ReadError> {
         let slots = self.shared.with(|log| {
-            let index = log.group(self.group);
+            let Some(index) = log.groups.get(&self.group) else { return Ok(Vec::new()) };
             if range.start < index.first && range.start < range.end && index.purged.is_some() {
                 return Err(ReadError::Purged { group: self.group, index: range.start, first: index.first });
             }
@@ -240,12 +268,13 @@ impl GroupLog {
 
     /// The term of an entry that is there, or of the last purged one.
     pub fn term_at(&self, index: u64) -> Option<u64> {
-        self.shared.with(|log| log.group(self.group).log_id(index)).map(|id| id.term)
+        self.shared.with(|log| log.groups.get(&self.group)?.log_id(index)).map(|id| id.term)
     }
 
-    /// Lets go of the payloads up to `upto`: whoever wants them reads them from the disk.
+    /// Lets go of the payloads up to `upto` that are durable: whoever wants them reads them from the disk.
     pub fn release_memory(&self, upto: u64) {
-        self.shared.with(|log| log.group(self.group).release(upto));
+        let durable = self.shared.durable();
+        self.shared.with(|log| log.group(self.group).release(upto, durable));
     }
 }
 

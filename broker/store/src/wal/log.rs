@@ -2,10 +2,12 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io,
+    io::{self, IoSlice},
     ops::Range,
-    path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -14,14 +16,18 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{
     AppendError, ReadError, WalConfig, WalFailed, WalStats,
-    files::Files,
+    files::{Files, next_file_bytes},
     group::{GroupIndex, Slot},
     layout::{
-        FILE_HEAD_BYTES, FRAME_HEAD_BYTES, FrameHead, FrameKind, Position, SEGMENT_HEAD_BYTES, SegmentHead,
+        FILE_HEAD_BYTES, FRAME_HEAD_BYTES, FrameHead, FrameKind, FrameRead, Position, SEGMENT_HEAD_BYTES,
+        SegmentHead, file_name,
     },
     memory::{Chunk, ChunkPool},
 };
 use crate::disk::{AlignedBuf, align_down, align_up};
+
+/// Largest vote. Every file repeats every group's vote, so it is small.
+pub(super) const VOTE_BYTES_MAX: usize = 256;
 
 /// Called once something is durable, or the log has failed.
 pub(super) type Done = Box<dyn FnOnce(Result<(), WalFailed>) + Send>;
@@ -30,11 +36,12 @@ pub(super) type Done = Box<dyn FnOnce(Result<(), WalFailed>) + Send>;
 pub(super) struct Shared {
     pub(super) config: WalConfig,
     pub(super) pool: Arc<ChunkPool>,
-    pub(super) files: Files,
+    pub(super) files: Arc<Files>,
     pub(super) stats: WalStats,
     log: Mutex<Log>,
     /// The writer waits here while there is nothing to write.
     pub(super) work: Condvar,
+    durable: AtomicU64,
 }
 
 /// Frames that are being gathered: the end of a chunk, which maps to the end of the log.
@@ -53,14 +60,16 @@ pub(super) struct Segment {
     pub(super) at: Position,
     frames_bytes: usize,
     previous_end: usize,
+    file: FileInUse,
 }
 
 impl Segment {
     /// Writes the head, now that it is known what is durable.
-    pub(super) fn finish(&self, durable: Position) {
+    pub(super) fn finish(&self, durable: Position, life: u64) {
         let head = SegmentHead {
             frames_bytes: self.frames_bytes,
             at: self.at,
+            life,
             previous_end: self.previous_end,
             durable,
         };
@@ -68,6 +77,42 @@ impl Segment {
         // SAFETY: the head's room was reserved when the segment was opened and is in no payload.
         head.write(unsafe { self.chunk.part_mut(range) });
     }
+
+    /// The segment as it goes to disk.
+    pub(super) fn part(&self) -> IoSlice<'_> {
+        IoSlice::new(self.chunk.part(self.range.clone()))
+    }
+
+    /// Half the length of the file that the segment goes to.
+    pub(super) fn file_middle(&self) -> usize {
+        self.file.bytes as usize / 2
+    }
+}
+
+/// The file that the log's end lies in.
+#[derive(Clone, Copy, Debug)]
+struct FileInUse {
+    seq: u64,
+    bytes: u64,
+}
+
+/// What the log begins with.
+pub(super) struct Start {
+    pub(super) groups: HashMap<GroupId, GroupIndex>,
+    /// Of each older file that has something of the log: its length, and the highest index of each group in it.
+    pub(super) older: BTreeMap<u64, FileTops>,
+    /// Number and length of the file to go on in.
+    pub(super) file: (u64, u64),
+    /// Where the log of the file in front of it ended.
+    pub(super) previous_end: usize,
+}
+
+/// What a file of the log holds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FileTops {
+    pub(super) bytes: u64,
+    /// Highest index of each group.
+    pub(super) tops: HashMap<GroupId, u64>,
 }
 
 pub(super) struct Log {
@@ -76,47 +121,38 @@ pub(super) struct Log {
     open: Option<Open>,
     sealed: Vec<Segment>,
     done: Vec<Done>,
-    /// The file that the next segment goes to, its length, and where in it.
-    seq: u64,
-    file_bytes: u64,
+    file: FileInUse,
+    /// Where in the file the open segment goes.
     file_cursor: usize,
     previous_end: usize,
     later_file_bytes: u64,
-    /// Highest index of each group in each file.
-    pub(super) tops: BTreeMap<u64, HashMap<GroupId, u64>>,
-    pub(super) durable: Position,
+    /// The files that have something of the log, by number.
+    pub(super) files: BTreeMap<u64, FileTops>,
     pub(super) failed: Option<WalFailed>,
     pub(super) stopping: bool,
     pub(super) writer_waits: bool,
 }
 
 impl Log {
-    pub(super) fn new(
-        pool: Arc<ChunkPool>,
-        groups: HashMap<GroupId, GroupIndex>,
-        tops: BTreeMap<u64, HashMap<GroupId, u64>>,
-        (seq, file_bytes, previous_end): (u64, u64, usize),
-        later_file_bytes: u64,
-    ) -> Log {
-        let mut log = Log {
-            groups,
+    pub(super) fn new(pool: Arc<ChunkPool>, start: Start, later_file_bytes: u64) -> Log {
+        let (seq, bytes) = start.file;
+        let mut files = start.older;
+        files.insert(seq, FileTops { bytes, tops: HashMap::new() });
+        Log {
+            groups: start.groups,
             pool,
             open: None,
             sealed: Vec::new(),
             done: Vec::new(),
-            seq,
-            file_bytes,
+            file: FileInUse { seq, bytes },
             file_cursor: FILE_HEAD_BYTES,
-            previous_end,
+            previous_end: start.previous_end,
             later_file_bytes,
-            tops,
-            durable: Position::new(seq, FILE_HEAD_BYTES),
+            files,
             failed: None,
             stopping: false,
             writer_waits: false,
-        };
-        log.tops.entry(seq).or_default();
-        log
+        }
     }
 
     pub(super) fn group(&mut self, group: GroupId) -> &mut GroupIndex {
@@ -124,7 +160,7 @@ impl Log {
     }
 
     pub(super) fn note_top(&mut self, seq: u64, group: GroupId, index: u64) {
-        let top = self.tops.entry(seq).or_default().entry(group).or_default();
+        let top = self.files.entry(seq).or_default().tops.entry(group).or_default();
         *top = (*top).max(index);
     }
 
@@ -132,41 +168,55 @@ impl Log {
         self.done.push(done);
     }
 
-    /// Largest payload that a file can hold beside the state of all groups.
+    /// Largest payload; a file has room for it beside the state of all groups.
     fn payload_bytes_max(&self) -> usize {
-        self.later_file_bytes as usize - FILE_HEAD_BYTES - (1 << 16)
+        (self.later_file_bytes / 4 * 3) as usize - FILE_HEAD_BYTES
     }
 
-    /// Puts a frame behind the last one; gives its place and its payload as readers will share it.
-    pub(super) fn write_frame(
-        &mut self,
-        head: FrameHead,
-        payload_bytes: usize,
-        write: impl FnOnce(&mut [u8]),
-    ) -> Result<(Position, Bytes), AppendError> {
+    /// Most groups; their states fill an eighth of a file at most.
+    fn groups_max(&self) -> usize {
+        (self.later_file_bytes / 8) as usize / (FRAME_HEAD_BYTES + VOTE_BYTES_MAX)
+    }
+
+    /// Whether a frame of `group` can be appended.
+    pub(super) fn admit(&self, group: GroupId, payload_bytes: usize) -> Result<(), AppendError> {
         if let Some(failed) = &self.failed {
             return Err(AppendError::Failed(failed.clone()));
         }
         if payload_bytes > self.payload_bytes_max() {
             return Err(AppendError::TooLarge { bytes: payload_bytes, bytes_max: self.payload_bytes_max() });
         }
-        let (chunk, range, at) = self.reserve(FRAME_HEAD_BYTES + payload_bytes)?;
+        if self.groups.len() >= self.groups_max() && !self.groups.contains_key(&group) {
+            return Err(AppendError::TooManyGroups { groups_max: self.groups_max() });
+        }
+        // A frame begins at most a handful of files.
+        if self.file.seq + 64 > Position::SEQ_MAX {
+            return Err(AppendError::Exhausted { files_max: Position::SEQ_MAX });
+        }
+        Ok(())
+    }
+
+    /// Puts a frame that was admitted behind the last one; gives its place and its payload as readers will share
+    /// it.
+    pub(super) fn put(
+        &mut self,
+        head: FrameHead,
+        payload_bytes: usize,
+        write: impl FnOnce(&mut [u8]),
+    ) -> (Position, Bytes) {
+        let (chunk, range, at) = self.reserve(FRAME_HEAD_BYTES + payload_bytes);
         // SAFETY: reserved just now.
         let frame = unsafe { chunk.part_mut(range.clone()) };
         write(&mut frame[FRAME_HEAD_BYTES..]);
         head.write(frame);
-        Ok((at, chunk.bytes(range.start + FRAME_HEAD_BYTES..range.end)))
+        (at, chunk.bytes(range.start + FRAME_HEAD_BYTES..range.end))
     }
 
-    fn reserve(&mut self, bytes: usize) -> Result<(Arc<Chunk>, Range<usize>, Position), AppendError> {
+    fn reserve(&mut self, bytes: usize) -> (Arc<Chunk>, Range<usize>, Position) {
         if !self.fits(bytes) {
-            self.seal();
-            if !self.fits(bytes) {
-                self.open = None;
-                self.open_chunk(bytes)?;
-            }
+            self.make_room(bytes);
         }
-        let (seq, file_cursor) = (self.seq, self.file_cursor);
+        let (seq, file_cursor) = (self.file.seq, self.file_cursor);
         let open = self.open.as_mut().expect("a segment is open: it fits or was just opened");
         if open.cursor == open.start {
             open.cursor += SEGMENT_HEAD_BYTES;
@@ -174,7 +224,7 @@ impl Log {
         let range = open.cursor..open.cursor + bytes;
         open.cursor = range.end;
         let at = Position::new(seq, file_cursor + range.start - open.start);
-        Ok((open.chunk.clone(), range, at))
+        (open.chunk.clone(), range, at)
     }
 
     /// Whether the open segment takes a frame of so many bytes, in its chunk and in the file.
@@ -183,37 +233,61 @@ impl Log {
         let head = if open.cursor == open.start { SEGMENT_HEAD_BYTES } else { 0 };
         let end = open.cursor + head + bytes;
         let end_in_file = self.file_cursor + align_up(end - open.start);
-        end <= open.chunk.capacity() && end_in_file as u64 <= self.file_bytes
+        end <= open.chunk.capacity() && end_in_file as u64 <= self.file.bytes
     }
 
-    fn open_chunk(&mut self, bytes: usize) -> Result<(), AppendError> {
+    /// Opens a segment that takes a frame of so many bytes, in the next file that has room if this one has none.
+    fn make_room(&mut self, bytes: usize) {
+        self.seal();
         let needed = align_up(SEGMENT_HEAD_BYTES + bytes);
-        let rotate = (self.file_cursor + needed) as u64 > self.file_bytes;
-        let states: usize = if rotate { self.groups.values().map(state_bytes).sum() } else { 0 };
-        self.open = Some(Open { chunk: self.pool.take(align_up(needed + states)), start: 0, cursor: 0 });
-        if rotate {
-            self.previous_end = self.file_cursor;
-            self.seq += 1;
-            self.file_bytes = self.later_file_bytes;
-            self.file_cursor = FILE_HEAD_BYTES;
-            self.tops.entry(self.seq).or_default();
-            self.write_states()?;
+        while (self.file_cursor + needed) as u64 > self.file.bytes {
+            self.begin_file();
+            self.put_states();
+            self.seal();
         }
-        Ok(())
+        if !self.fits(bytes) {
+            self.open = Some(Open { chunk: self.pool.take(needed), start: 0, cursor: 0 });
+        }
+    }
+
+    fn begin_file(&mut self) {
+        self.previous_end = self.file_cursor;
+        let bytes = next_file_bytes(self.file.bytes, self.later_file_bytes);
+        self.file = FileInUse { seq: self.file.seq + 1, bytes };
+        self.file_cursor = FILE_HEAD_BYTES;
+        self.files.insert(self.file.seq, FileTops { bytes, tops: HashMap::new() });
     }
 
     /// Repeats what must not go with the files before this one.
-    pub(super) fn write_states(&mut self) -> Result<(), AppendError> {
+    pub(super) fn put_states(&mut self) {
         let mut groups: Vec<GroupId> = self.groups.keys().copied().collect();
         groups.sort();
         for group in groups {
             let index = self.group(group);
-            let (purged, vote) = (index.purged, index.vote.clone().unwrap_or_default());
-            let has = u8::from(purged.is_some()) | u8::from(index.vote.is_some()) << 1;
+            let (purged, vote) = (index.purged, index.vote.clone());
+            if purged.is_none() && vote.is_none() && index.slots.is_empty() {
+                continue;
+            }
+            let has = u8::from(purged.is_some()) | u8::from(vote.is_some()) << 1;
             let head = self.head(FrameKind::GroupState, has, group, purged.unwrap_or_default());
-            self.write_frame(head, vote.len(), |out| out.copy_from_slice(&vote))?;
+            let vote = vote.unwrap_or_default();
+            self.put(head, vote.len(), |out| out.copy_from_slice(&vote));
         }
-        Ok(())
+    }
+
+    /// Puts a frame without content, so that the mark of what is durable gets on disk.
+    pub(super) fn put_seal(&mut self) {
+        // A log that has failed says so at the next append.
+        if self.failed.is_none() {
+            let head = FrameHead {
+                kind: FrameKind::Seal,
+                entry_kind: 0,
+                group: GroupId::METADATA,
+                committed: 0,
+                id: LogId::default(),
+            };
+            self.put(head, 0, |_| {});
+        }
     }
 
     /// Closes the open segment; the next frame starts a new one, at a block of its own.
@@ -228,9 +302,10 @@ impl Log {
         self.sealed.push(Segment {
             chunk: open.chunk.clone(),
             range: open.start..end,
-            at: Position::new(self.seq, self.file_cursor),
+            at: Position::new(self.file.seq, self.file_cursor),
             frames_bytes: open.cursor - open.start - SEGMENT_HEAD_BYTES,
             previous_end: self.previous_end,
+            file: self.file,
         });
         self.file_cursor += end - open.start;
         open.start = end;
@@ -240,10 +315,11 @@ impl Log {
         }
     }
 
-    /// Everything that is to be written, and whom to tell.
-    pub(super) fn take(&mut self) -> (Vec<Segment>, Vec<Done>) {
+    /// Moves everything that is to be written, and whom to tell, to empty lists.
+    pub(super) fn take(&mut self, segments: &mut Vec<Segment>, done: &mut Vec<Done>) {
         self.seal();
-        (std::mem::take(&mut self.sealed), std::mem::take(&mut self.done))
+        segments.append(&mut self.sealed);
+        done.append(&mut self.done);
     }
 
     pub(super) fn has_work(&self) -> bool {
@@ -264,19 +340,43 @@ impl Log {
         }
     }
 
+    /// Where the next segment goes.
     pub(super) fn end(&self) -> Position {
-        Position::new(self.seq, self.file_cursor)
+        Position::new(self.file.seq, self.file_cursor)
     }
-}
 
-fn state_bytes(index: &GroupIndex) -> usize {
-    FRAME_HEAD_BYTES + index.vote.as_ref().map_or(0, Bytes::len)
+    /// Length of the files that a group still needs, the last one up to the log's end.
+    pub(super) fn size_bytes(&self) -> u64 {
+        let older: u64 = self.files.range(..self.file.seq).map(|(_, file)| file.bytes).sum();
+        older + self.file_cursor as u64
+    }
+
+    /// The oldest files of which no group needs an entry.
+    pub(super) fn unneeded_files(&self) -> Vec<u64> {
+        let purged = |group: &GroupId, top: u64| {
+            let index = self.groups.get(group);
+            index.is_none_or(|index| index.purged.is_some_and(|purged| purged.index >= top))
+        };
+        let older = self.files.range(..self.file.seq);
+        let unneeded = older.take_while(|(_, file)| file.tops.iter().all(|(group, top)| purged(group, *top)));
+        unneeded.map(|(&seq, _)| seq).collect()
+    }
 }
 
 impl Shared {
     pub(super) fn new(config: WalConfig, pool: Arc<ChunkPool>, files: Files, log: Log) -> Shared {
-        let stats = WalStats::default();
-        Shared { config, pool, files, stats, log: Mutex::new(log), work: Condvar::new() }
+        let durable = AtomicU64::new(0);
+        let shared = Shared {
+            config,
+            pool,
+            files: Arc::new(files),
+            stats: WalStats::default(),
+            log: Mutex::new(log),
+            work: Condvar::new(),
+            durable,
+        };
+        shared.set_durable(shared.with(|log| log.end()));
+        shared
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Log> {
@@ -292,38 +392,51 @@ impl Shared {
     pub(super) fn change<R>(&self, change: impl FnOnce(&mut Log) -> R) -> R {
         let mut log = self.log.lock();
         let result = change(&mut log);
-        if log.writer_waits {
-            log.writer_waits = false;
+        let wake = std::mem::take(&mut log.writer_waits);
+        drop(log);
+        if wake {
             self.work.notify_one();
         }
         result
     }
 
+    /// Everything in front of this place is durable.
+    pub(super) fn durable(&self) -> Position {
+        Position::from_bits(self.durable.load(Ordering::Acquire))
+    }
+
+    pub(super) fn set_durable(&self, end: Position) {
+        self.durable.store(end.to_bits(), Ordering::Release);
+    }
+
     /// Reads a payload back from its file and checks it.
     pub(super) fn read_payload(&self, group: GroupId, id: LogId, slot: &Slot) -> Result<Bytes, ReadError> {
-        let damaged =
-            |reason: String| ReadError::Damaged { group, id, file: file_name(slot.at.seq()), reason };
-        let file = self.files.open_for_read(slot.at.seq()).map_err(|e: io::Error| damaged(e.to_string()))?;
+        self.read_frame(group, id, slot).map_err(|reason| {
+            // The file may have been used again in between.
+            match self.with(|log| log.groups.get(&group).and_then(|index| index.purged)) {
+                Some(purged) if purged.index >= id.index => {
+                    ReadError::Purged { group, index: id.index, first: purged.index + 1 }
+                }
+                _ => ReadError::Damaged { group, id, file: file_name(slot.at.seq()), reason },
+            }
+        })
+    }
+
+    fn read_frame(&self, group: GroupId, id: LogId, slot: &Slot) -> Result<Bytes, String> {
+        let io = |e: io::Error| e.to_string();
+        let file = self.files.open_for_read(slot.at.seq()).map_err(io)?;
         let start = align_down(slot.at.offset());
-        let end = slot.at.offset() + FRAME_HEAD_BYTES + slot.payload_bytes as usize;
+        let payload_bytes = slot.payload_bytes as usize;
+        let end = slot.at.offset() + FRAME_HEAD_BYTES + payload_bytes;
         let mut window = AlignedBuf::zeroed(align_up(end) - start);
-        file.read_exact_at(&mut window, start as u64).map_err(|e| damaged(e.to_string()))?;
+        file.read_exact_at(&mut window, start as u64).map_err(io)?;
         let frame = &window[slot.at.offset() - start..end - start];
         match FrameHead::read(frame) {
-            Some((head, bytes)) if head.id == id && head.group == group => {
-                Ok(Bytes::copy_from_slice(&frame[FRAME_HEAD_BYTES..FRAME_HEAD_BYTES + bytes]))
+            FrameRead::Good(head) if head.id == id && head.group == group => {
+                Ok(Bytes::copy_from_slice(&frame[FRAME_HEAD_BYTES..]))
             }
-            _ => Err(damaged("the frame's checksum does not fit".to_string())),
+            FrameRead::Good(head) => Err(format!("there is entry {} of {}", head.id, head.group)),
+            _ => Err("the frame's checksum does not fit".to_string()),
         }
     }
-}
-
-/// Path of a log file in the store's directory.
-pub(super) fn file_path(seq: u64) -> PathBuf {
-    PathBuf::from("wal").join(file_name(seq))
-}
-
-/// Name of a log file.
-pub(super) fn file_name(seq: u64) -> String {
-    format!("wal-{seq:016x}.log")
 }

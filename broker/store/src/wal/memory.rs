@@ -11,30 +11,48 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::disk::AlignedBuf;
+use crate::disk::{AlignedBuf, align_up};
+
+/// Length of the first chunk after a pause; each further one is twice as long, up to the configured length. An
+/// idle log holds little that way, and a busy one soon has large chunks.
+const CHUNK_BYTES_MIN: usize = 64 << 10;
 
 /// Chunks that are not in use, and a count of those that are.
 pub(super) struct ChunkPool {
     chunk_bytes: usize,
-    spare_max: usize,
-    spare: Mutex<Vec<AlignedBuf>>,
+    spare_bytes_max: usize,
+    rest: Mutex<Rest>,
     in_use_bytes: AtomicUsize,
 }
 
+struct Rest {
+    /// Chunks of the full length.
+    spare: Vec<AlignedBuf>,
+    /// Length of the next chunk that is not a spare one.
+    next_bytes: usize,
+}
+
 impl ChunkPool {
-    pub(super) fn new(chunk_bytes: usize, spare_max: usize) -> Arc<ChunkPool> {
+    pub(super) fn new(chunk_bytes: usize, spare_bytes_max: usize) -> Arc<ChunkPool> {
+        let rest = Rest { spare: Vec::new(), next_bytes: CHUNK_BYTES_MIN.min(chunk_bytes) };
         Arc::new(ChunkPool {
             chunk_bytes,
-            spare_max,
-            spare: Mutex::default(),
+            spare_bytes_max,
+            rest: Mutex::new(rest),
             in_use_bytes: AtomicUsize::new(0),
         })
     }
 
     /// A chunk of at least `bytes`; its content is anything.
     pub(super) fn take(self: &Arc<Self>, bytes: usize) -> Arc<Chunk> {
-        let reused = if bytes <= self.chunk_bytes { self.spare.lock().pop() } else { None };
-        let memory = reused.unwrap_or_else(|| AlignedBuf::zeroed(bytes.max(self.chunk_bytes)));
+        let (spare, len) = {
+            let mut rest = self.rest.lock();
+            let spare = if bytes <= self.chunk_bytes { rest.spare.pop() } else { None };
+            let len = rest.next_bytes;
+            rest.next_bytes = (len * 2).min(self.chunk_bytes);
+            (spare, len)
+        };
+        let memory = spare.unwrap_or_else(|| AlignedBuf::zeroed(align_up(bytes).max(len)));
         self.in_use_bytes.fetch_add(memory.len(), Relaxed);
         Arc::new(Chunk { memory: Some(memory), pool: Arc::downgrade(self) })
     }
@@ -43,9 +61,26 @@ impl ChunkPool {
         self.in_use_bytes.load(Relaxed)
     }
 
-    /// Gives unused chunks back to the system, all but one.
+    pub(super) fn spare_bytes(&self) -> usize {
+        self.rest.lock().spare.len() * self.chunk_bytes
+    }
+
+    /// Gives unused chunks back to the system and begins with a small one again.
     pub(super) fn trim(&self) {
-        self.spare.lock().truncate(1);
+        let mut rest = self.rest.lock();
+        rest.next_bytes = CHUNK_BYTES_MIN.min(self.chunk_bytes);
+        let spare = std::mem::take(&mut rest.spare);
+        drop(rest);
+        drop(spare);
+    }
+
+    fn put_back(&self, memory: AlignedBuf) {
+        self.in_use_bytes.fetch_sub(memory.len(), Relaxed);
+        let mut rest = self.rest.lock();
+        let spare_bytes = (rest.spare.len() + 1) * self.chunk_bytes;
+        if memory.len() == self.chunk_bytes && spare_bytes <= self.spare_bytes_max {
+            rest.spare.push(memory);
+        }
     }
 }
 
@@ -97,11 +132,8 @@ impl Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        let (Some(memory), Some(pool)) = (self.memory.take(), self.pool.upgrade()) else { return };
-        pool.in_use_bytes.fetch_sub(memory.len(), Relaxed);
-        let mut spare = pool.spare.lock();
-        if memory.len() == pool.chunk_bytes && spare.len() < pool.spare_max {
-            spare.push(memory);
+        if let (Some(memory), Some(pool)) = (self.memory.take(), self.pool.upgrade()) {
+            pool.put_back(memory);
         }
     }
 }
@@ -114,5 +146,44 @@ struct ChunkPart {
 impl AsRef<[u8]> for ChunkPart {
     fn as_ref(&self) -> &[u8] {
         self.chunk.part(self.range.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_log_begins_small_and_a_busy_one_grows_to_full_chunks() {
+        let pool = ChunkPool::new(1 << 20, 4 << 20);
+        let lens: Vec<usize> = (0..7).map(|_| pool.take(100).capacity()).collect();
+        assert_eq!(lens, [64 << 10, 128 << 10, 256 << 10, 512 << 10, 1 << 20, 1 << 20, 1 << 20]);
+        assert_eq!((pool.in_use_bytes(), pool.spare_bytes()), (0, 1 << 20), "only full chunks are kept");
+        pool.trim();
+        assert_eq!((pool.take(100).capacity(), pool.spare_bytes()), (64 << 10, 0));
+    }
+
+    #[test]
+    fn spare_memory_has_a_bound_and_a_large_payload_gets_a_chunk_of_its_own() {
+        let pool = ChunkPool::new(64 << 10, 128 << 10);
+        let chunks: Vec<_> = (0..5).map(|_| pool.take(1)).collect();
+        let large = pool.take(100_000);
+        assert_eq!(large.capacity(), align_up(100_000));
+        assert_eq!(pool.in_use_bytes(), 5 * (64 << 10) + large.capacity());
+        drop((chunks, large));
+        assert_eq!((pool.in_use_bytes(), pool.spare_bytes()), (0, 128 << 10));
+    }
+
+    #[test]
+    fn bytes_keep_their_chunk_and_what_is_in_it() {
+        let pool = ChunkPool::new(64 << 10, 64 << 10);
+        let chunk = pool.take(8);
+        // SAFETY: nobody else has this chunk yet.
+        unsafe { chunk.part_mut(0..8) }.copy_from_slice(b"in place");
+        let bytes = chunk.bytes(3..8);
+        drop(chunk);
+        assert_eq!((&bytes[..], pool.in_use_bytes()), (&b"place"[..], 64 << 10));
+        drop(bytes);
+        assert_eq!(pool.in_use_bytes(), 0);
     }
 }

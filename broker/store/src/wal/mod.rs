@@ -14,6 +14,7 @@ mod layout;
 mod log;
 mod memory;
 mod recovery;
+mod scan;
 mod writer;
 
 use std::{
@@ -22,6 +23,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc,
     },
     thread::JoinHandle,
     time::Duration,
@@ -29,28 +31,37 @@ use std::{
 
 use bytes::Bytes;
 use millstream_model::{GroupId, LogId};
+use parking_lot::Mutex;
 
 pub use group::{GroupLog, GroupState};
 pub use layout::Position;
 pub use recovery::{OpenError, RecoveryReport};
+pub use writer::Step;
 
 use crate::disk::Disk;
+use writer::Writer;
 
 /// How the log is laid out and when it rests.
 #[derive(Clone)]
 pub struct WalConfig {
     /// Length of a log file in bytes, a multiple of 4096.
     pub file_bytes: u64,
-    /// Length of the first file after a start, which is made before the log can be used.
+    /// Length of the first file of a new log, which is made before the log can be used; the next ones are each
+    /// twice as long, up to `file_bytes`.
     pub first_file_bytes: u64,
-    /// Length of a piece of log memory in bytes.
+    /// Length of a piece of log memory in bytes, when the log is busy.
     pub chunk_bytes: usize,
-    /// Pieces of log memory that are kept when they are not in use.
-    pub spare_chunks_max: usize,
+    /// Bytes of log memory that are kept when they are not in use, until the log is idle.
+    pub spare_bytes_max: usize,
     /// Files that are kept for use again.
     pub spare_files_max: usize,
     /// After so long without an append the durable mark of the last one is written.
     pub seal_after: Duration,
+    /// After so long again unused memory is given back.
+    pub trim_after: Duration,
+    /// Chance, from whoever starts the broker: it marks this log's files, so that no record can pass for a part of
+    /// the log.
+    pub salt: u32,
     /// Called once, from the writer thread, when a write has failed; nothing is acknowledged from then on.
     pub on_failure: Arc<dyn Fn(&WalFailed) + Send + Sync>,
 }
@@ -61,9 +72,11 @@ impl Default for WalConfig {
             file_bytes: 64 << 20,
             first_file_bytes: 4 << 20,
             chunk_bytes: 4 << 20,
-            spare_chunks_max: 40,
+            spare_bytes_max: 64 << 20,
             spare_files_max: 4,
             seal_after: Duration::from_millis(50),
+            trim_after: Duration::from_secs(1),
+            salt: 0,
             on_failure: Arc::new(|_| {}),
         }
     }
@@ -138,13 +151,25 @@ pub enum AppendError {
     /// The log has failed before.
     #[error(transparent)]
     Failed(#[from] WalFailed),
-    /// The payload does not fit into a log file.
-    #[error("a payload of {bytes} bytes is larger than a log file takes ({bytes_max})")]
+    /// The payload or vote is larger than the log takes.
+    #[error("{bytes} bytes are more than the log takes at once ({bytes_max})")]
     TooLarge {
         /// Length of the payload.
         bytes: usize,
         /// Largest length.
         bytes_max: usize,
+    },
+    /// A log file has room for the state of so many groups.
+    #[error("the log takes {groups_max} groups")]
+    TooManyGroups {
+        /// Most groups.
+        groups_max: usize,
+    },
+    /// The numbers of log files are used up.
+    #[error("the log has had its {files_max} files; its data must move to a new directory")]
+    Exhausted {
+        /// Most files in the life of a log.
+        files_max: u64,
     },
     /// The entry does not follow the last one.
     #[error("{group}: entry {index} does not follow the last one; {expected} would")]
@@ -207,7 +232,16 @@ impl fmt::Debug for WalConfig {
 /// An open write-ahead log.
 pub struct Wal {
     shared: Arc<log::Shared>,
-    writer: Option<JoinHandle<()>>,
+    driver: Driver,
+    /// One caller at a time gives files back.
+    reclaiming: Mutex<()>,
+}
+
+/// Who writes.
+enum Driver {
+    Thread(Option<JoinHandle<()>>),
+    /// Whoever calls [`Wal::step`].
+    Steps(Mutex<Writer>),
 }
 
 impl Wal {
@@ -219,12 +253,55 @@ impl Wal {
     ) -> Result<(Wal, RecoveryReport), OpenError> {
         let (shared, report) = recovery::recover(disk, config, base)?;
         let shared = Arc::new(shared);
-        let for_writer = shared.clone();
-        let writer = std::thread::Builder::new()
-            .name("wal-writer".to_string())
-            .spawn(move || writer::run(&for_writer))
-            .map_err(|e| OpenError::Io { what: "the writer thread".to_string(), reason: e.to_string() })?;
-        Ok((Wal { shared, writer: Some(writer) }, report))
+        let no_thread = |e: io::Error| OpenError::Io { what: "a thread".to_string(), reason: e.to_string() };
+        let writer = Writer::new(shared.clone(), false);
+        shared.files.start().map_err(no_thread)?;
+        let spawned = std::thread::Builder::new().name("wal-writer".to_string()).spawn(move || writer.run());
+        if spawned.is_err() {
+            shared.files.stop();
+        }
+        Ok((Wal::new(shared, Driver::Thread(Some(spawned.map_err(no_thread)?))), report))
+    }
+
+    /// Opens the log without threads: [`step`](Wal::step) writes what is pending, on the caller's thread, and makes
+    /// files when they are needed. What it does follows from the calls alone.
+    pub fn open_stepped(
+        disk: Arc<dyn Disk>,
+        config: WalConfig,
+        base: &RecoveryBase,
+    ) -> Result<(Wal, RecoveryReport), OpenError> {
+        let (shared, report) = recovery::recover(disk, config, base)?;
+        let shared = Arc::new(shared);
+        let writer = Writer::new(shared.clone(), true);
+        Ok((Wal::new(shared, Driver::Steps(Mutex::new(writer))), report))
+    }
+    fn new(shared: Arc<log::Shared>, driver: Driver) -> Wal {
+        Wal { shared, driver, reclaiming: Mutex::new(()) }
+    }
+
+    /// Writes what is pending, in a log that was opened without threads; a log with threads does it by itself.
+    pub fn step(&self) -> Step {
+        match &self.driver {
+            Driver::Thread(_) => Step::Idle,
+            Driver::Steps(writer) => writer.lock().step(),
+        }
+    }
+
+    /// Writes what a log with threads writes when it has been idle for a while.
+    pub fn step_seal(&self) -> Step {
+        match &self.driver {
+            Driver::Thread(_) => Step::Idle,
+            Driver::Steps(writer) => writer.lock().seal(),
+        }
+    }
+
+    /// Makes one file ahead, as a log with threads does in the background; whether there was one to make.
+    pub fn step_prepare(&self) -> bool {
+        match &self.driver {
+            Driver::Thread(_) => false,
+            // A file that cannot be made is missed when it is needed, and not before.
+            Driver::Steps(_) => self.shared.files.make_next().unwrap_or(false),
+        }
     }
 
     /// A handle to one group's part of the log.
@@ -232,16 +309,31 @@ impl Wal {
         GroupLog { shared: self.shared.clone(), group }
     }
 
+    /// The groups that the log knows, in order.
+    pub fn groups(&self) -> Vec<GroupId> {
+        let mut groups: Vec<GroupId> = self.shared.with(|log| log.groups.keys().copied().collect());
+        groups.sort();
+        groups
+    }
+
     /// Bytes of log memory that someone holds.
     pub fn memory_bytes(&self) -> usize {
         self.shared.pool.in_use_bytes()
     }
 
+    /// Bytes of log memory that nobody holds and the log keeps.
+    pub fn spare_memory_bytes(&self) -> usize {
+        self.shared.pool.spare_bytes()
+    }
+
+    /// Length of a piece of log memory in bytes.
+    pub fn chunk_bytes(&self) -> usize {
+        self.shared.config.chunk_bytes
+    }
+
     /// Bytes of the log files that a group still needs.
     pub fn size_bytes(&self) -> u64 {
-        let files = self.shared.with(|log| log.tops.len() as u64);
-        files.saturating_sub(1) * self.shared.config.file_bytes
-            + self.shared.with(|log| log.end().offset() as u64)
+        self.shared.with(|log| log.size_bytes())
     }
 
     /// What the log has done so far.
@@ -254,7 +346,7 @@ impl Wal {
         self.shared.with(|log| log.failed.clone())
     }
 
-    /// Gives unused memory back to the system.
+    /// Gives unused memory back to the system; an idle log does so by itself.
     pub fn trim_memory(&self) {
         self.shared.with(|log| log.close_chunk());
         self.shared.pool.trim();
@@ -263,55 +355,59 @@ impl Wal {
     /// Makes files free for use again whose entries every group has purged; returns how many. Blocks until the
     /// purge marks are durable.
     pub fn reclaim(&self) -> Result<usize, AppendError> {
-        let candidates = self.shared.with(|log| {
-            let current = log.end().seq();
-            let done = |tops: &HashMap<GroupId, u64>, log: &log::Log| {
-                tops.iter().all(|(group, &top)| {
-                    log.groups
-                        .get(group)
-                        .is_none_or(|index| index.purged.is_some_and(|purged| purged.index >= top))
-                })
-            };
-            let oldest_first = log.tops.iter().take_while(|(seq, tops)| **seq < current && done(tops, log));
-            oldest_first.map(|(&seq, _)| seq).collect::<Vec<u64>>()
-        });
-        if candidates.is_empty() {
+        let _one = self.reclaiming.lock();
+        let unneeded = self.shared.with(|log| log.unneeded_files());
+        if unneeded.is_empty() {
             return Ok(0);
         }
         self.sync_states()?;
-        self.shared.with(|log| candidates.iter().for_each(|seq| drop(log.tops.remove(seq))));
-        self.shared.files.recycle(&candidates, self.shared.config.spare_files_max);
-        Ok(candidates.len())
+        self.shared.with(|log| unneeded.iter().for_each(|seq| drop(log.files.remove(seq))));
+        self.shared.files.recycle(&unneeded);
+        Ok(unneeded.len())
     }
 
     /// Writes every group's vote and marks and waits until they are durable.
     fn sync_states(&self) -> Result<(), AppendError> {
-        let (tell, told) = std::sync::mpsc::channel();
+        let (tell, told) = mpsc::channel();
         self.shared.change(|log| {
-            log.write_states()?;
+            log.admit(GroupId::METADATA, 0)?;
+            log.put_states();
+            // The receiver waits, or has been told that the log has failed.
             log.when_durable(Box::new(move |result| drop(tell.send(result))));
             Ok::<(), AppendError>(())
         })?;
-        match told.recv() {
-            Ok(result) => result.map_err(AppendError::Failed),
-            Err(_) => Err(AppendError::Failed(self.stopped())),
-        }
+        let result = match &self.driver {
+            Driver::Thread(_) => told.recv().ok(),
+            Driver::Steps(writer) => {
+                writer.lock().step();
+                told.try_recv().ok()
+            }
+        };
+        result.unwrap_or_else(|| Err(self.stopped())).map_err(AppendError::Failed)
     }
 
     fn stopped(&self) -> WalFailed {
-        let reason = io::Error::from(io::ErrorKind::BrokenPipe).to_string();
+        let reason = "nobody writes it now".to_string();
         self.failed().unwrap_or(WalFailed { file: "the log".to_string(), offset: 0, reason })
     }
 
-    /// Writes what is pending and stops the writer.
+    /// Writes what is pending and stops the writer. To drop a log without threads writes nothing.
     pub fn shutdown(mut self) {
+        if let Driver::Steps(writer) = &self.driver {
+            let mut writer = writer.lock();
+            writer.step();
+            writer.seal();
+        }
         self.stop();
     }
 
     fn stop(&mut self) {
         self.shared.with(|log| log.stopping = true);
         self.shared.work.notify_all();
-        if let Some(writer) = self.writer.take() {
+        self.shared.files.close();
+        if let Driver::Thread(writer) = &mut self.driver
+            && let Some(writer) = writer.take()
+        {
             // A writer that panicked has said so; there is nothing left to write with.
             let _ = writer.join();
         }
@@ -332,3 +428,5 @@ impl Drop for Wal {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod sim_tests;

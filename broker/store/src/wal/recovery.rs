@@ -12,19 +12,20 @@ use millstream_model::GroupId;
 
 use super::{
     RecoveryBase, WalConfig,
-    files::{Files, set_aside},
+    files::{FilePlan, Files, Found, Lives, NoFile, add_free, next_file_bytes, set_aside, write_head},
     group::{GroupIndex, Slot},
     layout::{
-        FILE_HEAD_BYTES, FRAME_HEAD_BYTES, FrameHead, FrameKind, Position, SEGMENT_HEAD_BYTES, SegmentHead,
-        read_file_head,
+        DIR, FILE_HEAD_BYTES, FRAME_HEAD_BYTES, FileHead, FileHeadRead, FrameHead, FrameKind, Position,
+        file_name, in_dir, spare_name,
     },
-    log::{Log, Shared, file_name, file_path},
+    log::{FileTops, Log, Shared, Start},
     memory::ChunkPool,
+    scan::{Listing, LogFile, Reader, SegmentRead, list, read_head},
 };
-use crate::disk::{AlignedBuf, BLOCK_BYTES, Disk, DiskFile, OpenMode, align_up};
+use crate::disk::{BLOCK_BYTES, Disk, OpenMode, align_up};
 
-/// Bytes that recovery reads at once; a longer segment is read whole.
-const WINDOW_BYTES: usize = 4 << 20;
+/// Name of the file that says that a repair was begun: the log's directory is between two states.
+pub(crate) const REPAIR_NAME: &str = "repair-unfinished";
 
 /// Why a log cannot be opened. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,7 +39,7 @@ pub enum OpenError {
         reason: String,
     },
     /// A part that was durable does not read back as it was written.
-    #[error("{file} is damaged at offset {offset}, before data that is known to be durable ({reason})")]
+    #[error("{file} is damaged at offset {offset}: {reason}")]
     Damaged {
         /// Name of the file.
         file: String,
@@ -47,12 +48,43 @@ pub enum OpenError {
         /// What is wrong.
         reason: String,
     },
-    /// A file between others is not there.
-    #[error("{file} is missing between other log files")]
+    /// A file that the log needs is not there.
+    #[error("{file} is missing")]
     Missing {
         /// Name of the file.
         file: String,
     },
+    /// The log has later entries of a group and not these.
+    #[error(
+        "entries {first} to {last} of {group} are in no file of the log: files in front of it are missing"
+    )]
+    EntriesMissing {
+        /// The group.
+        group: GroupId,
+        /// First index that is missing.
+        first: u64,
+        /// Last index that is missing.
+        last: u64,
+    },
+    /// The runs have entries of a group, and the log knows nothing of it, not even its vote.
+    #[error("the log has nothing of {group}, of which the runs have entries: its files are missing")]
+    GroupMissing {
+        /// The group.
+        group: GroupId,
+    },
+    /// A newer version of the broker wrote it.
+    #[error("{file} at offset {offset} has version {version}, which this version of the broker cannot read")]
+    Unsupported {
+        /// Name of the file.
+        file: String,
+        /// Bytes from its start.
+        offset: usize,
+        /// The version.
+        version: u16,
+    },
+    /// A repair was begun and not finished.
+    #[error("a repair of the log was begun and not finished; run it again")]
+    RepairUnfinished,
 }
 
 /// What opening the log found.
@@ -68,10 +100,16 @@ pub struct RecoveryReport {
     pub torn: bool,
 }
 
-struct LogFile {
-    seq: u64,
-    len: u64,
-    file: Arc<dyn DiskFile>,
+fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> OpenError {
+    let what = what.into();
+    move |e| OpenError::Io { what, reason: e.to_string() }
+}
+
+fn no_file(seq: u64) -> impl FnOnce(NoFile) -> OpenError {
+    move |error| {
+        let (NoFile::NotYet(error) | NoFile::Broken(error)) = error;
+        io_error(file_name(seq))(error)
+    }
 }
 
 /// Reads the log and makes it ready to be appended to, in a file of its own.
@@ -80,147 +118,204 @@ pub(super) fn recover(
     config: WalConfig,
     base: &RecoveryBase,
 ) -> Result<(Shared, RecoveryReport), OpenError> {
-    let io = |what: &str| {
-        let what = what.to_string();
-        move |e: io::Error| OpenError::Io { what, reason: e.to_string() }
+    disk.create_dir(Path::new(DIR)).map_err(io_error(format!("the directory {DIR}")))?;
+    let pool = ChunkPool::new(config.chunk_bytes, config.spare_bytes_max);
+    let listing = list(&*disk)?;
+    if listing.others.iter().any(|name| name == REPAIR_NAME) {
+        return Err(OpenError::RepairUnfinished);
+    }
+    check_row(&listing)?;
+    let mut scan = Scan::new(base);
+    let last = scan.files(&pool, &listing.files)?;
+    scan.check_groups()?;
+    let report = RecoveryReport {
+        files: last.map_or(0, |last| listing.files.iter().filter(|file| file.seq <= last.seq()).count()),
+        frames: scan.frames,
+        end: last.unwrap_or_default(),
+        torn: scan.torn,
     };
-    disk.create_dir(Path::new("wal")).map_err(io("the directory wal"))?;
-    let pool = ChunkPool::new(config.chunk_bytes, config.spare_chunks_max);
-    let (files, unused) = find(&*disk)?;
-    let mut scan =
-        Scan { base, groups: HashMap::new(), tops: BTreeMap::new(), report: RecoveryReport::default() };
-    let ends = scan.files(&pool, &files)?;
-    let Scan { groups, mut tops, mut report, .. } = scan;
-    report.files = ends.len();
-    let last = ends.last().copied();
-    // Files behind the end were made ready, or begun by a write that nobody was told of: they are used again.
-    tops.retain(|seq, _| last.is_some_and(|end| *seq <= end.seq()));
-    report.end = last.unwrap_or_default();
-    let seq = last.map_or(1, |end| end.seq() + 1);
-    // Not under their old names, and the last first: a log must be found without a gap after the next start.
-    let mut free = unused;
-    for file in files.iter().rev().take_while(|file| last.is_none_or(|end| file.seq > end.seq())) {
-        free.push(set_aside(&*disk, file.seq).map_err(io(&file_name(file.seq)))?);
+    if let Some(file) = last.and_then(|last| listing.files.iter().find(|file| file.seq == last.seq())) {
+        // A process that was killed may have left what it wrote in the page cache only. From now on it counts.
+        file.file.sync().map_err(io_error(file_name(file.seq)))?;
     }
-    let files = Files::new(disk, config.file_bytes, free).map_err(io("the log's files"))?;
-    files.make_now(seq, config.first_file_bytes).map_err(io(&file_name(seq)))?;
-    let previous_end = last.map_or(0, Position::offset);
-    let mut log =
-        Log::new(pool.clone(), groups, tops, (seq, config.first_file_bytes, previous_end), config.file_bytes);
-    if last.is_some() {
-        // The first frames of the new file say where the one before ended.
-        log.write_states().map_err(|e| OpenError::Io { what: file_name(seq), reason: e.to_string() })?;
-    }
+    let (files, file) = ready_files(disk, &config, &listing, last.map_or(0, |last| last.seq()))?;
+    let start = Start {
+        groups: scan.groups,
+        older: scan.older,
+        file,
+        previous_end: last.map_or(0, Position::offset),
+    };
+    let mut log = Log::new(pool.clone(), start, config.file_bytes);
+    // The first frames of the new file say where the one before ended.
+    log.put_states();
+    pool.trim();
     Ok((Shared::new(config, pool, files, log), report))
 }
 
-/// The log files in order, and spare ones. A file whose header is not its own was being made when the broker
-/// ended, if it is the last.
-fn find(disk: &dyn Disk) -> Result<(Vec<LogFile>, Vec<PathBuf>), OpenError> {
-    let dir = Path::new("wal");
-    let names = disk
-        .list(dir)
-        .map_err(|e| OpenError::Io { what: "the directory wal".into(), reason: e.to_string() })?;
-    let (mut files, mut unused) = (Vec::<LogFile>::new(), Vec::new());
-    for (name, len) in names {
-        if name.starts_with("spare-") {
-            unused.push(dir.join(name));
-            continue;
-        }
-        let Some(seq) = name.strip_prefix("wal-").and_then(|n| n.strip_suffix(".log")) else { continue };
-        let Ok(seq) = u64::from_str_radix(seq, 16) else { continue };
-        if let Some(before) = files.last()
-            && before.seq + 1 != seq
-        {
-            return Err(OpenError::Missing { file: file_name(before.seq + 1) });
-        }
-        let file = disk
-            .open(&file_path(seq), OpenMode::DirectRead)
-            .map_err(|e| OpenError::Io { what: file_name(seq), reason: e.to_string() })?;
-        files.push(LogFile { seq, len, file });
-    }
-    Ok((files, unused))
+/// Log files follow one another without a gap: they are made in order, and only the oldest are taken away.
+fn check_row(listing: &Listing) -> Result<(), OpenError> {
+    let gap = listing.files.windows(2).find(|pair| pair[0].seq + 1 != pair[1].seq);
+    gap.map_or(Ok(()), |pair| Err(OpenError::Missing { file: file_name(pair[0].seq + 1) }))
 }
 
+/// The files to go on in, behind the file `last`, with number and length of the first. Files that were made ahead, or begun by a write that nobody was
+/// told of, get a new life.
+fn ready_files(
+    disk: Arc<dyn Disk>,
+    config: &WalConfig,
+    listing: &Listing,
+    last: u64,
+) -> Result<(Files, (u64, u64)), OpenError> {
+    let mut found = Found { lives: Lives::new(config.salt), ..Found::default() };
+    note_lives(&*disk, listing, &mut found.lives)?;
+    found.free = listing.spares.iter().map(|seq| in_dir(&spare_name(*seq))).collect();
+    let ahead: Vec<&LogFile> = listing.files.iter().filter(|file| file.seq > last).collect();
+    if last == 0
+        && let Some(first) = ahead.first()
+        && first.seq != 1
+    {
+        // A log is never without its current file, so somebody took it.
+        return Err(OpenError::Missing { file: file_name(first.seq - 1) });
+    }
+    let mut wanted = None;
+    for file in &ahead {
+        let fits = wanted.map_or(file.len >= config.first_file_bytes, |len| file.len == len);
+        if !fits || !file.len.is_multiple_of(BLOCK_BYTES as u64) || file.len > u64::from(u32::MAX) {
+            break;
+        }
+        let head = FileHead { seq: file.seq, file_bytes: file.len, life: found.lives.next() };
+        let open = disk
+            .open(&in_dir(&file_name(file.seq)), OpenMode::Direct)
+            .map_err(io_error(file_name(file.seq)))?;
+        write_head(&*open, head).map_err(no_file(file.seq))?;
+        found.ready.push((head, open));
+        wanted = Some(next_file_bytes(file.len, config.file_bytes));
+    }
+    // The last first: a log must be found without a gap after the next start.
+    for file in ahead[found.ready.len()..].iter().rev() {
+        let path: PathBuf = set_aside(&*disk, file.seq).map_err(no_file(file.seq))?;
+        add_free(&mut found.free, path);
+    }
+    disk.sync_dir(Path::new(DIR)).map_err(io_error(format!("the directory {DIR}")))?;
+    let first = found.ready.first().map(|(head, _)| (head.seq, head.file_bytes));
+    let plan = FilePlan { file_bytes: config.file_bytes, spare_files_max: config.spare_files_max };
+    let files = Files::new(disk, plan, found);
+    if let Some(first) = first {
+        return Ok((files, first));
+    }
+    files.make_first(last + 1, config.first_file_bytes).map_err(no_file(last + 1))?;
+    Ok((files, (last + 1, config.first_file_bytes)))
+}
+
+fn note_lives(disk: &dyn Disk, listing: &Listing, lives: &mut Lives) -> Result<(), OpenError> {
+    let mut note = |name: String, head: io::Result<FileHeadRead>| {
+        if let FileHeadRead::Good(head) = head.map_err(io_error(name))? {
+            lives.saw(head.life);
+        }
+        Ok::<(), OpenError>(())
+    };
+    for file in &listing.files {
+        note(file_name(file.seq), read_head(&*file.file))?;
+    }
+    for seq in &listing.spares {
+        let name = spare_name(*seq);
+        let file = disk.open(&in_dir(&name), OpenMode::DirectRead);
+        note(name, file.and_then(|file| read_head(&*file)))?;
+    }
+    Ok(())
+}
+
+/// What the frames add up to.
 struct Scan<'a> {
     base: &'a RecoveryBase,
     groups: HashMap<GroupId, GroupIndex>,
-    tops: BTreeMap<u64, HashMap<GroupId, u64>>,
-    report: RecoveryReport,
+    older: BTreeMap<u64, FileTops>,
+    frames: u64,
+    torn: bool,
 }
 
-impl Scan<'_> {
-    /// Reads the files; gives the end of the log in each that has any of it.
-    fn files(&mut self, pool: &Arc<ChunkPool>, files: &[LogFile]) -> Result<Vec<Position>, OpenError> {
+impl<'a> Scan<'a> {
+    fn new(base: &'a RecoveryBase) -> Scan<'a> {
+        Scan { base, groups: HashMap::new(), older: BTreeMap::new(), frames: 0, torn: false }
+    }
+
+    /// Reads the files; gives the end of the log.
+    fn files(&mut self, pool: &Arc<ChunkPool>, files: &[LogFile]) -> Result<Option<Position>, OpenError> {
         let mut ends: Vec<Position> = Vec::new();
         for file in files {
-            let mut reader = Reader::new(pool, file);
-            let named = reader.file_head()?;
-            if let Some(head) = reader.segment_head(FILE_HEAD_BYTES)? {
-                if let Some(before) = ends.last()
-                    && before.offset() != head.previous_end
-                {
-                    return Err(damaged(before.seq(), before.offset(), "the next file follows a later end"));
-                }
-                if named != Some(file.seq) {
-                    return Err(damaged(file.seq, 0, "the file's header is not its own"));
-                }
-            }
-            let end = self.file(&mut reader)?;
-            let later = reader.durable_mark_behind(end)?;
-            if later.is_some_and(|mark| mark > Position::new(file.seq, end)) {
-                return Err(damaged(file.seq, end, "a later part says that it was durable"));
-            }
-            if end == FILE_HEAD_BYTES {
-                // Made ready and never used, or only in a write that failed: nothing can be behind it.
-                break;
-            }
-            self.report.torn = reader.something_at(end)?;
+            let mut reader = Reader::new(pool, file)?;
+            let (end, torn) = self.file(&mut reader, ends.last().copied())?;
             ends.push(Position::new(file.seq, end));
+            // Of a file that has a log behind it, what was torn was given up by an earlier start.
+            self.torn = torn || self.torn && end == FILE_HEAD_BYTES;
         }
-        // What follows a file without any log must have none either.
-        for file in files.iter().skip(ends.len() + 1) {
-            if Reader::new(pool, file).segment_head(FILE_HEAD_BYTES)?.is_some() {
+        let last = ends.iter().copied().rfind(|end| end.offset() > FILE_HEAD_BYTES);
+        let last_seq = last.map_or(0, Position::seq);
+        self.older.retain(|seq, _| *seq <= last_seq);
+        // What lies behind the end is unfinished. What one bit makes whole is not.
+        let unfinished = files.iter().zip(&ends).filter(|(file, _)| file.seq >= last_seq);
+        for (file, end) in unfinished.take(2) {
+            let mut reader = Reader::new(pool, file)?;
+            if let Some((offset, _)) = reader.single_wrong_bit(end.offset())? {
+                return Err(damaged(file.seq, offset, "a single bit is wrong, which no torn write leaves"));
+            }
+        }
+        Ok(last)
+    }
+
+    /// Reads the segments of one file; gives the offset behind the last good one, and whether something was begun
+    /// there.
+    fn file(
+        &mut self,
+        reader: &mut Reader<'_>,
+        previous: Option<Position>,
+    ) -> Result<(usize, bool), OpenError> {
+        let seq = reader.file.seq;
+        if reader.life.is_none() {
+            if reader.next_head(FILE_HEAD_BYTES)?.is_some() {
                 return Err(damaged(
-                    file.seq - 1,
-                    FILE_HEAD_BYTES,
-                    "the next file has a log and this one has none",
+                    seq,
+                    0,
+                    "the file's header is not its own, and there is a log behind it",
                 ));
             }
+            return Ok((FILE_HEAD_BYTES, false));
         }
-        Ok(ends)
-    }
-
-    /// Reads the segments of one file; gives the offset behind the last good one.
-    fn file(&mut self, reader: &mut Reader<'_>) -> Result<usize, OpenError> {
+        if let (Some(head), Some(previous)) = (reader.head(FILE_HEAD_BYTES)?, previous)
+            && head.previous_end != previous.offset()
+        {
+            let reason = "the next file says that the log of this one ended elsewhere";
+            return Err(damaged(previous.seq(), previous.offset(), reason));
+        }
+        self.older.insert(seq, FileTops { bytes: reader.file.len, tops: HashMap::new() });
         let mut at = FILE_HEAD_BYTES;
-        self.tops.entry(reader.file.seq).or_default();
-        while let Some(head) = reader.segment_head(at)? {
-            let Some(segment) = reader.segment(at, head.frames_bytes)? else { break };
-            let Some(frames) = check_frames(&segment) else { break };
-            for (frame, start, payload_bytes) in frames {
-                let place = Position::new(reader.file.seq, at + start);
-                let payload_start = start + FRAME_HEAD_BYTES;
-                let payload = segment.slice(payload_start..payload_start + payload_bytes);
-                self.frame(frame, place, payload);
+        while let SegmentRead::Whole { head, bytes, frames } = reader.segment(at)? {
+            for (frame, range) in frames {
+                let payload = bytes.slice(range.start + FRAME_HEAD_BYTES..range.end);
+                self.frame(frame, Position::new(seq, at + range.start), payload)?;
             }
-            at += align_up(SEGMENT_HEAD_BYTES + head.frames_bytes);
+            at += align_up(head.bytes());
         }
-        Ok(at)
+        let (torn, mark) = reader.marks_from(at)?;
+        if mark.is_some_and(|mark| mark > Position::new(seq, at)) {
+            return Err(damaged(seq, at, "a later part says that this one was durable"));
+        }
+        Ok((at, torn))
     }
 
-    fn frame(&mut self, head: FrameHead, at: Position, payload: Bytes) {
-        self.report.frames += 1;
-        let keep_above = self.base.flushed.get(&head.group).copied();
+    fn frame(&mut self, head: FrameHead, at: Position, payload: Bytes) -> Result<(), OpenError> {
+        self.frames += 1;
+        if head.kind == FrameKind::Seal {
+            return Ok(());
+        }
         let index = self.groups.entry(head.group).or_default();
         match head.kind {
-            FrameKind::Seal => return,
+            FrameKind::Seal => {}
             FrameKind::Vote => index.vote = Some(Bytes::copy_from_slice(&payload)),
             FrameKind::Truncate => index.truncate_after((head.entry_kind != 0).then_some(head.id)),
             FrameKind::Purge => index.purge(head.id),
             FrameKind::GroupState => {
-                if head.entry_kind & 1 != 0 && index.purged.is_none_or(|purged| purged.index < head.id.index)
-                {
+                if head.entry_kind & 1 != 0 {
                     index.purge(head.id);
                 }
                 if head.entry_kind & 2 != 0 {
@@ -228,36 +323,54 @@ impl Scan<'_> {
                 }
             }
             FrameKind::Entry => {
-                push_entry(index, &head, at, payload, keep_above);
-                let top = self.tops.entry(at.seq()).or_default().entry(head.group).or_default();
+                let flushed = self.base.flushed.get(&head.group).copied();
+                let keep = flushed.is_none_or(|flushed| head.id.index > flushed);
+                put_entry(index, &head, at, payload, keep)?;
+                let top = self.older.entry(at.seq()).or_default().tops.entry(head.group).or_default();
                 *top = (*top).max(head.id.index);
             }
         }
+        let index = self.groups.entry(head.group).or_default();
         if let Some(committed) = head.committed.checked_sub(1).and_then(|last| index.log_id(last)) {
             index.committed = index.committed.max(Some(committed));
+        }
+        Ok(())
+    }
+
+    /// No group may lack an entry that it has not purged, or be gone altogether.
+    fn check_groups(&self) -> Result<(), OpenError> {
+        let mut groups: Vec<(&GroupId, &GroupIndex)> = self.groups.iter().collect();
+        groups.sort_by_key(|(group, _)| **group);
+        for (&group, index) in groups {
+            let expected = index.purged.map_or(0, |id| id.index + 1);
+            if index.first != expected {
+                return Err(OpenError::EntriesMissing { group, first: expected, last: index.first - 1 });
+            }
+        }
+        let mut flushed: Vec<GroupId> = self.base.flushed.keys().copied().collect();
+        flushed.sort();
+        match flushed.into_iter().find(|group| !self.groups.contains_key(group)) {
+            Some(group) => Err(OpenError::GroupMissing { group }),
+            None => Ok(()),
         }
     }
 }
 
-fn push_entry(
+fn put_entry(
     index: &mut GroupIndex,
     head: &FrameHead,
     at: Position,
     payload: Bytes,
-    keep_above: Option<u64>,
-) {
-    if index.purged.is_some_and(|purged| head.id.index <= purged.index) {
-        return;
+    keep: bool,
+) -> Result<(), OpenError> {
+    if head.id.index < index.end() {
+        return Err(damaged(at.seq(), at.offset(), "an entry does not follow the one before it"));
     }
-    if index.slots.is_empty() && index.purged.is_none() {
+    if head.id.index > index.end() {
+        // Those between were in files that are used again; a purge mark that follows must cover them.
+        index.slots.clear();
         index.first = head.id.index;
     }
-    // An entry in place of another one follows a truncation whose frame was lost with a torn tail.
-    if head.id.index < index.end() {
-        let keep = head.id.index - index.first;
-        index.slots.truncate(keep as usize);
-    }
-    let keep = keep_above.is_none_or(|flushed| head.id.index > flushed);
     index.slots.push_back(Slot {
         term: head.id.term,
         kind: head.entry_kind,
@@ -265,97 +378,9 @@ fn push_entry(
         payload_bytes: payload.len() as u32,
         payload: keep.then_some(payload),
     });
+    Ok(())
 }
 
-/// The frames of a segment, if every one of them is whole.
-fn check_frames(segment: &[u8]) -> Option<Vec<(FrameHead, usize, usize)>> {
-    let mut frames = Vec::new();
-    let mut at = SEGMENT_HEAD_BYTES;
-    while at < segment.len() {
-        let (head, payload_bytes) = FrameHead::read(&segment[at..])?;
-        frames.push((head, at, payload_bytes));
-        at += FRAME_HEAD_BYTES + payload_bytes;
-    }
-    Some(frames)
-}
-
-fn damaged(seq: u64, offset: usize, reason: &str) -> OpenError {
+pub(super) fn damaged(seq: u64, offset: usize, reason: &str) -> OpenError {
     OpenError::Damaged { file: file_name(seq), offset, reason: reason.to_string() }
-}
-
-/// Reads one file through a window of log memory, so that payloads need no copy.
-struct Reader<'a> {
-    pool: &'a Arc<ChunkPool>,
-    file: &'a LogFile,
-    window: Bytes,
-    window_at: usize,
-}
-
-impl<'a> Reader<'a> {
-    fn new(pool: &'a Arc<ChunkPool>, file: &'a LogFile) -> Reader<'a> {
-        Reader { pool, file, window: Bytes::new(), window_at: 0 }
-    }
-
-    fn io(&self, error: &io::Error) -> OpenError {
-        OpenError::Io { what: file_name(self.file.seq), reason: error.to_string() }
-    }
-
-    fn file_head(&mut self) -> Result<Option<u64>, OpenError> {
-        let mut block = AlignedBuf::zeroed(BLOCK_BYTES);
-        match self.file.file.read_exact_at(&mut block, 0) {
-            Ok(()) => Ok(read_file_head(&block).map(|(seq, _)| seq)),
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-            Err(e) => Err(self.io(&e)),
-        }
-    }
-
-    /// `len` bytes from `at` on, or `None` if the file is shorter.
-    fn bytes(&mut self, at: usize, len: usize) -> Result<Option<Bytes>, OpenError> {
-        if (at + len) as u64 > self.file.len {
-            return Ok(None);
-        }
-        if at < self.window_at || at + len > self.window_at + self.window.len() {
-            let whole = align_up(len).max(WINDOW_BYTES).min(self.file.len as usize - at);
-            // A file that was cut short may not end at a block.
-            let whole = whole / BLOCK_BYTES * BLOCK_BYTES;
-            if whole < len {
-                return Ok(None);
-            }
-            let chunk = self.pool.take(whole);
-            // SAFETY: nobody else has this chunk yet.
-            let part = unsafe { chunk.part_mut(0..whole) };
-            self.file.file.read_exact_at(part, at as u64).map_err(|e| self.io(&e))?;
-            (self.window, self.window_at) = (chunk.bytes(0..whole), at);
-        }
-        let start = at - self.window_at;
-        Ok(Some(self.window.slice(start..start + len)))
-    }
-
-    fn segment_head(&mut self, at: usize) -> Result<Option<SegmentHead>, OpenError> {
-        let Some(block) = self.bytes(at, BLOCK_BYTES)? else { return Ok(None) };
-        Ok(SegmentHead::read(&block, Position::new(self.file.seq, at)))
-    }
-
-    /// The segment's head and frames.
-    fn segment(&mut self, at: usize, frames_bytes: usize) -> Result<Option<Bytes>, OpenError> {
-        let len = SEGMENT_HEAD_BYTES + frames_bytes;
-        let whole = self.bytes(at, align_up(len))?;
-        Ok(whole.map(|segment| segment.slice(..len)))
-    }
-
-    /// The largest durable mark of any good segment head behind `end`.
-    fn durable_mark_behind(&mut self, end: usize) -> Result<Option<Position>, OpenError> {
-        let mut mark = None;
-        let mut at = end;
-        while (at + BLOCK_BYTES) as u64 <= self.file.len {
-            mark = mark.max(self.segment_head(at)?.map(|head| head.durable));
-            at += BLOCK_BYTES;
-        }
-        Ok(mark)
-    }
-
-    /// Whether a segment of this file's life was begun at `at`.
-    fn something_at(&mut self, at: usize) -> Result<bool, OpenError> {
-        Ok(self.segment_head(at)?.is_some())
-    }
 }

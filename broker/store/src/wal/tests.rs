@@ -134,8 +134,8 @@ fn six_appends() -> (TempDir, std::path::PathBuf, usize) {
     // As if killed: neither a seal nor a shutdown touches the files any more.
     let copy = TempDir::new().expect("a directory");
     fs::create_dir(copy.path().join("wal")).expect("a directory");
-    let path = copy.path().join("wal").join(log::file_name(1));
-    fs::copy(dir.path().join("wal").join(log::file_name(1)), &path).expect("a copy");
+    let path = copy.path().join("wal").join(layout::file_name(1));
+    fs::copy(dir.path().join("wal").join(layout::file_name(1)), &path).expect("a copy");
     (copy, path, end)
 }
 
@@ -170,7 +170,7 @@ fn a_flipped_bit_in_the_middle_is_damage_and_nothing_is_changed() {
         let before = fs::read(&path).expect("readable");
         match open(&dir).err() {
             Some(OpenError::Damaged { file, offset, .. }) => {
-                assert_eq!(file, log::file_name(1));
+                assert_eq!(file, layout::file_name(1));
                 assert!(offset <= at && at < offset + 8192, "flipped {at}, reported {offset}");
             }
             other => panic!("flipped {at}: {other:?}"),
@@ -190,8 +190,8 @@ fn a_missing_file_in_the_middle_is_named() {
         let (wal, _) = open(&dir).expect("opens");
         append(&wal.group(GROUP), 0, 400, 3000);
     }
-    fs::remove_file(dir.path().join("wal").join(log::file_name(2))).expect("removable");
-    assert_eq!(open(&dir).err(), Some(OpenError::Missing { file: log::file_name(2) }));
+    fs::remove_file(dir.path().join("wal").join(layout::file_name(2))).expect("removable");
+    assert_eq!(open(&dir).err(), Some(OpenError::Missing { file: layout::file_name(2) }));
 }
 
 #[test]

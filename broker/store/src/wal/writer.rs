@@ -1,127 +1,266 @@
-//! The one thread that writes the log.
+//! What writes the log: a thread of its own, or step by step for a simulation.
 
-use std::{io, io::IoSlice, sync::atomic::Ordering::Relaxed, time::Instant};
-
-use millstream_model::{GroupId, LogId};
+use std::{
+    io::{self, IoSlice},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
 
 use super::{
     WalFailed,
-    layout::{FrameKind, Position},
-    log::{Done, Segment, Shared, file_name},
+    files::Ready,
+    layout::{Position, file_name},
+    log::{Done, Log, Segment, Shared},
 };
+use crate::disk::DiskFile;
 
-struct Batch {
+/// Buffers that one write gathers without an allocation.
+const PARTS_INLINE: usize = 8;
+
+/// What one step of the writer did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// There was nothing to write.
+    Idle,
+    /// What was there is durable, and those who waited for it know.
+    Wrote,
+    /// The next file cannot be made yet; nobody was told anything.
+    Blocked,
+    /// The log has failed.
+    Failed(WalFailed),
+}
+
+/// How far an idle log has come to rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    /// The mark of the last acknowledged write is not on disk yet.
+    Unmarked,
+    /// It is; spare memory is still held.
+    Marked,
+    /// Nothing is left to do.
+    Trimmed,
+}
+
+/// The one who writes.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
     segments: Vec<Segment>,
     done: Vec<Done>,
+    /// The file that was written last.
+    file: Option<(u64, Ready)>,
+    durable: Position,
+    rest: Rest,
+    /// A step makes files itself and does not wait for anything.
+    stepped: bool,
 }
 
-/// Writes until the log stops.
-pub(super) fn run(shared: &Shared) {
-    shared.files.want(shared.with(|log| log.end().seq()) + 1);
-    // The start has written nothing that a mark would be needed for.
-    let mut sealed = true;
-    while let Some(batch) = next(shared, &mut sealed) {
-        #[cfg(feature = "unsafe-ack-before-sync")]
-        let batch = Batch { done: tell(batch.done, Ok(())), ..batch };
-        let result = write(shared, &batch.segments);
-        if let Err(failed) = &result {
-            tracing::error!(%failed, "the log has failed");
-            shared.with(|log| log.failed = Some(failed.clone()));
-        }
-        tell(batch.done, result.clone());
-        if let Err(failed) = result {
-            (shared.config.on_failure)(&failed);
-            break;
-        }
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, stepped: bool) -> Writer {
+        let durable = shared.durable();
+        shared.files.want(durable.seq() + 1);
+        // The start has written nothing that a mark would be needed for.
+        let (segments, done, file) = (Vec::new(), Vec::new(), None);
+        Writer { shared, segments, done, file, durable, rest: Rest::Marked, stepped }
     }
-    refuse_the_rest(shared);
-}
 
-fn tell(done: Vec<Done>, result: Result<(), WalFailed>) -> Vec<Done> {
-    done.into_iter().for_each(|done| done(result.clone()));
-    Vec::new()
-}
-
-/// Waits for work. An idle log gets one seal, so that the mark of what was acknowledged last is on disk too.
-fn next(shared: &Shared, sealed: &mut bool) -> Option<Batch> {
-    let mut log = shared.lock();
-    while !log.has_work() {
-        if !*sealed {
-            log.writer_waits = true;
-            let timeout =
-                !log.stopping && shared.work.wait_for(&mut log, shared.config.seal_after).timed_out();
-            log.writer_waits = false;
-            if (timeout || log.stopping) && !log.has_work() {
-                *sealed = true;
-                let head = log.head(FrameKind::Seal, 0, GroupId::METADATA, LogId::default());
-                // A log that cannot take a seal has failed, and says so at the next append.
-                let _ = log.write_frame(head, 0, |_| {});
+    /// Writes until the log stops.
+    pub(super) fn run(mut self) {
+        while self.wait() {
+            if let Step::Failed(_) = self.flush() {
+                return;
             }
-            continue;
         }
-        if log.stopping {
-            return None;
+        self.refuse_the_rest();
+    }
+
+    /// Waits for work and takes it; `false` when the log stops. A log at rest gets one seal, so that the mark of
+    /// what was acknowledged last is on disk too, and gives its spare memory back.
+    fn wait(&mut self) -> bool {
+        let shared = self.shared.clone();
+        let mut log = shared.lock();
+        while !log.has_work() {
+            if log.stopping && self.rest != Rest::Unmarked {
+                return false;
+            }
+            if !log.stopping {
+                log.writer_waits = true;
+                let timed_out = match self.pause() {
+                    Some(pause) => shared.work.wait_for(&mut log, pause).timed_out(),
+                    None => {
+                        shared.work.wait(&mut log);
+                        false
+                    }
+                };
+                log.writer_waits = false;
+                if !timed_out || log.has_work() {
+                    continue;
+                }
+            }
+            match self.rest {
+                Rest::Unmarked => log.put_seal(),
+                Rest::Marked => {
+                    log.close_chunk();
+                    self.shared.pool.trim();
+                    self.rest = Rest::Trimmed;
+                }
+                Rest::Trimmed => {}
+            }
         }
-        log.writer_waits = true;
-        shared.work.wait(&mut log);
-        log.writer_waits = false;
+        self.take(&mut log);
+        true
     }
-    let only_a_seal = *sealed && !log.has_listener();
-    *sealed = only_a_seal;
-    let (segments, done) = log.take();
-    let durable = log.durable;
-    segments.iter().for_each(|segment| segment.finish(durable));
-    Some(Batch { segments, done })
-}
 
-fn write(shared: &Shared, mut segments: &[Segment]) -> Result<(), WalFailed> {
-    // File by file: none is written before the one in front of it is durable.
-    while let Some(first) = segments.first() {
-        let seq = first.at.seq();
-        let count = segments.iter().take_while(|segment| segment.at.seq() == seq).count();
-        let (in_file, rest) = segments.split_at(count);
-        write_file(shared, seq, in_file).map_err(|error| WalFailed {
-            file: file_name(seq),
-            offset: first.at.offset(),
-            reason: error.to_string(),
-        })?;
-        segments = rest;
+    fn pause(&self) -> Option<Duration> {
+        match self.rest {
+            Rest::Unmarked => Some(self.shared.config.seal_after),
+            Rest::Marked => Some(self.shared.config.trim_after),
+            Rest::Trimmed => None,
+        }
     }
-    Ok(())
-}
 
-#[allow(clippy::disallowed_methods)] // How long a sync takes is measured where it happens; nothing depends on it.
-fn write_file(shared: &Shared, seq: u64, segments: &[Segment]) -> io::Result<()> {
-    let file = shared.files.wait_for(seq).ok_or(io::ErrorKind::Interrupted)?;
-    shared.files.want(seq + 1);
-    let parts: Vec<IoSlice<'_>> =
-        segments.iter().map(|segment| IoSlice::new(segment.chunk.part(segment.range.clone()))).collect();
-    let bytes: usize = parts.iter().map(|part| part.len()).sum();
-    let started = Instant::now();
-    let at = segments.first().map_or(0, |segment| segment.at.offset());
-    file.write_at(&parts, at as u64)?;
-    if !file.is_durable() {
-        file.sync()?;
+    /// Takes everything that is to be written. Each flush carries the mark of those before it, so only one that
+    /// somebody waits for needs another one behind it.
+    fn take(&mut self, log: &mut Log) {
+        self.rest = if log.has_listener() { Rest::Unmarked } else { Rest::Marked };
+        log.take(&mut self.segments, &mut self.done);
     }
-    let micros = started.elapsed().as_micros() as u64;
-    shared.stats.syncs.fetch_add(1, Relaxed);
-    shared.stats.bytes.fetch_add(bytes as u64, Relaxed);
-    shared.stats.sync_micros.fetch_add(micros, Relaxed);
-    shared.stats.sync_micros_max.fetch_max(micros, Relaxed);
-    shared.with(|log| log.durable = Position::new(seq, at + bytes));
-    Ok(())
-}
 
-fn refuse_the_rest(shared: &Shared) {
-    let done = shared.with(|log| {
-        let stopped = WalFailed {
-            file: "the log".to_string(),
-            offset: log.end().offset(),
-            reason: "it was shut down".to_string(),
+    /// Writes what is there now; for a log that has no thread.
+    pub(super) fn step(&mut self) -> Step {
+        if self.segments.is_empty() && self.done.is_empty() {
+            let shared = self.shared.clone();
+            let mut log = shared.lock();
+            if let Some(failed) = &log.failed {
+                return Step::Failed(failed.clone());
+            }
+            if !log.has_work() {
+                return Step::Idle;
+            }
+            self.take(&mut log);
+        }
+        self.flush()
+    }
+
+    /// Writes the seal that an idle log gets.
+    pub(super) fn seal(&mut self) -> Step {
+        if self.rest == Rest::Unmarked {
+            self.shared.with(|log| log.put_seal());
+        }
+        self.step()
+    }
+
+    fn flush(&mut self) -> Step {
+        #[cfg(feature = "unsafe-ack-before-sync")]
+        tell(&mut self.done, &Ok(()));
+        match self.write() {
+            Ok(true) => {
+                tell(&mut self.done, &Ok(()));
+                Step::Wrote
+            }
+            Ok(false) => Step::Blocked,
+            Err(failed) => {
+                tracing::error!(%failed, "the log has failed");
+                self.shared.with(|log| log.failed = Some(failed.clone()));
+                tell(&mut self.done, &Err(failed.clone()));
+                self.segments.clear();
+                self.refuse_the_rest();
+                (self.shared.config.on_failure)(&failed);
+                Step::Failed(failed)
+            }
+        }
+    }
+
+    /// Writes file by file: none is written before the one in front of it is durable. `false` if the next file is
+    /// not there yet.
+    fn write(&mut self) -> Result<bool, WalFailed> {
+        while let Some(first) = self.segments.first().map(|segment| segment.at) {
+            let failed = |error: io::Error| WalFailed {
+                file: file_name(first.seq()),
+                offset: first.offset(),
+                reason: error.to_string(),
+            };
+            let Some(file) = self.file(first.seq()).map_err(failed)? else { return Ok(false) };
+            let count = self.segments.iter().take_while(|segment| segment.at.seq() == first.seq()).count();
+            let end = self.write_part(&file, count).map_err(failed)?;
+            self.durable = end;
+            self.shared.set_durable(end);
+            self.segments.drain(..count);
+        }
+        Ok(true)
+    }
+
+    fn file(&mut self, seq: u64) -> io::Result<Option<Ready>> {
+        if let Some((open, ready)) = &self.file
+            && *open == seq
+        {
+            return Ok(Some(ready.clone()));
+        }
+        let files = &self.shared.files;
+        let ready = if self.stepped {
+            match files.step_to(seq)? {
+                Some(ready) => ready,
+                None => return Ok(None),
+            }
+        } else {
+            files.wait_for(seq)?
         };
-        let failed = log.failed.get_or_insert(stopped).clone();
-        let (_, done) = log.take();
-        (done, failed)
-    });
-    tell(done.0, Err(done.1));
+        self.file = Some((seq, ready.clone()));
+        files.want(seq + 1);
+        Ok(Some(ready))
+    }
+
+    #[allow(clippy::disallowed_methods)] // How long a sync takes is measured where it happens; nothing depends on it.
+    fn write_part(&self, ready: &Ready, count: usize) -> io::Result<Position> {
+        let (segments, file) = (&self.segments[..count], &*ready.file);
+        segments.iter().for_each(|segment| segment.finish(self.durable, ready.life));
+        let (Some(first), Some(last)) = (segments.first(), segments.last()) else { return Ok(self.durable) };
+        let started = Instant::now();
+        write_segments(file, segments, first.at.offset() as u64)?;
+        if !file.is_durable() {
+            file.sync()?;
+        }
+        let micros = started.elapsed().as_micros() as u64;
+        let end = Position::new(last.at.seq(), last.at.offset() + last.range.len());
+        // In the second half of a file the one behind the next is wanted too: under load two are ahead.
+        if first.at.offset() < last.file_middle() && end.offset() >= last.file_middle() {
+            self.shared.files.want(last.at.seq() + 2);
+        }
+        let stats = &self.shared.stats;
+        stats.syncs.fetch_add(1, Relaxed);
+        stats.bytes.fetch_add((end.offset() - first.at.offset()) as u64, Relaxed);
+        stats.sync_micros.fetch_add(micros, Relaxed);
+        stats.sync_micros_max.fetch_max(micros, Relaxed);
+        Ok(end)
+    }
+
+    /// Tells everybody who waits that nothing more is written.
+    fn refuse_the_rest(&mut self) {
+        let failed = self.shared.with(|log| {
+            let stopped = WalFailed {
+                file: file_name(log.end().seq()),
+                offset: log.end().offset(),
+                reason: "the log was shut down".to_string(),
+            };
+            log.take(&mut self.segments, &mut self.done);
+            log.failed.get_or_insert(stopped).clone()
+        });
+        self.segments.clear();
+        tell(&mut self.done, &Err(failed));
+    }
+}
+
+fn write_segments(file: &dyn DiskFile, segments: &[Segment], at: u64) -> io::Result<()> {
+    if segments.len() > PARTS_INLINE {
+        let parts: Vec<IoSlice<'_>> = segments.iter().map(Segment::part).collect();
+        return file.write_at(&parts, at);
+    }
+    let mut parts = [IoSlice::new(&[]); PARTS_INLINE];
+    for (slot, segment) in parts.iter_mut().zip(segments) {
+        *slot = segment.part();
+    }
+    file.write_at(&parts[..segments.len()], at)
+}
+
+fn tell(done: &mut Vec<Done>, result: &Result<(), WalFailed>) {
+    done.drain(..).for_each(|done| done(result.clone()));
 }

@@ -106,6 +106,15 @@ impl Content {
         self.lossy = true;
     }
 
+    /// Forgets what the cache takes for written and the medium has not.
+    pub(super) fn drop_clean(&mut self) {
+        if let (true, Some(base)) = (self.lossy, &self.base) {
+            self.now = base.clone();
+            self.pending.iter().for_each(|change| change.apply(&mut self.now));
+            self.lossy = false;
+        }
+    }
+
     /// What a power cut leaves: any mixture of what was durable and what was not yet, page by page or sector by
     /// sector, in any order.
     pub(super) fn after_power_cut(&self, chance: &mut Chance) -> Vec<u8> {

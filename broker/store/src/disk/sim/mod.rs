@@ -71,8 +71,8 @@ type Hook = Arc<dyn Fn(Op, &Path) + Send + Sync>;
 ///   fail. A sector is never torn.
 /// * **End of the process** ([`kill`](SimDisk::kill)): nothing is lost, and what was not durable still is not.
 /// * **Errors** ([`fail`](SimDisk::fail)): the operation has none, some or all of its effect. After a failed sync
-///   the cache forgets what it did not write, so that a second sync succeeds and the bytes are gone with the
-///   next power cut.
+///   the cache takes for written what it did not write, so that a second sync succeeds and the bytes are gone with
+///   the next power cut, or when the file is opened for reading from the medium.
 /// * **Full disk** ([`set_capacity`](SimDisk::set_capacity)): a write that makes a file longer keeps what fits and
 ///   fails with `StorageFull`; bytes that a file has already can always be written.
 /// * **Rot** ([`flip`](SimDisk::flip), [`overwrite`](SimDisk::overwrite), [`spoil`](SimDisk::spoil)): only where
@@ -414,6 +414,9 @@ impl Disk for SimDisk {
             let content = state.files.get_mut(&id).expect("every name leads to a file");
             if matches!(mode, OpenMode::Create | OpenMode::DirectCreate) && content.len() > 0 {
                 content.set_len(0);
+            }
+            if mode == OpenMode::DirectRead {
+                content.drop_clean();
             }
             Ok(id)
         })?;

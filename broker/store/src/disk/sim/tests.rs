@@ -114,9 +114,15 @@ fn after_a_failed_sync_a_second_one_succeeds_and_the_bytes_are_gone() {
         file.sync().expect_err("the fault");
         file.sync().expect("the cache has nothing more to write");
         assert_eq!(disk.read_file(FILE).expect("there"), [2; 4096]);
+        if seed % 2 == 0 {
+            disk.open(Path::new(FILE), OpenMode::DirectRead).expect("opens");
+            let medium = disk.read_file(FILE).expect("there");
+            assert_eq!(disk.crash().read_file(FILE).expect("there"), medium, "the medium tells the truth");
+            continue;
+        }
         gone += u32::from(disk.crash().read_file(FILE).expect("there") != [2; 4096]);
     }
-    assert!(gone > 10, "{gone} of 50");
+    assert!(gone > 5, "{gone} of 25");
 }
 
 #[test]
