@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use millstream_state::group::GroupConfig;
+
 use super::key::{self, ConfigError, ConfigKind, Key, Range, Values};
 
 const MIB: i64 = 1 << 20;
