@@ -14,6 +14,9 @@ use millstream_protocol::messages::list_offsets::{
 use super::{context::RequestContext, error::ErrorCode};
 use crate::service::{FoundOffset, OffsetQuery, Service, TopicView};
 
+/// Version from which answers have room for a leader epoch.
+const LEADER_EPOCH_FROM: i16 = 4;
+
 /// What is asked for, besides a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wanted {
@@ -52,7 +55,7 @@ pub(super) async fn list_offsets(ctx: &RequestContext, request: ListOffsetsReque
                 Some(view) => find(&ctx.service, view, &partition, ctx.version).await,
                 None => Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
             };
-            partitions.push(answer(partition.partition_index, found));
+            partitions.push(answer(partition.partition_index, found, ctx.version));
         }
         topics.push(ListOffsetsTopicResponse { name: topic.name, partitions });
     }
@@ -70,8 +73,7 @@ async fn find(
     match wanted(asked.timestamp, version).ok_or(ErrorCode::UNSUPPORTED_VERSION)? {
         Wanted::Remote => Ok(None),
         Wanted::Query(query) => {
-            let found =
-                service.list_offset(partition, query, asked.current_leader_epoch).await;
+            let found = service.list_offset(partition, query, asked.current_leader_epoch).await;
             found.map_err(|error| ErrorCode::from(&error))
         }
     }
@@ -80,6 +82,7 @@ async fn find(
 fn answer(
     partition_index: i32,
     found: Result<Option<FoundOffset>, ErrorCode>,
+    version: i16,
 ) -> ListOffsetsPartitionResponse {
     let error_code = found.err().unwrap_or(ErrorCode::NONE).0;
     match found {
@@ -88,7 +91,7 @@ fn answer(
             error_code,
             timestamp: found.timestamp_ms,
             offset: found.offset,
-            leader_epoch: found.leader_epoch,
+            leader_epoch: if version >= LEADER_EPOCH_FROM { found.leader_epoch } else { -1 },
         },
         _ => ListOffsetsPartitionResponse { partition_index, error_code, ..Default::default() },
     }
@@ -112,12 +115,21 @@ mod tests {
 
     #[test]
     fn what_was_not_found_is_minus_one_without_an_error() {
-        let nothing = answer(3, Ok(None));
+        let nothing = answer(3, Ok(None), 4);
         assert_eq!(
             (nothing.error_code, nothing.offset, nothing.timestamp, nothing.leader_epoch),
             (0, -1, -1, -1)
         );
-        let failed = answer(3, Err(ErrorCode::NOT_LEADER_OR_FOLLOWER));
+        let failed = answer(3, Err(ErrorCode::NOT_LEADER_OR_FOLLOWER), 4);
         assert_eq!((failed.error_code, failed.offset), (6, -1));
+    }
+
+    #[test]
+    fn old_answers_have_no_leader_epoch() {
+        let epoch = |version| {
+            let found = FoundOffset { offset: 5, timestamp_ms: 6, leader_epoch: 7 };
+            answer(3, Ok(Some(found)), version).leader_epoch
+        };
+        assert_eq!((epoch(3), epoch(4)), (-1, 7));
     }
 }
