@@ -95,7 +95,11 @@ fn said(reason: &Option<String>) -> String {
 
 impl ClientError {
     /// A refusal, unless the code says that nothing went wrong.
-    pub(crate) fn check(code: i16, what: impl FnOnce() -> String, reason: Option<String>) -> Result<(), ClientError> {
+    pub(crate) fn check(
+        code: i16,
+        what: impl FnOnce() -> String,
+        reason: Option<String>,
+    ) -> Result<(), ClientError> {
         match ErrorCode(code) {
             ErrorCode::NONE => Ok(()),
             code => Err(ClientError::Refused { what: what(), code, reason }),
@@ -113,7 +117,9 @@ impl ClientError {
     /// Whether asking again may help.
     pub fn is_retriable(&self) -> bool {
         match self {
-            ClientError::Unreachable { .. } | ClientError::Disconnected { .. } | ClientError::TimedOut { .. } => true,
+            ClientError::Unreachable { .. }
+            | ClientError::Disconnected { .. }
+            | ClientError::TimedOut { .. } => true,
             ClientError::Refused { code, .. } => code.is_retriable(),
             _ => false,
         }
@@ -127,7 +133,8 @@ mod tests {
     #[test]
     fn a_refusal_has_the_code_and_the_brokers_words() {
         assert!(ClientError::check(0, || "x".into(), None).is_ok());
-        let refused = ClientError::check(36, || "create 'a'".into(), Some("it is there".into())).expect_err("refused");
+        let refused =
+            ClientError::check(36, || "create 'a'".into(), Some("it is there".into())).expect_err("refused");
         assert_eq!(refused.to_string(), "create 'a': TOPIC_ALREADY_EXISTS (36): it is there");
         assert!(!refused.is_retriable());
         let moved = ClientError::check(6, || "x".into(), None).expect_err("refused");

@@ -67,7 +67,12 @@ struct Known {
 
 impl Metadata {
     /// What is known of a topic, unless that is older than `age_max`.
-    pub(crate) fn topic(&self, name: &str, now: Instant, age_max: Duration) -> Option<Result<Arc<TopicMeta>, ErrorCode>> {
+    pub(crate) fn topic(
+        &self,
+        name: &str,
+        now: Instant,
+        age_max: Duration,
+    ) -> Option<Result<Arc<TopicMeta>, ErrorCode>> {
         let known = self.topics.get(name)?;
         (now.saturating_duration_since(known.told_at) < age_max).then(|| known.topic.clone())
     }
@@ -139,8 +144,14 @@ mod tests {
             partitions: vec![partition],
             ..Default::default()
         };
-        let broker = MetadataResponseBroker { node_id: 7, host: Str::from("h"), port: 9, ..Default::default() };
-        MetadataResponse { brokers: vec![broker], topics: vec![topic], controller_id: 7, ..Default::default() }
+        let broker =
+            MetadataResponseBroker { node_id: 7, host: Str::from("h"), port: 9, ..Default::default() };
+        MetadataResponse {
+            brokers: vec![broker],
+            topics: vec![topic],
+            controller_id: 7,
+            ..Default::default()
+        }
     }
 
     fn leader(metadata: &Metadata) -> Option<i32> {

@@ -100,7 +100,8 @@ impl Cluster {
             }
             Err(error) => {
                 slot.failures += 1;
-                slot.not_before = Some(clock::now() + self.backoff().after(slot.failures, clock::random_u64()));
+                slot.not_before =
+                    Some(clock::now() + self.backoff().after(slot.failures, clock::random_u64()));
                 Err(error)
             }
         }
@@ -124,8 +125,17 @@ impl Cluster {
 
     /// A connection to whichever broker answers first: those that are known, then those that were given.
     pub(crate) async fn any(&self) -> Result<Arc<Connection>, ClientError> {
-        let mut addresses: Vec<String> = self.inner.metadata.read().brokers.values().map(|b| b.address.clone()).collect();
-        addresses.extend(self.inner.config.bootstrap.iter().filter(|a| !addresses.contains(a)).cloned().collect::<Vec<_>>());
+        let mut addresses: Vec<String> =
+            self.inner.metadata.read().brokers.values().map(|b| b.address.clone()).collect();
+        addresses.extend(
+            self.inner
+                .config
+                .bootstrap
+                .iter()
+                .filter(|a| !addresses.contains(a))
+                .cloned()
+                .collect::<Vec<_>>(),
+        );
         let mut last = "no address was given".to_string();
         for address in &addresses {
             match self.connection(address, Lane::Ask).await {
@@ -164,25 +174,36 @@ impl Cluster {
     /// Every topic, sorted by name, asked for anew.
     pub async fn topics(&self) -> Result<Vec<Arc<TopicMeta>>, ClientError> {
         let response = self.fetch_metadata(None, false).await?;
-        let mut names: Vec<String> = response.topics.iter().filter_map(|t| Some(t.name.as_ref()?.to_string())).collect();
+        let mut names: Vec<String> =
+            response.topics.iter().filter_map(|t| Some(t.name.as_ref()?.to_string())).collect();
         names.sort();
         let metadata = self.inner.metadata.read();
         Ok(names.iter().filter_map(|name| metadata.last_known(name)).collect())
     }
 
     /// A topic as it is known, or asked for when what is known is too old. With `create`, a broker that allows it makes a
-    /// topic that does not exist.
+    /// topic that does not exist, and the call waits for that.
     pub async fn topic(&self, name: &str, create: bool) -> Result<Arc<TopicMeta>, ClientError> {
-        let age_max = self.inner.config.metadata_age_max;
-        if let Some(Ok(topic)) = self.inner.metadata.read().topic(name, clock::now(), age_max) {
-            return Ok(topic);
-        }
-        self.learn(&[name], create).await?;
-        let known = self.inner.metadata.read().topic(name, clock::now(), age_max);
-        match known {
-            Some(Ok(topic)) => Ok(topic),
-            Some(Err(code)) => Err(refused(name, code)),
-            None => Err(refused(name, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)),
+        let (config, begun) = (&self.inner.config, clock::now());
+        let mut failures = 0;
+        loop {
+            if let Some(Ok(topic)) =
+                self.inner.metadata.read().topic(name, clock::now(), config.metadata_age_max)
+            {
+                return Ok(topic);
+            }
+            self.learn(&[name], create).await?;
+            let code = match self.inner.metadata.read().topic(name, clock::now(), config.metadata_age_max) {
+                Some(Ok(topic)) => return Ok(topic),
+                Some(Err(code)) => code,
+                None => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+            };
+            let over = clock::now().saturating_duration_since(begun) > config.request_timeout;
+            if over || !create || !code.is_retriable() {
+                return Err(refused(name, code));
+            }
+            failures += 1;
+            tokio::time::sleep(self.backoff().after(failures, clock::random_u64())).await;
         }
     }
 
@@ -210,10 +231,17 @@ impl Cluster {
         self.fetch_metadata(Some(topics), create).await.map(|_| ())
     }
 
-    async fn fetch_metadata(&self, topics: Option<&[&str]>, create: bool) -> Result<MetadataResponse, ClientError> {
+    async fn fetch_metadata(
+        &self,
+        topics: Option<&[&str]>,
+        create: bool,
+    ) -> Result<MetadataResponse, ClientError> {
         let connection = self.any().await?;
         let version = connection.version::<MetadataRequest>(METADATA_VERSION_MAX)?;
-        let one = |name: &&str| MetadataRequestTopic { name: Some(Str::from(name.to_string())), ..Default::default() };
+        let one = |name: &&str| MetadataRequestTopic {
+            name: Some(Str::from(name.to_string())),
+            ..Default::default()
+        };
         let request = MetadataRequest {
             topics: topics.map(|names| names.iter().map(one).collect()),
             allow_auto_topic_creation: create || version < 4,

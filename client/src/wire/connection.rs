@@ -15,7 +15,8 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use millstream_protocol::{
-    ErrorCode, FRAME_LENGTH_BYTES, Request, Str, correlation_id, decode_response, encode_request_frame, frame_length,
+    ErrorCode, FRAME_LENGTH_BYTES, Request, Str, correlation_id, decode_response, encode_request_frame,
+    frame_length,
     messages::api_versions::{ApiVersionsRequest, ApiVersionsResponse},
 };
 use parking_lot::Mutex;
@@ -141,7 +142,11 @@ impl Connection {
     }
 
     /// Sends a request in this version and waits for its answer, as long as answers may take and `longer`.
-    pub(crate) async fn call_in<R: Request>(&self, version: i16, request: &R) -> Result<R::Response, ClientError> {
+    pub(crate) async fn call_in<R: Request>(
+        &self,
+        version: i16,
+        request: &R,
+    ) -> Result<R::Response, ClientError> {
         self.call_waiting(version, request, std::time::Duration::ZERO).await
     }
 
@@ -204,7 +209,11 @@ fn end(waiting: &Mutex<Waiting>, reason: String) {
     waiting.queue.clear();
 }
 
-async fn write_all(mut socket: OwnedWriteHalf, mut requests: mpsc::Receiver<Outgoing>, waiting: Arc<Mutex<Waiting>>) {
+async fn write_all(
+    mut socket: OwnedWriteHalf,
+    mut requests: mpsc::Receiver<Outgoing>,
+    waiting: Arc<Mutex<Waiting>>,
+) {
     let mut gathered = BytesMut::new();
     while let Some(first) = requests.recv().await {
         let mut next = Some(first);
@@ -273,12 +282,18 @@ fn hand_over(waiting: &Mutex<Waiting>, frame: Bytes) -> Result<(), String> {
             let _ = tell.send(frame);
             Ok(())
         }
-        Some((expected, _)) => Err(format!("the broker answered request {found:?} before request {expected}")),
+        Some((expected, _)) => {
+            Err(format!("the broker answered request {found:?} before request {expected}"))
+        }
         None => Err("the broker answered what was not asked".to_string()),
     }
 }
 
-async fn read_frame(socket: &mut OwnedReadHalf, buffer: &mut BytesMut, bytes_max: usize) -> io::Result<Bytes> {
+async fn read_frame(
+    socket: &mut OwnedReadHalf,
+    buffer: &mut BytesMut,
+    bytes_max: usize,
+) -> io::Result<Bytes> {
     fill(socket, buffer, FRAME_LENGTH_BYTES).await?;
     let prefix = buffer.split_to(FRAME_LENGTH_BYTES);
     let prefix = prefix.first_chunk().copied().unwrap_or_default();

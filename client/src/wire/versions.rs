@@ -14,7 +14,8 @@ impl Versions {
     /// What the broker says that it serves.
     pub(crate) fn of(response: &ApiVersionsResponse) -> Versions {
         let range = |min, max| VersionRange { min, max };
-        let ranges = response.api_keys.iter().map(|api| (api.api_key, range(api.min_version, api.max_version)));
+        let ranges =
+            response.api_keys.iter().map(|api| (api.api_key, range(api.min_version, api.max_version)));
         Versions { ranges: ranges.collect() }
     }
 
@@ -29,7 +30,8 @@ impl Versions {
 mod tests {
     use super::*;
     use millstream_protocol::messages::{
-        api_versions::ApiVersion, fetch::FetchRequest, list_offsets::ListOffsetsRequest, produce::ProduceRequest,
+        api_versions::ApiVersion, fetch::FetchRequest, list_offsets::ListOffsetsRequest,
+        produce::ProduceRequest,
     };
 
     #[test]

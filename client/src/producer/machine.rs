@@ -1,0 +1,515 @@
+//! The producer's decisions: when a batch is full, what is sent next and to whom, what is tried again, what has failed.
+//!
+//! No input, no output, no clock: records, answers and the time go in, requests and results come out.
+//!
+//! Invariants, each said as an absence:
+//! 1. No batch of a partition is sent for the first time while an earlier one waits to be tried again.
+//! 2. No record of an idempotent producer is given a second sequence while its first try may have been appended.
+//! 3. No more than `in_flight_max` batches of one partition are on their way: a broker remembers as many.
+//! 4. No record is forgotten: each is in exactly one batch until its result is told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use millstream_batch::Codec;
+use millstream_protocol::ErrorCode;
+
+use super::{
+    Record,
+    batch::{Batch, Place, Receipt, Sequence, record_bytes},
+};
+use crate::backoff::Backoff;
+
+/// What the machine goes by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    pub(crate) codec: Codec,
+    pub(crate) batch_bytes_max: usize,
+    pub(crate) request_bytes_max: usize,
+    pub(crate) linger: Duration,
+    pub(crate) delivery_timeout: Duration,
+    /// Batches of a partition, and requests to a broker, that may be on their way.
+    pub(crate) in_flight_max: usize,
+    pub(crate) idempotent: bool,
+    pub(crate) backoff: Backoff,
+}
+
+/// What became of a batch's try.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Try {
+    /// It is in the log; -1 where the broker does not say where.
+    Appended { base_offset: i64, log_append_time_ms: i64 },
+    /// The broker said no.
+    Refused { code: ErrorCode, reason: Option<String> },
+    /// No answer.
+    Lost { reason: String },
+    /// It could not be encoded, so nothing was sent.
+    Unencodable { reason: String },
+}
+
+/// What adding a record did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Added {
+    /// A batch was closed: there is something to send.
+    pub(crate) closed: bool,
+    /// A batch was begun: there is something to wait for.
+    pub(crate) opened: bool,
+}
+
+/// Why a record was not delivered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeliveryError {
+    /// The broker said no.
+    #[error("the broker refused the record: {code}{}", reason.as_ref().map_or_else(String::new, |r| format!(": {r}")))]
+    Refused {
+        /// Kafka's code.
+        code: ErrorCode,
+        /// The broker's words, if it had any.
+        reason: Option<String>,
+    },
+    /// The time for delivery is over, and no try can have been appended.
+    #[error("the record was not delivered in time: {reason}")]
+    Expired {
+        /// What the last try ended with.
+        reason: String,
+    },
+    /// No answer tells whether the record was appended.
+    #[error("it is not known whether the record was appended: {reason}")]
+    Unknown {
+        /// What the last try ended with.
+        reason: String,
+    },
+    /// The record cannot be encoded.
+    #[error("the record cannot be encoded: {0}")]
+    Encoding(String),
+    /// The producer was closed before the record was sent.
+    #[error("the producer is closed")]
+    Closed,
+}
+
+/// A batch with its end.
+pub(crate) struct Settled<T> {
+    pub(crate) batch: Batch<T>,
+    /// Offset of the first record and the broker's timestamp, or -1 for each that is not known.
+    pub(crate) result: Result<(i64, i64), DeliveryError>,
+}
+
+/// What is to be done next.
+pub(crate) struct Step<T> {
+    /// A produce request: the broker, and at most one batch of each partition.
+    pub(crate) requests: Vec<(i32, Vec<Batch<T>>)>,
+    /// A producer id is needed; tell it with [`Machine::identify`].
+    pub(crate) wants_identity: bool,
+    /// Topics whose leaders are not known, or not any more.
+    pub(crate) stale: BTreeSet<std::sync::Arc<str>>,
+    /// Batches whose time is over.
+    pub(crate) settled: Vec<Settled<T>>,
+    /// When to look again, if nothing happens before.
+    pub(crate) wake_at: Option<Instant>,
+}
+
+struct Partition<T> {
+    open: Option<Batch<T>>,
+    ready: VecDeque<Batch<T>>,
+    /// In the order of their sequences.
+    again: VecDeque<Batch<T>>,
+    in_flight: usize,
+    next_sequence: i32,
+    /// What the last try that failed ended with.
+    last_failure: Option<String>,
+}
+
+impl<T> Default for Partition<T> {
+    fn default() -> Partition<T> {
+        Partition {
+            open: None,
+            ready: VecDeque::new(),
+            again: VecDeque::new(),
+            in_flight: 0,
+            next_sequence: 0,
+            last_failure: None,
+        }
+    }
+}
+
+impl<T> Partition<T> {
+    fn is_idle(&self) -> bool {
+        self.open.is_none() && self.ready.is_empty() && self.again.is_empty() && self.in_flight == 0
+    }
+
+    fn close(&mut self) -> bool {
+        let closed = self.open.take();
+        let any = closed.is_some();
+        self.ready.extend(closed);
+        any
+    }
+}
+
+/// See the module.
+pub(crate) struct Machine<T> {
+    rules: Rules,
+    partitions: HashMap<Place, Partition<T>>,
+    /// Partitions that are not idle, in an order that does not depend on chance.
+    busy: BTreeSet<Place>,
+    requests_in_flight: HashMap<i32, usize>,
+    identity: Option<(i64, i16)>,
+    /// A sequence is lost: sequences begin anew under another identity once nothing is in flight.
+    renew: bool,
+    flushing: bool,
+    stale: BTreeSet<std::sync::Arc<str>>,
+}
+
+impl<T> Machine<T> {
+    pub(crate) fn new(rules: Rules) -> Machine<T> {
+        Machine {
+            rules,
+            partitions: HashMap::new(),
+            busy: BTreeSet::new(),
+            requests_in_flight: HashMap::new(),
+            identity: None,
+            renew: false,
+            flushing: false,
+            stale: BTreeSet::new(),
+        }
+    }
+
+    /// Adds a record to the partition's open batch, or to a new one.
+    pub(crate) fn append(
+        &mut self,
+        place: &Place,
+        record: &Record,
+        timestamp_ms: i64,
+        tell: T,
+        now: Instant,
+    ) -> Added {
+        let bytes = record_bytes(record);
+        if !self.busy.contains(place) {
+            self.busy.insert(place.clone());
+        }
+        let partition = self.partitions.entry(place.clone()).or_default();
+        let bytes_max = self.rules.batch_bytes_max;
+        let full = |open: &Batch<T>, more: usize| open.payload_bytes() + more > bytes_max;
+        let mut closed = partition.open.as_ref().is_some_and(|open| full(open, bytes)) && partition.close();
+        let codec = self.rules.codec;
+        let opened = partition.open.is_none();
+        let open = partition.open.get_or_insert_with(|| Batch::new(place.clone(), codec, now));
+        open.push(record, timestamp_ms, Receipt { tell, bytes, timestamp_ms });
+        if full(open, 0) {
+            closed |= partition.close();
+        }
+        Added { closed, opened }
+    }
+
+    /// From now on no batch waits for more records, until everything is delivered.
+    pub(crate) fn flush(&mut self) {
+        self.flushing = true;
+    }
+
+    /// Whether every record has its result.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.busy.is_empty()
+    }
+
+    /// The producer id that was asked for: sequences begin with 0.
+    pub(crate) fn identify(&mut self, id: i64, epoch: i16) -> Vec<Settled<T>> {
+        self.identity = Some((id, epoch));
+        self.renew = false;
+        let mut settled = Vec::new();
+        for partition in self.partitions.values_mut() {
+            partition.next_sequence = 0;
+            let reason = partition.last_failure.clone().unwrap_or_default();
+            for mut batch in std::mem::take(&mut partition.again) {
+                if batch.doubtful {
+                    // Under another sequence the broker could not tell that it has the batch already.
+                    let result = Err(DeliveryError::Unknown { reason: reason.clone() });
+                    settled.push(Settled { batch, result });
+                } else {
+                    batch.sequence = None;
+                    partition.again.push_back(batch);
+                }
+            }
+        }
+        self.forget_idle();
+        settled
+    }
+
+    /// What is to be done now. `leader` knows who leads a partition.
+    pub(crate) fn step(&mut self, now: Instant, leader: impl Fn(&Place) -> Option<i32>) -> Step<T> {
+        let mut step = Step {
+            requests: Vec::new(),
+            wants_identity: false,
+            stale: std::mem::take(&mut self.stale),
+            settled: self.expire(now),
+            wake_at: None,
+        };
+        let in_flight = self.requests_in_flight.values().any(|n| *n > 0);
+        if self.rules.idempotent && (self.identity.is_none() || self.renew) {
+            step.wants_identity = !self.busy.is_empty() && !in_flight;
+            step.wake_at = self.next_deadline();
+            return step;
+        }
+        let mut by_broker: BTreeMap<i32, Vec<Batch<T>>> = BTreeMap::new();
+        let mut bytes: HashMap<i32, usize> = HashMap::new();
+        for place in self.busy.clone() {
+            let Some(wait) = self.close_if_due(&place, now) else { continue };
+            step.wake_at = earlier(step.wake_at, wait);
+            let Some(next_bytes) = self.next_bytes(&place, now, &mut step.wake_at) else { continue };
+            let Some(broker) = leader(&place) else {
+                step.stale.insert(place.topic.clone());
+                continue;
+            };
+            let taken = bytes.entry(broker).or_default();
+            let is_full = *taken > 0 && *taken + next_bytes > self.rules.request_bytes_max;
+            if is_full || self.requests_in_flight.get(&broker).is_some_and(|n| *n >= self.rules.in_flight_max)
+            {
+                continue;
+            }
+            *taken += next_bytes;
+            by_broker.entry(broker).or_default().extend(self.take_next(&place));
+        }
+        for (broker, batches) in by_broker {
+            *self.requests_in_flight.entry(broker).or_default() += 1;
+            step.requests.push((broker, batches));
+        }
+        step.wake_at = earlier(step.wake_at, self.next_deadline());
+        step
+    }
+
+    /// Closes the partition's open batch when it has waited long enough; else says when it will have. The outer `None` is
+    /// an unknown partition.
+    fn close_if_due(&mut self, place: &Place, now: Instant) -> Option<Option<Instant>> {
+        let partition = self.partitions.get_mut(place)?;
+        let Some(open) = &partition.open else { return Some(None) };
+        let due = open.created + self.rules.linger;
+        if self.flushing || due <= now {
+            partition.close();
+            return Some(None);
+        }
+        Some(Some(due))
+    }
+
+    /// Bytes of the batch that may be sent next, if one may.
+    fn next_bytes(&self, place: &Place, now: Instant, wake_at: &mut Option<Instant>) -> Option<usize> {
+        let partition = self.partitions.get(place)?;
+        if let Some(first) = partition.again.front() {
+            if partition.in_flight > 0 {
+                return None;
+            }
+            if first.not_before > now {
+                *wake_at = earlier(*wake_at, Some(first.not_before));
+                return None;
+            }
+            return Some(first.payload_bytes());
+        }
+        let in_flight_max = if self.rules.idempotent { self.rules.in_flight_max } else { 1 };
+        let first = partition.ready.front().filter(|_| partition.in_flight < in_flight_max)?;
+        Some(first.payload_bytes())
+    }
+
+    fn take_next(&mut self, place: &Place) -> Option<Batch<T>> {
+        let partition = self.partitions.get_mut(place)?;
+        let mut batch = partition.again.pop_front().or_else(|| partition.ready.pop_front())?;
+        partition.in_flight += 1;
+        if let (None, Some((producer_id, epoch)), true) =
+            (batch.sequence, self.identity, self.rules.idempotent)
+        {
+            let first = partition.next_sequence;
+            partition.next_sequence = plus(first, batch.receipts.len() as i32);
+            batch.sequence = Some(Sequence { producer_id, epoch, first });
+        }
+        Some(batch)
+    }
+
+    /// Takes in the answer to a request.
+    pub(crate) fn answered(
+        &mut self,
+        broker: i32,
+        tries: Vec<(Batch<T>, Try)>,
+        now: Instant,
+        chance: u64,
+    ) -> Vec<Settled<T>> {
+        if let Some(n) = self.requests_in_flight.get_mut(&broker) {
+            *n = n.saturating_sub(1);
+        }
+        let settled: Vec<_> = tries
+            .into_iter()
+            .filter_map(|(batch, outcome)| self.judge(batch, outcome, now, chance))
+            .collect();
+        self.forget_idle();
+        settled
+    }
+
+    fn judge(&mut self, batch: Batch<T>, outcome: Try, now: Instant, chance: u64) -> Option<Settled<T>> {
+        if let Some(partition) = self.partitions.get_mut(&batch.place) {
+            partition.in_flight = partition.in_flight.saturating_sub(1);
+        }
+        match outcome {
+            Try::Appended { base_offset, log_append_time_ms } => {
+                Some(Settled { batch, result: Ok((base_offset, log_append_time_ms)) })
+            }
+            // It is in the log; where, the broker does not remember.
+            Try::Refused { code: ErrorCode::DUPLICATE_SEQUENCE_NUMBER, .. } => {
+                Some(Settled { batch, result: Ok((-1, -1)) })
+            }
+            Try::Lost { reason } => {
+                self.stale.insert(batch.place.topic.clone());
+                self.try_again(batch, true, reason, now, chance);
+                None
+            }
+            Try::Unencodable { reason } => {
+                self.renew |= batch.sequence.is_some();
+                Some(Settled { batch, result: Err(DeliveryError::Encoding(reason)) })
+            }
+            Try::Refused { code, reason } => self.judge_refusal(batch, code, reason, now, chance),
+        }
+    }
+
+    fn judge_refusal(
+        &mut self,
+        batch: Batch<T>,
+        code: ErrorCode,
+        reason: Option<String>,
+        now: Instant,
+        chance: u64,
+    ) -> Option<Settled<T>> {
+        if breaks_sequence(code) {
+            if self.has_earlier(&batch) && code == ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER {
+                // An earlier batch is missing because it failed: both come again, in order.
+                self.try_again(batch, false, code.name().to_string(), now, chance);
+                return None;
+            }
+            self.renew = true;
+            if batch.doubtful {
+                return Some(Settled {
+                    batch,
+                    result: Err(DeliveryError::Unknown { reason: code.name().to_string() }),
+                });
+            }
+            self.try_again(batch, false, code.name().to_string(), now, chance);
+            return None;
+        }
+        if code.is_retriable() && code != ErrorCode::CORRUPT_MESSAGE {
+            if needs_new_leader(code) {
+                self.stale.insert(batch.place.topic.clone());
+            }
+            let doubtful =
+                code == ErrorCode::REQUEST_TIMED_OUT || code == ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND;
+            self.try_again(batch, doubtful, code.name().to_string(), now, chance);
+            return None;
+        }
+        // Its sequence is not in the log and never will be; what follows would be out of order.
+        self.renew |= batch.sequence.is_some();
+        Some(Settled { batch, result: Err(DeliveryError::Refused { code, reason }) })
+    }
+
+    /// Whether an earlier batch of the partition is on its way or waits to be tried again.
+    fn has_earlier(&self, batch: &Batch<T>) -> bool {
+        let Some(partition) = self.partitions.get(&batch.place) else { return false };
+        let earlier = |other: &Batch<T>| is_before(other.sequence, batch.sequence);
+        partition.in_flight > 0 || partition.again.iter().any(earlier)
+    }
+
+    fn try_again(&mut self, mut batch: Batch<T>, doubtful: bool, reason: String, now: Instant, chance: u64) {
+        batch.failures += 1;
+        batch.doubtful |= doubtful;
+        batch.not_before = now + self.rules.backoff.after(batch.failures, chance);
+        let Some(partition) = self.partitions.get_mut(&batch.place) else { return };
+        partition.last_failure = Some(reason);
+        let at = partition.again.iter().position(|other| is_before(batch.sequence, other.sequence));
+        partition.again.insert(at.unwrap_or(partition.again.len()), batch);
+    }
+
+    /// Batches whose time is over and that are not on their way.
+    fn expire(&mut self, now: Instant) -> Vec<Settled<T>> {
+        let timeout = self.rules.delivery_timeout;
+        let mut settled = Vec::new();
+        for place in &self.busy {
+            let Some(partition) = self.partitions.get_mut(place) else { continue };
+            let is_over = |batch: &Batch<T>| batch.created + timeout <= now;
+            if partition.open.as_ref().is_some_and(is_over) {
+                partition.close();
+            }
+            let reason =
+                partition.last_failure.clone().unwrap_or_else(|| "nobody leads the partition".to_string());
+            for queue in [&mut partition.again, &mut partition.ready] {
+                while let Some(batch) = queue.pop_front_if(|batch| is_over(batch)) {
+                    // A sequence that was sent and is given up leaves a gap.
+                    self.renew |= batch.sequence.is_some();
+                    let reason = reason.clone();
+                    let result = Err(match batch.doubtful {
+                        true => DeliveryError::Unknown { reason },
+                        false => DeliveryError::Expired { reason },
+                    });
+                    settled.push(Settled { batch, result });
+                }
+            }
+        }
+        self.forget_idle();
+        settled
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let partitions = self.busy.iter().filter_map(|place| self.partitions.get(place));
+        let oldest = partitions
+            .flat_map(|p| p.again.front().into_iter().chain(p.ready.front()).chain(p.open.as_ref()));
+        oldest.map(|batch| batch.created + self.rules.delivery_timeout).min()
+    }
+
+    fn forget_idle(&mut self) {
+        let partitions = &self.partitions;
+        self.busy.retain(|place| partitions.get(place).is_some_and(|partition| !partition.is_idle()));
+        if self.busy.is_empty() {
+            self.flushing = false;
+        }
+    }
+}
+
+fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// Sequences go from `i32::MAX` on to 0.
+fn plus(sequence: i32, count: i32) -> i32 {
+    ((i64::from(sequence) + i64::from(count)) % (1 << 31)) as i32
+}
+
+fn is_before(a: Option<Sequence>, b: Option<Sequence>) -> bool {
+    match (a, b) {
+        // Half of all sequences are before another one.
+        (Some(a), Some(b)) => {
+            (1..1 << 30).contains(&(i64::from(b.first) - i64::from(a.first)).rem_euclid(1 << 31))
+        }
+        // A batch that was never sent is behind all that were.
+        (Some(_), None) => true,
+        _ => false,
+    }
+}
+
+fn breaks_sequence(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER
+            | ErrorCode::INVALID_PRODUCER_EPOCH
+            | ErrorCode::UNKNOWN_PRODUCER_ID
+    )
+}
+
+fn needs_new_leader(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::NOT_LEADER_OR_FOLLOWER
+            | ErrorCode::LEADER_NOT_AVAILABLE
+            | ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
+            | ErrorCode::KAFKA_STORAGE_ERROR
+            | ErrorCode::FENCED_LEADER_EPOCH
+    )
+}
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

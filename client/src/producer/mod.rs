@@ -1,0 +1,310 @@
+//! The producer: records in, batches out, a result for each record.
+//!
+//! What it decides is in [`machine`] (pure); what it does is in `sender` (one task). A record is copied once, into its
+//! batch. Memory is bounded: who produces faster than the brokers take waits in [`Producer::send`].
+
+mod batch;
+mod machine;
+mod partitioner;
+mod sender;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use millstream_batch::Codec;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, Semaphore, oneshot},
+    task::JoinHandle,
+};
+
+use crate::{ClientError, Cluster, TopicMeta, clock};
+use batch::{Place, record_bytes};
+use machine::{Machine, Rules};
+use partitioner::Sticky;
+
+pub use machine::DeliveryError;
+pub use partitioner::{murmur2, partition_of_key};
+
+/// A record to be produced.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// The key; records with the same key go to the same partition.
+    pub key: Option<Bytes>,
+    /// The value; none is a tombstone in a compacted topic.
+    pub value: Option<Bytes>,
+    /// Names and values, in order; a name may come more than once.
+    pub headers: Vec<(String, Option<Bytes>)>,
+    /// Milliseconds since the Unix epoch; none is now.
+    pub timestamp_ms: Option<i64>,
+    /// The partition; none is chosen by the key, or in turn.
+    pub partition: Option<i32>,
+}
+
+/// When a record counts as delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Acks {
+    /// When it is on its way; nobody hears when it is lost.
+    None,
+    /// When the partition's leader has it.
+    Leader,
+    /// When every replica that is in sync has it.
+    #[default]
+    All,
+}
+
+impl Acks {
+    pub(crate) fn number(self) -> i16 {
+        match self {
+            Acks::None => 0,
+            Acks::Leader => 1,
+            Acks::All => -1,
+        }
+    }
+}
+
+/// How a producer works.
+#[derive(Clone, Debug)]
+pub struct ProducerConfig {
+    /// When a record counts as delivered.
+    pub acks: Acks,
+    /// Whether a record that is tried again is never written twice; needs [`Acks::All`].
+    pub idempotent: bool,
+    /// How batches are compressed.
+    pub codec: Codec,
+    /// Bytes of records from which a batch is sent.
+    pub batch_bytes: usize,
+    /// How long a smaller batch waits for more records.
+    pub linger: Duration,
+    /// Bytes of batches in one request.
+    pub request_bytes: usize,
+    /// How long a record is tried.
+    pub delivery_timeout: Duration,
+    /// Bytes of records that may wait for their results.
+    pub memory_bytes: usize,
+    /// Whether a topic that does not exist may be made by producing to it.
+    pub create_topics: bool,
+}
+
+impl Default for ProducerConfig {
+    fn default() -> ProducerConfig {
+        ProducerConfig {
+            acks: Acks::All,
+            idempotent: true,
+            codec: Codec::None,
+            batch_bytes: 128 << 10,
+            linger: Duration::from_millis(5),
+            request_bytes: 1 << 20,
+            delivery_timeout: Duration::from_secs(120),
+            memory_bytes: 64 << 20,
+            create_topics: true,
+        }
+    }
+}
+
+/// Where a record went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: i32,
+    /// The offset, or -1 where the broker does not say.
+    pub offset: i64,
+    /// The record's timestamp as it is stored.
+    pub timestamp_ms: i64,
+}
+
+/// Why a record was not taken.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SendError {
+    /// The topic is not known.
+    #[error(transparent)]
+    Topic(#[from] ClientError),
+    /// The topic has no such partition.
+    #[error("topic '{topic}' has {partitions} partitions; partition {partition} is not one of them")]
+    Partition {
+        /// The topic.
+        topic: String,
+        /// The partition that was asked for.
+        partition: i32,
+        /// How many there are.
+        partitions: usize,
+    },
+    /// Larger than the producer's memory.
+    #[error("the record takes {bytes} bytes, and the producer has {bytes_max}")]
+    TooLarge {
+        /// What it takes.
+        bytes: usize,
+        /// What there is.
+        bytes_max: usize,
+    },
+    /// The producer was closed.
+    #[error("the producer is closed")]
+    Closed,
+}
+
+type Tell = oneshot::Sender<Result<Delivered, DeliveryError>>;
+
+/// Waits for a record's result. Dropping it changes nothing for the record.
+#[derive(Debug)]
+pub struct Delivery(oneshot::Receiver<Result<Delivered, DeliveryError>>);
+
+impl Delivery {
+    /// Waits until the record is delivered, or until it is known that it will not be.
+    pub async fn wait(self) -> Result<Delivered, DeliveryError> {
+        self.0.await.unwrap_or(Err(DeliveryError::Closed))
+    }
+}
+
+struct Shared {
+    machine: Mutex<Machine<Tell>>,
+    sticky: Mutex<HashMap<Arc<str>, Sticky>>,
+    acks: Acks,
+    memory: Semaphore,
+    wake: Notify,
+    idle: Notify,
+    closed: AtomicBool,
+}
+
+impl Shared {
+    fn with_machine<R>(&self, work: impl FnOnce(&mut Machine<Tell>) -> R) -> R {
+        work(&mut self.machine.lock())
+    }
+
+    fn is_idle(&self) -> bool {
+        self.machine.lock().is_idle()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Relaxed)
+    }
+}
+
+/// Produces records to any topic. Records for one partition are written in the order of the calls.
+pub struct Producer {
+    cluster: Cluster,
+    shared: Arc<Shared>,
+    config: ProducerConfig,
+    /// None once it is waited for.
+    sender: Option<JoinHandle<()>>,
+}
+
+impl Producer {
+    /// A producer to a cluster; must be called on a tokio runtime.
+    pub fn new(cluster: Cluster, config: ProducerConfig) -> Producer {
+        let rules = Rules {
+            codec: config.codec,
+            batch_bytes_max: config.batch_bytes,
+            request_bytes_max: config.request_bytes,
+            linger: config.linger,
+            delivery_timeout: config.delivery_timeout,
+            in_flight_max: 5,
+            idempotent: config.idempotent && config.acks == Acks::All,
+            backoff: cluster.backoff(),
+        };
+        let shared = Arc::new(Shared {
+            machine: Mutex::new(Machine::new(rules)),
+            sticky: Mutex::default(),
+            acks: config.acks,
+            memory: Semaphore::new(config.memory_bytes),
+            wake: Notify::new(),
+            idle: Notify::new(),
+            closed: AtomicBool::new(false),
+        });
+        let sender = tokio::spawn(sender::Sender::new(cluster.clone(), shared.clone()).run());
+        Producer { cluster, shared, config, sender: Some(sender) }
+    }
+
+    /// Takes a record; waits while the producer's memory is full. What it returns waits for the result. A call that is
+    /// dropped while it waits has taken nothing.
+    pub async fn send(&self, topic: &str, record: Record) -> Result<Delivery, SendError> {
+        if self.shared.is_closed() {
+            return Err(SendError::Closed);
+        }
+        let bytes = record_bytes(&record);
+        let bytes_max = self.config.memory_bytes;
+        let permits = u32::try_from(bytes).ok().filter(|_| bytes <= bytes_max);
+        let permits = permits.ok_or(SendError::TooLarge { bytes, bytes_max })?;
+        let known = match self.cluster.known(topic) {
+            Some(known) => known,
+            None => self.cluster.topic(topic, self.config.create_topics).await?,
+        };
+        let memory = self.shared.memory.acquire_many(permits).await.map_err(|_| SendError::Closed)?;
+        let delivery = self.append(&known, &record)?;
+        memory.forget();
+        Ok(delivery)
+    }
+
+    fn append(&self, topic: &TopicMeta, record: &Record) -> Result<Delivery, SendError> {
+        let partitions = topic.partitions.len();
+        let name: Arc<str> = topic.name.as_str().into();
+        let keyless = record.partition.is_none() && record.key.is_none();
+        let partition = match (record.partition, &record.key) {
+            (Some(partition), _) => usize::try_from(partition).ok().filter(|at| *at < partitions),
+            (None, Some(key)) => Some(partition_of_key(key, partitions)),
+            (None, None) => {
+                let mut sticky = self.shared.sticky.lock();
+                Some(sticky.entry(name.clone()).or_default().partition(partitions, clock::random_u64))
+            }
+        };
+        let partition = partition.ok_or_else(|| SendError::Partition {
+            topic: topic.name.clone(),
+            partition: record.partition.unwrap_or(-1),
+            partitions,
+        })?;
+        let (tell, told) = oneshot::channel();
+        let timestamp_ms = record.timestamp_ms.unwrap_or_else(clock::now_ms);
+        let place = Place { topic: name.clone(), partition: partition as i32 };
+        let now = clock::now();
+        let added =
+            self.shared.with_machine(|machine| machine.append(&place, record, timestamp_ms, tell, now));
+        if added.closed && keyless {
+            self.shared.sticky.lock().entry(name).or_default().closed(partition, partitions);
+        }
+        if added.closed || added.opened {
+            self.shared.wake.notify_one();
+        }
+        Ok(Delivery(told))
+    }
+
+    /// Waits until every record that was taken has its result.
+    pub async fn flush(&self) {
+        loop {
+            let idle = self.shared.idle.notified();
+            if self.shared.is_idle() {
+                return;
+            }
+            self.shared.with_machine(|machine| machine.flush());
+            self.shared.wake.notify_one();
+            idle.await;
+        }
+    }
+
+    /// Delivers what was taken, and ends.
+    pub async fn close(mut self) {
+        self.flush().await;
+        self.shared.closed.store(true, Relaxed);
+        self.shared.wake.notify_one();
+        if let Some(sender) = self.sender.take() {
+            // It ends by itself, as nothing is left to send; were it to panic, that was said.
+            let _ = sender.await;
+        }
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Relaxed);
+        if let Some(sender) = &self.sender {
+            sender.abort();
+        }
+    }
+}
