@@ -30,12 +30,28 @@ impl Service {
             return Ok(Arc::new(self.preview(&new, partitions, &configs)));
         }
         let topic_id = TopicId(clock::random_uuid());
-        let command = cluster::encode_create_topic(&new.name, topic_id, partitions, &configs, clock::now_ms());
+        let command = cluster::encode_create_topic(
+            &new.name,
+            topic_id,
+            (partitions, self.shards_of_topic(partitions)),
+            &configs,
+            clock::now_ms(),
+        );
         match self.write_metadata(command).await? {
             ClusterReply::Created { partitions } => self.create_in_shards(&partitions).await?,
             other => return Err(TopicError::Unavailable(format!("unexpected reply {other:?}"))),
         }
         self.topic(&new.name).ok_or_else(|| TopicError::Unavailable("the topic was deleted meanwhile".into()))
+    }
+
+    /// Shards that a topic of so many partitions is spread over. All batches of a request that go to one shard are one
+    /// proposal, and its cost does not depend on how many they are: so a topic is spread only as far as it takes to use
+    /// every node and a fair part of their cores, or as far as each shard still gets several batches of a request.
+    fn shards_of_topic(&self, partitions: u32) -> u32 {
+        let nodes = self.brokers().len() as u32;
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        let for_nodes = nodes * (cores / CORES_PER_SHARD).max(1);
+        for_nodes.max(partitions / PARTITIONS_PER_SHARD)
     }
 
     /// Checks whether a topic could have this name.
@@ -141,7 +157,7 @@ impl Service {
         if validate_only {
             return Ok(());
         }
-        match self.write_metadata(cluster::encode_create_partitions(name, total as u32)).await? {
+        match self.write_metadata(cluster::encode_create_partitions(name, total as u32, self.shards_of_topic(total as u32))).await? {
             ClusterReply::Created { partitions } => self.create_in_shards(&partitions).await,
             other => Err(TopicError::Unavailable(format!("unexpected reply {other:?}"))),
         }

@@ -8,9 +8,9 @@
 //! | 1 | found | cluster id text, shards u32 |
 //! | 2 | register broker | node u64, host text, port u16, rack optional text |
 //! | 3 | unregister broker | node u64 |
-//! | 4 | create topic | name text, topic id 16 bytes, partitions u32, configs texts, now i64 (ms) |
+//! | 4 | create topic | name text, topic id 16 bytes, partitions u32, most shards u32, configs texts, now i64 (ms) |
 //! | 5 | delete topic | name text |
-//! | 6 | create partitions | name text, total u32 |
+//! | 6 | create partitions | name text, total u32, most shards u32 |
 //! | 7 | alter topic configs | name text, count u32, count × (key text, value optional text) |
 //! | 8 | alter broker configs | node u64 + 1, 0 for all; changes as above |
 //! | 9 | allocate producer ids | count u32 |
@@ -69,6 +69,8 @@ pub enum ClusterCommand {
         id: TopicId,
         /// Number of partitions.
         partitions: u32,
+        /// Most shards that they are spread over.
+        shards_max: u32,
         /// Configuration keys that are set on it.
         configs: BTreeMap<String, String>,
         /// The proposer's clock, in milliseconds.
@@ -85,6 +87,8 @@ pub enum ClusterCommand {
         name: String,
         /// Partitions that it is to have.
         total: u32,
+        /// Most shards that all its partitions are spread over.
+        shards_max: u32,
     },
     /// Sets and takes away configuration keys of a topic.
     AlterTopicConfigs {
@@ -149,13 +153,16 @@ fn decode_body(kind: u8, input: &mut Input<'_>) -> Result<ClusterCommand, Decode
             name: input.text()?,
             id: read_topic_id(input)?,
             partitions: input.u32()?,
+            shards_max: input.u32()?,
             configs: input.texts()?,
             now_ms: input.i64()?,
         },
         KIND_DELETE_TOPIC => ClusterCommand::DeleteTopic { name: input.text()? },
-        KIND_CREATE_PARTITIONS => {
-            ClusterCommand::CreatePartitions { name: input.text()?, total: input.u32()? }
-        }
+        KIND_CREATE_PARTITIONS => ClusterCommand::CreatePartitions {
+            name: input.text()?,
+            total: input.u32()?,
+            shards_max: input.u32()?,
+        },
         KIND_ALTER_TOPIC_CONFIGS => {
             ClusterCommand::AlterTopicConfigs { name: input.text()?, changes: read_changes(input)? }
         }
@@ -226,11 +233,11 @@ pub fn encode_unregister_broker(node: NodeId) -> Bytes {
     out.into_command()
 }
 
-/// A command that makes a topic.
+/// A command that makes a topic with so many partitions, spread over at most `shards_max` shards.
 pub fn encode_create_topic(
     name: &str,
     id: TopicId,
-    partitions: u32,
+    (partitions, shards_max): (u32, u32),
     configs: &BTreeMap<String, String>,
     now_ms: i64,
 ) -> Bytes {
@@ -238,6 +245,7 @@ pub fn encode_create_topic(
     out.text(name);
     out.raw(&id.0);
     out.u32(partitions);
+    out.u32(shards_max);
     out.texts(configs);
     out.i64(now_ms);
     out.into_command()
@@ -250,11 +258,12 @@ pub fn encode_delete_topic(name: &str) -> Bytes {
     out.into_command()
 }
 
-/// A command that grows a topic to `total` partitions.
-pub fn encode_create_partitions(name: &str, total: u32) -> Bytes {
+/// A command that grows a topic to `total` partitions, spread over at most `shards_max` shards.
+pub fn encode_create_partitions(name: &str, total: u32, shards_max: u32) -> Bytes {
     let mut out = Output::command(VERSION, KIND_CREATE_PARTITIONS);
     out.text(name);
     out.u32(total);
+    out.u32(shards_max);
     out.into_command()
 }
 

@@ -8,7 +8,7 @@ use super::{
     Broker, Candidate, ClusterCommand, ClusterError, Extent, Extents, Partition, Topic,
     command::Changes,
     names::{collision_key, is_internal, validate_topic_name},
-    place, snapshot,
+    narrow, place, snapshot,
 };
 use crate::DecodeError;
 
@@ -91,11 +91,13 @@ impl ClusterMachine {
                 self.broker_configs.remove(&Some(node));
                 Ok(ClusterReply::Done)
             }
-            ClusterCommand::CreateTopic { name, id, partitions, configs, now_ms } => {
-                self.create_topic(name, id, partitions, configs, now_ms)
+            ClusterCommand::CreateTopic { name, id, partitions, shards_max, configs, now_ms } => {
+                self.create_topic(name, id, (partitions, shards_max), configs, now_ms)
             }
             ClusterCommand::DeleteTopic { name } => self.delete_topic(&name),
-            ClusterCommand::CreatePartitions { name, total } => self.create_partitions(&name, total),
+            ClusterCommand::CreatePartitions { name, total, shards_max } => {
+                self.create_partitions(&name, total, shards_max)
+            }
             ClusterCommand::AlterTopicConfigs { name, changes } => {
                 let topic = self.topics.get_mut(&name).ok_or(ClusterError::UnknownTopic { name })?;
                 alter(&mut topic.configs, changes);
@@ -129,14 +131,14 @@ impl ClusterMachine {
         &mut self,
         name: String,
         id: TopicId,
-        partitions: u32,
+        (partitions, shards_max): (u32, u32),
         configs: BTreeMap<String, String>,
         now_ms: i64,
     ) -> ClusterResult {
         self.check_new_topic(&name, id, partitions)?;
         let internal = is_internal(&name);
         let topic = Topic { name, id, partitions: Vec::new(), configs, internal, created_ms: now_ms };
-        Ok(self.place_partitions(topic, partitions))
+        Ok(self.place_partitions(topic, partitions, shards_max))
     }
 
     fn check_new_topic(&self, name: &str, id: TopicId, partitions: u32) -> Result<(), ClusterError> {
@@ -172,11 +174,12 @@ impl ClusterMachine {
     }
 
     /// Grows a topic to `total` partitions and puts it among the topics.
-    fn place_partitions(&mut self, mut topic: Topic, total: u32) -> ClusterReply {
+    fn place_partitions(&mut self, mut topic: Topic, total: u32, shards_max: u32) -> ClusterReply {
         let first = topic.partitions.len() as u32;
         let mut candidates = self.candidates(&topic);
-        let shards = place(topic.id, first..total, &mut candidates);
-        self.loads = candidates.iter().map(|candidate| candidate.load).collect();
+        let chosen = narrow(topic.id, &mut candidates, shards_max as usize);
+        let shards = place(topic.id, first..total, chosen);
+        candidates.iter().for_each(|candidate| self.loads[shard_index(candidate.shard)] = candidate.load);
         let ids = (self.next_partition..).map(PartitionId);
         let placed: Vec<(PartitionId, GroupId)> = ids.zip(shards).collect();
         self.next_partition += placed.len() as u64;
@@ -201,12 +204,12 @@ impl ClusterMachine {
         candidates
     }
 
-    fn create_partitions(&mut self, name: &str, total: u32) -> ClusterResult {
+    fn create_partitions(&mut self, name: &str, total: u32, shards_max: u32) -> ClusterResult {
         let unknown = || ClusterError::UnknownTopic { name: name.to_string() };
         let have = self.topics.get(name).ok_or_else(unknown)?.partitions.len();
         self.check_growth(have, total as usize)?;
         let topic = self.topics.remove(name).ok_or_else(unknown)?;
-        Ok(self.place_partitions(topic, total))
+        Ok(self.place_partitions(topic, total, shards_max))
     }
 
     fn delete_topic(&mut self, name: &str) -> ClusterResult {

@@ -17,7 +17,7 @@ pub use command::{
 pub use error::ClusterError;
 pub use machine::{ClusterMachine, ClusterReply, ClusterResult, PARTITIONS_MAX, SHARDS_MAX, TOPICS_MAX};
 pub use names::{TopicNameError, cluster_id_text, is_internal, validate_topic_name};
-pub use placement::{Candidate, place};
+pub use placement::{Candidate, narrow, place};
 pub use topic::{Broker, Extent, Extents, Partition, Topic};
 
 #[cfg(test)]
