@@ -33,6 +33,13 @@ pub(super) struct Task {
     pub(super) compact: Option<CompactPolicy>,
 }
 
+impl Task {
+    /// Bytes that it reads.
+    pub(super) fn bytes(&self) -> u64 {
+        self.parts.iter().map(|part| u64::from(part.bytes)).sum()
+    }
+}
+
 /// Why a merge ended early.
 pub(super) enum Ended {
     Failed(MergeError),

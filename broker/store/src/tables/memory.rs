@@ -74,7 +74,14 @@ pub(super) struct Held {
 /// How far a flush reaches: for each group the last entry whose batches it takes.
 pub(super) type Cut = HashMap<GroupId, LogId>;
 
+/// What it takes to hold a batch, beside its bytes.
+const HELD_BYTES: usize = size_of::<Held>();
+
 impl Held {
+    fn bytes(&self) -> usize {
+        self.batch.bytes.len() + HELD_BYTES
+    }
+
     fn is_in(&self, cut: &Cut) -> bool {
         cut.get(&self.group).is_some_and(|id| self.index <= id.index)
     }
@@ -120,7 +127,7 @@ impl Memory {
         Memory { shards: (0..SHARDS).map(|_| RwLock::default()).collect(), bytes: AtomicUsize::new(0) }
     }
 
-    /// Bytes of all batches.
+    /// Bytes of all batches, and of what it takes to hold them.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Relaxed)
     }
@@ -134,7 +141,6 @@ impl Memory {
         batch: StoredBatch,
         end_in_runs: impl FnOnce() -> i64,
     ) -> bool {
-        let bytes = batch.bytes.len();
         let mut shard = self.shards[shard_of(partition)].write();
         let queue = shard.entry(partition).or_default();
         let end = queue.back().map_or_else(end_in_runs, |last| last.batch.next_offset);
@@ -144,8 +150,9 @@ impl Memory {
             }
             return false;
         }
-        queue.push_back(Held { batch, group, index: id.index });
-        self.bytes.fetch_add(bytes, Relaxed);
+        let held = Held { batch, group, index: id.index };
+        self.bytes.fetch_add(held.bytes(), Relaxed);
+        queue.push_back(held);
         true
     }
 
@@ -199,7 +206,7 @@ impl Memory {
     fn pop_while(&self, queue: &mut Queue, gone: impl Fn(&Held) -> bool) {
         while queue.front().is_some_and(&gone) {
             if let Some(held) = queue.pop_front() {
-                self.bytes.fetch_sub(held.batch.bytes.len(), Relaxed);
+                self.bytes.fetch_sub(held.bytes(), Relaxed);
             }
         }
     }

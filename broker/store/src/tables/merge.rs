@@ -80,10 +80,6 @@ struct Alive {
 }
 
 impl Alive {
-    fn small_bytes(&self) -> u64 {
-        self.small.iter().map(|&bytes| u64::from(bytes)).sum()
-    }
-
     /// Size class of the median small part.
     fn class(&mut self) -> Option<u32> {
         let middle = self.small.len() / 2;
@@ -208,7 +204,8 @@ impl Tables {
                     continue;
                 }
                 let tasks = self.moves(&survey.partitions, &group, self.config.small_part_bytes);
-                if self.joins_enough(&tasks, group.len()) {
+                let worth = |tasks: &Vec<Task>| self.joins_enough(tasks, group.len());
+                if let Some(tasks) = self.in_chunks(tasks).into_iter().find(worth) {
                     return tasks;
                 }
             }
@@ -216,39 +213,51 @@ impl Tables {
         Vec::new()
     }
 
+    /// Tasks in order, as many together as one merge may read: what is left over stays where it is for now.
+    fn in_chunks(&self, tasks: Vec<Task>) -> Vec<Vec<Task>> {
+        let mut bytes = u64::MAX;
+        let mut chunks: Vec<Vec<Task>> = Vec::new();
+        for task in tasks {
+            bytes = bytes.saturating_add(task.bytes());
+            match chunks.last_mut().filter(|_| bytes <= self.config.merge_bytes_max) {
+                Some(chunk) => chunk.push(task),
+                None => {
+                    bytes = task.bytes();
+                    chunks.push(vec![task]);
+                }
+            }
+        }
+        chunks
+    }
+
     /// Whether moving the small parts of so many runs makes parts larger by half on average, or cheaply leaves half
     /// as many runs with small parts. Either can be done only so often, so merging comes to an end.
     fn joins_enough(&self, tasks: &[Task], runs: usize) -> bool {
         let parts: usize = tasks.iter().map(|task| task.parts.len()).sum();
-        let bytes: u64 = tasks.iter().flat_map(|task| &task.parts).map(|part| u64::from(part.bytes)).sum();
+        let bytes: u64 = tasks.iter().map(Task::bytes).sum();
         let runs_after = bytes.div_ceil(self.config.run_bytes_max).max(1) as usize;
         parts * 2 >= tasks.len() * 3 || (bytes <= CHEAP_BYTES && runs_after * 2 <= runs)
     }
 
     /// The oldest runs that have partitions in common with `seed`, as many as one merge takes.
     fn group_around(&self, seed: &Alive, runs: &[&Alive]) -> HashSet<u64> {
-        let mut bytes = 0;
-        let meeting = runs.iter().filter(|alive| alive.meets(seed)).take(self.config.merge_runs_max);
-        let fits = |alive: &&&Alive| {
-            bytes += alive.small_bytes();
-            bytes <= self.config.merge_bytes_max
-        };
-        meeting.take_while(fits).map(|alive| alive.run.id).collect()
+        let meeting = runs.iter().filter(|alive| alive.meets(seed));
+        meeting.take(self.config.merge_runs_max).map(|alive| alive.run.id).collect()
     }
 
-    /// What is alive in runs that are mostly dead.
+    /// What is alive in runs that are mostly dead, the deadest first.
     fn reclaim(&self, survey: &Survey) -> Vec<Task> {
         let mut dead: Vec<&Alive> = survey.runs.values().filter(|alive| alive.is_mostly_dead()).collect();
         dead.sort_by_key(|alive| alive.live_bytes);
         let mut bytes = 0;
         let fits = |alive: &&&Alive| {
+            let first = bytes == 0;
             bytes += alive.live_bytes;
-            bytes <= self.config.run_bytes_max
+            first || bytes <= self.config.merge_bytes_max
         };
-        let first = dead.first().map(|alive| alive.run.id);
-        let several = dead.iter().take(self.config.merge_runs_max).take_while(fits).map(|alive| alive.run.id);
-        let runs: HashSet<u64> = first.into_iter().chain(several).collect();
-        self.moves(&survey.partitions, &runs, u64::MAX)
+        let runs = dead.iter().take(self.config.merge_runs_max).take_while(fits).map(|alive| alive.run.id);
+        let runs: HashSet<u64> = runs.collect();
+        self.in_chunks(self.moves(&survey.partitions, &runs, u64::MAX)).into_iter().next().unwrap_or_default()
     }
 
     /// Tasks that move the parts of these runs that are smaller than `bytes_below`: neighbours together.

@@ -82,7 +82,7 @@ pub struct TablesConfig {
     pub part_bytes_max: u64,
     /// A merge starts another run beyond so many bytes.
     pub run_bytes_max: u64,
-    /// Bytes that one merge reads at most, unless a single run or partition has more.
+    /// Bytes that one merge reads at most, unless a single partition has more; the rest waits for the next.
     pub merge_bytes_max: u64,
     /// So many runs of the same kind start a merge.
     pub merge_runs_min: usize,
@@ -105,7 +105,7 @@ impl Default for TablesConfig {
             small_part_bytes: 1 << 20,
             part_bytes_max: 1 << 30,
             run_bytes_max: 1 << 30,
-            merge_bytes_max: 4 << 30,
+            merge_bytes_max: 256 << 20,
             merge_runs_min: 4,
             merge_runs_max: 16,
             compact_keys_max: (1 << 19) / 8 * 7,
@@ -147,7 +147,7 @@ struct Counters {
 /// What the tables hold and have done, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TablesStats {
-    /// Bytes of batches in memory.
+    /// Bytes of batches in memory, and of what it takes to hold them.
     pub memtable_bytes: u64,
     /// Live runs.
     pub runs: u64,

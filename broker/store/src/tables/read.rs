@@ -1,6 +1,6 @@
 //! Reads: whole batches from an offset on, lookups by time, sizes for retention.
 
-use std::{ops::Range, sync::atomic::Ordering::Relaxed};
+use std::{io, ops::Range, sync::atomic::Ordering::Relaxed};
 
 use bytes::Bytes;
 use millstream_model::{PartitionId, batch::BatchHeader};
@@ -58,6 +58,19 @@ impl Gather {
         }
         self.out.extend(slice.map(|slice| block.slice(slice)));
         Ok(whole && !self.is_full())
+    }
+}
+
+/// Verified bytes of some of a part's regions.
+struct Block {
+    regions: Range<usize>,
+    bytes: Bytes,
+}
+
+impl Block {
+    /// The bytes from a region on.
+    fn from(&self, part: &Part, region: usize) -> Bytes {
+        self.bytes.slice(part.span(self.regions.start..region).len()..)
     }
 }
 
@@ -144,26 +157,30 @@ impl Tables {
         Ok(if batches.is_empty() { in_memory } else { batches })
     }
 
-    /// Gathers batches block by block until there are enough or `load` has none.
+    /// Gathers batches block by block until there are enough or `load` has none. What lies in front of damage
+    /// is given without it.
     fn gather(
         &self,
         partition: PartitionId,
         parts: &[Part],
         (offset, max_bytes): (i64, usize),
-        mut load: impl FnMut(&Part, usize) -> Result<Option<Bytes>, ReadError>,
+        mut load: impl FnMut(&Part, usize) -> Result<Option<Block>, ReadError>,
     ) -> Result<Vec<Bytes>, ReadError> {
         let mut gather = Gather { offset, max_bytes, bytes: 0, out: Vec::new() };
         for part in parts {
             let mut region = part.region_of(offset);
             while region < part.regions as usize {
-                let block = self.block_of(part, region);
-                let Some(bytes) = load(part, region)? else { return Ok(gather.out) };
-                // The block may begin with regions in front of the one that is wanted.
-                let skip = part.span(block.start..region).len();
-                match gather.take(&bytes.slice(skip..)) {
-                    Ok(true) => region = block.end,
+                let block = match load(part, region) {
+                    Ok(Some(block)) => block,
+                    Err(error) if gather.out.is_empty() => return Err(error),
+                    Ok(None) | Err(_) => return Ok(gather.out),
+                };
+                match gather.take(&block.from(part, region)) {
+                    Ok(true) => region = block.regions.end,
                     Ok(false) => return Ok(gather.out),
-                    Err(reason) => return Err(part.damaged(partition, part.span(block).start, reason)),
+                    Err(reason) => {
+                        return Err(part.damaged(partition, part.span(block.regions).start, reason));
+                    }
                 }
             }
         }
@@ -184,29 +201,54 @@ impl Tables {
         (part.run.id, part.first_region + block.start as u32)
     }
 
-    fn cached_block(&self, part: &Part, region: usize) -> Option<Bytes> {
-        self.cache.get(Self::block_key(part, &self.block_of(part, region)))
+    fn cached_block(&self, part: &Part, region: usize) -> Option<Block> {
+        let regions = self.block_of(part, region);
+        let bytes = self.cache.get(Self::block_key(part, &regions))?;
+        Some(Block { regions, bytes })
     }
 
-    /// The block with `region`, verified; what else is read on the way goes into the cache too.
-    fn load_block(&self, partition: PartitionId, part: &Part, region: usize) -> Result<Bytes, ReadError> {
+    /// The block with `region`, verified; what else is read on the way goes into the cache too. If something is
+    /// wrong with the block, the region alone.
+    fn load_block(&self, partition: PartitionId, part: &Part, region: usize) -> Result<Block, ReadError> {
         if let Some(block) = self.cached_block(part, region) {
             return Ok(block);
         }
         let blocks = self.missing_blocks(part, region);
-        let all = blocks.first().map_or(0, |b| b.start)..blocks.last().map_or(0, |b| b.end);
-        let span = part.span(all.clone());
-        let read = self.files.read(&part.run, part.position + span.start as u64, span.len());
-        let bytes = read.map_err(|e| part.unreadable(partition, &e))?;
-        self.counters.read_bytes.fetch_add(bytes.len() as u64, Relaxed);
-        part.verify(partition, all, &bytes)?;
-        for block in &blocks {
-            let at = part.span(block.clone());
-            self.cache
-                .put(Self::block_key(part, block), bytes.slice(at.start - span.start..at.end - span.start));
+        let wanted = self.read_regions(part, blocks[0].start..blocks[blocks.len() - 1].end).ok();
+        let wanted = wanted.and_then(|bytes| self.keep_blocks(partition, part, blocks, bytes));
+        if let Some(block) = wanted {
+            return Ok(block);
         }
-        let first = part.span(blocks.into_iter().next().unwrap_or(0..0));
-        Ok(bytes.slice(..first.len()))
+        let regions = region..region + 1;
+        let bytes = self.read_regions(part, regions.clone()).map_err(|e| part.unreadable(partition, &e))?;
+        part.verify(partition, regions.clone(), &bytes)?;
+        Ok(Block { regions, bytes })
+    }
+
+    /// Puts blocks that were read together into the cache, as far as they are what was written; gives the first.
+    fn keep_blocks(
+        &self,
+        partition: PartitionId,
+        part: &Part,
+        blocks: Vec<Range<usize>>,
+        mut bytes: Bytes,
+    ) -> Option<Block> {
+        let mut first = None;
+        for regions in blocks {
+            let bytes = bytes.split_to(part.span(regions.clone()).len());
+            if part.verify(partition, regions.clone(), &bytes).is_err() {
+                break;
+            }
+            self.cache.put(Self::block_key(part, &regions), bytes.clone());
+            first.get_or_insert(Block { regions, bytes });
+        }
+        first
+    }
+
+    fn read_regions(&self, part: &Part, regions: Range<usize>) -> io::Result<Bytes> {
+        let span = part.span(regions);
+        self.counters.read_bytes.fetch_add(span.len() as u64, Relaxed);
+        self.files.read(&part.run, part.position + span.start as u64, span.len())
     }
 
     /// The block with `region` and the blocks behind it that one read takes along.
@@ -284,7 +326,9 @@ impl Tables {
         region: usize,
         (time, log_start): (i64, i64),
     ) -> Result<Option<Bytes>, ReadError> {
-        let fits = |h: &BatchHeader| h.max_timestamp >= time && h.next_offset() > log_start;
+        // A batch that compaction has emptied has no record to be found.
+        let fits =
+            |h: &BatchHeader| h.max_timestamp >= time && h.next_offset() > log_start && h.record_count > 0;
         let mut first = None;
         self.each_batch(partition, part, region, |batch, header| {
             if first.is_none() && fits(header) {
@@ -306,7 +350,7 @@ impl Tables {
             let above = best
                 .as_ref()
                 .map_or(header.max_timestamp >= least, |b| header.max_timestamp > b.max_timestamp);
-            if above && header.next_offset() > log_start {
+            if above && header.next_offset() > log_start && header.record_count > 0 {
                 best = Some(Found { batch, max_timestamp: header.max_timestamp });
             }
         })?;
@@ -321,8 +365,7 @@ impl Tables {
         mut look: impl FnMut(Bytes, &BatchHeader),
     ) -> Result<(), ReadError> {
         let block = self.load_block(partition, part, region)?;
-        let skip = part.span(self.block_of(part, region).start..region).len();
-        let bytes = block.slice(skip..skip + part.span(region..region + 1).len());
+        let bytes = block.from(part, region).slice(..part.span(region..region + 1).len());
         for batch in Batches::of(&bytes) {
             let (range, header) = batch
                 .map_err(|reason| part.damaged(partition, part.span(region..region + 1).start, reason))?;

@@ -137,10 +137,42 @@ fn a_part_that_the_disk_cannot_read_is_told_and_the_others_come() {
     let (disk, whole) = store();
     let run = run_files(&disk)[0].clone();
     let tables = open(&disk);
-    disk.fail(crate::disk::sim::Op::Read, "run-", 1, std::io::ErrorKind::Other);
+    // It is tried again once, without reading ahead.
+    for _ in 0..2 {
+        disk.fail(crate::disk::sim::Op::Read, "run-", 1, std::io::ErrorKind::Other);
+    }
     let error = fetch_all(&tables, id(1), 0, 200).expect_err("the disk refuses");
     let ReadError::Disk { partition, error } = error else { panic!("{error}") };
     assert_eq!((partition, error.file), (id(1), run.display().to_string()));
     assert_eq!(fetch_all(&tables, id(0), 0, 200).as_ref(), Ok(&whole[0]));
     assert_eq!(fetch_all(&tables, id(1), 0, 200).as_ref(), Ok(&whole[1]), "it can again");
+}
+
+#[test]
+fn what_lies_in_front_of_damage_is_given() {
+    let disk = SimDisk::new(1);
+    let tables = open(&disk);
+    let all: Vec<StoredBatch> = (0..20).map(|n| batch(n * 5, 5, 40, 1)).collect();
+    all.iter().enumerate().for_each(|(n, batch)| put(&tables, n as u64, P1, batch.clone()));
+    tables.flush().expect("flushes");
+    let at: usize = all[..10].iter().map(|batch| batch.bytes.len()).sum();
+    disk.flip(&run_files(&disk)[0], 32 + at as u64 + 30, 4).expect("flipped");
+    let tables = open(&disk);
+    let mut offset = 0;
+    let error = loop {
+        match tables.read_runs(P1, offset, 100_000) {
+            Ok(slices) => {
+                let last = batches_of(&slices).pop().expect("a batch");
+                offset = BatchHeader::parse(&last).expect("a header").next_offset();
+            }
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, ReadError::Damaged { partition: P1, .. }), "{error}");
+    assert_eq!(offset, 50, "everything in front of it");
+    assert_eq!(
+        batches_of(&tables.read_runs(P1, 55, 100_000).expect("reads")).len(),
+        9,
+        "and what lies behind"
+    );
 }

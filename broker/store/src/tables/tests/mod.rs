@@ -2,6 +2,7 @@
 
 mod basics;
 mod compaction;
+mod concurrent;
 mod crash;
 mod damage;
 mod merging;
@@ -32,7 +33,7 @@ pub(super) fn config() -> TablesConfig {
         small_part_bytes: 3000,
         part_bytes_max: 5000,
         run_bytes_max: 12_000,
-        merge_bytes_max: 60_000,
+        merge_bytes_max: 9000,
         merge_runs_min: 3,
         merge_runs_max: 5,
         compact_keys_max: 40,

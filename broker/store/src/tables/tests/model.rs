@@ -50,8 +50,8 @@ fn apply(tables: &Tables, group: GroupId, index: usize, entry: &Entry) {
 impl World {
     fn new(seed: u64) -> World {
         let disk = SimDisk::new(seed);
-        disk.set_short_reads(seed % 3 == 0);
-        disk.set_refuses_direct(seed % 5 == 0);
+        disk.set_short_reads(seed.is_multiple_of(3));
+        disk.set_refuses_direct(seed.is_multiple_of(5));
         World {
             tables: open(&disk),
             disk,
