@@ -74,6 +74,20 @@ pub const BROKER_KEYS: &[Key] = &[
         documentation: "Shortest session timeout that a group member may ask for.",
     },
     Key {
+        name: "follower.replication.throttled.rate",
+        kind: ConfigKind::Long,
+        default: "9223372036854775807",
+        range: Range::Number(0, i64::MAX),
+        documentation: "No effect: replication is paced by what the nodes can take. Taken because Kafka's reassignment tool sets and clears it.",
+    },
+    Key {
+        name: "leader.replication.throttled.rate",
+        kind: ConfigKind::Long,
+        default: "9223372036854775807",
+        range: Range::Number(0, i64::MAX),
+        documentation: "No effect: replication is paced by what the nodes can take. Taken because Kafka's reassignment tool sets and clears it.",
+    },
+    Key {
         name: "memtable.bytes",
         kind: ConfigKind::Long,
         default: "67108864",
@@ -116,6 +130,13 @@ pub const BROKER_KEYS: &[Key] = &[
         documentation: "Most memory for blocks of runs that are being read.",
     },
     Key {
+        name: "replica.alter.log.dirs.io.max.bytes.per.second",
+        kind: ConfigKind::Long,
+        default: "9223372036854775807",
+        range: Range::Number(0, i64::MAX),
+        documentation: "No effect: there is one data directory. Taken because Kafka's reassignment tool sets and clears it.",
+    },
+    Key {
         name: "socket.request.max.bytes",
         kind: ConfigKind::Int,
         default: "104857600",
@@ -142,9 +163,12 @@ pub const BROKER_KEYS: &[Key] = &[
 const CHANGEABLE: &[&str] = &[
     "auto.create.topics.enable",
     "disk.low.bytes",
+    "follower.replication.throttled.rate",
+    "leader.replication.throttled.rate",
     "num.partitions",
     "offsets.retention.minutes",
     "producer.id.expiration.ms",
+    "replica.alter.log.dirs.io.max.bytes.per.second",
     "wal.checkpoint.bytes",
 ];
 
