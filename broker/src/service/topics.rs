@@ -22,6 +22,11 @@ use crate::{clock, config::TopicConfig};
 /// Most partitions of one topic, and of the whole cluster.
 const PARTITIONS_MAX: i32 = cluster::PARTITIONS_MAX as i32;
 
+/// Cores of a node that one shard can keep busy.
+const CORES_PER_SHARD: u32 = 4;
+/// Partitions of one topic that a shard has before the topic is spread further.
+const PARTITIONS_PER_SHARD: u32 = 8;
+
 impl Service {
     /// Makes a topic, or only checks whether it could be made.
     pub async fn create_topic(&self, new: NewTopic, validate_only: bool) -> Result<Arc<TopicView>, TopicError> {
