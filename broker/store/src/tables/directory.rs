@@ -192,3 +192,82 @@ impl Directory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tables::{
+        layout::{Foot, PartEntry},
+        run::Index,
+    };
+
+    const P1: PartitionId = PartitionId(1);
+
+    /// The parts of a run without batches that stands for these offsets.
+    fn run(id: u64, ranges: &[(i64, i64)]) -> Vec<Part> {
+        let entry = |&(start, end): &(i64, i64)| PartEntry {
+            partition: P1,
+            start,
+            end,
+            max_timestamp: i64::MIN,
+            delete_horizon: i64::MAX,
+            clean_end: i64::MIN,
+            position: 32,
+            bytes: 0,
+            regions: 0,
+        };
+        let parts: Vec<PartEntry> = ranges.iter().map(entry).collect();
+        let foot = Foot { run: id, index_position: 32, parts: parts.len() as u32, regions: 0, index_crc: 0 };
+        let (_, parts) = Index { foot, parts, regions: Vec::new() }.into_run(4096);
+        parts.into_iter().map(|(_, part)| part).collect()
+    }
+
+    fn ranges(directory: &Directory) -> Vec<(u64, i64, i64)> {
+        directory.look(P1, |parts, _| parts.iter().map(|p| (p.run.id, p.start, p.end)).collect())
+    }
+
+    fn opened(runs: &[Vec<Part>]) -> Directory {
+        Directory::open(runs.iter().rev().flatten().map(|part| (P1, part.clone())))
+    }
+
+    #[test]
+    fn the_newest_run_that_has_an_offset_wins() {
+        let runs =
+            [run(1, &[(0, 10), (10, 20)]), run(2, &[(20, 30)]), run(3, &[(0, 20)]), run(4, &[(30, 31)])];
+        let directory = opened(&runs);
+        assert_eq!(ranges(&directory), [(3, 0, 20), (2, 20, 30), (4, 30, 31)]);
+        assert_eq!(runs[0][0].run.live_parts.load(Relaxed), 0);
+        // Of what replaced a part, something may be dropped since: the rest of the old part was dead too.
+        let runs = [run(1, &[(0, 100)]), run(3, &[(50, 100)])];
+        assert_eq!(ranges(&opened(&runs)), [(3, 50, 100)]);
+        let runs = [run(1, &[(0, 100)]), run(2, &[(0, 50)]), run(3, &[(20, 30)])];
+        assert_eq!(ranges(&opened(&runs)), [(3, 20, 30)]);
+    }
+
+    #[test]
+    fn log_starts_and_drops_take_parts_out_and_keep_them_out() {
+        let runs = [run(1, &[(0, 10), (10, 20)]), run(2, &[(20, 30)])];
+        let directory = opened(&runs);
+        directory.set_log_start(P1, 15);
+        directory.set_log_start(P1, 5);
+        assert_eq!(ranges(&directory), [(1, 10, 20), (2, 20, 30)]);
+        directory.set_log_start(P1, 40);
+        let late = run(3, &[(30, 40), (40, 50)]);
+        late.iter().for_each(|part| directory.add(P1, part.clone()));
+        assert_eq!(ranges(&directory), [(3, 40, 50)]);
+        directory.drop_partition(P1);
+        directory.replace(P1, (0, 100), run(4, &[(0, 100)]));
+        assert_eq!((ranges(&directory), directory.partitions()), (vec![], vec![]));
+        assert!(runs.iter().flatten().chain(&late).all(|part| part.run.live_parts.load(Relaxed) == 0));
+    }
+
+    #[test]
+    fn a_replacement_takes_the_place_of_what_lies_in_it_only() {
+        let directory = opened(&[run(1, &[(0, 10), (10, 20), (20, 30), (30, 40)])]);
+        directory.replace(P1, (10, 30), run(5, &[(10, 17), (17, 30)]));
+        assert_eq!(ranges(&directory), [(1, 0, 10), (5, 10, 17), (5, 17, 30), (1, 30, 40)]);
+        assert_eq!(directory.end(P1), Some(40));
+        assert_eq!(directory.end(PartitionId(2)), None);
+        directory.validate();
+    }
+}

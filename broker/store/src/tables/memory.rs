@@ -251,3 +251,86 @@ impl Memory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GROUP: GroupId = GroupId(1);
+
+    fn batch(base_offset: i64, count: i64, bytes: usize) -> StoredBatch {
+        let next_offset = base_offset + count;
+        StoredBatch {
+            bytes: Bytes::from(vec![base_offset as u8; bytes]),
+            base_offset,
+            next_offset,
+            max_timestamp: 0,
+        }
+    }
+
+    fn insert(memory: &Memory, index: u64, partition: u64, batch: StoredBatch) -> bool {
+        memory.insert((GROUP, LogId::new(1, index)), PartitionId(partition), batch, || i64::MIN)
+    }
+
+    fn cut(index: u64) -> Cut {
+        [(GROUP, LogId::new(1, index))].into()
+    }
+
+    #[test]
+    fn a_read_gives_whole_batches_within_the_bound_and_copies_nothing() {
+        let memory = Memory::new();
+        let all = [batch(0, 5, 100), batch(5, 5, 50), batch(10, 1, 30)];
+        all.iter().enumerate().for_each(|(n, batch)| assert!(insert(&memory, n as u64, 7, batch.clone())));
+        let read = |offset, max_bytes| match memory.read(PartitionId(7), offset, max_bytes) {
+            MemoryRead::Hit(batches) => batches.iter().map(|batch| batch.as_ptr()).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        };
+        let at = |n: usize| all[n].bytes.as_ptr();
+        assert_eq!(read(0, 0), [at(0)]);
+        assert_eq!(read(4, 149), [at(0)]);
+        assert_eq!(read(4, 150), [at(0), at(1)]);
+        assert_eq!(read(5, 1000), [at(1), at(2)]);
+        assert_eq!(memory.read(PartitionId(7), 11, 1), MemoryRead::Empty);
+        assert_eq!(memory.read(PartitionId(8), 0, 1), MemoryRead::Older);
+    }
+
+    #[test]
+    fn offsets_that_are_there_already_are_not_taken_again() {
+        let memory = Memory::new();
+        assert!(insert(&memory, 0, 7, batch(0, 5, 10)));
+        assert!(!insert(&memory, 0, 7, batch(0, 5, 10)));
+        assert!(!insert(&memory, 1, 7, batch(3, 5, 10)));
+        let in_runs = || 9;
+        assert!(!memory.insert((GROUP, LogId::new(1, 2)), PartitionId(8), batch(5, 4, 10), in_runs));
+        assert!(memory.insert((GROUP, LogId::new(1, 2)), PartitionId(8), batch(9, 4, 10), in_runs));
+        assert_eq!(memory.bytes(), 2 * (10 + HELD_BYTES));
+    }
+
+    #[test]
+    fn what_is_released_is_what_was_taken() {
+        let memory = Memory::new();
+        for n in 0..20u64 {
+            insert(&memory, n, n % 3, batch(n as i64 * 2, 2, 10));
+        }
+        let taken = memory.take(&mut cut(10));
+        assert!(taken.is_sorted_by_key(|(partition, _)| *partition));
+        assert_eq!(taken.iter().map(|(_, batches)| batches.len()).sum::<usize>(), 11);
+        insert(&memory, 20, 0, batch(100, 2, 10));
+        memory.release(&cut(10));
+        assert_eq!(memory.bytes(), 10 * (10 + HELD_BYTES));
+        assert_eq!(memory.take(&mut cut(10)).len(), 0);
+        (0..3).for_each(|n| memory.drop_partition(PartitionId(n)));
+        assert_eq!(memory.bytes(), 0);
+        assert!(
+            memory.shards.iter().all(|shard| shard.read().is_empty()),
+            "an empty partition takes no memory"
+        );
+    }
+
+    #[test]
+    fn ids_in_a_row_spread_over_the_locks() {
+        let mut used = [0; SHARDS];
+        (0..6400).for_each(|n| used[shard_of(PartitionId(n))] += 1);
+        assert!(used.iter().all(|&n| n > 50 && n < 200), "{used:?}");
+    }
+}

@@ -25,6 +25,7 @@ mod memory;
 mod merge;
 mod read;
 mod run;
+mod verify;
 mod writer;
 
 use std::{
@@ -53,6 +54,7 @@ pub use manifest::Manifest;
 pub use memory::{MemoryRead, StoredBatch};
 pub use merge::{CompactPolicy, MergeOutcome, PartitionPolicy};
 pub use read::Piece;
+pub use verify::{Finding, Verified, verify};
 
 /// What a merge does after each step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -376,11 +378,7 @@ fn open_runs(disk: &dyn Disk, manifest: &Manifest) -> Result<OpenRuns, OpenError
     let mut all_parts = Vec::new();
     // The newest first, as the directory wants them.
     for (&id, record) in manifest.runs.iter().rev() {
-        let index = run::read_index(disk, id, record.file_bytes)?;
-        if index.foot.index_crc != record.index_crc {
-            let reason = "it is not the run that the manifest means";
-            return Err(Damage::new(&layout::run_path(id), index.foot.index_position, reason).into());
-        }
+        let index = run::read_index(disk, id, record)?;
         let (run, parts) = index.into_run(record.file_bytes);
         runs.insert(id, run);
         all_parts.push(parts);

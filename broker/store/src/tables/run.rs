@@ -20,6 +20,7 @@ use super::{
     layout::{
         FOOT_BYTES, Foot, HEAD_BYTES, PART_BYTES, PartEntry, REGION_BYTES, Region, crc, head, run_path,
     },
+    manifest::RunRecord,
 };
 use crate::disk::{AlignedBuf, BLOCK_BYTES, Disk, DiskFile, OpenMode, align_down, align_up};
 
@@ -291,8 +292,9 @@ impl Index {
 }
 
 /// Reads and checks the index of a run.
-pub(super) fn read_index(disk: &dyn Disk, id: u64, file_bytes: u64) -> Result<Index, OpenError> {
+pub(super) fn read_index(disk: &dyn Disk, id: u64, record: &RunRecord) -> Result<Index, OpenError> {
     let path = run_path(id);
+    let file_bytes = record.file_bytes;
     let file = disk.open(&path, OpenMode::DirectRead).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => OpenError::Missing { file: path.display().to_string() },
         _ => DiskError::new(&path, &e).into(),
@@ -324,6 +326,9 @@ pub(super) fn read_index(disk: &dyn Disk, id: u64, file_bytes: u64) -> Result<In
     };
     if crc(&index) != foot.index_crc {
         return Err(damaged(foot.index_position, "the index's checksum does not fit"));
+    }
+    if foot.index_crc != record.index_crc {
+        return Err(damaged(foot.index_position, "it is not the run that the manifest means"));
     }
     let (parts, rest) = index.split_at(foot.parts as usize * PART_BYTES);
     let regions = &rest[..foot.regions as usize * REGION_BYTES];

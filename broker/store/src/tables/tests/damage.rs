@@ -176,3 +176,34 @@ fn what_lies_in_front_of_damage_is_given() {
         "and what lies behind"
     );
 }
+
+#[test]
+fn a_full_check_finds_each_flipped_byte_and_changes_nothing() {
+    let (disk, whole) = store();
+    let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let good = verify(&as_disk);
+    let batches: Vec<&Bytes> = whole.iter().flatten().collect();
+    let bytes: usize = batches.iter().map(|batch| batch.len()).sum();
+    assert_eq!((good.runs, good.partitions, good.checkpoints), (1, 3, 1));
+    assert_eq!((good.batches, good.bytes), (batches.len() as u64, bytes as u64));
+    assert_eq!(good.findings, []);
+    for (path, content) in disk.files() {
+        for at in (0..content.len() as u64).step_by(7) {
+            disk.flip(&path, at, 8).expect("flipped");
+            let before = disk.files();
+            let found = verify(&as_disk).findings;
+            assert!(!found.is_empty(), "{} at {at}", path.display());
+            // Without a manifest no run is known, so nothing more is found than that.
+            assert!(
+                found[0].to_string().contains(&path.display().to_string()),
+                "{} at {at}: {found:?}",
+                path.display()
+            );
+            assert!(disk.files() == before);
+            disk.flip(&path, at, 8).expect("flipped back");
+        }
+    }
+    disk.write_file("tables/run-00000000000000ff.run", b"half a run").expect("written");
+    let stray = Finding::Stray { file: "tables/run-00000000000000ff.run".to_string() };
+    assert_eq!(verify(&as_disk).findings, [stray]);
+}

@@ -1,0 +1,135 @@
+//! Reads everything and says what is wrong, for whoever has to repair it. Changes nothing.
+
+use std::{collections::BTreeSet, path::Path, sync::Arc};
+
+use millstream_model::{GroupId, PartitionId, batch::check_crc};
+
+use super::{
+    CheckpointError, Damage, DiskError, OpenError, ReadError, checkpoint,
+    layout::{DIR, run_id},
+    manifest::{self, Manifest},
+    read::Batches,
+    run::{Part, RunFiles, read_index},
+};
+use crate::disk::Disk;
+
+/// Something that is wrong, or left over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Finding {
+    /// The manifest, or a run's index: the store does not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A part of one partition: the rest can be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A checkpoint: its group does not start.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A run that the manifest does not name: the next start removes it.
+    #[error("{file} is left over from a crash")]
+    Stray {
+        /// The file.
+        file: String,
+    },
+}
+
+/// What is there and what is wrong with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Live runs.
+    pub runs: usize,
+    /// Partitions in them.
+    pub partitions: usize,
+    /// Batches in them.
+    pub batches: u64,
+    /// Bytes of the batches.
+    pub bytes: u64,
+    /// Checkpoints.
+    pub checkpoints: usize,
+    /// What is wrong, in the order in which it was found.
+    pub findings: Vec<Finding>,
+}
+
+/// Reads and checks every byte of runs, manifest and checkpoints. Blocks for as long as that takes.
+pub fn verify(disk: &Arc<dyn Disk>) -> Verified {
+    let mut verified = Verified::default();
+    let names = match disk.list(Path::new(DIR)) {
+        Ok(names) => names,
+        Err(error) => {
+            verified.findings.push(OpenError::from(DiskError::new(Path::new(DIR), &error)).into());
+            return verified;
+        }
+    };
+    match manifest::load(&**disk).and_then(|manifest| manifest.ok_or_else(manifest::missing)) {
+        Ok(manifest) => verified.manifest(disk, &manifest, &names),
+        Err(error) => verified.findings.push(error.into()),
+    }
+    for group in names.iter().filter_map(|(name, _)| checkpoint_group(name)) {
+        match checkpoint::load(&**disk, group) {
+            Ok(_) => verified.checkpoints += 1,
+            Err(error) => verified.findings.push(error.into()),
+        }
+    }
+    verified
+}
+
+fn checkpoint_group(name: &str) -> Option<GroupId> {
+    let digits = name.strip_prefix("checkpoint-")?;
+    u32::from_str_radix(digits, 16).ok().map(GroupId)
+}
+
+impl Verified {
+    fn manifest(&mut self, disk: &Arc<dyn Disk>, manifest: &Manifest, names: &[(String, u64)]) {
+        let files = RunFiles::new(disk.clone());
+        let mut partitions = BTreeSet::new();
+        for (&id, record) in &manifest.runs {
+            match read_index(&**disk, id, record) {
+                Ok(index) => {
+                    self.runs += 1;
+                    let (_, parts) = index.into_run(record.file_bytes);
+                    partitions.extend(parts.iter().map(|(partition, _)| *partition));
+                    parts.iter().for_each(|(partition, part)| self.part(&files, *partition, part));
+                }
+                Err(error) => self.findings.push(error.into()),
+            }
+        }
+        self.partitions = partitions.len();
+        let stray = |name: &&String| run_id(name).is_some_and(|id| !manifest.runs.contains_key(&id));
+        let strays = names.iter().map(|(name, _)| name).filter(stray);
+        self.findings.extend(strays.map(|name| Finding::Stray { file: format!("{DIR}/{name}") }));
+    }
+
+    fn part(&mut self, files: &RunFiles, partition: PartitionId, part: &Part) {
+        for region in 0..part.regions as usize {
+            if let Err(error) = self.region(files, partition, part, region) {
+                self.findings.push(error.into());
+            }
+        }
+    }
+
+    fn region(
+        &mut self,
+        files: &RunFiles,
+        partition: PartitionId,
+        part: &Part,
+        region: usize,
+    ) -> Result<(), ReadError> {
+        let span = part.span(region..region + 1);
+        let bytes = files.read(&part.run, part.position + span.start as u64, span.len());
+        let bytes = bytes.map_err(|e| part.unreadable(partition, &e))?;
+        part.verify(partition, region..region + 1, &bytes)?;
+        for batch in Batches::of(&bytes) {
+            let (range, _) = batch.map_err(|reason| part.damaged(partition, span.start, reason))?;
+            if check_crc(&bytes[range.clone()]).is_err() {
+                let reason =
+                    "the batch's own checksum does not fit, although it lies there as it was written";
+                let damage =
+                    Damage::new(&part.run.path(), part.position + (span.start + range.start) as u64, reason);
+                return Err(ReadError::Damaged { partition, damage });
+            }
+            self.batches += 1;
+            self.bytes += range.len() as u64;
+        }
+        Ok(())
+    }
+}
