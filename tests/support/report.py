@@ -31,7 +31,8 @@ class Report:
         try:
             note = function(*args, **kwargs) or ""
         except Exception as error:  # a case that breaks is a failed case, the next one still runs
-            traceback.print_exc(limit=4, file=sys.stdout)
+            if not isinstance(error, AssertionError):
+                traceback.print_exc(limit=4, file=sys.stdout)
             self.fail(name, f"{type(error).__name__}: {error}")
             return False
         self.ok(name, f"{note} ({time.monotonic() - started:.1f} s)".strip())
