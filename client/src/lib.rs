@@ -4,10 +4,12 @@
 //! sockets and clocks are around it. A [`Cluster`] is shared by whatever uses it: one connection to each broker for each
 //! kind of work, opened when it is needed, opened again when it breaks.
 
+pub mod admin;
 mod backoff;
 mod clock;
 mod cluster;
 mod config;
+pub mod consumer;
 mod error;
 pub mod producer;
 mod wire;

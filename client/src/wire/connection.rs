@@ -126,11 +126,6 @@ impl Connection {
         self.waiting.lock().ended.is_none()
     }
 
-    /// The broker's address.
-    pub(crate) fn address(&self) -> &str {
-        &self.address
-    }
-
     /// The version that a request of this type is sent in, at most `max`.
     pub(crate) fn version<R: Request>(&self, max: i16) -> Result<i16, ClientError> {
         self.versions.highest::<R>(max).ok_or_else(|| ClientError::Unsupported {

@@ -1,0 +1,430 @@
+//! Carries out what the positions ask for: one task that decides, and one for each request on its way.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use millstream_batch::{BatchHeader, split};
+use millstream_protocol::{
+    ErrorCode, Records, Str,
+    messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic, PartitionData},
+};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinSet,
+};
+
+use super::{
+    ConsumerConfig, TopicPartition,
+    positions::{After, Positions, Wanted},
+};
+use crate::{ClientError, Cluster, clock, cluster::Lane};
+
+/// The newest Fetch version that names topics by their names.
+const FETCH_VERSION_MAX: i16 = 12;
+
+/// Batches of one partition that were fetched.
+pub(super) struct Fetched {
+    pub(super) partition: TopicPartition,
+    pub(super) batches: Vec<Bytes>,
+    /// Records below belong to what was read before.
+    pub(super) from: i64,
+    /// Offset behind the last of them.
+    pub(super) next: i64,
+    pub(super) bytes: usize,
+    pub(super) generation: u64,
+}
+
+/// What the reader and the fetching task share.
+pub(super) struct Shared {
+    pub(super) positions: Mutex<Positions>,
+    /// Grows with each assignment: what was fetched for an older one is dropped.
+    pub(super) generation: std::sync::atomic::AtomicU64,
+    pub(super) wake: Notify,
+}
+
+impl Shared {
+    fn generation(&self) -> u64 {
+        self.generation.load(std::sync::atomic::Ordering::Acquire)
+    }
+}
+
+enum Done {
+    Fetched { broker: i32, wanted: Vec<Wanted>, generation: u64, answer: Result<FetchResponse, ClientError> },
+    Sought { generation: u64, found: Vec<(TopicPartition, Result<i64, ClientError>)> },
+    Refreshed,
+}
+
+pub(super) struct Fetcher {
+    cluster: Cluster,
+    config: Arc<ConsumerConfig>,
+    shared: Arc<Shared>,
+    out: mpsc::Sender<Result<Fetched, ClientError>>,
+    tasks: JoinSet<Done>,
+    brokers_in_flight: BTreeSet<i32>,
+    seeking: bool,
+    refreshing: bool,
+    stale: BTreeSet<Arc<str>>,
+    failures: u32,
+}
+
+impl Fetcher {
+    pub(super) fn new(
+        cluster: Cluster,
+        config: Arc<ConsumerConfig>,
+        shared: Arc<Shared>,
+        out: mpsc::Sender<Result<Fetched, ClientError>>,
+    ) -> Fetcher {
+        Fetcher {
+            cluster,
+            config,
+            shared,
+            out,
+            tasks: JoinSet::new(),
+            brokers_in_flight: BTreeSet::new(),
+            seeking: false,
+            refreshing: false,
+            stale: BTreeSet::new(),
+            failures: 0,
+        }
+    }
+
+    /// Fetches until the reader is gone.
+    pub(super) async fn run(mut self) {
+        loop {
+            self.seek();
+            self.fetch();
+            self.refresh();
+            let wake_at = self.shared.positions.lock().next_try(clock::now());
+            tokio::select! {
+                () = self.shared.wake.notified() => {}
+                Some(done) = self.tasks.join_next() => {
+                    let told = match done {
+                        Ok(done) => self.take_in(done),
+                        Err(_) => Vec::new(),
+                    };
+                    for one in told {
+                        if self.out.send(one).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+                () = sleep_until(wake_at) => {}
+            }
+        }
+    }
+
+    /// Asks where to begin, for partitions that do not know.
+    fn seek(&mut self) {
+        let wanted = self.shared.positions.lock().seeking(clock::now());
+        if self.seeking || wanted.is_empty() {
+            return;
+        }
+        self.seeking = true;
+        let (cluster, generation) = (self.cluster.clone(), self.shared.generation());
+        self.tasks.spawn(async move {
+            let found = crate::admin::find_starts(&cluster, wanted).await;
+            Done::Sought { generation, found }
+        });
+    }
+
+    /// One request to each broker that none is on its way to.
+    fn fetch(&mut self) {
+        let now = clock::now();
+        let mut leaders: BTreeSet<i32> = BTreeSet::new();
+        let topics: BTreeSet<TopicPartition> = self.shared.positions.lock().partitions().cloned().collect();
+        for partition in &topics {
+            match self.leader(partition) {
+                Some((leader, _)) => drop(leaders.insert(leader)),
+                None => drop(self.stale.insert(partition.topic.clone())),
+            }
+        }
+        for broker in leaders {
+            if self.brokers_in_flight.contains(&broker) {
+                continue;
+            }
+            let leads = |p: &TopicPartition| {
+                self.leader(p).filter(|(leader, _)| *leader == broker).map(|(_, epoch)| epoch)
+            };
+            let wanted = self.shared.positions.lock().wanted(now, leads);
+            if wanted.is_empty() {
+                continue;
+            }
+            self.brokers_in_flight.insert(broker);
+            let (cluster, config) = (self.cluster.clone(), self.config.clone());
+            let generation = self.shared.generation();
+            self.tasks.spawn(async move {
+                let answer = ask(&cluster, &config, broker, &wanted).await;
+                Done::Fetched { broker, wanted, generation, answer }
+            });
+        }
+    }
+
+    fn leader(&self, partition: &TopicPartition) -> Option<(i32, i32)> {
+        let topic = self.cluster.known(&partition.topic)?;
+        let known = topic.partitions.get(usize::try_from(partition.partition).ok()?)?;
+        Some((known.leader?, known.leader_epoch))
+    }
+
+    fn refresh(&mut self) {
+        if self.stale.is_empty() || self.refreshing {
+            return;
+        }
+        self.refreshing = true;
+        self.failures += 1;
+        let topics = std::mem::take(&mut self.stale);
+        let (cluster, failures) = (self.cluster.clone(), self.failures);
+        self.tasks.spawn(async move {
+            tokio::time::sleep(cluster.backoff().after(failures, clock::random_u64())).await;
+            let topics: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
+            if let Err(error) = cluster.refresh(&topics).await {
+                tracing::debug!(%error, "metadata");
+            }
+            Done::Refreshed
+        });
+    }
+
+    /// What the reader is to hear.
+    fn take_in(&mut self, done: Done) -> Vec<Result<Fetched, ClientError>> {
+        match done {
+            Done::Refreshed => {
+                self.refreshing = false;
+                Vec::new()
+            }
+            Done::Sought { generation, found } => {
+                self.seeking = false;
+                if generation == self.shared.generation() { self.take_starts(found) } else { Vec::new() }
+            }
+            Done::Fetched { broker, wanted, generation, answer } => {
+                self.brokers_in_flight.remove(&broker);
+                match answer {
+                    _ if generation != self.shared.generation() => Vec::new(),
+                    Ok(response) => self.take_answer(&wanted, response, generation),
+                    Err(error) => self.take_loss(&wanted, &error),
+                }
+            }
+        }
+    }
+
+    fn take_starts(
+        &mut self,
+        found: Vec<(TopicPartition, Result<i64, ClientError>)>,
+    ) -> Vec<Result<Fetched, ClientError>> {
+        let mut told = Vec::new();
+        for (partition, result) in found {
+            match result {
+                Ok(offset) => self.shared.positions.lock().found(&partition, offset),
+                Err(error) if error.is_retriable() => {
+                    self.stale.insert(partition.topic.clone());
+                    let retry_at = self.retry_at(&partition);
+                    self.shared.positions.lock().lost(&partition, retry_at);
+                }
+                Err(error) => {
+                    let retry_at = self.retry_at(&partition);
+                    self.shared.positions.lock().lost(&partition, retry_at);
+                    told.push(Err(error));
+                }
+            }
+        }
+        told
+    }
+
+    fn take_loss(&mut self, wanted: &[Wanted], error: &ClientError) -> Vec<Result<Fetched, ClientError>> {
+        tracing::debug!(%error, "a fetch was not answered");
+        for one in wanted {
+            self.stale.insert(one.partition.topic.clone());
+            let retry_at = self.retry_at(&one.partition);
+            self.shared.positions.lock().lost(&one.partition, retry_at);
+        }
+        Vec::new()
+    }
+
+    fn take_answer(
+        &mut self,
+        wanted: &[Wanted],
+        response: FetchResponse,
+        generation: u64,
+    ) -> Vec<Result<Fetched, ClientError>> {
+        let mut answers: HashMap<(String, i32), PartitionData> = HashMap::new();
+        for topic in response.responses {
+            answers.extend(
+                topic.partitions.into_iter().map(|p| ((topic.topic.to_string(), p.partition_index), p)),
+            );
+        }
+        let mut told = Vec::new();
+        for one in wanted {
+            let key = (one.partition.topic.to_string(), one.partition.partition);
+            // A partition that the answer leaves out has nothing new.
+            let data = answers.remove(&key);
+            let code = data.as_ref().map_or(response.error_code, |data| data.error_code);
+            match (ErrorCode(code), data) {
+                (ErrorCode::NONE, data) => {
+                    told.extend(self.take_records(one, data.unwrap_or_default(), generation))
+                }
+                (code, _) => told.extend(self.take_error(one, code)),
+            }
+        }
+        told
+    }
+
+    fn take_records(
+        &mut self,
+        wanted: &Wanted,
+        data: PartitionData,
+        generation: u64,
+    ) -> Option<Result<Fetched, ClientError>> {
+        self.failures = 0;
+        let (batches, next) = match whole_batches(data.records, wanted.offset) {
+            Ok(found) => found,
+            Err(source) => {
+                let retry_at = self.retry_at(&wanted.partition);
+                self.shared.positions.lock().lost(&wanted.partition, retry_at);
+                let (topic, partition) = (wanted.partition.topic.to_string(), wanted.partition.partition);
+                return Some(Err(ClientError::Records { topic, partition, offset: wanted.offset, source }));
+            }
+        };
+        let bytes = batches.iter().map(Bytes::len).sum();
+        if !self.shared.positions.lock().fetched(wanted, next, bytes, data.high_watermark)
+            || batches.is_empty()
+        {
+            return None;
+        }
+        let partition = wanted.partition.clone();
+        Some(Ok(Fetched { partition, batches, from: wanted.offset, next, bytes, generation }))
+    }
+
+    fn take_error(&mut self, wanted: &Wanted, code: ErrorCode) -> Option<Result<Fetched, ClientError>> {
+        let retry_at = self.retry_at(&wanted.partition);
+        let after = self.shared.positions.lock().failed(&wanted.partition, code, retry_at);
+        match (after, self.config.reset) {
+            (After::Refresh, _) => {
+                self.stale.insert(wanted.partition.topic.clone());
+                None
+            }
+            (After::Reset, Some(start)) => {
+                tracing::warn!(partition = %wanted.partition, offset = wanted.offset, "the offset is not there any more");
+                self.shared.positions.lock().reset(&wanted.partition, start);
+                None
+            }
+            _ => {
+                let what = format!("fetch {} from offset {}", wanted.partition, wanted.offset);
+                Some(Err(ClientError::Refused { what, code, reason: None }))
+            }
+        }
+    }
+
+    fn retry_at(&self, partition: &TopicPartition) -> Instant {
+        let failures = self.shared.positions.lock().failures(partition) + 1;
+        clock::now() + self.cluster.backoff().after(failures, clock::random_u64())
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn ask(
+    cluster: &Cluster,
+    config: &ConsumerConfig,
+    broker: i32,
+    wanted: &[Wanted],
+) -> Result<FetchResponse, ClientError> {
+    let connection = cluster.broker(broker, Lane::Fetch).await?;
+    let version = connection.version::<FetchRequest>(FETCH_VERSION_MAX)?;
+    let mut topics: Vec<FetchTopic> = Vec::new();
+    for one in wanted {
+        let partition = FetchPartition {
+            partition: one.partition.partition,
+            current_leader_epoch: one.leader_epoch,
+            fetch_offset: one.offset,
+            partition_max_bytes: config.partition_bytes_max,
+            ..Default::default()
+        };
+        match topics.last_mut().filter(|topic| *topic.topic == *one.partition.topic) {
+            Some(topic) => topic.partitions.push(partition),
+            None => topics.push(FetchTopic {
+                topic: Str::from(one.partition.topic.to_string()),
+                partitions: vec![partition],
+                ..Default::default()
+            }),
+        }
+    }
+    let wait: Duration = config.wait_max;
+    let request = FetchRequest {
+        max_wait_ms: i32::try_from(wait.as_millis()).unwrap_or(i32::MAX),
+        min_bytes: config.min_bytes,
+        max_bytes: config.bytes_max,
+        isolation_level: config.read_committed.into(),
+        // No session: each request says all that it wants.
+        session_id: 0,
+        session_epoch: -1,
+        topics,
+        ..Default::default()
+    };
+    connection.call_waiting(version, &request, wait).await
+}
+
+/// The batches, and the offset behind the last. A broker may cut the last batch short; it comes whole next time.
+fn whole_batches(records: Records, from: i64) -> Result<(Vec<Bytes>, i64), millstream_batch::BatchError> {
+    let pieces = match records {
+        Records::None => Vec::new(),
+        Records::One(bytes) => vec![bytes],
+        Records::Many(pieces) => pieces,
+    };
+    let (mut batches, mut next) = (Vec::new(), from);
+    for piece in &pieces {
+        for batch in split(piece) {
+            match batch {
+                Ok(batch) => {
+                    let header = BatchHeader::parse(&batch)?;
+                    millstream_batch::check_crc(&batch)?;
+                    if header.next_offset() > from {
+                        next = next.max(header.next_offset());
+                        batches.push(batch);
+                    }
+                }
+                Err(millstream_batch::BatchError::Truncated { .. }) if !batches.is_empty() => break,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok((batches, next))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millstream_batch::{BatchBuilder, Codec, NewRecord};
+
+    fn batch(base_offset: i64, records: usize) -> Bytes {
+        let mut builder = BatchBuilder::new(Codec::None).base_offset(base_offset);
+        (0..records).for_each(|_| builder.push(NewRecord { value: Some(b"v"), ..NewRecord::default() }));
+        builder.build().expect("a batch")
+    }
+
+    #[test]
+    fn batches_below_the_position_and_a_last_one_that_is_cut_are_left_out() {
+        let (old, first, second) = (batch(0, 2), batch(2, 3), batch(5, 2));
+        let cut = second.slice(..second.len() - 1);
+        let all: Bytes = [&old[..], &first[..], &cut[..]].concat().into();
+        let (batches, next) = whole_batches(Records::One(all), 3).expect("whole");
+        assert_eq!((batches, next), (vec![first], 5));
+    }
+
+    #[test]
+    fn damage_is_told() {
+        let mut bytes = batch(0, 1).to_vec();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        assert!(whole_batches(Records::One(bytes.into()), 0).is_err());
+        let cut = batch(0, 1).slice(..65);
+        assert!(whole_batches(Records::One(cut), 0).is_err(), "the first batch must be whole");
+    }
+}

@@ -1,0 +1,286 @@
+//! What is read next, and what may be asked for now.
+//!
+//! Pure: answers go in, requests come out. A partition is asked for only while little of it waits to be taken: reading ahead
+//! is bounded for each partition.
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use millstream_protocol::ErrorCode;
+
+/// A partition of a topic.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicPartition {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition's number.
+    pub partition: i32,
+}
+
+impl std::fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.topic, self.partition)
+    }
+}
+
+/// Where reading begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With the first record that there is.
+    Beginning,
+    /// With the next record that is written.
+    End,
+    /// With this offset.
+    Offset(i64),
+    /// With the first record whose timestamp is at or after this, in milliseconds.
+    Time(i64),
+}
+
+/// What a fetch asks of one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) partition: TopicPartition,
+    pub(super) offset: i64,
+    pub(super) leader_epoch: i32,
+}
+
+/// What the reading of one partition waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The offset to begin with.
+    Seeking(Start),
+    /// Nothing.
+    Reading,
+}
+
+#[derive(Clone, Debug)]
+struct Position {
+    state: State,
+    /// The next offset to be fetched.
+    next: i64,
+    /// Bytes that were fetched and not taken yet.
+    ahead_bytes: usize,
+    in_flight: bool,
+    not_before: Option<Instant>,
+    failures: u32,
+    high_watermark: Option<i64>,
+}
+
+/// What to do after an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    /// Look for the leader and ask again.
+    Refresh,
+    /// Begin anew as the reset policy says.
+    Reset,
+    /// Tell the reader.
+    Fail,
+}
+
+/// The partitions that are read.
+#[derive(Debug, Default)]
+pub(super) struct Positions {
+    all: BTreeMap<TopicPartition, Position>,
+    ahead_bytes_max: usize,
+}
+
+impl Positions {
+    pub(super) fn new(ahead_bytes_max: usize) -> Positions {
+        Positions { all: BTreeMap::new(), ahead_bytes_max }
+    }
+
+    /// From now on exactly these are read, each from its start; what was fetched of others is of no use any more.
+    pub(super) fn assign(&mut self, starts: impl IntoIterator<Item = (TopicPartition, Start)>) {
+        let position = |start| Position {
+            state: match start {
+                Start::Offset(_) => State::Reading,
+                start => State::Seeking(start),
+            },
+            next: if let Start::Offset(offset) = start { offset } else { -1 },
+            ahead_bytes: 0,
+            in_flight: false,
+            not_before: None,
+            failures: 0,
+            high_watermark: None,
+        };
+        self.all = starts.into_iter().map(|(partition, start)| (partition, position(start))).collect();
+    }
+
+    /// Partitions that wait for the offset to begin with, and may be asked about now.
+    pub(super) fn seeking(&self, now: Instant) -> Vec<(TopicPartition, Start)> {
+        let due = self.all.iter().filter(|(_, p)| p.not_before.is_none_or(|at| at <= now));
+        due.filter_map(|(partition, position)| match position.state {
+            State::Seeking(start) => Some((partition.clone(), start)),
+            State::Reading => None,
+        })
+        .collect()
+    }
+
+    /// The offset to begin with; that of the end when no record is late enough.
+    pub(super) fn found(&mut self, partition: &TopicPartition, offset: i64) {
+        if let Some(position) = self.all.get_mut(partition) {
+            (position.state, position.next, position.failures) = (State::Reading, offset, 0);
+            position.not_before = None;
+        }
+    }
+
+    /// What may be fetched from a broker now: `leads` gives the leader's epoch where it leads. What is given counts as on
+    /// its way until it is answered.
+    pub(super) fn wanted(
+        &mut self,
+        now: Instant,
+        leads: impl Fn(&TopicPartition) -> Option<i32>,
+    ) -> Vec<Wanted> {
+        let ahead_bytes_max = self.ahead_bytes_max;
+        let may = |p: &Position| {
+            p.state == State::Reading
+                && !p.in_flight
+                && p.ahead_bytes < ahead_bytes_max
+                && p.not_before.is_none_or(|at| at <= now)
+        };
+        let mut wanted = Vec::new();
+        for (partition, position) in self.all.iter_mut().filter(|(_, position)| may(position)) {
+            let Some(leader_epoch) = leads(partition) else { continue };
+            position.in_flight = true;
+            wanted.push(Wanted { partition: partition.clone(), offset: position.next, leader_epoch });
+        }
+        wanted
+    }
+
+    /// Takes in an answer: the records end before `next`. False when they are not what is read next: the partition was
+    /// assigned anew meanwhile.
+    pub(super) fn fetched(&mut self, wanted: &Wanted, next: i64, bytes: usize, high_watermark: i64) -> bool {
+        let Some(position) = self.all.get_mut(&wanted.partition) else { return false };
+        if !position.in_flight || position.next != wanted.offset {
+            return false;
+        }
+        position.in_flight = false;
+        position.failures = 0;
+        position.next = next.max(position.next);
+        position.ahead_bytes += bytes;
+        position.high_watermark = Some(high_watermark);
+        true
+    }
+
+    /// Takes in an error: says what it means, and holds the partition back until `retry_at`.
+    pub(super) fn failed(&mut self, partition: &TopicPartition, code: ErrorCode, retry_at: Instant) -> After {
+        if let Some(position) = self.all.get_mut(partition) {
+            position.in_flight = false;
+            position.failures += 1;
+            position.not_before = Some(retry_at);
+        }
+        match code {
+            ErrorCode::OFFSET_OUT_OF_RANGE => After::Reset,
+            code if code.is_retriable() && code != ErrorCode::CORRUPT_MESSAGE => After::Refresh,
+            _ => After::Fail,
+        }
+    }
+
+    /// The request was not answered: what it asked for is asked for again.
+    pub(super) fn lost(&mut self, partition: &TopicPartition, retry_at: Instant) {
+        if let Some(position) = self.all.get_mut(partition) {
+            position.in_flight = false;
+            position.failures += 1;
+            position.not_before = Some(retry_at);
+        }
+    }
+
+    /// Begins anew.
+    pub(super) fn reset(&mut self, partition: &TopicPartition, start: Start) {
+        if let Some(position) = self.all.get_mut(partition) {
+            position.state = State::Seeking(start);
+            position.not_before = None;
+        }
+    }
+
+    /// The reader has taken so many bytes.
+    pub(super) fn taken(&mut self, partition: &TopicPartition, bytes: usize) {
+        if let Some(position) = self.all.get_mut(partition) {
+            position.ahead_bytes = position.ahead_bytes.saturating_sub(bytes);
+        }
+    }
+
+    /// Failures in a row.
+    pub(super) fn failures(&self, partition: &TopicPartition) -> u32 {
+        self.all.get(partition).map_or(0, |position| position.failures)
+    }
+
+    /// The offset behind the last record, as the last answer told it.
+    pub(super) fn high_watermark(&self, partition: &TopicPartition) -> Option<i64> {
+        self.all.get(partition)?.high_watermark
+    }
+
+    /// The partitions that are read.
+    pub(super) fn partitions(&self) -> impl Iterator<Item = &TopicPartition> {
+        self.all.keys()
+    }
+
+    /// When to look again, if nothing happens before.
+    pub(super) fn next_try(&self, now: Instant) -> Option<Instant> {
+        self.all.values().filter_map(|position| position.not_before).filter(|at| *at > now).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use std::time::Duration;
+
+    fn place(partition: i32) -> TopicPartition {
+        TopicPartition { topic: "a".into(), partition }
+    }
+
+    fn all(_: &TopicPartition) -> Option<i32> {
+        Some(3)
+    }
+
+    #[test]
+    fn reading_begins_where_it_was_told_to() {
+        let (mut positions, now) = (Positions::new(100), clock::now());
+        positions.assign([(place(0), Start::Beginning), (place(1), Start::Offset(7))]);
+        assert_eq!(positions.seeking(now), [(place(0), Start::Beginning)]);
+        let wanted = positions.wanted(now, all);
+        assert_eq!(wanted, [Wanted { partition: place(1), offset: 7, leader_epoch: 3 }]);
+        positions.found(&place(0), 2);
+        assert_eq!(positions.wanted(now, all)[0].offset, 2);
+        assert!(positions.wanted(now, all).is_empty(), "both are on their way");
+    }
+
+    #[test]
+    fn reading_ahead_is_bounded() {
+        let (mut positions, now) = (Positions::new(100), clock::now());
+        positions.assign([(place(0), Start::Offset(0))]);
+        let wanted = positions.wanted(now, all).remove(0);
+        assert!(positions.fetched(&wanted, 5, 100, 9));
+        assert!(positions.wanted(now, all).is_empty(), "enough is waiting");
+        positions.taken(&place(0), 60);
+        assert_eq!(positions.wanted(now, all)[0].offset, 5);
+        assert_eq!(positions.high_watermark(&place(0)), Some(9));
+    }
+
+    #[test]
+    fn an_answer_to_an_older_assignment_is_dropped() {
+        let (mut positions, now) = (Positions::new(100), clock::now());
+        positions.assign([(place(0), Start::Offset(0))]);
+        let wanted = positions.wanted(now, all).remove(0);
+        positions.assign([(place(0), Start::Offset(50))]);
+        assert!(!positions.fetched(&wanted, 5, 1, 9));
+        assert_eq!(positions.wanted(now, all)[0].offset, 50);
+    }
+
+    #[test]
+    fn errors_hold_back_and_say_what_to_do() {
+        let (mut positions, now) = (Positions::new(100), clock::now());
+        let later = now + Duration::from_millis(10);
+        positions.assign([(place(0), Start::Offset(0))]);
+        positions.wanted(now, all);
+        assert_eq!(positions.failed(&place(0), ErrorCode::NOT_LEADER_OR_FOLLOWER, later), After::Refresh);
+        assert!(positions.wanted(now, all).is_empty());
+        assert_eq!((positions.next_try(now), positions.failures(&place(0))), (Some(later), 1));
+        positions.wanted(later, all);
+        assert_eq!(positions.failed(&place(0), ErrorCode::OFFSET_OUT_OF_RANGE, later), After::Reset);
+        positions.reset(&place(0), Start::Beginning);
+        assert_eq!(positions.seeking(now).len(), 1);
+        assert_eq!(positions.failed(&place(0), ErrorCode::TOPIC_AUTHORIZATION_FAILED, later), After::Fail);
+    }
+}
