@@ -27,7 +27,7 @@ use crate::{
     command::Command,
     config::{Callback, Peer, Reply, Timing, TypeConfig, from_raft},
     log_store::LogStore,
-    machine::{Machine, MachineAdapter},
+    machine::{Machine, MachineAdapter, Progress},
     transport::Alone,
 };
 
@@ -69,17 +69,34 @@ pub enum ProposeError {
 /// The result of a proposal: where it stands in the log and what applying it gave.
 pub type Outcome = Result<(LogId, Reply), ProposeError>;
 
-/// The term that is led, for whoever proposes, and for whoever waits for it.
-struct Led {
+/// Whether this node leads its group, for those who wait for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lead {
+    No,
+    InTerm(u64),
+    /// The replica has stopped.
+    Over,
+}
+
+/// The term that is led.
+pub(crate) struct Led {
     /// The term in which this node leads with all earlier entries applied; 0 when it does not.
     term: AtomicU64,
-    changed: watch::Sender<u64>,
+    changed: watch::Sender<Lead>,
 }
 
 impl Led {
-    fn set(&self, term: u64) {
-        self.term.store(term, Release);
-        self.changed.send_if_modified(|known| std::mem::replace(known, term) != term);
+    fn new() -> Led {
+        Led { term: AtomicU64::new(0), changed: watch::channel(Lead::No).0 }
+    }
+
+    pub(crate) fn term(&self) -> u64 {
+        self.term.load(Acquire)
+    }
+
+    fn set(&self, lead: Lead) {
+        self.term.store(if let Lead::InTerm(term) = lead { term } else { 0 }, Release);
+        self.changed.send_if_modified(|known| *known != Lead::Over && std::mem::replace(known, lead) != lead);
     }
 }
 
@@ -89,6 +106,7 @@ pub struct Group {
     node: NodeId,
     raft: Raft<TypeConfig, MachineAdapter>,
     led: Arc<Led>,
+    progress: Arc<Progress>,
     watcher: JoinHandle<()>,
     /// One checkpoint at a time: openraft ignores a request while it works on another one.
     checkpointing: Arc<Mutex<()>>,
@@ -106,14 +124,15 @@ impl Group {
     ) -> Result<Group, StartError> {
         let config = timing.raft_config().map_err(|e| StartError::Timing(e.to_string()))?;
         let storage = |reason: String| StartError::Storage { group: id, reason };
-        let (opened, opened_term) = watch::channel(0);
-        let adapter =
-            MachineAdapter::open(id, machine, tables, opened).map_err(|e| storage(e.to_string()))?;
+        let progress = Arc::new(Progress::new());
+        let opened_term = progress.opened_term();
+        let adapter = MachineAdapter::open(id, machine, tables, progress.clone());
+        let adapter = adapter.map_err(|e| storage(e.to_string()))?;
         let raft =
             Raft::new(node.0, config, Alone, log, adapter).await.map_err(|e| storage(e.to_string()))?;
-        let led = Arc::new(Led { term: AtomicU64::new(0), changed: watch::channel(0).0 });
+        let led = Arc::new(Led::new());
         let watcher = tokio::spawn(watch_leadership(node, raft.clone(), opened_term, led.clone()));
-        Ok(Group { id, node, raft, led, watcher, checkpointing: Arc::default() })
+        Ok(Group { id, node, raft, led, progress, watcher, checkpointing: Arc::default() })
     }
 
     /// The group's id.
@@ -132,7 +151,8 @@ impl Group {
         } else {
             self.raft.trigger().elect(false).await.map_err(|e| self.stopped(&e))?;
         }
-        led.wait_for(|term| *term > 0).await.map(|_| ()).map_err(|e| self.stopped(&e))
+        let lead = led.wait_for(|lead| *lead != Lead::No).await.map_err(|e| self.stopped(&e))?;
+        if *lead == Lead::Over { Err(self.stopped(&"it has failed or was shut down")) } else { Ok(()) }
     }
 
     fn stopped(&self, reason: &dyn std::fmt::Display) -> StartError {
@@ -141,7 +161,12 @@ impl Group {
 
     /// The term in which this node leads and may propose; `None` when it may not.
     pub fn led_term(&self) -> Option<u64> {
-        Some(self.led.term.load(Acquire)).filter(|&term| term > 0)
+        Some(self.led.term()).filter(|&term| term > 0)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn led(&self) -> Arc<Led> {
+        self.led.clone()
     }
 
     /// Proposes a command in the given term and calls `done` with the outcome, exactly once, from the task that
@@ -177,11 +202,11 @@ impl Group {
     /// Makes a checkpoint of the machine as it is now, or later, durable; returns where the newest one stands, or
     /// `None` when nothing is applied yet. A machine that has not moved since the last one is not written again.
     pub async fn checkpoint(&self) -> Result<Option<LogId>, StartError> {
-        let (raft, busy) = (self.raft.clone(), self.checkpointing.clone());
+        let (raft, progress, busy) = (self.raft.clone(), self.progress.clone(), self.checkpointing.clone());
         // In a task of its own, so that a caller that goes away leaves none half done.
         let done = tokio::spawn(async move {
             let _one_at_a_time = busy.lock().await;
-            checkpoint(&raft).await
+            checkpoint(&raft, progress.next()).await
         });
         match done.await {
             Ok(at) => at.map_err(|reason| StartError::Stopped { group: self.id, reason }),
@@ -198,7 +223,7 @@ impl Group {
     /// Stops the replica; proposals in flight end as unknown.
     pub async fn shutdown(&self) {
         self.watcher.abort();
-        self.led.set(0);
+        self.led.set(Lead::Over);
         if let Err(e) = self.raft.shutdown().await {
             tracing::warn!(group = %self.id, error = %e, "the replica did not stop cleanly");
         }
@@ -212,20 +237,20 @@ impl Drop for Group {
     }
 }
 
-async fn checkpoint(raft: &Raft<TypeConfig, MachineAdapter>) -> Result<Option<LogId>, String> {
-    let mut metrics = raft.data_metrics();
-    let (applied, newest) = {
-        let metrics = metrics.borrow_and_update();
-        (metrics.last_applied, metrics.snapshot)
-    };
-    let Some(target) = applied else { return Ok(None) };
-    if newest < Some(target) {
-        raft.trigger().snapshot().await.map_err(|e| e.to_string())?;
+/// A checkpoint of everything before the index `next`.
+async fn checkpoint(raft: &Raft<TypeConfig, MachineAdapter>, next: u64) -> Result<Option<LogId>, String> {
+    if next == 0 {
+        return Ok(None);
     }
+    let mut metrics = raft.data_metrics();
+    let mut asked = false;
     loop {
-        let newest = metrics.borrow_and_update().snapshot;
-        if let Some(newest) = newest.filter(|newest| *newest >= target) {
-            return Ok(Some(from_raft(&newest)));
+        let newest = metrics.borrow_and_update().snapshot.as_ref().map(from_raft);
+        if newest.is_some_and(|newest| newest.index + 1 >= next) {
+            return Ok(newest);
+        }
+        if !std::mem::replace(&mut asked, true) {
+            raft.trigger().snapshot().await.map_err(|e| e.to_string())?;
         }
         metrics.changed().await.map_err(|e| e.to_string())?;
     }
@@ -247,7 +272,7 @@ async fn watch_leadership(
             (metrics.state == ServerState::Leader, metrics.vote.leader_id.term, voters.eq([node.0]))
         };
         let ready = leads && *opened.borrow_and_update() >= term;
-        led.set(if ready { term } else { 0 });
+        led.set(if ready { Lead::InTerm(term) } else { Lead::No });
         // A leader that is the only voter has nobody to send heartbeats to and no rival: it needs no ticks.
         raft.runtime_config().tick(!(leads && alone));
         let gone = tokio::select! {
@@ -255,8 +280,7 @@ async fn watch_leadership(
             changed = opened.changed() => changed.is_err(),
         };
         if gone {
-            led.set(0);
-            return;
+            return led.set(Lead::Over);
         }
     }
 }

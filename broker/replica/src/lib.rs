@@ -19,3 +19,6 @@ pub use config::{Peer, Reply, Timing};
 pub use group::{Group, Outcome, ProposeError, StartError};
 pub use log_store::LogStore;
 pub use machine::{Machine, RestoreError};
+
+#[cfg(test)]
+mod tests;

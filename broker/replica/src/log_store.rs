@@ -135,11 +135,14 @@ impl Stream for Entries {
     }
 }
 
-/// The first entry of each term in `first..=last`, and `last`.
+/// The last entry of each term in `first..=last`.
+///
+/// This is what openraft's own search gives and builds upon, although the trait's documentation speaks of first
+/// entries. Only terms are looked at, so nothing is read from the disk.
 fn key_log_ids(first: LogId, last: LogId, term_at: impl Fn(u64) -> Option<u64>) -> io::Result<Vec<LogId>> {
     let term =
         |index| term_at(index).ok_or_else(|| io::Error::other(format!("the log has no entry {index}")));
-    let mut ids = vec![first];
+    let mut ids = Vec::new();
     let mut newest = first;
     while newest.term < last.term {
         // The entry at `low` is of the newest term that is known, the one at `high` of a later one.
@@ -148,12 +151,10 @@ fn key_log_ids(first: LogId, last: LogId, term_at: impl Fn(u64) -> Option<u64>) 
             let middle = low + (high - low) / 2;
             if term(middle)? > newest.term { high = middle } else { low = middle }
         }
+        ids.push(LogId::new(newest.term, low));
         newest = LogId::new(term(high)?, high);
-        ids.push(newest);
     }
-    if newest != last {
-        ids.push(last);
-    }
+    ids.push(last);
     Ok(ids)
 }
 
@@ -163,7 +164,9 @@ impl RaftLogReader<TypeConfig> for LogStore {
         range: RB,
     ) -> io::Result<Vec<Entry>> {
         let (start, end) = bounds(&range);
-        self.read(start, end, usize::MAX)
+        // openraft takes what is left of a range whose beginning is purged.
+        let first = self.0.state().purged.map_or(0, |purged| purged.index + 1);
+        self.read(start.max(first), end, usize::MAX)
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {

@@ -1,6 +1,15 @@
 //! Applies committed entries to a [`Machine`], and turns checkpoints into openraft's snapshots.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Release},
+        },
+    },
+};
 
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
@@ -80,8 +89,32 @@ pub(crate) struct MachineAdapter {
     tables: Arc<Tables>,
     last_applied: Option<RaftLogId>,
     membership: StoredMembership,
+    progress: Arc<Progress>,
+}
+
+/// How far a machine is, for whoever holds the group.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    /// Index behind the last applied entry.
+    next: AtomicU64,
     /// Term of the newest blank entry that is applied: a leader's first.
     opened_term: watch::Sender<u64>,
+}
+
+impl Progress {
+    pub(crate) fn new() -> Progress {
+        Progress { next: AtomicU64::new(0), opened_term: watch::channel(0).0 }
+    }
+
+    /// Index behind the last applied entry.
+    pub(crate) fn next(&self) -> u64 {
+        self.next.load(Acquire)
+    }
+
+    /// Follows the term of the newest blank entry that is applied.
+    pub(crate) fn opened_term(&self) -> watch::Receiver<u64> {
+        self.opened_term.subscribe()
+    }
 }
 
 impl MachineAdapter {
@@ -90,16 +123,10 @@ impl MachineAdapter {
         group: GroupId,
         machine: Arc<dyn Machine>,
         tables: Arc<Tables>,
-        opened_term: watch::Sender<u64>,
+        progress: Arc<Progress>,
     ) -> io::Result<MachineAdapter> {
-        let mut adapter = MachineAdapter {
-            group,
-            machine,
-            tables,
-            last_applied: None,
-            membership: StoredMembership::default(),
-            opened_term,
-        };
+        let (last_applied, membership) = (None, StoredMembership::default());
+        let mut adapter = MachineAdapter { group, machine, tables, last_applied, membership, progress };
         if let Some((id, data)) = adapter.tables.load_checkpoint(group).map_err(io::Error::other)? {
             adapter.restore(id, &data)?;
         }
@@ -110,9 +137,14 @@ impl MachineAdapter {
         let (membership, state) = decode_checkpoint(data)?;
         self.machine.restore(state).map_err(io::Error::other)?;
         self.membership = membership;
-        self.last_applied = Some(to_raft(id));
-        self.machine.applied(id);
+        self.applied(to_raft(id));
         Ok(())
+    }
+
+    fn applied(&mut self, id: RaftLogId) {
+        self.last_applied = Some(id);
+        self.machine.applied(from_raft(&id));
+        self.progress.next.store(id.index + 1, Release);
     }
 
     fn builder(&self) -> CheckpointBuilder {
@@ -151,14 +183,14 @@ impl RaftStateMachine<TypeConfig> for MachineAdapter {
                     Reply::None
                 }
             };
-            self.last_applied = Some(entry.log_id);
-            self.machine.applied(id);
+            // Before the answer: whoever hears it may ask how far the machine is.
+            self.applied(entry.log_id);
             if let Some(responder) = responder {
                 responder.send(reply);
             }
         }
         if let Some(term) = opened {
-            self.opened_term.send_replace(term);
+            self.progress.opened_term.send_replace(term);
         }
         Ok(())
     }

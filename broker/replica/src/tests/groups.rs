@@ -1,0 +1,226 @@
+//! What a group promises while nothing fails.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering::SeqCst},
+};
+
+use bytes::Bytes;
+use millstream_store::{disk::sim::SimDisk, wal::ReadError};
+
+use super::node::{GROUP, Node, run};
+use crate::{Command, EntryPayload, ProposeError};
+
+fn command(n: usize) -> Bytes {
+    format!("command {n}").into()
+}
+
+#[test]
+fn commands_are_applied_in_the_order_of_the_proposals() {
+    run(async {
+        let node = Node::start(&SimDisk::new(1)).await.expect("starts");
+        let term = node.term();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let (all, mut done) = tokio::sync::mpsc::channel::<()>(1);
+        for n in 0..500 {
+            let (told, all) = (told.clone(), all.clone());
+            node.group.propose(term, Command::encoded(command(n)), move |outcome| {
+                let (id, _) = outcome.expect("it is applied");
+                told.lock().expect("nobody panicked").push((n, id));
+                drop(all);
+            });
+        }
+        drop(all);
+        assert_eq!(done.recv().await, None, "every proposal was told");
+        assert_eq!(node.machine.applied(), (0..500).map(command).collect::<Vec<_>>());
+        let told = told.lock().expect("nobody panicked");
+        assert!(told.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1), "{told:?}");
+        assert!(told.iter().all(|(_, id)| id.term == term));
+    });
+}
+
+/// Assembled in the log's memory.
+struct Written(&'static [u8]);
+
+impl EntryPayload for Written {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn write(&self, out: &mut [u8]) {
+        out.copy_from_slice(self.0);
+    }
+}
+
+#[test]
+fn a_staged_command_is_applied_as_it_was_written_into_the_log() {
+    run(async {
+        let node = Node::start(&SimDisk::new(2)).await.expect("starts");
+        node.group.write(node.term(), Command::staged(Written(b"staged"))).await.expect("applied");
+        assert_eq!(node.machine.applied(), [Bytes::from_static(b"staged")]);
+    });
+}
+
+#[test]
+fn a_proposal_of_another_term_is_refused() {
+    run(async {
+        let node = Node::start(&SimDisk::new(3)).await.expect("starts");
+        let disk = node.lose_power().await;
+        let node = Node::start(&disk).await.expect("starts again");
+        let term = node.term();
+        for other in [term - 1, term + 1, 0] {
+            let outcome = node.group.write(other, Command::encoded(command(1))).await;
+            assert!(
+                matches!(outcome, Err(ProposeError::NotLeader)),
+                "{outcome:?} in term {other}, not {term}"
+            );
+        }
+        node.write(command(2)).await.expect("the led term is the right one");
+        assert_eq!(node.machine.applied(), [command(2)]);
+    });
+}
+
+#[test]
+fn every_start_leads_in_a_term_of_its_own() {
+    run(async {
+        let mut disk = SimDisk::new(4);
+        let mut terms = Vec::new();
+        for n in 0..5 {
+            let node = Node::start(&disk).await.expect("starts");
+            terms.push(node.term());
+            let (id, _) = node.write(command(n)).await.expect("applied");
+            assert_eq!(id.term, node.term());
+            disk = if n % 2 == 0 { node.lose_power().await } else { node.kill().await };
+        }
+        assert!(terms.windows(2).all(|pair| pair[0] < pair[1]), "{terms:?}");
+    });
+}
+
+#[test]
+fn what_was_checkpointed_and_purged_is_there_after_a_restart() {
+    run(async {
+        let mut disk = SimDisk::new(5);
+        for round in 0..3 {
+            let node = Node::start(&disk).await.expect("starts");
+            assert_eq!(node.machine.applied(), (0..round * 20).map(command).collect::<Vec<_>>());
+            for n in round * 20..round * 20 + 10 {
+                node.write(command(n)).await.expect("applied");
+            }
+            let at = node.group.checkpoint().await.expect("written").expect("something is applied");
+            node.group.purge(at.index).await.expect("asked");
+            for n in round * 20 + 10..round * 20 + 20 {
+                node.write(command(n)).await.expect("applied");
+            }
+            let log = node.wal.group(GROUP);
+            // The writes above came after the purge in the replica's queue.
+            assert_eq!(log.state().purged, Some(at));
+            let purged = log.read(at.index..at.index + 1, 1);
+            assert!(matches!(purged, Err(ReadError::Purged { .. })), "{purged:?}");
+            disk = node.lose_power().await;
+        }
+    });
+}
+
+#[test]
+fn a_purge_goes_no_further_than_the_checkpoint() {
+    run(async {
+        let node = Node::start(&SimDisk::new(6)).await.expect("starts");
+        node.write(command(0)).await.expect("applied");
+        node.group.purge(u64::MAX).await.expect("asked");
+        node.write(command(1)).await.expect("applied");
+        assert_eq!(node.wal.group(GROUP).state().purged, None, "there is no checkpoint");
+        let at = node.group.checkpoint().await.expect("written").expect("something is applied");
+        node.write(command(2)).await.expect("applied");
+        node.group.purge(u64::MAX).await.expect("asked");
+        node.write(command(3)).await.expect("applied");
+        assert_eq!(node.wal.group(GROUP).state().purged, Some(at));
+        let node = Node::start(&node.lose_power().await).await.expect("starts again");
+        assert_eq!(node.machine.applied(), (0..4).map(command).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_checkpoint_of_what_has_not_moved_is_the_one_that_is_there() {
+    run(async {
+        let node = Node::start(&SimDisk::new(7)).await.expect("starts");
+        node.write(command(0)).await.expect("applied");
+        let first = node.group.checkpoint().await.expect("written");
+        let changes = node.disk.changes();
+        assert_eq!(node.group.checkpoint().await.expect("nothing to do"), first);
+        assert_eq!(node.disk.changes(), changes, "nothing was written");
+        let (one, two) = tokio::join!(node.group.checkpoint(), node.group.checkpoint());
+        assert_eq!((one.expect("there"), two.expect("there")), (first, first));
+    });
+}
+
+#[test]
+fn checkpoints_that_nobody_waits_for_do_not_hold_up_the_next() {
+    run(async {
+        let node = Node::start(&SimDisk::new(8)).await.expect("starts");
+        for n in 0..20 {
+            let (id, _) = node.write(command(n)).await.expect("applied");
+            // Begun, and given up at once.
+            let given_up = tokio::time::timeout(std::time::Duration::ZERO, node.group.checkpoint()).await;
+            if let Ok(at) = given_up {
+                assert!(at.expect("written") >= Some(id));
+            }
+        }
+        let (id, _) = node.write(command(20)).await.expect("applied");
+        assert!(node.group.checkpoint().await.expect("written") >= Some(id));
+    });
+}
+
+#[test]
+fn a_log_that_is_longer_than_one_read_is_applied_again_whole() {
+    run(async {
+        let disk = SimDisk::new(9);
+        let node = Node::start(&disk).await.expect("starts");
+        let large = |n: usize| Bytes::from(vec![n as u8; 300 << 10]);
+        for n in 0..40 {
+            node.write(large(n)).await.expect("applied");
+        }
+        let last = node.wal.group(GROUP).state().last.expect("there are entries");
+        node.wal.group(GROUP).release_memory(last.index);
+        let node = Node::start(&node.lose_power().await).await.expect("starts again");
+        let applied = node.machine.applied();
+        assert_eq!(applied.len(), 40);
+        assert!((0..40).all(|n| applied[n] == large(n)));
+    });
+}
+
+#[test]
+fn every_proposal_is_told_once_even_when_the_group_ends() {
+    run(async {
+        let node = Node::start(&SimDisk::new(10)).await.expect("starts");
+        let told: Arc<Vec<AtomicUsize>> = Arc::new((0..300).map(|_| AtomicUsize::new(0)).collect());
+        let (all, mut done) = tokio::sync::mpsc::channel::<()>(1);
+        let term = node.term();
+        for n in 0..300 {
+            let (told, all) = (told.clone(), all.clone());
+            node.group.propose(term, Command::encoded(command(n)), move |_| {
+                told[n].fetch_add(1, SeqCst);
+                drop(all);
+            });
+            if n == 200 {
+                node.group.shutdown().await;
+            }
+        }
+        drop(all);
+        assert_eq!(done.recv().await, None, "all are told");
+        assert!(told.iter().all(|count| count.load(SeqCst) == 1), "each once");
+        assert_eq!(node.group.led_term(), None);
+    });
+}
+
+#[test]
+fn a_group_that_is_dropped_stops() {
+    run(async {
+        let Node { group, machine, wal, tables, .. } = Node::start(&SimDisk::new(11)).await.expect("starts");
+        group.write(1, Command::encoded(command(0))).await.expect("applied");
+        drop(group);
+        // The machine is let go when the tasks of the replica are gone.
+        while Arc::strong_count(&machine) > 1 {
+            tokio::task::yield_now().await;
+        }
+        drop((wal, tables));
+    });
+}

@@ -1,0 +1,6 @@
+//! Groups on a disk in memory that loses power, and openraft's own suite on a real one.
+
+mod conformance;
+mod crashes;
+mod groups;
+mod node;

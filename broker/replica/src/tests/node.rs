@@ -1,0 +1,142 @@
+//! One group on one disk, and a machine that remembers what it was told.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use millstream_model::{GroupId, LogId, NodeId};
+use millstream_store::{
+    disk::{Disk, sim::SimDisk},
+    tables::{Tables, TablesConfig},
+    wal::{RecoveryBase, Wal, WalConfig},
+};
+
+use crate::{Command, Group, LogStore, Machine, Outcome, Peer, Reply, RestoreError, Timing, group::Led};
+
+pub(super) const GROUP: GroupId = GroupId(3);
+const NODE: NodeId = NodeId(1);
+
+/// Keeps every command in the order in which it was applied.
+#[derive(Default)]
+pub(super) struct Recorder {
+    applied: Mutex<Vec<Bytes>>,
+    led: OnceLock<Arc<Led>>,
+}
+
+impl Recorder {
+    pub(super) fn applied(&self) -> Vec<Bytes> {
+        self.applied.lock().expect("nobody panicked").clone()
+    }
+}
+
+impl Machine for Recorder {
+    fn apply(&self, id: LogId, command: Bytes) -> Reply {
+        if let Some(led) = self.led.get() {
+            // A node that leads has applied everything of earlier terms.
+            let led_term = led.term();
+            assert!(
+                led_term <= id.term,
+                "an entry of term {} is applied while term {led_term} is led",
+                id.term
+            );
+        }
+        self.applied.lock().expect("nobody panicked").push(command);
+        Reply::None
+    }
+
+    fn applied(&self, _: LogId) {}
+
+    fn snapshot(&self) -> Vec<u8> {
+        let applied = self.applied.lock().expect("nobody panicked");
+        applied.iter().flat_map(|c| [&(c.len() as u32).to_le_bytes()[..], c].concat()).collect()
+    }
+
+    fn restore(&self, mut data: &[u8]) -> Result<(), RestoreError> {
+        let mut restored = Vec::new();
+        while let Some((length, rest)) = data.split_first_chunk::<4>() {
+            let length = u32::from_le_bytes(*length) as usize;
+            let cut = rest
+                .split_at_checked(length)
+                .ok_or_else(|| RestoreError(Box::new(io::Error::other("short"))))?;
+            restored.push(Bytes::copy_from_slice(cut.0));
+            data = cut.1;
+        }
+        *self.applied.lock().expect("nobody panicked") = restored;
+        Ok(())
+    }
+}
+
+/// A store with one group that is led.
+pub(super) struct Node {
+    pub(super) disk: SimDisk,
+    pub(super) wal: Wal,
+    pub(super) tables: Arc<Tables>,
+    pub(super) machine: Arc<Recorder>,
+    pub(super) group: Group,
+}
+
+pub(super) fn wal_config() -> WalConfig {
+    WalConfig {
+        file_bytes: 1 << 20,
+        first_file_bytes: 256 << 10,
+        chunk_bytes: 64 << 10,
+        seal_after: Duration::from_millis(1),
+        ..WalConfig::default()
+    }
+}
+
+impl Node {
+    /// Opens the store that is on the disk and leads its group.
+    pub(super) async fn start(disk: &SimDisk) -> Result<Node, String> {
+        let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
+        let (tables, manifest) =
+            Tables::open(as_disk.clone(), TablesConfig::default()).map_err(|e| e.to_string())?;
+        let flushed = manifest.flushed.iter().map(|(group, id)| (*group, id.index)).collect();
+        let (wal, _) =
+            Wal::open(as_disk, wal_config(), &RecoveryBase { flushed }).map_err(|e| e.to_string())?;
+        let (tables, machine) = (Arc::new(tables), Arc::new(Recorder::default()));
+        let log = LogStore::new(wal.group(GROUP));
+        let group = Group::start(GROUP, NODE, Timing::default(), log, machine.clone(), tables.clone());
+        let group = group.await.map_err(|e| e.to_string())?;
+        assert!(machine.led.set(group.led()).is_ok(), "set once");
+        group.lead_alone(Peer { address: "a:1".into() }).await.map_err(|e| e.to_string())?;
+        Ok(Node { disk: disk.clone(), wal, tables, machine, group })
+    }
+
+    pub(super) fn term(&self) -> u64 {
+        self.group.led_term().expect("the node leads")
+    }
+
+    /// Writes a command in the led term.
+    pub(super) async fn write(&self, command: impl Into<Bytes>) -> Outcome {
+        self.group.write(self.group.led_term().unwrap_or(u64::MAX), Command::encoded(command.into())).await
+    }
+
+    /// Ends without any farewell: what was not durable is lost.
+    pub(super) async fn lose_power(self) -> SimDisk {
+        let survived = self.disk.crash();
+        self.end().await;
+        survived
+    }
+
+    /// Ends without any farewell to the group; the machine goes on running.
+    pub(super) async fn kill(self) -> SimDisk {
+        let survived = self.disk.kill();
+        self.end().await;
+        survived
+    }
+
+    /// The disk does nothing any more: whatever is still going on changes nothing.
+    async fn end(self) {
+        self.group.shutdown().await;
+    }
+}
+
+/// Runs a test on a runtime with two threads.
+pub(super) fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a runtime").block_on(test);
+}
