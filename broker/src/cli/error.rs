@@ -1,6 +1,11 @@
-//! Why a command did not do what it was told to.
+//! Why a command did not do what it was told to, and what to do next.
 
 use std::io;
+
+use millstream_client::{
+    ClientError, ErrorCode,
+    producer::{DeliveryError, SendError},
+};
 
 use crate::{config::ServeConfigError, node::NodeError};
 
@@ -13,27 +18,117 @@ pub(super) enum CliError {
     /// The broker could not start or had to stop.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// The brokers could not be asked, or said no.
+    #[error("{0}{next}", next = next_step(.0))]
+    Client(#[from] ClientError),
+    /// A record was not taken.
+    #[error(transparent)]
+    Send(SendError),
+    /// Records that were taken were not delivered.
+    #[error("{failed} of {all} records were not delivered: {first}")]
+    Delivery {
+        /// How many.
+        failed: u64,
+        /// Out of how many.
+        all: u64,
+        /// Why the first one was not.
+        first: DeliveryError,
+    },
+    /// What was asked for is not there.
+    #[error("{0}")]
+    Missing(Missing),
+    /// A flag's value is not allowed.
+    #[error("invalid value '{value}' for {flag}: {allowed}")]
+    Flag {
+        /// The flag.
+        flag: &'static str,
+        /// What was given.
+        value: String,
+        /// What would be allowed.
+        allowed: &'static str,
+    },
     /// The system refused something.
     #[error("{what}: {source}")]
     Io {
         /// What was tried.
-        what: &'static str,
+        what: String,
         /// Why it failed.
         source: io::Error,
     },
+}
+
+/// Something that is not there.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Missing {
+    /// A partition of a topic.
+    #[error("topic '{topic}' has {partitions} partitions; partition {partition} is not one of them")]
+    Partition {
+        /// The topic.
+        topic: String,
+        /// How many it has.
+        partitions: usize,
+        /// What was asked for.
+        partition: i32,
+    },
+}
+
+impl From<SendError> for CliError {
+    fn from(error: SendError) -> CliError {
+        match error {
+            SendError::Topic(error) => CliError::Client(error),
+            other => CliError::Send(other),
+        }
+    }
 }
 
 impl CliError {
     /// 1: failed at run time. 2: wrong usage or configuration.
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            CliError::Config(_) => 2,
-            CliError::Node(_) | CliError::Io { .. } => 1,
+            CliError::Config(_) | CliError::Flag { .. } => 2,
+            _ => 1,
         }
     }
 
     /// Whether the reader of standard output has gone, which is its right.
     pub(super) fn is_closed_pipe(&self) -> bool {
         matches!(self, CliError::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    pub(super) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> CliError {
+        let what = what.into();
+        move |source| CliError::Io { what, source }
+    }
+}
+
+/// What one can do about it.
+fn next_step(error: &ClientError) -> &'static str {
+    if let ClientError::Unreachable { .. } = error {
+        return " Start one with `millstream serve`, or name its address with --bootstrap";
+    }
+    match error.code() {
+        Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) => {
+            "; `millstream topic list` shows what there is, `millstream topic create` makes one"
+        }
+        Some(ErrorCode::TOPIC_ALREADY_EXISTS) => "; `millstream topic describe` shows it",
+        Some(ErrorCode::INVALID_CONFIG) => "; `millstream topic describe --all` shows the keys",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_what_to_do_next() {
+        let error =
+            CliError::from(ClientError::Unreachable { addresses: "a:1".into(), reason: "refused".into() });
+        assert!(error.to_string().contains("--bootstrap") && error.exit_code() == 1);
+        let code = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
+        let error = CliError::from(ClientError::Refused { what: "topic 'a'".into(), code, reason: None });
+        assert!(error.to_string().contains("topic create"), "{error}");
+        let closed = CliError::io("write")(io::ErrorKind::BrokenPipe.into());
+        assert!(closed.is_closed_pipe());
     }
 }

@@ -3,8 +3,13 @@
 //! Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration. An error is one line on standard error that
 //! says what to do next; results go to standard output, and a reader that closes it early is no error.
 
+mod connect;
+mod consume;
 mod error;
+mod output;
+mod produce;
 mod serve;
+mod topic;
 
 use std::process::ExitCode;
 
@@ -22,6 +27,12 @@ struct Cli {
 enum Command {
     /// Run a broker.
     Serve(serve::ServeArgs),
+    /// Make, show, change and remove topics.
+    Topic(topic::TopicArgs),
+    /// Write records, one for each line.
+    Produce(produce::ProduceArgs),
+    /// Read records.
+    Consume(consume::ConsumeArgs),
 }
 
 /// Does what the command line says.
@@ -32,6 +43,9 @@ pub fn run() -> ExitCode {
     };
     let done = match cli.command {
         Command::Serve(args) => serve::run(args),
+        Command::Topic(args) => topic::run(args),
+        Command::Produce(args) => produce::run(args),
+        Command::Consume(args) => consume::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -74,7 +74,6 @@ pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
         set: args.set,
     })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("millstream").build();
-    let runtime =
-        runtime.map_err(|source| CliError::Io { what: "cannot start the worker threads", source })?;
+    let runtime = runtime.map_err(CliError::io("cannot start the worker threads"))?;
     Ok(runtime.block_on(node::serve(config))?)
 }

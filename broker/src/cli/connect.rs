@@ -1,0 +1,57 @@
+//! What all commands that ask a broker have in common.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use millstream_client::{ClientConfig, Cluster};
+use tokio::runtime::Runtime;
+
+use super::error::CliError;
+
+/// How long a command waits for a broker that does not answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The shape of results.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Which brokers, and how results look.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Common {
+    /// Brokers to begin with, separated by commas.
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:9092",
+        env = "MILLSTREAM_BOOTSTRAP"
+    )]
+    pub(super) bootstrap: String,
+    /// The shape of results.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub(super) output: Output,
+}
+
+impl Common {
+    /// The cluster; nothing is connected yet.
+    pub(super) fn cluster(&self) -> Cluster {
+        let config = ClientConfig {
+            client_id: "millstream-cli".to_string(),
+            connect_timeout: CONNECT_TIMEOUT,
+            ..ClientConfig::new(&self.bootstrap)
+        };
+        Cluster::new(config)
+    }
+}
+
+/// The threads that connections run on.
+pub(super) fn runtime() -> Result<Runtime, CliError> {
+    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    built.map_err(CliError::io("cannot start the worker thread"))
+}

@@ -1,0 +1,78 @@
+//! Results on standard output: tables for people, JSON for programs.
+
+use std::io::{self, BufWriter, StdoutLock, Write};
+
+use serde::Serialize;
+
+use super::error::CliError;
+
+/// Standard output. Whoever reads it may go away: that is an error here and the end of the command, but not a failure.
+pub(super) struct Out {
+    writer: BufWriter<StdoutLock<'static>>,
+}
+
+impl Out {
+    pub(super) fn new() -> Out {
+        Out { writer: BufWriter::new(io::stdout().lock()) }
+    }
+
+    /// Bytes as they are.
+    pub(super) fn bytes(&mut self, bytes: &[u8]) -> Result<(), CliError> {
+        self.writer.write_all(bytes).map_err(CliError::io("cannot write the result"))
+    }
+
+    /// A line.
+    pub(super) fn line(&mut self, line: &str) -> Result<(), CliError> {
+        self.bytes(line.as_bytes())?;
+        self.bytes(b"\n")
+    }
+
+    /// A value as JSON in one line.
+    pub(super) fn json(&mut self, value: &impl Serialize) -> Result<(), CliError> {
+        let text = serde_json::to_string(value)
+            .map_err(|error| CliError::io("cannot write the result")(error.into()))?;
+        self.line(&text)
+    }
+
+    /// A table whose columns are as wide as they must be.
+    pub(super) fn table(&mut self, head: &[&str], rows: &[Vec<String>]) -> Result<(), CliError> {
+        for line in table_lines(head, rows) {
+            self.line(&line)?;
+        }
+        Ok(())
+    }
+
+    /// Hands over what is gathered.
+    pub(super) fn flush(&mut self) -> Result<(), CliError> {
+        self.writer.flush().map_err(CliError::io("cannot write the result"))
+    }
+}
+
+fn table_lines(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
+    let widths: Vec<usize> = (0..head.len())
+        .map(|column| {
+            let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+            cells.chain([head[column].chars().count()]).max().unwrap_or(0)
+        })
+        .collect();
+    let line = |cells: &[&str]| {
+        let padded: Vec<String> =
+            cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        padded.join("  ").trim_end().to_string()
+    };
+    let mut lines = vec![line(head)];
+    lines.extend(rows.iter().map(|row| line(&row.iter().map(String::as_str).collect::<Vec<_>>())));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [vec!["a".to_string(), "1".to_string()], vec!["long name".to_string(), "23".to_string()]];
+        let lines = table_lines(&["NAME", "PARTITIONS"], &rows);
+        assert_eq!(lines, ["NAME       PARTITIONS", "a          1", "long name  23"]);
+    }
+}
