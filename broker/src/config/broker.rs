@@ -46,6 +46,13 @@ pub const BROKER_KEYS: &[Key] = &[
         documentation: "Free space below which produce is refused with a retriable error; reads and deletes go on.",
     },
     Key {
+        name: "follower.replication.throttled.rate",
+        kind: ConfigKind::Long,
+        default: "9223372036854775807",
+        range: Range::Number(0, i64::MAX),
+        documentation: "No effect: replication is paced by what the nodes can take. Taken because Kafka's reassignment tool sets and clears it.",
+    },
+    Key {
         name: "group.initial.rebalance.delay.ms",
         kind: ConfigKind::Int,
         default: "0",
@@ -72,13 +79,6 @@ pub const BROKER_KEYS: &[Key] = &[
         default: "6000",
         range: Range::Number(1, i32::MAX as i64),
         documentation: "Shortest session timeout that a group member may ask for.",
-    },
-    Key {
-        name: "follower.replication.throttled.rate",
-        kind: ConfigKind::Long,
-        default: "9223372036854775807",
-        range: Range::Number(0, i64::MAX),
-        documentation: "No effect: replication is paced by what the nodes can take. Taken because Kafka's reassignment tool sets and clears it.",
     },
     Key {
         name: "leader.replication.throttled.rate",
