@@ -86,6 +86,10 @@ pub trait DiskFile: Send + Sync {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 n => done += n,
             }
+            // Only the end of the file gives a direct read that is no whole number of blocks.
+            if done < buf.len() && self.is_direct() && !done.is_multiple_of(BLOCK_BYTES) {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
         }
         Ok(())
     }

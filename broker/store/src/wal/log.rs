@@ -328,6 +328,12 @@ impl Log {
             || self.open.as_ref().is_some_and(|o| o.cursor > o.start)
     }
 
+    /// Bytes that are to be written, about.
+    pub(super) fn pending_bytes(&self) -> usize {
+        let open = self.open.as_ref().map_or(0, |open| open.cursor - open.start);
+        open + self.sealed.iter().map(|segment| segment.range.len()).sum::<usize>()
+    }
+
     /// Whether someone waits for what is to be written.
     pub(super) fn has_listener(&self) -> bool {
         !self.done.is_empty()

@@ -55,6 +55,8 @@ pub struct WalConfig {
     pub spare_bytes_max: usize,
     /// Files that are kept for use again.
     pub spare_files_max: usize,
+    /// A busy log waits so long for more before it writes.
+    pub gather: Duration,
     /// After so long without an append the durable mark of the last one is written.
     pub seal_after: Duration,
     /// After so long again unused memory is given back.
@@ -74,6 +76,7 @@ impl Default for WalConfig {
             chunk_bytes: 4 << 20,
             spare_bytes_max: 64 << 20,
             spare_files_max: 4,
+            gather: Duration::from_micros(100),
             seal_after: Duration::from_millis(50),
             trim_after: Duration::from_secs(1),
             salt: 0,
@@ -426,7 +429,16 @@ impl Drop for Wal {
     }
 }
 
-#[cfg(test)]
-mod tests;
+// The control fails these on purpose; its own test is among the simulations.
+#[cfg(all(test, not(feature = "unsafe-ack-before-sync")))]
+mod fault_tests;
 #[cfg(test)]
 mod sim_tests;
+
+// The control breaks these on purpose; that it is caught is a simulation of its own.
+#[cfg(all(test, not(feature = "unsafe-ack-before-sync")))]
+mod fault_tests;
+#[cfg(test)]
+mod sim_tests;
+#[cfg(test)]
+mod tests;

@@ -271,15 +271,13 @@ impl<'a> Scan<'a> {
         previous: Option<Position>,
     ) -> Result<(usize, bool), OpenError> {
         let seq = reader.file.seq;
-        if reader.life.is_none() {
-            if reader.next_head(FILE_HEAD_BYTES)?.is_some() {
-                return Err(damaged(
-                    seq,
-                    0,
-                    "the file's header is not its own, and there is a log behind it",
-                ));
-            }
-            return Ok((FILE_HEAD_BYTES, false));
+        // A file gets its name when its header and its whole length are durable.
+        let Some(header) = reader.header else {
+            return Err(damaged(seq, 0, "the file has no header, or not its own"));
+        };
+        if reader.file.len < header.file_bytes {
+            let len = reader.file.len as usize;
+            return Err(damaged(seq, len, "the file is shorter than it was made"));
         }
         if let (Some(head), Some(previous)) = (reader.head(FILE_HEAD_BYTES)?, previous)
             && head.previous_end != previous.offset()

@@ -70,17 +70,17 @@ pub(super) enum SegmentRead {
 pub(super) struct Reader<'a> {
     pool: &'a Arc<ChunkPool>,
     pub(super) file: &'a LogFile,
-    /// The file's life, if its header is good and its own.
-    pub(super) life: Option<u64>,
+    /// The file's header, if it is good and its own.
+    pub(super) header: Option<FileHead>,
     window: Bytes,
     window_at: usize,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(pool: &'a Arc<ChunkPool>, file: &'a LogFile) -> Result<Reader<'a>, OpenError> {
-        let mut reader = Reader { pool, file, life: None, window: Bytes::new(), window_at: 0 };
-        reader.life = match read_head(&*file.file).map_err(|e| reader.io(&e))? {
-            FileHeadRead::Good(head) if head.seq == file.seq => Some(head.life),
+        let mut reader = Reader { pool, file, header: None, window: Bytes::new(), window_at: 0 };
+        reader.header = match read_head(&*file.file).map_err(|e| reader.io(&e))? {
+            FileHeadRead::Good(head) if head.seq == file.seq => Some(head),
             FileHeadRead::Unknown(version) => {
                 return Err(reader.unsupported(0, version.into()));
             }
@@ -91,6 +91,10 @@ impl<'a> Reader<'a> {
 
     fn io(&self, error: &io::Error) -> OpenError {
         OpenError::Io { what: file_name(self.file.seq), reason: error.to_string() }
+    }
+
+    fn life(&self) -> Option<u64> {
+        self.header.map(|header| header.life)
     }
 
     fn unsupported(&self, offset: usize, version: u16) -> OpenError {
@@ -126,7 +130,7 @@ impl<'a> Reader<'a> {
 
     /// The segment head at a block.
     pub(super) fn head(&mut self, at: usize) -> Result<Option<SegmentHead>, OpenError> {
-        let life = self.life;
+        let life = self.life();
         Ok(self.any_head(at)?.filter(|head| Some(head.life) == life))
     }
 
@@ -153,7 +157,7 @@ impl<'a> Reader<'a> {
 
     /// The place and head of the next segment of this life from `at` on; of any life if the file has none.
     pub(super) fn next_head(&mut self, mut at: usize) -> Result<Option<(usize, SegmentHead)>, OpenError> {
-        let life = self.life;
+        let life = self.life();
         while at + BLOCK_BYTES <= self.file.len as usize {
             if let Some(head) = self.any_head(at)?
                 && life.is_none_or(|life| life == head.life)
@@ -189,7 +193,7 @@ impl<'a> Reader<'a> {
                 let mut head = block[..SEGMENT_HEAD_BYTES].to_vec();
                 head[byte] ^= 1 << bit;
                 let head = SegmentHead::read(&head, Position::new(self.file.seq, at));
-                Ok(head.filter(|head| Some(head.life) == self.life).map(|_| (at + byte, bit)))
+                Ok(head.filter(|head| Some(head.life) == self.life()).map(|_| (at + byte, bit)))
             }
             SegmentRead::Broken { head, frame: Some(broken) } => {
                 let Some(bytes) = self.bytes(at, align_up(head.bytes()))? else { return Ok(None) };

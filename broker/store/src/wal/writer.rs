@@ -17,6 +17,11 @@ use crate::disk::DiskFile;
 /// Buffers that one write gathers without an allocation.
 const PARTS_INLINE: usize = 8;
 
+/// A log whose last write was as long as this is busy: its next write waits a little for company.
+const BUSY_BYTES: usize = 64 << 10;
+/// So much is worth a write of its own at once.
+const ENOUGH_BYTES: usize = 512 << 10;
+
 /// What one step of the writer did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -49,6 +54,8 @@ pub(super) struct Writer {
     /// The file that was written last.
     file: Option<(u64, Ready)>,
     durable: Position,
+    /// Length of the last write.
+    wrote_bytes: usize,
     rest: Rest,
     /// A step makes files itself and does not wait for anything.
     stepped: bool,
@@ -60,7 +67,7 @@ impl Writer {
         shared.files.want(durable.seq() + 1);
         // The start has written nothing that a mark would be needed for.
         let (segments, done, file) = (Vec::new(), Vec::new(), None);
-        Writer { shared, segments, done, file, durable, rest: Rest::Marked, stepped }
+        Writer { shared, segments, done, file, durable, wrote_bytes: 0, rest: Rest::Marked, stepped }
     }
 
     /// Writes until the log stops.
@@ -105,6 +112,13 @@ impl Writer {
                 }
                 Rest::Trimmed => {}
             }
+        }
+        if !log.stopping && self.wrote_bytes >= BUSY_BYTES && log.pending_bytes() < ENOUGH_BYTES {
+            drop(log);
+            // What a write costs hardly depends on its length. Nobody wakes the writer from this; a quiet log
+            // never waits.
+            std::thread::sleep(shared.config.gather);
+            log = shared.lock();
         }
         self.take(&mut log);
         true
@@ -182,6 +196,7 @@ impl Writer {
             let Some(file) = self.file(first.seq()).map_err(failed)? else { return Ok(false) };
             let count = self.segments.iter().take_while(|segment| segment.at.seq() == first.seq()).count();
             let end = self.write_part(&file, count).map_err(failed)?;
+            self.wrote_bytes = end.offset() - first.offset();
             self.durable = end;
             self.shared.set_durable(end);
             self.segments.drain(..count);

@@ -2,13 +2,14 @@
 
 mod chance;
 mod content;
+mod file;
 mod names;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::BTreeMap,
-    io::{self, IoSlice},
+    io,
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
@@ -16,9 +17,10 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{BLOCK_BYTES, Disk, DiskFile, OpenMode};
+use super::{Disk, DiskFile, OpenMode};
 use chance::Chance;
-use content::{Content, torn_ranges};
+use content::Content;
+use file::SimFile;
 use names::{Names, Node};
 
 /// What is done to a disk, for faults and counts.
@@ -130,21 +132,7 @@ fn power_is_off() -> io::Error {
 impl SimDisk {
     /// An empty disk.
     pub fn new(seed: u64) -> SimDisk {
-        SimDisk::with_state(State {
-            chance: Chance::new(seed),
-            names: Names::default(),
-            files: BTreeMap::new(),
-            next_file: 0,
-            faults: Vec::new(),
-            cut_after: None,
-            off: false,
-            changes: 0,
-            counts: BTreeMap::new(),
-            capacity_bytes: None,
-            short_reads: false,
-            refuses_direct: false,
-            fingerprint: seed,
-        })
+        SimDisk::with_state(State::new(seed))
     }
 
     fn with_state(state: State) -> SimDisk {
@@ -176,29 +164,19 @@ impl SimDisk {
         self.end(|state| (state.names.clone(), std::mem::take(&mut state.files)))
     }
 
+    /// Another disk with the same content, durable and not; this one goes on.
+    pub fn fork(&self) -> SimDisk {
+        let mut state = self.state();
+        let (names, files) = (state.names.clone(), state.files.clone());
+        state.successor(names, files)
+    }
+
     fn end(&self, survive: impl FnOnce(&mut State) -> (Names, BTreeMap<u64, Content>)) -> SimDisk {
         let mut state = self.state();
         state.off = true;
-        let (names, mut files) = survive(&mut state);
+        let (names, files) = survive(&mut state);
         state.names = Names::default();
-        let named: Vec<u64> = names.files().into_iter().map(|(_, file)| file).collect();
-        files.retain(|id, _| named.contains(id));
-        let next = State {
-            chance: Chance::new(state.chance.next()),
-            names,
-            files,
-            next_file: state.next_file,
-            faults: Vec::new(),
-            cut_after: None,
-            off: false,
-            changes: 0,
-            counts: BTreeMap::new(),
-            capacity_bytes: state.capacity_bytes,
-            short_reads: state.short_reads,
-            refuses_direct: state.refuses_direct,
-            fingerprint: state.fingerprint,
-        };
-        SimDisk::with_state(next)
+        state.successor(names, files)
     }
 
     /// Cuts the power during the operation behind the next `count` ones that can change the disk. For
@@ -311,26 +289,79 @@ impl SimDisk {
         self.state().fingerprint
     }
 
-    /// Notes an operation and decides what becomes of it.
-    fn begin(&self, op: Op, path: &Path, detail: u64) -> io::Result<(MutexGuard<'_, State>, Fate)> {
+    /// Notes an operation and decides what becomes of it. An open file goes by the name that it has now.
+    fn begin(&self, op: Op, target: Target<'_>, detail: u64) -> io::Result<(MutexGuard<'_, State>, Fate)> {
         let hook = self.inner.hook.lock().clone();
         if let Some(hook) = hook {
-            hook(op, path);
+            let path = self.state().path(&target);
+            hook(op, &path);
         }
         let mut state = self.state();
         if state.off {
             return Err(power_is_off());
         }
-        let fate = state.fate(op, path, detail);
+        let fate = state.fate(op, &target, detail);
         Ok((state, fate))
     }
 }
 
+/// What an operation is done to.
+enum Target<'a> {
+    Path(&'a Path),
+    File(&'a SimFile),
+}
+
 impl State {
-    fn fate(&mut self, op: Op, path: &Path, detail: u64) -> Fate {
+    /// A disk with this content that has the same limits and none of the faults.
+    fn successor(&mut self, names: Names, mut files: BTreeMap<u64, Content>) -> SimDisk {
+        let named: Vec<u64> = names.files().into_iter().map(|(_, file)| file).collect();
+        files.retain(|id, _| named.contains(id));
+        SimDisk::with_state(State {
+            names,
+            files,
+            next_file: self.next_file,
+            capacity_bytes: self.capacity_bytes,
+            short_reads: self.short_reads,
+            refuses_direct: self.refuses_direct,
+            fingerprint: self.fingerprint,
+            ..State::new(self.chance.next())
+        })
+    }
+
+    fn new(seed: u64) -> State {
+        State {
+            chance: Chance::new(seed),
+            names: Names::default(),
+            files: BTreeMap::new(),
+            next_file: 0,
+            faults: Vec::new(),
+            cut_after: None,
+            off: false,
+            changes: 0,
+            counts: BTreeMap::new(),
+            capacity_bytes: None,
+            short_reads: false,
+            refuses_direct: false,
+            fingerprint: seed,
+        }
+    }
+
+    fn path(&self, target: &Target<'_>) -> PathBuf {
+        match target {
+            Target::Path(path) => path.to_path_buf(),
+            Target::File(file) => {
+                self.names.path_of(file.id).map_or_else(|| file.path.clone(), PathBuf::from)
+            }
+        }
+    }
+
+    fn fate(&mut self, op: Op, target: &Target<'_>, detail: u64) -> Fate {
         *self.counts.entry(op).or_default() += 1;
         self.note(op as u64);
-        self.note(digest(path.as_os_str().as_encoded_bytes()));
+        self.note(match target {
+            Target::Path(path) => digest(path.as_os_str().as_encoded_bytes()),
+            Target::File(file) => file.id,
+        });
         self.note(detail);
         if op.changes() {
             self.changes += 1;
@@ -339,16 +370,21 @@ impl State {
                 return Fate::Torn(power_is_off());
             }
         }
+        if self.faults.iter().all(|fault| fault.op != op) {
+            return Fate::Done;
+        }
+        let path = self.path(target);
         let path = path.to_string_lossy();
-        for fault in &mut self.faults {
-            if fault.op == op && fault.countdown > 0 && path.contains(&fault.name_part) {
-                fault.countdown -= 1;
-                if fault.countdown == 0 {
-                    return Fate::Torn(fault.error.into());
-                }
+        let hits =
+            |fault: &&mut Fault| fault.op == op && fault.countdown > 0 && path.contains(&fault.name_part);
+        let mut fate = Fate::Done;
+        for fault in self.faults.iter_mut().filter(hits) {
+            fault.countdown -= 1;
+            if fault.countdown == 0 {
+                fate = Fate::Torn(fault.error.into());
             }
         }
-        Fate::Done
+        fate
     }
 
     fn note(&mut self, value: u64) {
@@ -404,7 +440,7 @@ fn whole_or_torn<T>(
 
 impl Disk for SimDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        let (mut state, fate) = self.begin(Op::Open, path, mode as u64)?;
+        let (mut state, fate) = self.begin(Op::Open, Target::Path(path), mode as u64)?;
         let writes = !matches!(mode, OpenMode::Read | OpenMode::DirectRead);
         let id = whole_or_torn(&mut state, fate, |state| {
             let id = match state.names.file(path) {
@@ -426,22 +462,23 @@ impl Disk for SimDisk {
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        let (mut state, fate) = self.begin(Op::CreateDir, path, 0)?;
+        let (mut state, fate) = self.begin(Op::CreateDir, Target::Path(path), 0)?;
         whole_or_torn(&mut state, fate, |state| state.names.add_dir(path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let (mut state, fate) = self.begin(Op::Rename, from, digest(to.as_os_str().as_encoded_bytes()))?;
+        let (mut state, fate) =
+            self.begin(Op::Rename, Target::Path(from), digest(to.as_os_str().as_encoded_bytes()))?;
         whole_or_torn(&mut state, fate, |state| state.names.rename(from, to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        let (mut state, fate) = self.begin(Op::Remove, path, 0)?;
+        let (mut state, fate) = self.begin(Op::Remove, Target::Path(path), 0)?;
         whole_or_torn(&mut state, fate, |state| state.names.remove(path))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>> {
-        let (state, fate) = self.begin(Op::List, dir, 0)?;
+        let (state, fate) = self.begin(Op::List, Target::Path(dir), 0)?;
         if let Fate::Torn(error) = fate {
             return Err(error);
         }
@@ -454,7 +491,7 @@ impl Disk for SimDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let (mut state, fate) = self.begin(Op::SyncDir, dir, 0)?;
+        let (mut state, fate) = self.begin(Op::SyncDir, Target::Path(dir), 0)?;
         whole_or_torn(&mut state, fate, |state| state.names.sync_dir(dir))
     }
 
@@ -464,118 +501,5 @@ impl Disk for SimDisk {
             return Err(power_is_off());
         }
         Ok(state.capacity_bytes.map_or(u64::MAX, |all| all.saturating_sub(state.used_bytes())))
-    }
-}
-
-struct SimFile {
-    disk: SimDisk,
-    id: u64,
-    path: PathBuf,
-    direct: bool,
-    durable: bool,
-    writes: bool,
-}
-
-impl SimFile {
-    /// What the kernel refuses of a direct file.
-    fn check_aligned(&self, address: usize, len: usize, position: u64) -> io::Result<()> {
-        let aligned = [address, len, position as usize].iter().all(|n| n.is_multiple_of(BLOCK_BYTES));
-        if self.direct && !aligned { Err(io::ErrorKind::InvalidInput.into()) } else { Ok(()) }
-    }
-
-    fn check_writable(&self) -> io::Result<()> {
-        if self.writes { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
-    }
-}
-
-impl DiskFile for SimFile {
-    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
-        self.check_aligned(buf.as_ptr() as usize, buf.len(), position)?;
-        let (mut state, fate) = self.disk.begin(Op::Read, &self.path, position)?;
-        if let Fate::Torn(error) = fate {
-            return Err(error);
-        }
-        let content = &state.files[&self.id];
-        let start = (position as usize).min(content.len());
-        let mut n = buf.len().min(content.len() - start);
-        if content.is_bad(&(start..start + n)) {
-            return Err(io::Error::other("a sector cannot be read"));
-        }
-        buf[..n].copy_from_slice(&content.bytes()[start..start + n]);
-        let unit = if self.direct { BLOCK_BYTES } else { 1 };
-        if state.short_reads && n > unit && state.chance.coin() {
-            n = (1 + state.chance.below(n / unit)) * unit;
-            n = n.min(buf.len());
-        }
-        Ok(n)
-    }
-
-    fn write_at(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<()> {
-        self.check_writable()?;
-        bufs.iter().try_for_each(|b| self.check_aligned(b.as_ptr() as usize, b.len(), position))?;
-        let data: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
-        let (mut state, fate) = self.disk.begin(Op::Write, &self.path, position ^ digest(&data) << 32)?;
-        let at = position as usize;
-        let room = state.len_max(self.id).saturating_sub(position).min(data.len() as u64) as usize;
-        match fate {
-            Fate::Done => {
-                let fits = if room < data.len() { room / BLOCK_BYTES * BLOCK_BYTES } else { room };
-                if fits > 0 {
-                    state.write(self.id, at, &data[..fits], self.durable);
-                }
-                if fits < data.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
-            }
-            Fate::Torn(error) => {
-                let kept = torn_ranges(room, &mut state.chance);
-                for range in kept {
-                    state.write(self.id, at + range.start, &data[range], self.durable);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        let (mut state, fate) = self.disk.begin(Op::Sync, &self.path, 0)?;
-        let state = &mut *state;
-        let content = state.files.get_mut(&self.id).expect("an open file has its content");
-        match fate {
-            Fate::Done => {
-                content.sync();
-                Ok(())
-            }
-            Fate::Torn(error) => {
-                content.sync_badly(&mut state.chance);
-                Err(error)
-            }
-        }
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        let state = self.disk.state();
-        if state.off {
-            return Err(power_is_off());
-        }
-        Ok(state.files[&self.id].len() as u64)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.check_writable()?;
-        let (mut state, fate) = self.disk.begin(Op::SetLen, &self.path, len)?;
-        if len > state.len_max(self.id) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        whole_or_torn(&mut state, fate, |state| {
-            state.files.get_mut(&self.id).expect("an open file has its content").set_len(len as usize);
-            Ok(())
-        })
-    }
-
-    fn is_direct(&self) -> bool {
-        self.direct
-    }
-
-    fn is_durable(&self) -> bool {
-        self.durable
     }
 }

@@ -167,6 +167,11 @@ impl Names {
         Names { durable: now.clone(), now, pending: Vec::new(), next_dir: self.next_dir }
     }
 
+    /// A path of the file.
+    pub(super) fn path_of(&self, file: u64) -> Option<String> {
+        self.files().into_iter().find(|(_, id)| *id == file).map(|(path, _)| path)
+    }
+
     /// Every file with its path, sorted.
     pub(super) fn files(&self) -> Vec<(String, u64)> {
         let mut out = Vec::new();

@@ -1,7 +1,9 @@
 //! The faulty disk keeps to its fault budget, and uses all of it.
 
+use std::io::IoSlice;
+
 use super::*;
-use crate::disk::AlignedBuf;
+use crate::disk::{AlignedBuf, BLOCK_BYTES};
 
 fn block(byte: u8) -> AlignedBuf {
     let mut buf = AlignedBuf::zeroed(BLOCK_BYTES);
