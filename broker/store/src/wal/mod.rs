@@ -57,6 +57,8 @@ pub struct WalConfig {
     pub spare_files_max: usize,
     /// A busy log waits so long for more before it writes.
     pub gather: Duration,
+    /// A busy log waits so long for more before it writes.
+    pub gather: Duration,
     /// After so long without an append the durable mark of the last one is written.
     pub seal_after: Duration,
     /// After so long again unused memory is given back.
@@ -76,6 +78,7 @@ impl Default for WalConfig {
             chunk_bytes: 4 << 20,
             spare_bytes_max: 64 << 20,
             spare_files_max: 4,
+            gather: Duration::from_micros(100),
             gather: Duration::from_micros(100),
             seal_after: Duration::from_millis(50),
             trim_after: Duration::from_secs(1),
