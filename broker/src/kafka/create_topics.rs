@@ -86,6 +86,7 @@ async fn create(service: Service, topic: CreatableTopic, validate_only: bool) ->
         Ok(view) => CreatableTopicResult {
             name,
             topic_id: Uuid(view.id.0),
+            error_message: None,
             num_partitions: view.partitions.len() as i32,
             replication_factor: 1,
             configs: Some(described(&service, &topic)),

@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     fn request(producer_id: i64, producer_epoch: i16) -> InitProducerIdRequest {
-        InitProducerIdRequest { producer_id, producer_epoch, ..Default::default() }
+        InitProducerIdRequest { transactional_id: None, producer_id, producer_epoch, ..Default::default() }
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub(super) async fn list_partition_reassignments(
     _ctx: &RequestContext,
     _request: ListPartitionReassignmentsRequest,
 ) -> ListPartitionReassignmentsResponse {
-    ListPartitionReassignmentsResponse::default()
+    ListPartitionReassignmentsResponse { error_message: None, ..Default::default() }
 }
 
 /// Takes what is already so, and refuses what cannot be.
@@ -86,7 +86,11 @@ pub(super) async fn alter_partition_reassignments(
             let partition_index = wanted.partition_index;
             let checked = find(view.as_ref(), partition_index);
             match checked.and_then(|_| reassign(wanted.replicas.as_deref(), node)) {
-                Ok(()) => ReassignablePartitionResponse { partition_index, ..Default::default() },
+                Ok(()) => ReassignablePartitionResponse {
+                    partition_index,
+                    error_message: None,
+                    ..Default::default()
+                },
                 Err((code, reason)) => ReassignablePartitionResponse {
                     partition_index,
                     error_code: code.0,
@@ -100,6 +104,7 @@ pub(super) async fn alter_partition_reassignments(
     AlterPartitionReassignmentsResponse {
         allow_replication_factor_change: request.allow_replication_factor_change,
         responses: responses.collect(),
+        error_message: None,
         ..Default::default()
     }
 }
