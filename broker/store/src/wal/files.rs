@@ -107,6 +107,9 @@ struct State {
     stopping: bool,
 }
 
+/// A file that is not a log file yet, and its path.
+type Named = (PathBuf, Arc<dyn DiskFile>);
+
 /// Why a file is not there.
 #[derive(Debug)]
 pub(super) enum NoFile {
@@ -342,7 +345,7 @@ impl Files {
         Ok(file)
     }
 
-    fn reopen(&self, spare: &Path, len: u64) -> Result<Option<(PathBuf, Arc<dyn DiskFile>)>, NoFile> {
+    fn reopen(&self, spare: &Path, len: u64) -> Result<Option<Named>, NoFile> {
         let file = match self.disk.open(spare, OpenMode::Direct) {
             Ok(file) => file,
             Err(error) => return Err(NoFile::NotYet(error)),
@@ -357,7 +360,7 @@ impl Files {
     }
 
     /// A file of zeros under a name of its own.
-    fn make_fresh(&self, len: u64) -> Result<(PathBuf, Arc<dyn DiskFile>), NoFile> {
+    fn make_fresh(&self, len: u64) -> Result<Named, NoFile> {
         let path = in_dir(FRESH_NAME);
         let file = self.disk.open(&path, OpenMode::DirectCreate).map_err(NoFile::NotYet)?;
         if let Err(error) = file.allocate(len) {

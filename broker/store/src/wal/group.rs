@@ -161,13 +161,12 @@ impl GroupLog {
 
     fn check<P: FramePayload>(&self, log: &Log, drafts: &[Draft<P>]) -> Result<(), AppendError> {
         log.admit(self.group, 0)?;
-        let mut expected = log.groups.get(&self.group).map_or(0, GroupIndex::end);
-        for draft in drafts {
+        let end = log.groups.get(&self.group).map_or(0, GroupIndex::end);
+        for (draft, expected) in drafts.iter().zip(end..) {
             log.admit(self.group, draft.payload.len())?;
             if draft.id.index != expected {
                 return Err(AppendError::Gap { group: self.group, index: draft.id.index, expected });
             }
-            expected += 1;
         }
         Ok(())
     }

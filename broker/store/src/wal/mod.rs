@@ -57,8 +57,6 @@ pub struct WalConfig {
     pub spare_files_max: usize,
     /// A busy log waits so long for more before it writes.
     pub gather: Duration,
-    /// A busy log waits so long for more before it writes.
-    pub gather: Duration,
     /// After so long without an append the durable mark of the last one is written.
     pub seal_after: Duration,
     /// After so long again unused memory is given back.
@@ -78,7 +76,6 @@ impl Default for WalConfig {
             chunk_bytes: 4 << 20,
             spare_bytes_max: 64 << 20,
             spare_files_max: 4,
-            gather: Duration::from_micros(100),
             gather: Duration::from_micros(100),
             seal_after: Duration::from_millis(50),
             trim_after: Duration::from_secs(1),
@@ -431,12 +428,6 @@ impl Drop for Wal {
         self.stop();
     }
 }
-
-// The control fails these on purpose; its own test is among the simulations.
-#[cfg(all(test, not(feature = "unsafe-ack-before-sync")))]
-mod fault_tests;
-#[cfg(test)]
-mod sim_tests;
 
 // The control breaks these on purpose; that it is caught is a simulation of its own.
 #[cfg(all(test, not(feature = "unsafe-ack-before-sync")))]

@@ -230,7 +230,7 @@ fn fix_frame(rest: &[u8]) -> Option<(usize, u8)> {
     // A wrong length: where the frame ends is not known.
     let in_length = (0..32u8).map(|bit| (usize::from(bit / 8), bit % 8));
     let plausible = |&(byte, bit): &(usize, u8)| {
-        let other = len - FRAME_HEAD_BYTES ^ (1usize << bit << (8 * byte));
+        let other = (len - FRAME_HEAD_BYTES) ^ (1usize << bit << (8 * byte));
         FRAME_HEAD_BYTES + other <= rest.len()
     };
     in_length.filter(plausible).find_map(|(byte, bit)| turned(byte, bit))
