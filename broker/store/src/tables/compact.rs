@@ -81,7 +81,8 @@ pub(super) struct Attempts(IdMap<Attempt>);
 #[derive(Clone, Copy, Debug)]
 struct Attempt {
     stuck: Option<Dirt>,
-    horizon: i64,
+    /// The horizon that had passed; if it is still there, what bears it cannot be decoded.
+    passed_horizon: Option<i64>,
 }
 
 impl Attempts {
@@ -97,7 +98,8 @@ impl Attempts {
         let dirty = dirt.dirty_bytes > 0
             && dirt.dirty_bytes as f64 >= policy.min_dirty_ratio * all
             && last.and_then(|last| last.stuck).is_none_or(more);
-        let expired = dirt.horizon <= policy.now_ms && last.is_none_or(|last| last.horizon != dirt.horizon);
+        let expired = dirt.horizon <= policy.now_ms
+            && last.is_none_or(|last| last.passed_horizon != Some(dirt.horizon));
         dirty || expired
     }
 
@@ -197,7 +199,7 @@ impl Scan {
 enum Verdict {
     Keep,
     Drop,
-    Replace(Bytes),
+    Replace(Bytes, BatchHeader),
 }
 
 /// What the second pass works by.
@@ -250,7 +252,9 @@ impl Plan<'_> {
         if kept.is_empty() && !self.keeps_producer(header) {
             return Some(Verdict::Drop);
         }
-        rebuild_with_horizon(header, kept, horizon).ok().map(Verdict::Replace)
+        let rebuilt = rebuild_with_horizon(header, kept, horizon).ok()?;
+        let header = BatchHeader::parse(&rebuilt).ok()?;
+        Some(Verdict::Replace(rebuilt, header))
     }
 
     /// Whether no newer value of the record's key is known. A record without a key has no place in a compacted
@@ -278,12 +282,13 @@ impl Tables {
         let clean_end = clean_end(&task.parts);
         let plan = self.plan(task, policy, clean_end, dirt.end, sources)?;
         let advances = plan.end > clean_end;
-        let attempt = Attempt { stuck: (!advances).then_some(dirt), horizon: dirt.horizon };
+        let passed_horizon = Some(dirt.horizon).filter(|&horizon| horizon <= policy.now_ms);
+        let attempt = Attempt { stuck: (!advances).then_some(dirt), passed_horizon };
         attempts.0.insert(task.partition, attempt);
         let count = task.parts.partition_point(|part| part.start < plan.end);
         let parts = &task.parts[..count];
         let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return Ok(None) };
-        if !advances && dirt.horizon > policy.now_ms {
+        if !advances && passed_horizon.is_none() {
             return Ok(None);
         }
         output.start_part(NewPart {
@@ -295,10 +300,7 @@ impl Tables {
         sources.each_batch(task, parts, |batch, header| match plan.verdict(batch, header) {
             Verdict::Keep => Ok(output.push(batch, header)?),
             Verdict::Drop => Ok(()),
-            Verdict::Replace(batch) => match BatchHeader::parse(&batch) {
-                Ok(header) => Ok(output.push(&batch, &header)?),
-                Err(_) => unreachable!("a batch that was just built has a header"),
-            },
+            Verdict::Replace(batch, header) => Ok(output.push(&batch, &header)?),
         })?;
         output.end_part(last.end)?;
         Ok(Some((first.start, last.end)))

@@ -120,24 +120,18 @@ impl Tables {
         offset: i64,
         max_bytes: usize,
     ) -> Option<Vec<Bytes>> {
-        let in_memory = self.memory.read_behind(partition, offset, max_bytes);
-        let parts = self.directory.from(partition, offset, max_bytes);
-        if parts.is_empty() {
-            return Some(in_memory);
-        }
-        let mut missing = false;
-        let batches = self.gather(partition, &parts, (offset, max_bytes), |part, region| {
-            let block = self.cached_block(part, region);
-            missing |= block.is_none();
-            Ok(block)
-        });
-        let batches = batches.ok()?;
-        let bytes: usize = batches.iter().map(Bytes::len).sum();
-        match missing && (batches.is_empty() || bytes < max_bytes / 2) {
-            true => None,
-            false if batches.is_empty() => Some(in_memory),
-            false => Some(batches),
-        }
+        let gather = || {
+            let mut missing = false;
+            let batches = self.gather(partition, (offset, max_bytes), |part, region| {
+                let block = self.cached_block(part, region);
+                missing |= block.is_none();
+                Ok(block)
+            });
+            let batches = batches.ok()?;
+            let bytes: usize = batches.iter().map(Bytes::len).sum();
+            (!missing || (bytes > 0 && bytes >= max_bytes / 2)).then_some(batches)
+        };
+        self.runs_or_memory(partition, (offset, max_bytes), || gather().ok_or(())).ok()
     }
 
     /// Batches from the one that holds `offset` on, or from the next one there is: at least one, then as many as
@@ -148,12 +142,27 @@ impl Tables {
         offset: i64,
         max_bytes: usize,
     ) -> Result<Vec<Bytes>, ReadError> {
-        // Memory first: what leaves it in between is in a run by then.
+        let load = |part: &Part, region| self.load_block(partition, part, region).map(Some);
+        self.runs_or_memory(partition, (offset, max_bytes), || {
+            self.gather(partition, (offset, max_bytes), load)
+        })
+    }
+
+    /// What `gather` finds in runs, or else what memory has behind the offset: compaction can leave a gap between
+    /// the two.
+    fn runs_or_memory<E>(
+        &self,
+        partition: PartitionId,
+        (offset, max_bytes): (i64, usize),
+        gather: impl Fn() -> Result<Vec<Bytes>, E>,
+    ) -> Result<Vec<Bytes>, E> {
+        let batches = gather()?;
+        if !batches.is_empty() {
+            return Ok(batches);
+        }
         let in_memory = self.memory.read_behind(partition, offset, max_bytes);
-        let parts = self.directory.from(partition, offset, max_bytes);
-        let batches = self.gather(partition, &parts, (offset, max_bytes), |part, region| {
-            self.load_block(partition, part, region).map(Some)
-        })?;
+        // Runs once more: what has left memory before it was looked at is in one by now.
+        let batches = gather()?;
         Ok(if batches.is_empty() { in_memory } else { batches })
     }
 
@@ -162,12 +171,11 @@ impl Tables {
     fn gather(
         &self,
         partition: PartitionId,
-        parts: &[Part],
         (offset, max_bytes): (i64, usize),
         mut load: impl FnMut(&Part, usize) -> Result<Option<Block>, ReadError>,
     ) -> Result<Vec<Bytes>, ReadError> {
         let mut gather = Gather { offset, max_bytes, bytes: 0, out: Vec::new() };
-        for part in parts {
+        for part in &self.directory.from(partition, offset, max_bytes) {
             let mut region = part.region_of(offset);
             while region < part.regions as usize {
                 let block = match load(part, region) {

@@ -30,6 +30,8 @@ pub(super) struct RunWriter {
     file: Arc<dyn DiskFile>,
     buffer: AlignedBuf,
     filled: usize,
+    /// Where in the buffer the bytes start that the open region's checksum does not have yet.
+    unsummed: usize,
     /// Bytes that are in the file.
     written: u64,
     /// Bytes that a region of a small part has.
@@ -78,6 +80,7 @@ impl RunWriter {
             file,
             buffer: AlignedBuf::zeroed(WRITE_BYTES),
             filled: 0,
+            unsummed: 0,
             written: 0,
             region_bytes,
             part_bytes_max,
@@ -107,12 +110,29 @@ impl RunWriter {
         Ok(())
     }
 
+    /// Brings the open region's checksum up to the end of the buffer: in large steps, while the bytes are near.
+    fn sum_up(&mut self) {
+        if let Some((_, digest)) = self.open.as_mut().and_then(|part| part.region.as_mut()) {
+            digest.update(&self.buffer[self.unsummed..self.filled]);
+        }
+        self.unsummed = self.filled;
+    }
+
+    /// Ends the open region, if there is one.
+    fn end_region(&mut self) {
+        self.sum_up();
+        let ended = self.open.as_mut().and_then(|part| part.region.take());
+        self.regions.extend(ended.map(|(region, digest)| Region { crc: digest.finalize() as u32, ..region }));
+    }
+
     /// Writes the buffer, whose filled part is a multiple of a block.
     fn write_out(&mut self) -> Result<(), WriteError> {
+        self.sum_up();
         let written = self.file.write_at(&[IoSlice::new(&self.buffer[..self.filled])], self.written);
         written.map_err(|e: io::Error| DiskError::new(&self.path, &e))?;
         self.written += self.filled as u64;
         self.filled = 0;
+        self.unsummed = 0;
         Ok(())
     }
 
@@ -148,9 +168,16 @@ impl RunWriter {
                 offset: header.base_offset,
             });
         }
-        let finished = part.add(batch, header);
-        self.regions.extend(finished);
-        self.put(batch)
+        let starts = part.region.is_none();
+        let full = part.add(batch, header);
+        if starts {
+            self.unsummed = self.filled;
+        }
+        self.put(batch)?;
+        if full {
+            self.end_region();
+        }
+        Ok(())
     }
 
     /// Goes on in another part of the same partition, so that none grows over its bound.
@@ -168,13 +195,13 @@ impl RunWriter {
 
     /// Ends the part, which stands for all offsets below `end`.
     pub(super) fn end_part(&mut self, end: i64) {
+        self.end_region();
         let Some(mut part) = self.open.take() else { return };
         if end <= part.entry.start {
             // It went on in another run before it had anything.
             debug_assert!(part.entry.bytes == 0, "batches have offsets");
             return;
         }
-        self.regions.extend(part.end_region());
         part.entry.end = end;
         self.parts.push(part.entry);
     }
@@ -208,10 +235,10 @@ impl RunWriter {
 }
 
 impl OpenPart {
-    /// Takes a batch into the part's numbers; gives the region that it finishes.
-    fn add(&mut self, batch: &[u8], header: &BatchHeader) -> Option<Region> {
+    /// Takes a batch into the part's numbers; says whether it fills the region.
+    fn add(&mut self, batch: &[u8], header: &BatchHeader) -> bool {
         let entry = &mut self.entry;
-        let (region, digest) = self.region.get_or_insert_with(|| {
+        let (region, _) = self.region.get_or_insert_with(|| {
             let region = Region {
                 base_offset: header.base_offset,
                 max_timestamp: i64::MIN,
@@ -221,7 +248,6 @@ impl OpenPart {
             entry.regions += 1;
             (region, Digest::new(CrcAlgorithm::Crc32Iscsi))
         });
-        digest.update(batch);
         region.max_timestamp = region.max_timestamp.max(header.max_timestamp);
         entry.max_timestamp = entry.max_timestamp.max(header.max_timestamp);
         if header.attributes.has_delete_horizon() {
@@ -229,12 +255,6 @@ impl OpenPart {
         }
         entry.bytes += batch.len() as u32;
         self.last_end = header.next_offset();
-        let full = u64::from(entry.bytes - region.position) >= self.region_bytes;
-        if full { self.end_region() } else { None }
-    }
-
-    fn end_region(&mut self) -> Option<Region> {
-        let (region, digest) = self.region.take()?;
-        Some(Region { crc: digest.finalize() as u32, ..region })
+        u64::from(entry.bytes - region.position) >= self.region_bytes
     }
 }

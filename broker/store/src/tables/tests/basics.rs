@@ -207,6 +207,66 @@ fn a_failed_flush_loses_nothing_and_the_next_one_does_it() {
 }
 
 #[test]
+fn a_manifest_of_which_it_is_not_known_whether_it_is_there_names_only_what_is_there() {
+    use crate::disk::sim::Op;
+    let all: Vec<StoredBatch> = (0..8).map(|n| batch(n * 10, 10, 20, n)).collect();
+    let mut outcomes = Vec::new();
+    for seed in 0..20 {
+        let disk = SimDisk::new(seed);
+        let tables = open(&disk);
+        all.iter().enumerate().for_each(|(n, batch)| put(&tables, n as u64, P1, batch.clone()));
+        // Of the two of a manifest's rename and what follows it, either may or may not have had its effect.
+        let (op, nth) = if seed % 2 == 0 { (Op::Rename, 1) } else { (Op::SyncDir, 2) };
+        disk.fail(op, "", nth, std::io::ErrorKind::Other);
+        tables.flush().expect_err("told to fail");
+        drop(tables);
+        let (tables, manifest) = Tables::open(Arc::new(disk.kill()), config()).expect("opens");
+        outcomes.push(manifest.runs());
+        all.iter().enumerate().for_each(|(n, batch)| put(&tables, n as u64, P1, batch.clone()));
+        assert_eq!(fetch_all(&tables, P1, 0, 300).expect("reads"), bytes_of(&all));
+    }
+    assert!(outcomes.contains(&0) && outcomes.contains(&1), "{outcomes:?}");
+}
+
+#[test]
+fn more_runs_than_files_may_be_open_are_read_all_the_same() {
+    let disk = SimDisk::new(1);
+    let tables = open(&disk);
+    let all: Vec<StoredBatch> = (0..300).map(|n| batch(n * 2, 2, 5, n)).collect();
+    for (n, batch) in all.iter().enumerate() {
+        put(&tables, n as u64, P1, batch.clone());
+        tables.flush().expect("flushes");
+    }
+    for _ in 0..2 {
+        assert_eq!(fetch_all(&tables, P1, 0, 1000).expect("reads"), bytes_of(&all));
+    }
+}
+
+#[test]
+fn large_parts_have_large_regions_and_small_ones_have_small_ones() {
+    let disk = SimDisk::new(1);
+    let larger = TablesConfig { part_bytes_max: 1 << 20, memtable_bytes_max: 1 << 20, ..config() };
+    let (tables, _) = Tables::open(Arc::new(disk.clone()), larger).expect("opens");
+    for n in 0..600 {
+        put(&tables, n, P1, batch(n as i64, 1, 200, 1));
+        if n < 20 {
+            put(&tables, n, PartitionId(2), batch(n as i64, 1, 200, 1));
+        }
+    }
+    tables.flush().expect("flushes");
+    let region_bytes = |id| {
+        tables.directory.look(id, |parts, _| {
+            assert_eq!(parts.len(), 1);
+            parts[0].bytes / parts[0].regions
+        })
+    };
+    // The bound of config() is 300 bytes for small parts, and four times that.
+    assert!((300..600).contains(&region_bytes(PartitionId(2))), "{}", region_bytes(PartitionId(2)));
+    assert!((1200..1500).contains(&region_bytes(P1)), "{}", region_bytes(P1));
+    assert_eq!(fetch_all(&tables, P1, 0, 3000).expect("reads").len(), 600);
+}
+
+#[test]
 fn a_checkpoint_flushes_what_it_counts_on_and_an_older_one_does_not_replace_it() {
     let disk = SimDisk::new(1);
     let tables = open(&disk);

@@ -159,14 +159,18 @@ fn a_tombstone_stays_for_its_time_after_it_was_first_cleaned_and_then_goes() {
     assert_eq!(texts(&tables), with);
     assert_eq!(seen(&tables)[1].1, 20, "its timestamp is what it was");
     let tables = open(&disk);
-    compact_at(&tables, 5999);
+    put(&tables, 2, P1, pairs(4, 30, &[("b", Some("2"))]));
+    tables.flush().expect("flushes");
+    assert_eq!(tables.merge_once(&|_| policy_at(5999)).expect("merges").compacted_partitions, 1);
+    let with = said(&[(2, "a=-"), (3, "c=1"), (4, "b=2")]);
     assert_eq!(texts(&tables), with, "a millisecond too early");
     compact_at(&tables, 6000);
-    assert_eq!(texts(&tables), said(&[(1, "b=1"), (3, "c=1")]));
+    assert_eq!(texts(&tables), said(&[(3, "c=1"), (4, "b=2")]));
     let last = fetch_all(&tables, P1, 2, 700).expect("reads");
     let header = BatchHeader::parse(&last[0]).expect("a header");
     assert!(!header.attributes.has_delete_horizon(), "nothing more is to be deleted");
     assert_eq!((header.base_offset, header.last_offset()), (2, 3));
+    assert_eq!(tables.merge_once(&|_| policy_at(7000)).expect("merges"), MergeOutcome::default());
 }
 
 #[test]
