@@ -18,9 +18,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use millstream_model::GroupId;
 pub use millstream_state::group::{
-    CommittedOffset, GroupConfig, GroupError, GroupView, JoinRefusal, JoinRequest, Joined, JoinedMember,
-    MemberRef, MemberView, OffsetEntry, Phase, SyncRequest, Synced,
+    CommittedOffset, GroupError, GroupView, JoinRefusal, JoinRequest, Joined, JoinedMember, MemberRef,
+    MemberView, OffsetEntry, SyncRequest, Synced,
 };
+use millstream_state::group::{GroupConfig, Phase};
 use tokio::sync::{Notify, oneshot};
 
 pub use keeper::GroupKeeper;
