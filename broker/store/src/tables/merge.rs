@@ -67,7 +67,19 @@ pub struct MergeOutcome {
 #[derive(Default)]
 pub(super) struct MergeState {
     pub(super) attempts: Attempts,
+    /// Counts merges, so that no kind keeps the others waiting for ever.
+    turn: usize,
 }
+
+/// Why something is merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reason {
+    Compaction,
+    Locality,
+    Reclaim,
+}
+
+const REASONS: [Reason; 3] = [Reason::Compaction, Reason::Locality, Reason::Reclaim];
 
 /// What is alive in one run.
 struct Alive {
@@ -118,14 +130,15 @@ impl Tables {
             self.sweep_retired();
             return Ok(MergeOutcome { dropped_runs, ..MergeOutcome::default() });
         }
-        let (tasks, compacting) = self.choose(survey);
-        if tasks.is_empty() {
+        let Some((reason, tasks)) = self.choose(survey, state.turn) else {
             return Ok(MergeOutcome::default());
-        }
+        };
+        state.turn = reason as usize + 1;
         let mut outcome = self.run_job(&tasks, &mut state.attempts)?;
+        let compacted = if reason == Reason::Compaction { tasks.len() } else { 0 };
         drop(tasks);
         if !outcome.stopped {
-            outcome.compacted_partitions = compacting;
+            outcome.compacted_partitions = compacted;
             outcome.dropped_runs = self.drop_dead_runs()?;
             self.sweep_retired();
         }
@@ -158,19 +171,20 @@ impl Tables {
         survey
     }
 
-    /// What to do next, and how many partitions are compacted by it.
-    fn choose(&self, mut survey: Survey) -> (Vec<Task>, usize) {
-        let compactions = self.compactions(&survey);
-        if !compactions.is_empty() {
-            let count = compactions.len();
-            return (compactions, count);
-        }
+    /// What to do next; the reason whose turn it is comes first.
+    fn choose(&self, mut survey: Survey, turn: usize) -> Option<(Reason, Vec<Task>)> {
         survey.runs.retain(|_, alive| !alive.run.damaged.load(Relaxed));
-        let moves = self.locality(&mut survey);
-        if !moves.is_empty() {
-            return (moves, 0);
+        for reason in (0..REASONS.len()).map(|n| REASONS[(turn + n) % REASONS.len()]) {
+            let tasks = match reason {
+                Reason::Compaction => self.compactions(&survey),
+                Reason::Locality => self.locality(&mut survey),
+                Reason::Reclaim => self.reclaim(&survey),
+            };
+            if !tasks.is_empty() {
+                return Some((reason, tasks));
+            }
         }
-        (self.reclaim(&survey), 0)
+        None
     }
 
     /// Compactions that are due, as many as one merge may read.

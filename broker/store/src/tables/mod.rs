@@ -44,9 +44,10 @@ use parking_lot::{Mutex, RwLock};
 use crate::disk::Disk;
 use cache::Cache;
 use directory::Directory;
+use manifest::RunRecord;
 use memory::Memory;
 use merge::MergeState;
-use run::{Run, RunFiles};
+use run::{Index, Run, RunFiles};
 
 pub use error::{CheckpointError, Damage, DiskError, MergeError, OpenError, ReadError, WriteError};
 pub use flush::Flushed;
@@ -179,6 +180,10 @@ pub struct TablesStats {
     pub ignored_batches: u64,
 }
 
+/// The indexes of very many runs are read by so many threads.
+const OPEN_THREADS: usize = 8;
+/// One thread reads so many, before another one is worth it.
+const RUNS_PER_OPEN_THREAD_MIN: usize = 64;
 /// Checkpoints of the groups are written under so many locks.
 const CHECKPOINT_LOCKS: usize = 16;
 
@@ -377,14 +382,37 @@ fn open_runs(disk: &dyn Disk, manifest: &Manifest) -> Result<OpenRuns, OpenError
     let mut runs = BTreeMap::new();
     let mut all_parts = Vec::new();
     // The newest first, as the directory wants them.
-    for (&id, record) in manifest.runs.iter().rev() {
-        let index = run::read_index(disk, id, record)?;
+    let records: Vec<(u64, RunRecord)> =
+        manifest.runs.iter().rev().map(|(id, record)| (*id, *record)).collect();
+    for (index, (id, record)) in read_indexes(disk, &records)?.into_iter().zip(&records) {
         let (run, parts) = index.into_run(record.file_bytes);
-        runs.insert(id, run);
+        runs.insert(*id, run);
         all_parts.push(parts);
     }
     let directory = Directory::open(all_parts.into_iter().flatten());
     Ok((runs, directory))
+}
+
+/// Reads the indexes of runs; of very many, several at once.
+fn read_indexes(disk: &dyn Disk, records: &[(u64, RunRecord)]) -> Result<Vec<Index>, OpenError> {
+    let one = |(id, record): &(u64, RunRecord)| run::read_index(disk, *id, record);
+    let per_thread = records.len().div_ceil(OPEN_THREADS).max(RUNS_PER_OPEN_THREAD_MIN);
+    if records.len() <= per_thread {
+        return records.iter().map(one).collect();
+    }
+    std::thread::scope(|scope| {
+        let some = |records: &'_ [_]| records.iter().map(one).collect::<Result<Vec<Index>, OpenError>>();
+        let threads: Vec<_> =
+            records.chunks(per_thread).map(|records| scope.spawn(move || some(records))).collect();
+        let mut indexes = Vec::with_capacity(records.len());
+        for thread in threads {
+            match thread.join() {
+                Ok(read) => indexes.extend(read?),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        Ok(indexes)
+    })
 }
 
 #[cfg(test)]

@@ -237,9 +237,13 @@ fn more_runs_than_files_may_be_open_are_read_all_the_same() {
         put(&tables, n as u64, P1, batch.clone());
         tables.flush().expect("flushes");
     }
-    for _ in 0..2 {
-        assert_eq!(fetch_all(&tables, P1, 0, 1000).expect("reads"), bytes_of(&all));
-    }
+    assert_eq!(fetch_all(&tables, P1, 0, 1000).expect("reads"), bytes_of(&all));
+    drop(tables);
+    assert_eq!(fetch_all(&open(&disk), P1, 0, 1000).expect("reads"), bytes_of(&all));
+    disk.flip(&run_files(&disk)[123], 5000, 1).expect_err("a small run");
+    disk.flip(&run_files(&disk)[123], 4095, 1).expect("flipped");
+    let error = Tables::open(Arc::new(disk.clone()), config()).err();
+    assert!(matches!(error, Some(OpenError::Damaged(Damage { file, .. })) if file.contains("7b")));
 }
 
 #[test]
@@ -345,4 +349,20 @@ fn a_store_on_the_real_disk_opens_again() {
         tables.save_checkpoint(GROUP, LogId::new(1, 49), b"state").expect("saved");
         merge_all(&tables, &keep);
     }
+}
+
+#[test]
+fn a_run_of_several_writes_is_whole() {
+    let disk = SimDisk::new(1);
+    let (tables, _) = Tables::open(Arc::new(disk.clone()), TablesConfig::default()).expect("opens");
+    let mut expected = Vec::new();
+    for n in 0..40u64 {
+        let batch = batch(n as i64 * 10, 10, 1000 * (n as usize % 17), 1);
+        put(&tables, n, P1, batch.clone());
+        expected.push(batch);
+    }
+    tables.flush().expect("flushes");
+    assert!(tables.stats().run_bytes > 2 << 20, "{:?}", tables.stats());
+    assert_eq!(verify(&(Arc::new(disk.clone()) as Arc<dyn Disk>)).findings, []);
+    assert_eq!(fetch_all(&tables, P1, 0, 300_000).expect("reads"), bytes_of(&expected));
 }
