@@ -88,7 +88,10 @@ pub async fn serve(config: ServeConfig) -> Result<(), NodeError> {
         connections: Box::new(doors.connection_count()),
     };
     let admin = admin::start(http, pages);
-    write_addresses(&config.data_dir, kafka_addr, http_addr).map_err(io_error("cannot write addresses.json"))?;
+    if let Err(error) = write_addresses(&config.data_dir, kafka_addr, http_addr) {
+        // A hint for scripts: a full disk must not keep a broker from serving what it has.
+        tracing::warn!(%error, "addresses.json cannot be written");
+    }
     tracing::info!(ready_ms = started.elapsed().as_millis() as u64, "ready");
     println!("millstream ready kafka={kafka_addr} http={http_addr} node={}", config.node_id);
     stop.await;

@@ -15,8 +15,9 @@ SYNCS = "fsync,fdatasync,sync_file_range,syncfs"
 DELAY_US = 250_000
 # Files that are written without a promise: a lock, and a hint for scripts.
 NOT_DURABLE = re.compile(r"/(LOCK|addresses\.json(\.new)?)$")
-OPENED = re.compile(r'open(?:at)?\((?:[^"]*, )?"([^"]+)", ([A-Z_|]+).*\)\s+= \d+')
-SYNCED = re.compile(r"(?:fsync|fdatasync)\(\d+<([^>]+)>\s*\)\s+= 0")
+LOG_FILE = re.compile(r"/wal/wal-[0-9a-f]+\.log$")
+OPENED = re.compile(r'open(?:at)?\((?:[^"]*, )?"([^"]+)", ([A-Z_|]+).*\)\s+= (\d+)')
+TOUCHED = re.compile(r"(fsync|fdatasync|pwrite\w+)\((\d+)<([^>]+)>.*\)\s+= \d+")
 RENAMED = re.compile(r'rename(?:at2?)?\((?:[^"]*)"([^"]+)", (?:[^"]*)"([^"]+)".*\)\s+= 0')
 
 
@@ -38,42 +39,62 @@ def _whole_lines(text):
 
 
 def _events(trace, data_dir):
-    """(kind, path, flags or target) of the broker's opens for writing, syncs and renames below its folder, in order."""
+    """The broker's opens for writing, writes, syncs and renames below its folder, in order."""
     for line in _whole_lines(trace.read_text(errors="replace")):
-        if (found := OPENED.search(line)) and found[1].startswith(data_dir) and re.search(r"O_(WRONLY|RDWR)", found[2]):
-            yield "open", found[1], found[2]
-        elif (found := SYNCED.search(line)) and found[1].startswith(data_dir):
-            yield "sync", found[1], None
+        if found := OPENED.search(line):
+            if re.search(r"O_(WRONLY|RDWR)", found[2]) and found[1].startswith(data_dir):
+                yield "open", found[1], found[2], found[3]
+        elif found := TOUCHED.search(line):
+            if found[3].startswith(data_dir):
+                yield "sync" if "sync" in found[1] else "write", found[3], found[2], None
         elif (found := RENAMED.search(line)) and found[2].startswith(data_dir):
-            yield "rename", found[1], found[2]
+            yield "rename", found[1], found[2], None
 
 
-def check_durability(events, data_dir):
-    """Every log file is opened O_DIRECT and O_DSYNC; every other file is synced before it gets its name; every rename is synced."""
-    log_opens, renames, unsynced, unsynced_dirs = 0, 0, {}, {}
-    for kind, path, detail in events:
-        if kind == "open":
-            if path.startswith(f"{data_dir}/wal/"):
-                log_opens += 1
-                assert {"O_DIRECT", "O_DSYNC"} <= set(detail.replace("O_SYNC", "O_DSYNC").split("|")), f"{path} opened {detail}"
-            elif not NOT_DURABLE.search(path) and not {"O_SYNC", "O_DSYNC"} & set(detail.split("|")):
-                unsynced[path] = detail
-        elif kind == "sync":
-            unsynced.pop(path, None)
-            unsynced_dirs.pop(path, None)
-        elif not NOT_DURABLE.search(path):
-            renames += 1
-            assert path not in unsynced, f"{path} was renamed before it was synced"
-            unsynced_dirs[str(pathlib.Path(detail).parent)] = detail
-    assert log_opens, "no log file was opened for writing: the trace is of something else"
-    assert not unsynced, f"never synced: {unsynced}"
-    assert not unsynced_dirs, f"renamed, but the directory never synced: {unsynced_dirs}"
-    return f"{log_opens} log files opened O_DIRECT|O_DSYNC, {renames} renames synced"
+class Durability:
+    """Follows a trace: every write to a log file goes through a descriptor that was opened O_DIRECT and O_DSYNC; every other
+    file is synced before it gets its name; every rename is followed by a sync of its directory."""
+
+    def __init__(self):
+        self.flags, self.log_writes, self.renames, self.unsynced, self.unsynced_dirs = {}, 0, 0, {}, {}
+
+    def open(self, path, flags, descriptor):
+        self.flags[descriptor] = set(flags.replace("O_SYNC", "O_DSYNC").split("|"))
+        if not NOT_DURABLE.search(path) and "O_DSYNC" not in self.flags[descriptor]:
+            self.unsynced[path] = flags
+
+    def write(self, path, descriptor, _):
+        if LOG_FILE.search(path):
+            self.log_writes += 1
+            assert {"O_DIRECT", "O_DSYNC"} <= self.flags[descriptor], f"{path} written, but opened {'|'.join(self.flags[descriptor])}"
+
+    def sync(self, path, _descriptor, _):
+        self.unsynced.pop(path, None)
+        self.unsynced_dirs.pop(path, None)
+
+    def rename(self, path, target, _):
+        if not NOT_DURABLE.search(path):
+            self.renames += 1
+            assert path not in self.unsynced, f"{path} was renamed before it was synced"
+            self.unsynced_dirs[str(pathlib.Path(target).parent)] = target
+
+    def verdict(self):
+        assert self.log_writes, "no log file was written: the trace is of something else"
+        assert not self.unsynced, f"never synced: {self.unsynced}"
+        assert not self.unsynced_dirs, f"renamed, but the directory never synced: {self.unsynced_dirs}"
+        return f"{self.log_writes} log writes O_DIRECT|O_DSYNC, {self.renames} renames synced"
+
+
+def check_durability(events):
+    found = Durability()
+    for kind, *details in events:
+        getattr(found, kind)(*details)
+    return found.verdict()
 
 
 def opened_and_synced(folder):
     trace, data = folder / "trace", folder / "data"
-    prefix = strace("-y", "-e", "trace=open,openat,fsync,fdatasync,rename,renameat,renameat2", "-o", str(trace))
+    prefix = strace("-y", "-e", f"trace=open,openat,fsync,fdatasync,rename,renameat,renameat2,{WRITES}", "-s", "0", "-o", str(trace))
     broker = Broker(data, prefix=prefix, settings=SMALL).start()
     try:
         load = Load(broker.bootstrap, make_topic(broker), PARTITIONS, per_second=20_000, value_bytes=1000).start()
@@ -81,7 +102,7 @@ def opened_and_synced(folder):
         load.stop(drain_seconds=60)
         code, _ = broker.stop(60)
         assert code == 0, f"exit {code}"
-        return check_durability(_events(trace, str(data)), str(data))
+        return check_durability(_events(trace, str(data)))
     finally:
         broker.kill()
 
@@ -93,6 +114,7 @@ def lone_record_seconds(program, count=5):
         wire.create_topic("lone", 1)
         times = []
         for n in range(count):
+            time.sleep(5 * DELAY_US / 1e6)  # until the log is at rest: the record before and what is written behind it
             started = time.monotonic()
             wire.produce("lone", 0, [(b"%d" % n, b"x")])
             times.append(time.monotonic() - started)
