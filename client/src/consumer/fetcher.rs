@@ -2,7 +2,13 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU64,
+            Ordering::{AcqRel, Acquire},
+        },
+    },
     time::{Duration, Instant},
 };
 
@@ -19,7 +25,7 @@ use tokio::{
 };
 
 use super::{
-    ConsumerConfig, TopicPartition,
+    ConsumerConfig, Start, TopicPartition,
     positions::{After, Positions, Wanted},
 };
 use crate::{ClientError, Cluster, clock, cluster::Lane};
@@ -43,13 +49,23 @@ pub(super) struct Fetched {
 pub(super) struct Shared {
     pub(super) positions: Mutex<Positions>,
     /// Grows with each assignment: what was fetched for an older one is dropped.
-    pub(super) generation: std::sync::atomic::AtomicU64,
+    pub(super) generation: AtomicU64,
     pub(super) wake: Notify,
 }
 
 impl Shared {
-    fn generation(&self) -> u64 {
-        self.generation.load(std::sync::atomic::Ordering::Acquire)
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Acquire)
+    }
+
+    /// From now on exactly these are read; what was fetched for earlier assignments is dropped.
+    pub(super) fn assign(&self, starts: impl IntoIterator<Item = (TopicPartition, Start)>) {
+        {
+            let mut positions = self.positions.lock();
+            self.generation.fetch_add(1, AcqRel);
+            positions.assign(starts);
+        }
+        self.wake.notify_one();
     }
 }
 

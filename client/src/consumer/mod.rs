@@ -4,14 +4,12 @@
 //! for the whole: a reader that stops stops the fetching.
 
 mod fetcher;
+mod group;
 mod positions;
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::AcqRel},
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -27,6 +25,7 @@ use crate::{ClientError, Cluster};
 use fetcher::{Fetched, Fetcher, Shared};
 use positions::Positions;
 
+pub use group::{GroupConfig, GroupConsumer};
 pub use positions::{Start, TopicPartition};
 
 /// Most bytes that a batch may expand to.
@@ -117,13 +116,8 @@ impl Consumer {
 
     /// From now on reads exactly these partitions, each from its start.
     pub fn assign(&mut self, starts: impl IntoIterator<Item = (TopicPartition, Start)>) {
-        {
-            let mut positions = self.shared.positions.lock();
-            self.shared.generation.fetch_add(1, AcqRel);
-            positions.assign(starts);
-        }
+        self.shared.assign(starts);
         self.pending.clear();
-        self.shared.wake.notify_one();
     }
 
     /// The offset behind the partition's last record, as the last answer told it.
@@ -135,12 +129,15 @@ impl Consumer {
     pub async fn next(&mut self) -> Result<Chunk, ClientError> {
         loop {
             if let Some((fetched, batch)) = self.pending.pop_front() {
+                if fetched.generation != self.shared.generation() {
+                    continue;
+                }
                 self.shared.positions.lock().taken(&fetched.partition, batch.len());
                 self.shared.wake.notify_one();
                 return chunk(&fetched, &batch);
             }
             let fetched = Arc::new(self.answers.recv().await.ok_or(ClientError::Closed)??);
-            if fetched.generation == self.shared.generation.load(std::sync::atomic::Ordering::Acquire) {
+            if fetched.generation == self.shared.generation() {
                 debug_assert_eq!(fetched.bytes, fetched.batches.iter().map(Bytes::len).sum::<usize>());
                 debug_assert!(fetched.next > fetched.from);
                 self.pending.extend(fetched.batches.iter().map(|batch| (fetched.clone(), batch.clone())));
