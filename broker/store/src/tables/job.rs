@@ -231,7 +231,13 @@ impl Tables {
             self.counters.merged_bytes.fetch_add(written_bytes, Relaxed);
         }
         let runs: HashSet<u64> = done.iter().flat_map(|done| &done.runs).copied().collect();
-        Ok(MergeOutcome { merged_runs: runs.len(), written_bytes, ..MergeOutcome::default() })
+        let compacted_partitions = done.iter().filter(|done| done.compacted).count();
+        Ok(MergeOutcome {
+            merged_runs: runs.len(),
+            compacted_partitions,
+            written_bytes,
+            ..MergeOutcome::default()
+        })
     }
 
     fn write_tasks(
@@ -274,12 +280,13 @@ struct Done {
     start: i64,
     end: i64,
     runs: Vec<u64>,
+    compacted: bool,
 }
 
 impl Done {
     fn new(task: &Task, start: i64, end: i64) -> Done {
         let runs = task.parts.iter().filter(|part| part.end <= end).map(|part| part.run.id).collect();
-        Done { partition: task.partition, start, end, runs }
+        Done { partition: task.partition, start, end, runs, compacted: task.compact.is_some() }
     }
 }
 

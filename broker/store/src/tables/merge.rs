@@ -23,6 +23,8 @@ use super::{
 const CLASS_BYTES: u64 = 1 << 10;
 /// Merges that join little are done all the same if they are smaller than this: there are fewer runs afterwards.
 const CHEAP_BYTES: u64 = 64 << 20;
+/// Runs of one class around which a group is looked for, the oldest first.
+const SEEDS_MAX: usize = 64;
 
 /// How a compacted topic is compacted.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -135,10 +137,8 @@ impl Tables {
         };
         state.turn = reason as usize + 1;
         let mut outcome = self.run_job(&tasks, &mut state.attempts)?;
-        let compacted = if reason == Reason::Compaction { tasks.len() } else { 0 };
         drop(tasks);
         if !outcome.stopped {
-            outcome.compacted_partitions = compacted;
             outcome.dropped_runs = self.drop_dead_runs()?;
             self.sweep_retired();
         }
@@ -212,14 +212,14 @@ impl Tables {
             class.into_iter().for_each(|class| classes.entry(class).or_default().push(alive));
         }
         for runs in classes.values().filter(|runs| runs.len() >= self.config.merge_runs_min) {
-            for seed in runs {
+            for seed in runs.iter().take(SEEDS_MAX) {
                 let group = self.group_around(seed, runs);
                 if group.len() < self.config.merge_runs_min {
                     continue;
                 }
                 let tasks = self.moves(&survey.partitions, &group, self.config.small_part_bytes);
-                let worth = |tasks: &Vec<Task>| self.joins_enough(tasks, group.len());
-                if let Some(tasks) = self.in_chunks(tasks).into_iter().find(worth) {
+                let chunks = self.in_chunks(tasks);
+                if let Some(tasks) = chunks.into_iter().find(|tasks| self.joins_enough(tasks)) {
                     return tasks;
                 }
             }
@@ -244,13 +244,14 @@ impl Tables {
         chunks
     }
 
-    /// Whether moving the small parts of so many runs makes parts larger by half on average, or cheaply leaves half
-    /// as many runs with small parts. Either can be done only so often, so merging comes to an end.
-    fn joins_enough(&self, tasks: &[Task], runs: usize) -> bool {
+    /// Whether moving these small parts makes parts larger by half on average, or cheaply leaves half as many runs
+    /// with such parts. Either can be done only so often, so merging comes to an end.
+    fn joins_enough(&self, tasks: &[Task]) -> bool {
         let parts: usize = tasks.iter().map(|task| task.parts.len()).sum();
         let bytes: u64 = tasks.iter().map(Task::bytes).sum();
+        let runs: HashSet<u64> = tasks.iter().flat_map(|task| &task.parts).map(|part| part.run.id).collect();
         let runs_after = bytes.div_ceil(self.config.run_bytes_max).max(1) as usize;
-        parts * 2 >= tasks.len() * 3 || (bytes <= CHEAP_BYTES && runs_after * 2 <= runs)
+        parts * 2 >= tasks.len() * 3 || (bytes <= CHEAP_BYTES && runs_after * 2 <= runs.len())
     }
 
     /// The oldest runs that have partitions in common with `seed`, as many as one merge takes.

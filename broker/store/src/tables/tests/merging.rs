@@ -172,3 +172,59 @@ fn a_merge_does_not_undo_a_drop_or_a_log_start_that_came_while_it_ran() {
     assert_eq!((parts(&tables, id(0)), parts(&tables, id(1)), parts(&tables, id(2))), (0, 0, 1));
     assert_eq!(fetch_all(&tables, id(2), 15, 400).expect("reads").len(), 2);
 }
+
+#[test]
+fn merging_comes_to_an_end_whatever_the_parts_are_like() {
+    for seed in 0..60 {
+        let mut dice = Dice::new(seed);
+        let disk = SimDisk::new(seed);
+        let tables = open(&disk);
+        let mut next = [0i64; 24];
+        let spread = 1 + dice.roll(24);
+        for index in 0..40 + dice.roll(200) {
+            let partition = dice.roll(24).min(dice.roll(spread)) as usize;
+            let batch = batch(next[partition], 1 + dice.roll(4) as usize, dice.roll(400) as usize, 1);
+            next[partition] = batch.next_offset;
+            put(&tables, index, id(partition as u64), batch);
+            if dice.roll(12) == 0 {
+                tables.flush().expect("flushes");
+            }
+        }
+        tables.flush().expect("flushes");
+        let before: Vec<_> = (0..24).map(|n| fetch_all(&tables, id(n), 0, 900).expect("reads")).collect();
+        let rounds = merge_all(&tables, &keep);
+        let after: Vec<_> = (0..24).map(|n| fetch_all(&tables, id(n), 0, 900).expect("reads")).collect();
+        assert!(before == after, "seed {seed} after {rounds} merges");
+        let written = tables.stats().merged_bytes;
+        assert!(
+            written < 12 * (tables.stats().flushed_bytes + (40 << 10)),
+            "seed {seed}: {:?}",
+            tables.stats()
+        );
+    }
+}
+
+#[test]
+fn compaction_does_not_keep_locality_waiting() {
+    let disk = SimDisk::new(1);
+    let tables = open(&disk);
+    let policy = |n: PartitionId| PartitionPolicy {
+        compact: (n.0 == 9).then_some(CompactPolicy {
+            now_ms: 1,
+            delete_retention_ms: 1,
+            min_lag_ms: 0,
+            min_dirty_ratio: 0.0,
+        }),
+        ..keep(n)
+    };
+    for round in 0..8 {
+        for (n, partition) in [9, 1, 2, 3].into_iter().enumerate() {
+            put(&tables, round * 4 + n as u64, id(partition), batch(round as i64 * 3, 3, 30, 1));
+        }
+        tables.flush().expect("flushes");
+        tables.merge_once(&policy).expect("merges");
+    }
+    assert!(parts(&tables, id(1)) < 8, "{} parts", parts(&tables, id(1)));
+    merge_all(&tables, &policy);
+    assert_eq!(fetch_all(&tables, id(9), 0, 900).expect("reads").len(), 1, "one key, one value");
+}
