@@ -1,13 +1,15 @@
 //! `millstream consume`: records on standard output.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use millstream_client::{
     TopicMeta,
     admin::{Admin, OffsetAt},
-    consumer::{Chunk, ConsumedRecord, Consumer, ConsumerConfig, Start, TopicPartition},
+    consumer::{
+        Chunk, ConsumedRecord, Consumer, ConsumerConfig, GroupConfig, GroupConsumer, Start, TopicPartition,
+    },
 };
 use serde_json::{Value, json};
 
@@ -51,6 +53,10 @@ pub(super) struct ConsumeArgs {
     /// Wait for more at the end.
     #[arg(long)]
     follow: bool,
+    /// Read as a member of this group: go on where the group was, and note what was read. Without --follow it ends when
+    /// nothing came for a while.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["offset", "since_ms", "partition"])]
+    group: Option<String>,
     /// The shape of records.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
@@ -61,35 +67,88 @@ pub(super) struct ConsumeArgs {
     common: Common,
 }
 
+/// Without --follow a member of a group ends after so long without a record.
+const GROUP_IDLE_MAX: Duration = Duration::from_secs(5);
+
 /// Prints records until it is told to end.
 pub(super) fn run(args: ConsumeArgs) -> Result<(), CliError> {
-    runtime()?.block_on(async move {
-        let admin = Admin::new(args.common.cluster());
-        let topic = admin.cluster().topic(&args.topic, false).await?;
-        let partitions = chosen(&topic, args.partition)?;
-        let begin = bounds(&admin, &partitions, OffsetAt::Earliest).await?;
-        let end = bounds(&admin, &partitions, OffsetAt::Latest).await?;
-        let starts: BTreeMap<TopicPartition, Start> = partitions
-            .iter()
-            .map(|partition| (partition.clone(), start(&args, begin[partition], end[partition])))
-            .collect();
-        let mut consumer = Consumer::new(admin.cluster().clone(), ConsumerConfig::default());
-        let mut left = Left::new(&args, &starts, &begin, &end);
-        consumer.assign(starts);
-        let mut out = Out::new();
-        while !left.is_done() {
-            // What is gathered is shown before waiting for more.
-            let chunk = match tokio::time::timeout(std::time::Duration::ZERO, consumer.next()).await {
-                Ok(chunk) => chunk?,
-                Err(_) => {
-                    out.flush()?;
-                    consumer.next().await?
+    let runtime = runtime()?;
+    match args.group.clone() {
+        Some(group) => runtime.block_on(read_as_member(args, &group)),
+        None => runtime.block_on(read(args)),
+    }
+}
+
+async fn read_as_member(args: ConsumeArgs, group: &str) -> Result<(), CliError> {
+    let cluster = args.common.cluster();
+    // A topic that is not there is told at once, not waited for.
+    cluster.topic(&args.topic, false).await?;
+    let start = if args.from_beginning || !args.follow { Start::Beginning } else { Start::End };
+    let config = GroupConfig { start, ..GroupConfig::new(group, [args.topic.clone()]) };
+    let mut member = GroupConsumer::new(cluster, config);
+    let mut left = Left { follow: true, messages: args.max_messages, ends: BTreeMap::new() };
+    let mut out = Out::new();
+    let interrupted = tokio::signal::ctrl_c();
+    tokio::pin!(interrupted);
+    while !left.is_done() {
+        let idle_max = if args.follow { Duration::MAX } else { GROUP_IDLE_MAX };
+        tokio::select! {
+            chunk = next_shown(&mut member, &mut out, idle_max) => match chunk? {
+                Some(chunk) => {
+                    let next_offset = print(&args, &chunk, &mut left, &mut out)?;
+                    member.read_up_to(&chunk.partition, next_offset);
                 }
-            };
-            print(&args, &chunk, &mut left, &mut out)?;
+                None => break,
+            },
+            _ = &mut interrupted => break,
         }
-        out.flush()
-    })
+    }
+    out.flush()?;
+    Ok(member.close().await?)
+}
+
+/// The next records; what is gathered is shown before waiting for them.
+async fn next_shown(
+    member: &mut GroupConsumer,
+    out: &mut Out,
+    idle_max: Duration,
+) -> Result<Option<Chunk>, CliError> {
+    if let Ok(chunk) = tokio::time::timeout(Duration::ZERO, member.next()).await {
+        return Ok(Some(chunk?));
+    }
+    out.flush()?;
+    match tokio::time::timeout(idle_max, member.next()).await {
+        Ok(chunk) => Ok(Some(chunk?)),
+        Err(_) => Ok(None),
+    }
+}
+
+async fn read(args: ConsumeArgs) -> Result<(), CliError> {
+    let admin = Admin::new(args.common.cluster());
+    let topic = admin.cluster().topic(&args.topic, false).await?;
+    let partitions = chosen(&topic, args.partition)?;
+    let begin = bounds(&admin, &partitions, OffsetAt::Earliest).await?;
+    let end = bounds(&admin, &partitions, OffsetAt::Latest).await?;
+    let starts: BTreeMap<TopicPartition, Start> = partitions
+        .iter()
+        .map(|partition| (partition.clone(), start(&args, begin[partition], end[partition])))
+        .collect();
+    let mut consumer = Consumer::new(admin.cluster().clone(), ConsumerConfig::default());
+    let mut left = Left::new(&args, &starts, &begin, &end);
+    consumer.assign(starts);
+    let mut out = Out::new();
+    while !left.is_done() {
+        // What is gathered is shown before waiting for more.
+        let chunk = match tokio::time::timeout(Duration::ZERO, consumer.next()).await {
+            Ok(chunk) => chunk?,
+            Err(_) => {
+                out.flush()?;
+                consumer.next().await?
+            }
+        };
+        print(&args, &chunk, &mut left, &mut out)?;
+    }
+    out.flush()
 }
 
 fn chosen(topic: &TopicMeta, only: Option<i32>) -> Result<Vec<TopicPartition>, CliError> {
@@ -177,10 +236,12 @@ impl Left {
     }
 }
 
-fn print(args: &ConsumeArgs, chunk: &Chunk, left: &mut Left, out: &mut Out) -> Result<(), CliError> {
+/// Prints what is wanted of a chunk, and gives the offset to go on with.
+fn print(args: &ConsumeArgs, chunk: &Chunk, left: &mut Left, out: &mut Out) -> Result<i64, CliError> {
     for record in &chunk.records {
         if !left.take_one(&chunk.partition, record.offset) {
-            break;
+            left.reached(&chunk.partition, record.offset);
+            return Ok(record.offset);
         }
         match args.format {
             Format::Json => out.json(&record_json(&chunk.partition, record))?,
@@ -195,7 +256,7 @@ fn print(args: &ConsumeArgs, chunk: &Chunk, left: &mut Left, out: &mut Out) -> R
         }
     }
     left.reached(&chunk.partition, chunk.next_offset);
-    Ok(())
+    Ok(chunk.next_offset)
 }
 
 fn record_json(partition: &TopicPartition, record: &ConsumedRecord) -> Value {

@@ -137,6 +137,15 @@ impl GroupConsumer {
         }
     }
 
+    /// Says that only a part of the records that were given last counts as read: those below `offset`.
+    pub fn read_up_to(&mut self, partition: &TopicPartition, offset: i64) {
+        if let Some((given, next_offset)) = &mut self.given
+            && given == partition
+        {
+            *next_offset = offset.min(*next_offset);
+        }
+    }
+
     /// What this member reads now.
     pub fn assignment(&self) -> Vec<TopicPartition> {
         self.progress.lock().assigned.iter().cloned().collect()
