@@ -148,6 +148,7 @@ fn open_store(config: &ServeConfig) -> Result<Store, NodeError> {
     let (tables, manifest) = Tables::open(as_disk.clone(), tables_config).map_err(|e| NodeError::Store(e.to_string()))?;
     let wal_config = WalConfig {
         file_bytes: config.broker.wal_file_bytes,
+        salt: clock::random_u64() as u32,
         // A failed write is final: what may or may not be on disk is sorted out by the next start.
         on_failure: Arc::new(|failed| {
             tracing::error!(%failed, "the log has failed; the broker ends here and acknowledges nothing more");

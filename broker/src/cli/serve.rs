@@ -73,7 +73,14 @@ pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
         rack: args.rack,
         set: args.set,
     })?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("millstream").build();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(worker_threads()).enable_all().thread_name("millstream").build();
     let runtime = runtime.map_err(CliError::io("cannot start the worker threads"))?;
     Ok(runtime.block_on(node::serve(config))?)
+}
+
+/// Half of the cores run requests; the log's writer, flushes and reads have threads of their own. A request passes
+/// through several tasks, and handing one to another thread costs more than running it.
+fn worker_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
 }

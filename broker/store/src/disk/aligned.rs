@@ -6,7 +6,7 @@ use std::{
     ptr::{NonNull, null_mut},
 };
 
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 /// Direct I/O wants addresses, positions and lengths that are multiples of this.
 pub const BLOCK_BYTES: usize = 4096;
@@ -24,6 +24,9 @@ pub const fn align_down(n: usize) -> usize {
 /// A buffer of this length or more is mapped by itself, so that the system gets its memory back at once when it is
 /// dropped, whatever the allocator keeps.
 const MAPPED_BYTES_MIN: usize = 1 << 20;
+/// Memory in pages of this size costs a direct write a third: the system looks up and hands to the device one page
+/// instead of 512.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// A buffer that starts at a multiple of the block size.
 pub struct AlignedBuf {
@@ -41,10 +44,7 @@ impl AlignedBuf {
     pub fn zeroed(len: usize) -> AlignedBuf {
         let layout = Self::layout(len);
         let start = if len >= MAPPED_BYTES_MIN {
-            let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
-            // SAFETY: a new mapping where the system likes, of a length that is not zero.
-            unsafe { mmap_anonymous(null_mut(), len, prot, flags) }
-                .map_or(null_mut(), |start| start.cast::<u8>())
+            map(len)
         } else {
             // SAFETY: the layout's size is not zero, which `layout` asserts.
             unsafe { alloc_zeroed(layout) }
@@ -67,11 +67,35 @@ impl AlignedBuf {
     }
 }
 
+/// A mapping of `len` zeros, of huge pages where it has room for one; null if the system has no memory.
+fn map(len: usize) -> *mut u8 {
+    let len = align_up(len);
+    let spare = if len >= HUGE_PAGE_BYTES { HUGE_PAGE_BYTES } else { 0 };
+    let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+    // SAFETY: a new mapping where the system likes, of a length that is not zero.
+    let Ok(whole) = (unsafe { mmap_anonymous(null_mut(), len + spare, prot, flags) }) else { return null_mut() };
+    let whole = whole.cast::<u8>();
+    if spare == 0 {
+        return whole;
+    }
+    let before = whole.align_offset(HUGE_PAGE_BYTES).min(spare);
+    // SAFETY: both parts lie in the mapping and outside of what is given out; cutting a mapping's ends off needs no
+    // memory. Advice changes no content, and a system without huge pages may refuse it.
+    unsafe {
+        let start = whole.add(before);
+        let cut = |from: *mut u8, len: usize| len == 0 || munmap(from.cast(), len).is_ok();
+        let is_cut = cut(whole, before) && cut(start.add(len), spare - before);
+        debug_assert!(is_cut, "the ends of a mapping can be cut off");
+        let _ = madvise(start.cast(), len, Advice::LinuxHugepage);
+        start
+    }
+}
+
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
         if self.len >= MAPPED_BYTES_MIN {
             // SAFETY: mapped in `zeroed` with the same length. It cannot fail for a whole mapping.
-            let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+            let unmapped = unsafe { munmap(self.start.as_ptr().cast(), align_up(self.len)) };
             debug_assert!(unmapped.is_ok(), "{unmapped:?}");
         } else {
             // SAFETY: allocated in `zeroed` with the same layout.
@@ -92,5 +116,22 @@ impl DerefMut for AlignedBuf {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above, and the borrow is exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_of_every_size_are_aligned_and_zero_to_their_end() {
+        for len in [1, BLOCK_BYTES + 1, MAPPED_BYTES_MIN + 1, HUGE_PAGE_BYTES - 1, 3 * HUGE_PAGE_BYTES + 5] {
+            let mut buffer = AlignedBuf::zeroed(len);
+            let alignment = if len >= HUGE_PAGE_BYTES { HUGE_PAGE_BYTES } else { BLOCK_BYTES };
+            assert_eq!(buffer.as_mut_ptr().align_offset(alignment), 0, "{len}");
+            assert!(buffer.len() == len && buffer.iter().all(|byte| *byte == 0), "{len}");
+            buffer.fill(7);
+            assert_eq!(buffer[len - 1], 7);
+        }
     }
 }
