@@ -99,6 +99,21 @@ fn a_rebalance_during_the_write_of_a_new_static_id_takes_the_member_along() {
 }
 
 #[test]
+fn a_new_static_id_that_is_written_during_a_rebalance_waits_for_its_generation() {
+    let mut play = Play::new();
+    let ([a, b], generation) = stable_statics(&mut play);
+    play.hold = true;
+    let again = play.join(joining_static("g", "b"));
+    let (_, third) = play.join_new("g");
+    play.release();
+    assert!(!play.has_joined(again), "the old generation is over");
+    play.join(JoinRequest { member_id: a, ..joining_static("g", "a") });
+    let joined = play.joined(again).expect("joined");
+    assert_eq!((joined.generation, joined.member_id == b), (generation + 1, false));
+    assert!(play.has_joined(third));
+}
+
+#[test]
 fn a_static_member_with_another_choice_of_protocol_begins_a_rebalance() {
     let mut play = Play::new();
     let ([a, _], _) = stable_statics(&mut play);
