@@ -25,6 +25,7 @@ mod memory;
 mod merge;
 mod read;
 mod run;
+mod times;
 mod verify;
 mod writer;
 

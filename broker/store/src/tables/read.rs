@@ -1,4 +1,4 @@
-//! Reads: whole batches from an offset on, lookups by time, sizes for retention.
+//! Reads: whole batches from an offset on, and sizes for retention.
 
 use std::{io, ops::Range, sync::atomic::Ordering::Relaxed};
 
@@ -20,12 +20,6 @@ pub struct Piece {
 
 /// A run part is told as about so many pieces.
 const PIECES_PER_PART: usize = 64;
-
-/// Where a batch with a timestamp was found.
-struct Found {
-    batch: Bytes,
-    max_timestamp: i64,
-}
 
 /// Whole batches that are gathered up to a bound; the first comes whatever its size.
 struct Gather {
@@ -62,14 +56,14 @@ impl Gather {
 }
 
 /// Verified bytes of some of a part's regions.
-struct Block {
+pub(super) struct Block {
     regions: Range<usize>,
     bytes: Bytes,
 }
 
 impl Block {
     /// The bytes from a region on.
-    fn from(&self, part: &Part, region: usize) -> Bytes {
+    pub(super) fn from(&self, part: &Part, region: usize) -> Bytes {
         self.bytes.slice(part.span(self.regions.start..region).len()..)
     }
 }
@@ -217,7 +211,12 @@ impl Tables {
 
     /// The block with `region`, verified; what else is read on the way goes into the cache too. If something is
     /// wrong with the block, the region alone.
-    fn load_block(&self, partition: PartitionId, part: &Part, region: usize) -> Result<Block, ReadError> {
+    pub(super) fn load_block(
+        &self,
+        partition: PartitionId,
+        part: &Part,
+        region: usize,
+    ) -> Result<Block, ReadError> {
         if let Some(block) = self.cached_block(part, region) {
             return Ok(block);
         }
@@ -274,112 +273,6 @@ impl Tables {
             blocks.push(block);
         }
         blocks
-    }
-
-    /// The first batch that has the partition's largest timestamp. Blocks.
-    pub fn max_timestamp_batch(&self, partition: PartitionId) -> Result<Option<Bytes>, ReadError> {
-        let mut in_memory: Option<Found> = None;
-        self.memory.for_each(partition, |batch| {
-            if in_memory.as_ref().is_none_or(|found| batch.max_timestamp > found.max_timestamp) {
-                in_memory = Some(Found { batch: batch.bytes.clone(), max_timestamp: batch.max_timestamp });
-            }
-        });
-        let (parts, log_start) = self.directory.all(partition);
-        let mut best: Option<Found> = None;
-        for part in &parts {
-            for region in 0..part.regions as usize {
-                let above = |found: &Found| part.regions()[region].max_timestamp > found.max_timestamp;
-                if part.region_end(region) > log_start && best.as_ref().is_none_or(above) {
-                    let least = best.as_ref().map_or(i64::MIN, |found| found.max_timestamp.saturating_add(1));
-                    let found = self.latest_in_region(partition, part, region, (least, log_start))?;
-                    best = found.or(best);
-                }
-            }
-        }
-        let newer = |best: &Found| in_memory.as_ref().is_none_or(|m| best.max_timestamp >= m.max_timestamp);
-        Ok(best.filter(newer).or(in_memory).map(|found| found.batch))
-    }
-
-    /// The first batch above `log_start` whose largest timestamp is at or above `time`. Blocks.
-    pub fn first_batch_at_or_after_time(
-        &self,
-        partition: PartitionId,
-        time: i64,
-        log_start: i64,
-    ) -> Result<Option<Bytes>, ReadError> {
-        let mut in_memory = None;
-        self.memory.for_each(partition, |batch| {
-            if in_memory.is_none() && batch.max_timestamp >= time && batch.next_offset > log_start {
-                in_memory = Some(batch.bytes.clone());
-            }
-        });
-        let (parts, _) = self.directory.all(partition);
-        for part in parts.iter().filter(|part| part.max_timestamp >= time) {
-            for region in 0..part.regions as usize {
-                let may = part.regions()[region].max_timestamp >= time && part.region_end(region) > log_start;
-                if may
-                    && let Some(batch) = self.first_in_region(partition, part, region, (time, log_start))?
-                {
-                    return Ok(Some(batch));
-                }
-            }
-        }
-        Ok(in_memory)
-    }
-
-    fn first_in_region(
-        &self,
-        partition: PartitionId,
-        part: &Part,
-        region: usize,
-        (time, log_start): (i64, i64),
-    ) -> Result<Option<Bytes>, ReadError> {
-        // A batch that compaction has emptied has no record to be found.
-        let fits =
-            |h: &BatchHeader| h.max_timestamp >= time && h.next_offset() > log_start && h.record_count > 0;
-        let mut first = None;
-        self.each_batch(partition, part, region, |batch, header| {
-            if first.is_none() && fits(header) {
-                first = Some(batch);
-            }
-        })?;
-        Ok(first)
-    }
-
-    fn latest_in_region(
-        &self,
-        partition: PartitionId,
-        part: &Part,
-        region: usize,
-        (least, log_start): (i64, i64),
-    ) -> Result<Option<Found>, ReadError> {
-        let mut best: Option<Found> = None;
-        self.each_batch(partition, part, region, |batch, header| {
-            let above = best
-                .as_ref()
-                .map_or(header.max_timestamp >= least, |b| header.max_timestamp > b.max_timestamp);
-            if above && header.next_offset() > log_start && header.record_count > 0 {
-                best = Some(Found { batch, max_timestamp: header.max_timestamp });
-            }
-        })?;
-        Ok(best)
-    }
-
-    fn each_batch(
-        &self,
-        partition: PartitionId,
-        part: &Part,
-        region: usize,
-        mut look: impl FnMut(Bytes, &BatchHeader),
-    ) -> Result<(), ReadError> {
-        let block = self.load_block(partition, part, region)?;
-        let bytes = block.from(part, region).slice(..part.span(region..region + 1).len());
-        for batch in Batches::of(&bytes) {
-            let (range, header) = batch
-                .map_err(|reason| part.damaged(partition, part.span(region..region + 1).start, reason))?;
-            look(bytes.slice(range), &header);
-        }
-        Ok(())
     }
 
     /// The partition in stretches, oldest first, as finely as the indexes tell without reading anything.

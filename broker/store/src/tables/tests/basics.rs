@@ -366,3 +366,20 @@ fn a_run_of_several_writes_is_whole() {
     assert_eq!(verify(&(Arc::new(disk.clone()) as Arc<dyn Disk>)).findings, []);
     assert_eq!(fetch_all(&tables, P1, 0, 300_000).expect("reads"), bytes_of(&expected));
 }
+
+#[test]
+fn the_largest_timestamp_is_found_without_reading_everything() {
+    let disk = SimDisk::new(1);
+    let tables = open(&disk);
+    for n in 0..60 {
+        put(&tables, n, P1, batch(n as i64 * 10, 10, 40, 1000 + n as i64));
+    }
+    tables.flush().expect("flushes");
+    let latest = tables.max_timestamp_batch(P1).expect("reads").expect("there");
+    assert_eq!(bases(&[latest]), [590]);
+    let stats = tables.stats();
+    assert!(stats.read_bytes * 5 < stats.run_bytes, "{stats:?}");
+    let found = tables.first_batch_at_or_after_time(P1, 1040, 0).expect("reads").expect("there");
+    assert_eq!(bases(&[found]), [400]);
+    assert!(tables.stats().read_bytes * 3 < stats.run_bytes, "{:?}", tables.stats());
+}

@@ -1,0 +1,122 @@
+//! Lookups by time. The indexes lead to the few regions that can have what is looked for.
+
+use std::{cmp::Reverse, collections::BinaryHeap};
+
+use bytes::Bytes;
+use millstream_model::{PartitionId, batch::BatchHeader};
+
+use super::{ReadError, Tables, read::Batches, run::Part};
+
+/// A batch and what it is compared by: later is larger, and of the same time the one in front is larger.
+#[derive(Clone, Debug)]
+struct Found {
+    order: (i64, Reverse<i64>),
+    batch: Bytes,
+}
+
+impl Tables {
+    /// The first batch that has the partition's largest timestamp. Blocks.
+    pub fn max_timestamp_batch(&self, partition: PartitionId) -> Result<Option<Bytes>, ReadError> {
+        let mut best: Option<Found> = None;
+        self.memory.for_each(partition, |batch| {
+            let order = (batch.max_timestamp, Reverse(batch.base_offset));
+            if best.as_ref().is_none_or(|best| order > best.order) {
+                best = Some(Found { order, batch: batch.bytes.clone() });
+            }
+        });
+        let (parts, log_start) = self.directory.all(partition);
+        let mut regions = regions_by_time(&parts, log_start);
+        while let Some((order, Reverse(part), region)) = regions.pop() {
+            // A region may promise more than it has, for batches that are dead or empty; never less.
+            if best.as_ref().is_some_and(|best| best.order > order) {
+                break;
+            }
+            self.each_batch(partition, &parts[part], region, |batch, header| {
+                let order = (header.max_timestamp, Reverse(header.base_offset));
+                let counts = header.next_offset() > log_start && header.record_count > 0;
+                if counts && best.as_ref().is_none_or(|best| order > best.order) {
+                    best = Some(Found { order, batch });
+                }
+            })?;
+        }
+        Ok(best.map(|best| best.batch))
+    }
+
+    /// The first batch above `log_start` whose largest timestamp is at or above `time`. Blocks.
+    pub fn first_batch_at_or_after_time(
+        &self,
+        partition: PartitionId,
+        time: i64,
+        log_start: i64,
+    ) -> Result<Option<Bytes>, ReadError> {
+        let mut in_memory = None;
+        self.memory.for_each(partition, |batch| {
+            if in_memory.is_none() && batch.max_timestamp >= time && batch.next_offset > log_start {
+                in_memory = Some(batch.bytes.clone());
+            }
+        });
+        let (parts, _) = self.directory.all(partition);
+        for part in parts.iter().filter(|part| part.max_timestamp >= time) {
+            for region in 0..part.regions as usize {
+                let may = part.regions()[region].max_timestamp >= time && part.region_end(region) > log_start;
+                if may
+                    && let Some(batch) = self.first_in_region(partition, part, region, (time, log_start))?
+                {
+                    return Ok(Some(batch));
+                }
+            }
+        }
+        Ok(in_memory)
+    }
+
+    fn first_in_region(
+        &self,
+        partition: PartitionId,
+        part: &Part,
+        region: usize,
+        (time, log_start): (i64, i64),
+    ) -> Result<Option<Bytes>, ReadError> {
+        // A batch that compaction has emptied has no record to be found.
+        let fits =
+            |h: &BatchHeader| h.max_timestamp >= time && h.next_offset() > log_start && h.record_count > 0;
+        let mut first = None;
+        self.each_batch(partition, part, region, |batch, header| {
+            if first.is_none() && fits(header) {
+                first = Some(batch);
+            }
+        })?;
+        Ok(first)
+    }
+
+    fn each_batch(
+        &self,
+        partition: PartitionId,
+        part: &Part,
+        region: usize,
+        mut look: impl FnMut(Bytes, &BatchHeader),
+    ) -> Result<(), ReadError> {
+        let block = self.load_block(partition, part, region)?;
+        let bytes = block.from(part, region).slice(..part.span(region..region + 1).len());
+        for batch in Batches::of(&bytes) {
+            let (range, header) = batch
+                .map_err(|reason| part.damaged(partition, part.span(region..region + 1).start, reason))?;
+            look(bytes.slice(range), &header);
+        }
+        Ok(())
+    }
+}
+
+/// Largest timestamp and offset of a region, number of its part, its number in the part.
+type TimedRegion = ((i64, Reverse<i64>), Reverse<usize>, usize);
+
+fn regions_by_time(parts: &[Part], log_start: i64) -> BinaryHeap<TimedRegion> {
+    let mut all = Vec::new();
+    for (number, part) in parts.iter().enumerate() {
+        let live = (0..part.regions as usize).filter(|&region| part.region_end(region) > log_start);
+        all.extend(live.map(|region| {
+            let entry = part.regions()[region];
+            ((entry.max_timestamp, Reverse(entry.base_offset)), Reverse(number), region)
+        }));
+    }
+    all.into()
+}
