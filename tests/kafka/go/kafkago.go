@@ -47,7 +47,7 @@ func kafkaGoRoundTrip(ctx context.Context, bootstrap, topic, codec string, recor
 }
 
 func kafkaGoConsume(ctx context.Context, bootstrap, topic string, partition, records int) error {
-	reader := kafka.NewReader(kafka.ReaderConfig{Brokers: []string{bootstrap}, Topic: topic, Partition: partition, MaxBytes: 1 << 20})
+	reader := kafka.NewReader(kafka.ReaderConfig{Brokers: []string{bootstrap}, Topic: topic, Partition: partition, MaxBytes: 1 << 20, MaxWait: 200 * time.Millisecond})
 	defer reader.Close()
 	for following := int64(0); int(following)*partitions+partition < records; following++ {
 		m, err := reader.ReadMessage(ctx)
