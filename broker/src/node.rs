@@ -96,6 +96,7 @@ pub async fn serve(config: ServeConfig) -> Result<(), NodeError> {
     println!("millstream ready kafka={kafka_addr} http={http_addr} node={}", config.node_id);
     stop.await;
     tracing::info!("stopping");
+    service.groups().dismiss();
     doors.shutdown().await;
     admin.abort();
     groups.shutdown().await;

@@ -124,6 +124,11 @@ impl Groups {
         all
     }
 
+    /// Answers every parked join and sync, so that a node that stops need not wait for rebalances to end.
+    pub fn dismiss(&self) {
+        self.slots.iter().for_each(|slot| slot.dismiss());
+    }
+
     /// Deletes an empty group with its offsets; answered when that is durable.
     pub async fn delete(&self, group: &str) -> Result<(), GroupError> {
         let told = self.slot(group)?.delete(group)?;

@@ -262,6 +262,14 @@ impl Slot {
         })
     }
 
+    /// Answers whoever is parked: the node stops, and another one, or the same, will coordinate.
+    pub(super) fn dismiss(&self) {
+        let mut state = self.state.lock();
+        let refusal = || JoinRefusal { error: GroupError::NotCoordinator, member_id: Arc::default() };
+        state.joins.drain().for_each(|(_, tell)| drop(tell.send(Err(refusal()))));
+        state.syncs.drain().for_each(|(_, tell)| drop(tell.send(Err(GroupError::NotCoordinator))));
+    }
+
     /// Deletes an empty group.
     pub(super) fn delete(
         &self,
