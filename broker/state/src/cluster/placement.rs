@@ -188,7 +188,10 @@ mod tests {
     fn a_large_topic_is_spread_as_evenly_as_can_be() {
         let mut candidates = shards(&[1; 16]);
         place_topic(1, 10_001, &mut candidates);
-        assert!(candidates.iter().all(|c| (610..=626).contains(&c.load)), "none above its share: {candidates:?}");
+        assert!(
+            candidates.iter().all(|c| (610..=626).contains(&c.load)),
+            "none above its share: {candidates:?}"
+        );
     }
 
     #[test]
