@@ -4,5 +4,6 @@
 //! batches, and a caller that must not block asks from a thread that may.
 
 pub mod disk;
+pub mod doctor;
 pub mod tables;
 pub mod wal;

@@ -73,7 +73,9 @@ fn map(len: usize) -> *mut u8 {
     let spare = if len >= HUGE_PAGE_BYTES { HUGE_PAGE_BYTES } else { 0 };
     let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
     // SAFETY: a new mapping where the system likes, of a length that is not zero.
-    let Ok(whole) = (unsafe { mmap_anonymous(null_mut(), len + spare, prot, flags) }) else { return null_mut() };
+    let Ok(whole) = (unsafe { mmap_anonymous(null_mut(), len + spare, prot, flags) }) else {
+        return null_mut();
+    };
     let whole = whole.cast::<u8>();
     if spare == 0 {
         return whole;

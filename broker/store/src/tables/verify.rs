@@ -1,8 +1,12 @@
 //! Reads everything and says what is wrong, for whoever has to repair it. Changes nothing.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
 
-use millstream_model::{GroupId, PartitionId, batch::check_crc};
+use millstream_model::{GroupId, LogId, PartitionId, batch::check_crc};
 
 use super::{
     CheckpointError, Damage, DiskError, OpenError, ReadError, checkpoint,
@@ -46,6 +50,10 @@ pub struct Verified {
     pub bytes: u64,
     /// Checkpoints.
     pub checkpoints: usize,
+    /// Of each group, the last entry whose batches are in runs.
+    pub flushed: BTreeMap<GroupId, LogId>,
+    /// Of each group, the entry that its checkpoint stands at.
+    pub checkpointed: BTreeMap<GroupId, LogId>,
     /// What is wrong, in the order in which it was found.
     pub findings: Vec<Finding>,
 }
@@ -66,7 +74,10 @@ pub fn verify(disk: &Arc<dyn Disk>) -> Verified {
     }
     for group in names.iter().filter_map(|(name, _)| checkpoint_group(name)) {
         match checkpoint::load(&**disk, group) {
-            Ok(_) => verified.checkpoints += 1,
+            Ok(found) => {
+                verified.checkpoints += 1;
+                verified.checkpointed.extend(found.map(|(id, _)| (group, id)));
+            }
             Err(error) => verified.findings.push(error.into()),
         }
     }
@@ -80,6 +91,7 @@ fn checkpoint_group(name: &str) -> Option<GroupId> {
 
 impl Verified {
     fn manifest(&mut self, disk: &Arc<dyn Disk>, manifest: &Manifest, names: &[(String, u64)]) {
+        self.flushed = manifest.flushed.clone();
         let files = RunFiles::new(disk.clone());
         let mut partitions = BTreeSet::new();
         for (&id, record) in &manifest.runs {

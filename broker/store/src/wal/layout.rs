@@ -268,6 +268,12 @@ impl FrameHead {
         }
     }
 
+    /// What the bytes say, whatever their CRC.
+    pub(super) fn read_unchecked(frame: &[u8]) -> Option<FrameHead> {
+        let frame = frame.get(..FRAME_HEAD_BYTES)?;
+        Some(Self::fields(FrameKind::from_byte(frame[8])?, frame))
+    }
+
     fn fields(kind: FrameKind, frame: &[u8]) -> FrameHead {
         FrameHead {
             kind,

@@ -10,10 +10,13 @@
 
 mod files;
 mod group;
+pub(crate) mod inspect;
 mod layout;
 mod log;
 mod memory;
+pub(crate) mod rebuild;
 mod recovery;
+pub(crate) mod salvage;
 mod scan;
 mod writer;
 
@@ -278,6 +281,18 @@ impl Wal {
         let writer = Writer::new(shared.clone(), true);
         Ok((Wal::new(shared, Driver::Steps(Mutex::new(writer))), report))
     }
+    /// Makes an empty log without threads, for a repair.
+    fn create_stepped(
+        disk: Arc<dyn Disk>,
+        config: WalConfig,
+        seq: u64,
+        lives: files::Lives,
+    ) -> Result<Wal, OpenError> {
+        let shared = Arc::new(recovery::create(disk, config, seq, lives)?);
+        let writer = Writer::new(shared.clone(), true);
+        Ok(Wal::new(shared, Driver::Steps(Mutex::new(writer))))
+    }
+
     fn new(shared: Arc<log::Shared>, driver: Driver) -> Wal {
         Wal { shared, driver, reclaiming: Mutex::new(()) }
     }
@@ -392,6 +407,18 @@ impl Wal {
     fn stopped(&self) -> WalFailed {
         let reason = "nobody writes it now".to_string();
         self.failed().unwrap_or(WalFailed { file: "the log".to_string(), offset: 0, reason })
+    }
+
+    /// Writes everything and a seal, in a log without threads; why not, if it cannot.
+    fn finish(&self) -> Option<WalFailed> {
+        let nobody =
+            WalFailed { file: "the log".to_string(), offset: 0, reason: "the disk is full".to_string() };
+        self.shared.with(|log| log.put_seal());
+        match self.step() {
+            Step::Failed(failed) => Some(failed),
+            Step::Blocked => Some(nobody),
+            Step::Idle | Step::Wrote => None,
+        }
     }
 
     /// Writes what is pending and stops the writer. To drop a log without threads writes nothing.

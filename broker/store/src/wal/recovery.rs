@@ -25,7 +25,7 @@ use super::{
 use crate::disk::{BLOCK_BYTES, Disk, OpenMode, align_up};
 
 /// Name of the file that says that a repair was begun: the log's directory is between two states.
-pub(crate) const REPAIR_NAME: &str = "repair-unfinished";
+pub(super) const REPAIR_NAME: &str = "repair-unfinished";
 
 /// Why a log cannot be opened. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -120,14 +120,7 @@ pub(super) fn recover(
 ) -> Result<(Shared, RecoveryReport), OpenError> {
     disk.create_dir(Path::new(DIR)).map_err(io_error(format!("the directory {DIR}")))?;
     let pool = ChunkPool::new(config.chunk_bytes, config.spare_bytes_max);
-    let listing = list(&*disk)?;
-    if listing.others.iter().any(|name| name == REPAIR_NAME) {
-        return Err(OpenError::RepairUnfinished);
-    }
-    check_row(&listing)?;
-    let mut scan = Scan::new(base);
-    let last = scan.files(&pool, &listing.files)?;
-    scan.check_groups()?;
+    let (listing, scan, last) = read(&*disk, &pool, base)?;
     let report = RecoveryReport {
         files: last.map_or(0, |last| listing.files.iter().filter(|file| file.seq <= last.seq()).count()),
         frames: scan.frames,
@@ -145,11 +138,59 @@ pub(super) fn recover(
         file,
         previous_end: last.map_or(0, Position::offset),
     };
+    Ok((begin(config, pool, files, start), report))
+}
+
+fn begin(config: WalConfig, pool: Arc<ChunkPool>, files: Files, start: Start) -> Shared {
     let mut log = Log::new(pool.clone(), start, config.file_bytes);
     // The first frames of the new file say where the one before ended.
     log.put_states();
     pool.trim();
-    Ok((Shared::new(config, pool, files, log), report))
+    Shared::new(config, pool, files, log)
+}
+
+/// Begins an empty log with the file `seq`, in lives that follow `lives`; for a repair.
+pub(super) fn create(
+    disk: Arc<dyn Disk>,
+    config: WalConfig,
+    seq: u64,
+    lives: Lives,
+) -> Result<Shared, OpenError> {
+    disk.create_dir(Path::new(DIR)).map_err(io_error(format!("the directory {DIR}")))?;
+    let pool = ChunkPool::new(config.chunk_bytes, config.spare_bytes_max);
+    let plan = FilePlan { file_bytes: config.file_bytes, spare_files_max: config.spare_files_max };
+    let files = Files::new(disk, plan, Found { lives, ..Found::default() });
+    files.make_first(seq, config.first_file_bytes).map_err(no_file(seq))?;
+    let start = Start {
+        groups: HashMap::new(),
+        older: BTreeMap::new(),
+        file: (seq, config.first_file_bytes),
+        previous_end: 0,
+    };
+    Ok(begin(config, pool, files, start))
+}
+
+/// Whether the log would open; changes nothing.
+pub(super) fn judge(disk: &dyn Disk, base: &RecoveryBase) -> Result<(), OpenError> {
+    let config = WalConfig::default();
+    read(disk, &ChunkPool::new(config.chunk_bytes, config.chunk_bytes), base).map(|_| ())
+}
+
+/// Reads everything; gives what is there, what it adds up to, and where the log ends.
+fn read<'a>(
+    disk: &dyn Disk,
+    pool: &Arc<ChunkPool>,
+    base: &'a RecoveryBase,
+) -> Result<(Listing, Scan<'a>, Option<Position>), OpenError> {
+    let listing = list(disk)?;
+    if listing.others.iter().any(|name| name == REPAIR_NAME) {
+        return Err(OpenError::RepairUnfinished);
+    }
+    check_row(&listing)?;
+    let mut scan = Scan::new(base);
+    let last = scan.files(pool, &listing.files)?;
+    scan.check_groups()?;
+    Ok((listing, scan, last))
 }
 
 /// Log files follow one another without a gap: they are made in order, and only the oldest are taken away.
@@ -207,7 +248,7 @@ fn ready_files(
     Ok((files, (last + 1, config.first_file_bytes)))
 }
 
-fn note_lives(disk: &dyn Disk, listing: &Listing, lives: &mut Lives) -> Result<(), OpenError> {
+pub(super) fn note_lives(disk: &dyn Disk, listing: &Listing, lives: &mut Lives) -> Result<(), OpenError> {
     let mut note = |name: String, head: io::Result<FileHeadRead>| {
         if let FileHeadRead::Good(head) = head.map_err(io_error(name))? {
             lives.saw(head.life);

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use super::{
     OpenError,
     layout::{
-        DIR, FILE_HEAD_BYTES, FRAME_HEAD_BYTES, FileHead, FileHeadRead, FrameHead, FrameRead, Position,
-        SEGMENT_HEAD_BYTES, SegmentHead, file_name, file_seq, frame_bytes, in_dir, spare_seq,
-        wrong_bit_of_frame, wrong_bit_of_segment_head,
+        DIR, FILE_HEAD_BYTES, FileHead, FileHeadRead, FrameHead, FrameRead, Position, SEGMENT_HEAD_BYTES,
+        SegmentHead, file_name, file_seq, frame_bytes, in_dir, spare_seq, wrong_bit_of_frame,
+        wrong_bit_of_segment_head,
     },
     memory::ChunkPool,
 };
@@ -54,6 +54,9 @@ pub(super) fn list(disk: &dyn Disk) -> Result<Listing, OpenError> {
     }
     Ok(listing)
 }
+
+/// The byte and the bit in it that must be turned over.
+pub(super) type WrongBit = (usize, u8);
 
 /// A segment as it was read.
 pub(super) enum SegmentRead {
@@ -180,21 +183,22 @@ impl<'a> Reader<'a> {
         Ok((any, mark))
     }
 
+    /// The segment head at a block that has one wrong bit, as it was written, and the byte and bit.
+    pub(super) fn fixed_head(&mut self, at: usize) -> Result<Option<(SegmentHead, WrongBit)>, OpenError> {
+        let Some(block) = self.bytes(at, BLOCK_BYTES)? else { return Ok(None) };
+        let mut head = block[..SEGMENT_HEAD_BYTES].to_vec();
+        let Some((byte, bit)) = wrong_bit_of_segment_head(&head) else { return Ok(None) };
+        head[byte] ^= 1 << bit;
+        let head = SegmentHead::read(&head, Position::new(self.file.seq, at));
+        Ok(head.filter(|head| Some(head.life) == self.life()).map(|head| (head, (byte, bit))))
+    }
+
     /// Where in the file, and at which bit there, the one wrong bit of the segment at `at` is. A torn write
     /// leaves whole sectors as they were before; that turning over one bit makes such a segment whole is an
     /// accident that is not expected to happen.
     pub(super) fn single_wrong_bit(&mut self, at: usize) -> Result<Option<(usize, u8)>, OpenError> {
         match self.segment(at)? {
-            SegmentRead::None => {
-                let Some(block) = self.bytes(at, BLOCK_BYTES)? else { return Ok(None) };
-                let Some((byte, bit)) = wrong_bit_of_segment_head(&block[..SEGMENT_HEAD_BYTES]) else {
-                    return Ok(None);
-                };
-                let mut head = block[..SEGMENT_HEAD_BYTES].to_vec();
-                head[byte] ^= 1 << bit;
-                let head = SegmentHead::read(&head, Position::new(self.file.seq, at));
-                Ok(head.filter(|head| Some(head.life) == self.life()).map(|_| (at + byte, bit)))
-            }
+            SegmentRead::None => Ok(self.fixed_head(at)?.map(|(_, (byte, bit))| (at + byte, bit))),
             SegmentRead::Broken { head, frame: Some(broken) } => {
                 let Some(bytes) = self.bytes(at, align_up(head.bytes()))? else { return Ok(None) };
                 let fixed = fix_frame(&bytes[broken.start..head.bytes()]);
@@ -207,33 +211,35 @@ impl<'a> Reader<'a> {
 
 /// The one wrong bit in the frame that starts `rest`, if everything in `rest` is good when it is turned over.
 fn fix_frame(rest: &[u8]) -> Option<(usize, u8)> {
-    let all_good = |rest: &[u8]| {
-        let mut at = 0;
-        while at < rest.len() {
-            let FrameRead::Good(_) = FrameHead::read(&rest[at..]) else { return false };
-            at += frame_bytes(&rest[at..]).unwrap_or(rest.len());
-        }
-        true
-    };
-    let turned = |byte: usize, bit: u8| {
-        let mut rest = rest.to_vec();
-        rest[byte] ^= 1 << bit;
-        all_good(&rest).then_some((byte, bit))
-    };
+    let (byte, bit) = wrong_bit_of_first(rest)?;
+    let mut rest = rest.to_vec();
+    rest[byte] ^= 1 << bit;
+    let mut at = 0;
+    while at < rest.len() {
+        let FrameRead::Good(_) = FrameHead::read(&rest[at..]) else { return None };
+        at += frame_bytes(&rest[at..])?;
+    }
+    Some((byte, bit))
+}
+
+/// The one wrong bit in the frame that starts `rest`.
+pub(super) fn wrong_bit_of_first(rest: &[u8]) -> Option<(usize, u8)> {
     let len = frame_bytes(rest)?;
-    if let Some(frame) = rest.get(..len.min(WRONG_BIT_FRAME_BYTES_MAX)).filter(|frame| frame.len() == len) {
-        let found = wrong_bit_of_frame(frame).and_then(|(byte, bit)| turned(byte, bit));
-        if found.is_some() {
-            return found;
-        }
+    if len <= rest.len().min(WRONG_BIT_FRAME_BYTES_MAX)
+        && let Some(found) = wrong_bit_of_frame(&rest[..len])
+        // Within the length it would be another frame.
+        && found.0 >= 4
+    {
+        return Some(found);
     }
     // A wrong length: where the frame ends is not known.
-    let in_length = (0..32u8).map(|bit| (usize::from(bit / 8), bit % 8));
-    let plausible = |&(byte, bit): &(usize, u8)| {
-        let other = (len - FRAME_HEAD_BYTES) ^ (1usize << bit << (8 * byte));
-        FRAME_HEAD_BYTES + other <= rest.len()
-    };
-    in_length.filter(plausible).find_map(|(byte, bit)| turned(byte, bit))
+    let mut rest = rest.to_vec();
+    (0..32u8).map(|bit| (usize::from(bit / 8), bit % 8)).find(|&(byte, bit)| {
+        rest[byte] ^= 1 << bit;
+        let good = matches!(FrameHead::read(&rest), FrameRead::Good(_));
+        rest[byte] ^= 1 << bit;
+        good
+    })
 }
 
 /// Reads a file's header block.

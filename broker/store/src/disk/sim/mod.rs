@@ -377,14 +377,14 @@ impl State {
         let path = path.to_string_lossy();
         let hits =
             |fault: &&mut Fault| fault.op == op && fault.countdown > 0 && path.contains(&fault.name_part);
-        let mut fate = Fate::Done;
+        // An operation that one fault hits is not counted for the ones behind it.
         for fault in self.faults.iter_mut().filter(hits) {
             fault.countdown -= 1;
             if fault.countdown == 0 {
-                fate = Fate::Torn(fault.error.into());
+                return Fate::Torn(fault.error.into());
             }
         }
-        fate
+        Fate::Done
     }
 
     fn note(&mut self, value: u64) {

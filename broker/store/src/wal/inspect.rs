@@ -1,0 +1,383 @@
+//! Looks at a log that nobody has open, whatever state it is in, and changes nothing.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use millstream_model::{GroupId, LogId};
+
+use super::{
+    OpenError, RecoveryBase, WalConfig,
+    layout::{
+        FILE_HEAD_BYTES, FRAME_HEAD_BYTES, FileHead, FrameHead, FrameKind, FrameRead, SEGMENT_HEAD_BYTES,
+        file_name, frame_bytes,
+    },
+    memory::ChunkPool,
+    recovery,
+    salvage::{GroupReport, Place, Salvage},
+    scan::{LogFile, Reader, SegmentRead, list, wrong_bit_of_first},
+};
+use crate::disk::{BLOCK_BYTES, Disk, align_down, align_up};
+
+/// Whether a frame is as it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameState {
+    /// Its checksum fits.
+    Good,
+    /// It fits when this bit is turned over: the byte in the frame, and the bit in the byte.
+    WrongBit(usize, u8),
+    /// It does not fit; the other fields are what the bytes say.
+    Bad,
+}
+
+/// A frame of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrameRecord {
+    /// Name of the file.
+    pub file: String,
+    /// Bytes from its start.
+    pub offset: usize,
+    /// What the frame is: `entry`, `vote`, `truncate`, `purge`, `state` or `seal`.
+    pub kind: &'static str,
+    /// The byte that goes with the kind: an entry's own kind, otherwise flags.
+    pub detail: u8,
+    /// The group.
+    pub group: GroupId,
+    /// Index and term.
+    pub id: LogId,
+    /// Last index that was known to be committed.
+    pub committed: Option<u64>,
+    /// The payload.
+    pub payload: Bytes,
+    /// Whether it is as it was written.
+    pub state: FrameState,
+}
+
+/// What is wrong at one place of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProblemKind {
+    /// The file has no header of its own.
+    Header,
+    /// The file is shorter than it was made.
+    Short,
+    /// A write that was not finished when the broker ended, and of which nobody was told. Not a fault.
+    Torn,
+    /// Bytes that were durable are not those that were written.
+    Damaged,
+}
+
+/// A place of a log file that is not as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// What is wrong.
+    pub kind: ProblemKind,
+    /// Where, in bytes from the start of the file.
+    pub range: Range<usize>,
+    /// Frames in that place that are good, or one bit from it.
+    pub frames_good: usize,
+    /// What the bad ones in it say that they are.
+    pub frames_bad: Vec<(GroupId, LogId)>,
+}
+
+/// A log file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FileReport {
+    /// Name.
+    pub name: String,
+    /// Sequence number.
+    pub seq: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Number of this use of the file, if its header is good.
+    pub life: Option<u64>,
+    /// Bytes of it that the log takes, header included.
+    pub used_bytes: usize,
+    /// Frames that are good.
+    pub frames: u64,
+    /// First and last index of each group's entries.
+    pub groups: BTreeMap<GroupId, (u64, u64)>,
+    /// What is wrong, in order.
+    pub problems: Vec<Problem>,
+}
+
+/// What a log is like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogReport {
+    /// The log files, in order.
+    pub files: Vec<FileReport>,
+    /// Files that are kept for use again.
+    pub spares: usize,
+    /// What opening the log says; nothing if it opens.
+    pub refused: Option<OpenError>,
+    /// What each group has, and what a repair could not keep.
+    pub groups: Vec<GroupReport>,
+    /// Whether a damaged place may have held a vote: a repaired node of a cluster must not vote as itself.
+    pub votes_uncertain: bool,
+}
+
+/// The log and what can be had of it.
+pub(crate) struct Inspected {
+    pub(crate) report: LogReport,
+    pub(super) salvage: Salvage,
+    pub(super) next_seq: u64,
+}
+
+/// Looks at everything. `covered` is, of each group, the last entry that state and runs have.
+pub(crate) fn inspect(
+    disk: &Arc<dyn Disk>,
+    flushed: &HashMap<GroupId, u64>,
+    covered: &HashMap<GroupId, LogId>,
+) -> Result<Inspected, OpenError> {
+    let pool = pool();
+    let listing = list(&**disk)?;
+    let mut salvage = Salvage::default();
+    let mut files = Vec::new();
+    for (i, file) in listing.files.iter().enumerate() {
+        let limit = durable_limit(&pool, file, listing.files.get(i + 1))?;
+        files.push(walk(&pool, file, limit, &mut |found| salvage.add(file.seq, found))?);
+    }
+    let refused = recovery::judge(&**disk, &RecoveryBase { flushed: flushed.clone() }).err();
+    let votes_uncertain = salvage.votes_uncertain(&files);
+    let next_seq = listing.files.last().map_or(1, |file| file.seq + 1);
+    let groups = salvage.settle(covered);
+    let report = LogReport { files, spares: listing.spares.len(), refused, groups, votes_uncertain };
+    Ok(Inspected { report, salvage, next_seq })
+}
+
+/// Gives every frame of the log, in order, to `visit`, until it says to stop.
+pub(crate) fn dump(
+    disk: &Arc<dyn Disk>,
+    visit: &mut dyn FnMut(FrameRecord) -> bool,
+) -> Result<(), OpenError> {
+    let pool = pool();
+    let mut go_on = true;
+    for file in &list(&**disk)?.files {
+        walk(&pool, file, FILE_HEAD_BYTES, &mut |found| {
+            if let (true, Found::Frame { offset, head, payload, state }) = (go_on, found) {
+                go_on = visit(record(file, offset, head, payload, state));
+            }
+        })?;
+        if !go_on {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn pool() -> Arc<ChunkPool> {
+    let config = WalConfig::default();
+    ChunkPool::new(config.chunk_bytes, 2 * config.chunk_bytes)
+}
+
+fn record(file: &LogFile, offset: usize, head: FrameHead, payload: Bytes, state: FrameState) -> FrameRecord {
+    let kind = match head.kind {
+        FrameKind::Entry => "entry",
+        FrameKind::Vote => "vote",
+        FrameKind::Truncate => "truncate",
+        FrameKind::Purge => "purge",
+        FrameKind::GroupState => "state",
+        FrameKind::Seal => "seal",
+    };
+    FrameRecord {
+        file: file_name(file.seq),
+        offset,
+        kind,
+        detail: head.entry_kind,
+        group: head.group,
+        id: head.id,
+        committed: head.committed.checked_sub(1),
+        payload,
+        state,
+    }
+}
+
+/// Something in a file.
+pub(super) enum Found {
+    Frame {
+        offset: usize,
+        head: FrameHead,
+        payload: Bytes,
+        state: FrameState,
+    },
+    /// What follows was written and not finished: none of it counts.
+    Torn,
+}
+
+/// Up to where a file was durable, as far as others tell: its own marks, and the next file.
+fn durable_limit(pool: &Arc<ChunkPool>, file: &LogFile, next: Option<&LogFile>) -> Result<usize, OpenError> {
+    let own = Reader::new(pool, file)?.marks_from(FILE_HEAD_BYTES)?.1;
+    let own = own.filter(|mark| mark.seq() == file.seq).map_or(FILE_HEAD_BYTES, |mark| mark.offset());
+    let Some(next) = next else { return Ok(own) };
+    let head = Reader::new(pool, next)?.head(FILE_HEAD_BYTES)?;
+    Ok(head.map_or(own, |head| own.max(head.previous_end)))
+}
+
+/// Walks through one file. What lies behind `limit` and is not whole is torn.
+fn walk(
+    pool: &Arc<ChunkPool>,
+    file: &LogFile,
+    limit: usize,
+    visit: &mut dyn FnMut(Found),
+) -> Result<FileReport, OpenError> {
+    let mut reader = Reader::new(pool, file)?;
+    let report = FileReport {
+        name: file_name(file.seq),
+        seq: file.seq,
+        bytes: file.len,
+        life: reader.header.map(|header| header.life),
+        used_bytes: FILE_HEAD_BYTES,
+        ..FileReport::default()
+    };
+    let mut walk = Walk { report, limit, visit };
+    walk.header(&reader);
+    if reader.header.is_none()
+        && let Some((_, head)) = reader.next_head(FILE_HEAD_BYTES)?
+    {
+        // Whatever it is, the life of the first segment is that of the log in this file.
+        reader.header = Some(FileHead { seq: file.seq, file_bytes: file.len, life: head.life });
+    }
+    let mut at = FILE_HEAD_BYTES;
+    loop {
+        at = match reader.segment(at)? {
+            SegmentRead::Whole { head, bytes, frames } => {
+                for (frame, range) in frames {
+                    let payload = bytes.slice(range.start + FRAME_HEAD_BYTES..range.end);
+                    walk.frame(at + range.start, frame, payload, FrameState::Good);
+                }
+                walk.report.used_bytes = at + align_up(head.bytes());
+                walk.report.used_bytes
+            }
+            other => match walk.broken(&mut reader, at, other)? {
+                Some(next) => next,
+                None => break,
+            },
+        };
+    }
+    Ok(walk.report)
+}
+
+struct Walk<'a> {
+    report: FileReport,
+    limit: usize,
+    visit: &'a mut dyn FnMut(Found),
+}
+
+impl Walk<'_> {
+    fn header(&mut self, reader: &Reader<'_>) {
+        let problem = |kind, range| Problem { kind, range, frames_good: 0, frames_bad: Vec::new() };
+        let len = reader.file.len as usize;
+        match reader.header {
+            None => self.report.problems.push(problem(ProblemKind::Header, 0..FILE_HEAD_BYTES.min(len))),
+            Some(header) if (len as u64) < header.file_bytes => {
+                self.report.problems.push(problem(ProblemKind::Short, len..header.file_bytes as usize));
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn frame(&mut self, offset: usize, head: FrameHead, payload: Bytes, state: FrameState) {
+        if state != FrameState::Bad {
+            self.report.frames += 1;
+        }
+        if head.kind == FrameKind::Entry && state != FrameState::Bad {
+            let indexes = self.report.groups.entry(head.group).or_insert((head.id.index, head.id.index));
+            *indexes = (indexes.0.min(head.id.index), indexes.1.max(head.id.index));
+        }
+        (self.visit)(Found::Frame { offset, head, payload, state });
+    }
+
+    /// A place where no whole segment is; gives the place of the next one, or nothing at the log's end.
+    fn broken(
+        &mut self,
+        reader: &mut Reader<'_>,
+        at: usize,
+        segment: SegmentRead,
+    ) -> Result<Option<usize>, OpenError> {
+        let wrong_bit = reader.single_wrong_bit(at)?.is_some();
+        let fixed_head = reader.fixed_head(at)?.map(|(head, _)| head);
+        let next = reader.next_head(at + BLOCK_BYTES)?.map(|(next, _)| next);
+        let file_end = align_down(reader.file.len as usize);
+        let head = match segment {
+            SegmentRead::Broken { head, .. } => Some(head),
+            _ => fixed_head,
+        };
+        let frames_end = head.map(|head| (at + head.bytes()).min(file_end));
+        let torn = at >= self.limit && !wrong_bit;
+        if torn && next.is_none() && frames_end.is_none() {
+            return Ok(None);
+        }
+        let end =
+            frames_end.map(align_up).or(next).unwrap_or(self.limit.max(at + FILE_HEAD_BYTES)).min(file_end);
+        if end <= at {
+            return Ok(None);
+        }
+        if torn {
+            (self.visit)(Found::Torn);
+        }
+        let bytes = reader.bytes(at, end - at)?.unwrap_or_default();
+        let (frames_good, frames_bad) = self.frames(at, &bytes[..frames_end.unwrap_or(end) - at], torn);
+        let kind = if torn { ProblemKind::Torn } else { ProblemKind::Damaged };
+        self.report.problems.push(Problem { kind, range: at..end, frames_good, frames_bad });
+        self.report.used_bytes = end;
+        // What a torn write left behind its first hole counts no more than the rest of it.
+        Ok((!torn || next.is_some()).then_some(end))
+    }
+
+    /// The frames of a segment that is not whole: one behind the other, as long as the lengths can be followed.
+    fn frames(&mut self, at: usize, bytes: &[u8], torn: bool) -> (usize, Vec<(GroupId, LogId)>) {
+        let (mut good, mut bad) = (0, Vec::new());
+        let mut start = SEGMENT_HEAD_BYTES.min(bytes.len());
+        while let Some((state, frame)) = repaired(&bytes[start..]) {
+            let len = frame.len();
+            let Some(head) = FrameHead::read_unchecked(&frame) else { break };
+            let payload = frame.slice(FRAME_HEAD_BYTES..);
+            match state {
+                FrameState::Bad => bad.push((head.group, head.id)),
+                _ => good += 1,
+            }
+            if torn {
+                (self.visit)(Found::Frame { offset: at + start, head, payload, state });
+            } else {
+                self.frame(at + start, head, payload, state);
+            }
+            start += len;
+        }
+        (good, bad)
+    }
+}
+
+/// The frame that starts `rest`, with its one wrong bit turned over if it has exactly one; nothing if it does not
+/// end in `rest`.
+fn repaired(rest: &[u8]) -> Option<(FrameState, Bytes)> {
+    let mut head = rest.get(..FRAME_HEAD_BYTES)?.to_vec();
+    let state = match FrameHead::read(rest) {
+        FrameRead::Good(_) => FrameState::Good,
+        _ => wrong_bit_of_first(rest).map_or(FrameState::Bad, |(byte, bit)| FrameState::WrongBit(byte, bit)),
+    };
+    if let FrameState::WrongBit(byte @ 0..4, bit) = state {
+        head[byte] ^= 1 << bit;
+    }
+    let mut frame = rest.get(..frame_bytes(&head)?)?.to_vec();
+    if let FrameState::WrongBit(byte, bit) = state {
+        frame[byte] ^= 1 << bit;
+    }
+    Some((state, frame.into()))
+}
+
+/// Reads the payload of an entry that the salvage kept.
+pub(super) fn payload_at(
+    pool: &Arc<ChunkPool>,
+    file: &LogFile,
+    place: Place,
+) -> Result<Option<Bytes>, OpenError> {
+    let block = align_down(place.offset);
+    let len = FRAME_HEAD_BYTES + place.payload_bytes;
+    let whole = align_up(place.offset + len) - block;
+    let Some(bytes) = Reader::new(pool, file)?.bytes(block, whole)? else { return Ok(None) };
+    let frame = repaired(&bytes[place.offset - block..place.offset - block + len]);
+    let good = frame.filter(|(state, frame)| *state != FrameState::Bad && frame.len() == len);
+    Ok(good.map(|(_, frame)| frame.slice(FRAME_HEAD_BYTES..)))
+}

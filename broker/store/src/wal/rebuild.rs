@@ -1,0 +1,237 @@
+//! Puts a log that opens in the place of one that does not, and keeps everything of the old one aside.
+//!
+//! The new log is written in full below another directory first. Then a marker is made durable in the log's
+//! directory, and while it is there no log opens: the old files are moved aside, the new ones in. A repair that
+//! was interrupted goes on where it was.
+
+use std::{
+    io::{self, IoSlice},
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc},
+};
+
+use bytes::Bytes;
+use millstream_model::{GroupId, LogId};
+
+use super::{
+    Draft, OpenError, Wal, WalConfig,
+    files::Lives,
+    inspect::{Inspected, payload_at},
+    layout::{DIR, file_name, file_seq, in_dir},
+    memory::ChunkPool,
+    recovery::{REPAIR_NAME, note_lives},
+    salvage::GroupSalvage,
+    scan::{LogFile, list},
+};
+use crate::disk::{Disk, DiskFile, OpenMode};
+
+/// The new log is written below this directory.
+const NEW_DIR: &str = "repair.tmp";
+/// Bytes of entries that are appended before they are written.
+const PENDING_BYTES_MAX: usize = 8 << 20;
+
+/// Why a log could not be repaired. Nothing was lost; the repair can be run again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RepairError {
+    /// The old log cannot be read, or the new one not be made.
+    #[error(transparent)]
+    Log(#[from] OpenError),
+    /// The new log could not be written, for instance because the disk is full.
+    #[error("the repaired log cannot be written: {reason}")]
+    NotWritten {
+        /// Why.
+        reason: String,
+    },
+    /// An entry could be read a moment ago and cannot any more.
+    #[error("entry {id} of {group} does not read twice: the disk gives other bytes each time")]
+    Unsteady {
+        /// The group.
+        group: GroupId,
+        /// The entry.
+        id: LogId,
+    },
+}
+
+fn disk_error(what: &Path) -> impl FnOnce(io::Error) -> RepairError {
+    let what = what.display().to_string();
+    move |e| OpenError::Io { what, reason: e.to_string() }.into()
+}
+
+/// Replaces the log; `aside` is the directory that the old one is moved to.
+pub(crate) fn rebuild(
+    disk: &Arc<dyn Disk>,
+    inspected: &Inspected,
+    aside: &Path,
+    config: WalConfig,
+) -> Result<(), RepairError> {
+    let listing = list(&**disk)?;
+    let mut lives = Lives::new(config.salt);
+    note_lives(&**disk, &listing, &mut lives)?;
+    let below: Arc<dyn Disk> = Arc::new(Below { disk: disk.clone(), dir: NEW_DIR.into() });
+    clear(&*below)?;
+    let wal = Wal::create_stepped(below.clone(), config, inspected.next_seq, lives)?;
+    for (group, salvage) in &inspected.salvage.groups {
+        write_group(&wal, &listing.files, *group, salvage)?;
+    }
+    if let Some(failed) = wal.finish() {
+        return Err(RepairError::NotWritten { reason: failed.to_string() });
+    }
+    let new = list(&*below)?.files;
+    let names: Vec<String> = new.iter().map(|file| file_name(file.seq)).collect();
+    drop(new);
+    mark(&**disk, aside, &names)?;
+    finish(disk)?;
+    Ok(())
+}
+
+/// Goes on with a repair that was interrupted after its new log was whole; whether there was one.
+pub(crate) fn finish(disk: &Arc<dyn Disk>) -> Result<bool, RepairError> {
+    let Some(plan) = read_mark(&**disk)? else { return Ok(false) };
+    let (dir, new_dir) = (Path::new(DIR), Path::new(NEW_DIR).join(DIR));
+    disk.create_dir(&plan.aside).map_err(disk_error(&plan.aside))?;
+    let names = disk.list(dir).map_err(disk_error(dir))?;
+    for (name, _) in names {
+        if file_seq(&name).is_some() && !plan.names.contains(&name) {
+            disk.rename(&in_dir(&name), &plan.aside.join(&name)).map_err(disk_error(&in_dir(&name)))?;
+        }
+    }
+    disk.sync_dir(&plan.aside).map_err(disk_error(&plan.aside))?;
+    disk.sync_dir(dir).map_err(disk_error(dir))?;
+    for name in &plan.names {
+        match disk.rename(&new_dir.join(name), &in_dir(name)) {
+            // It is where it belongs already.
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(disk_error(&in_dir(name))(e)),
+            _ => {}
+        }
+    }
+    disk.sync_dir(dir).map_err(disk_error(dir))?;
+    disk.remove(&in_dir(REPAIR_NAME)).map_err(disk_error(&in_dir(REPAIR_NAME)))?;
+    disk.sync_dir(dir).map_err(disk_error(dir))?;
+    Ok(true)
+}
+
+/// Removes what an earlier try left: a new log that was not whole.
+fn clear(below: &dyn Disk) -> Result<(), RepairError> {
+    let dir = Path::new(DIR);
+    below.create_dir(dir).map_err(disk_error(dir))?;
+    for (name, _) in below.list(dir).map_err(disk_error(dir))? {
+        below.remove(&dir.join(&name)).map_err(disk_error(&dir.join(&name)))?;
+    }
+    Ok(())
+}
+
+fn write_group(
+    wal: &Wal,
+    files: &[LogFile],
+    group: GroupId,
+    salvage: &GroupSalvage,
+) -> Result<(), RepairError> {
+    let not_written = |e: super::AppendError| RepairError::NotWritten { reason: e.to_string() };
+    let log = wal.group(group);
+    if let Some(purged) = salvage.purged {
+        log.purge(purged).map_err(not_written)?;
+    }
+    let (tell, told) = mpsc::channel();
+    let pool = ChunkPool::new(WalConfig::default().chunk_bytes, 2 * WalConfig::default().chunk_bytes);
+    let mut pending = 0;
+    for (&index, kept) in &salvage.entries {
+        let id = LogId::new(kept.term, index);
+        let file = files.iter().find(|file| file.seq == kept.place.seq);
+        let payload: Option<Bytes> = match file {
+            Some(file) => payload_at(&pool, file, kept.place)?,
+            None => None,
+        };
+        let payload = payload.ok_or(RepairError::Unsteady { group, id })?;
+        pending += payload.len();
+        log.append([Draft { id, kind: kept.kind, payload }], |_| {}).map_err(not_written)?;
+        log.release_memory(index);
+        if pending > PENDING_BYTES_MAX {
+            wal.step();
+            pending = 0;
+        }
+    }
+    if let Some(id) =
+        salvage.committed.and_then(|index| log.term_at(index).map(|term| LogId::new(term, index)))
+    {
+        log.save_committed(id);
+    }
+    if let Some(vote) = &salvage.vote {
+        let told = move |result| drop(tell.send(result));
+        log.save_vote(vote, told).map_err(not_written)?;
+    }
+    wal.step();
+    match told.try_recv() {
+        Ok(Err(failed)) => Err(RepairError::NotWritten { reason: failed.to_string() }),
+        _ => Ok(()),
+    }
+}
+
+/// What a repair was about to do.
+struct Plan {
+    aside: PathBuf,
+    names: Vec<String>,
+}
+
+/// Makes it durable that the new log takes the old one's place.
+fn mark(disk: &dyn Disk, aside: &Path, names: &[String]) -> Result<(), RepairError> {
+    let path = in_dir(REPAIR_NAME);
+    let temporary = in_dir("repair.tmp");
+    let text = format!("{}\n{}\n", aside.display(), names.join("\n"));
+    let write = || -> io::Result<()> {
+        let file = disk.open(&temporary, OpenMode::Create)?;
+        file.write_at(&[IoSlice::new(text.as_bytes())], 0)?;
+        file.sync()?;
+        disk.rename(&temporary, &path)?;
+        disk.sync_dir(Path::new(DIR))
+    };
+    write().map_err(disk_error(&path))
+}
+
+fn read_mark(disk: &dyn Disk) -> Result<Option<Plan>, RepairError> {
+    let path = in_dir(REPAIR_NAME);
+    let read = || -> io::Result<Vec<u8>> {
+        let file = disk.open(&path, OpenMode::Read)?;
+        let mut bytes = vec![0; file.len()? as usize];
+        file.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    };
+    let bytes = match read() {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(disk_error(&path)(e)),
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let mut lines = text.lines();
+    let aside = lines.next().map(PathBuf::from).unwrap_or_default();
+    Ok(Some(Plan { aside, names: lines.map(str::to_string).collect() }))
+}
+
+/// A disk whose root is a directory of another one.
+struct Below {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+}
+
+impl Disk for Below {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.open(&self.dir.join(path), mode)
+    }
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.create_dir(&self.dir.join(path))
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(&self.dir.join(from), &self.dir.join(to))
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(&self.dir.join(path))
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>> {
+        self.disk.list(&self.dir.join(dir))
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.sync_dir(&self.dir.join(dir))
+    }
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.disk.free_bytes()
+    }
+}
