@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn without_bounds_in_the_way_most_placements_stay_when_a_shard_is_added() {
         let winner = |n: u32, shards: &[Candidate]| {
-            shards.iter().min_by_key(|c| time(u64::from(n), 0, c, n % 2 == 0)).map(|c| c.shard)
+            shards.iter().min_by_key(|c| time(u64::from(n), 0, c, n.is_multiple_of(2))).map(|c| c.shard)
         };
         let (before, after) = (shards(&[1; 9]), shards(&[1; 10]));
         let moved = (0..1000).filter(|n| winner(*n, &before) != winner(*n, &after)).count();

@@ -111,19 +111,23 @@ struct Sketch {
     producer: Option<(i64, i16)>,
     sequence_off: i32,
     offset_off: i64,
+    /// Not a new batch but one that was sent before: 0 is the last one.
+    again: Option<usize>,
 }
 
 fn sketch() -> impl Strategy<Value = Sketch> {
     let producer = prop::option::weighted(0.8, (0i64..3, 0i16..3));
     let sequence_off = prop_oneof![6 => Just(0), 2 => -8i32..0, 1 => 1i32..4];
     let offset_off = prop_oneof![9 => Just(0), 1 => -3i64..4];
-    (0u64..4, 1i32..4, producer, sequence_off, offset_off).prop_map(
-        |(partition, records, producer, sequence_off, offset_off)| Sketch {
+    let again = prop::option::weighted(0.2, 0usize..8);
+    (0u64..4, 1i32..4, producer, sequence_off, offset_off, again).prop_map(
+        |(partition, records, producer, sequence_off, offset_off, again)| Sketch {
             partition,
             records,
             producer,
             sequence_off,
             offset_off,
+            again,
         },
     )
 }
@@ -148,9 +152,14 @@ fn concrete(model: &Model, sketches: &[Sketch], now_ms: i64) -> Vec<Draft> {
         let offset = (partition.end + sketch.offset_off).max(0);
         let mut made = draft(sketch.partition, offset, sketch.records);
         if let Some((id, epoch)) = sketch.producer {
-            let written = partition.producers.get(&id).filter(|w| w.epoch == epoch);
-            let next = written.and_then(|w| w.batches.last()).map_or(0, |(_, last, _)| last + 1);
-            made = made.by(id, epoch, (next + sketch.sequence_off).max(0));
+            let sent =
+                partition.producers.get(&id).filter(|w| w.epoch == epoch).map_or(&[][..], |w| &w.batches);
+            let next = sent.last().map_or(0, |(_, last, _)| last + 1);
+            let before = sketch.again.and_then(|back| sent.iter().rev().nth(back));
+            made = match before {
+                Some((first, last, _)) => Draft { records: last - first + 1, ..made }.by(id, epoch, *first),
+                None => made.by(id, epoch, (next + sketch.sequence_off).max(0)),
+            };
         }
         model.append(&made, now_ms);
         drafts.push(made);
