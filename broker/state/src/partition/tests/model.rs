@@ -116,11 +116,12 @@ struct Sketch {
 }
 
 fn sketch() -> impl Strategy<Value = Sketch> {
-    let producer = prop::option::weighted(0.8, (0i64..3, 0i16..3));
-    let sequence_off = prop_oneof![6 => Just(0), 2 => -8i32..0, 1 => 1i32..4];
-    let offset_off = prop_oneof![9 => Just(0), 1 => -3i64..4];
+    let epoch = prop_oneof![20 => Just(0i16), 1 => Just(1), 1 => Just(2)];
+    let producer = prop::option::weighted(0.9, (0i64..2, epoch));
+    let sequence_off = prop_oneof![8 => Just(0), 1 => -8i32..0, 1 => 1i32..4];
+    let offset_off = prop_oneof![15 => Just(0), 1 => -3i64..4];
     let again = prop::option::weighted(0.2, 0usize..8);
-    (0u64..4, 1i32..4, producer, sequence_off, offset_off, again).prop_map(
+    (0u64..3, 1i32..4, producer, sequence_off, offset_off, again).prop_map(
         |(partition, records, producer, sequence_off, offset_off, again)| Sketch {
             partition,
             records,
@@ -134,11 +135,11 @@ fn sketch() -> impl Strategy<Value = Sketch> {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        2 => (0u64..4).prop_map(Step::Create),
-        1 => (0u64..4).prop_map(Step::Drop),
-        20 => proptest::collection::vec(sketch(), 1..5).prop_map(Step::Append),
-        2 => (0u64..4, 0i64..20).prop_map(|(id, to)| Step::LogStart(id, to)),
-        1 => (0i64..20).prop_map(Step::Expire),
+        3 => (0u64..3).prop_map(Step::Create),
+        1 => (0u64..3).prop_map(Step::Drop),
+        40 => proptest::collection::vec(sketch(), 1..5).prop_map(Step::Append),
+        2 => (0u64..3, 0i64..20).prop_map(|(id, to)| Step::LogStart(id, to)),
+        1 => (0i64..60).prop_map(Step::Expire),
         3 => Just(Step::Restart),
     ]
 }
