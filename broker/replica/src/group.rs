@@ -94,9 +94,15 @@ impl Led {
         self.term.load(Acquire)
     }
 
+    /// Notes a change; nothing comes after the end.
     fn set(&self, lead: Lead) {
-        self.term.store(if let Lead::InTerm(term) = lead { term } else { 0 }, Release);
-        self.changed.send_if_modified(|known| *known != Lead::Over && std::mem::replace(known, lead) != lead);
+        self.changed.send_if_modified(|known| {
+            if *known == Lead::Over {
+                return false;
+            }
+            self.term.store(if let Lead::InTerm(term) = lead { term } else { 0 }, Release);
+            std::mem::replace(known, lead) != lead
+        });
     }
 }
 
@@ -126,7 +132,7 @@ impl Group {
         let storage = |reason: String| StartError::Storage { group: id, reason };
         let progress = Arc::new(Progress::new());
         let opened_term = progress.opened_term();
-        let adapter = MachineAdapter::open(id, machine, tables, progress.clone());
+        let adapter = MachineAdapter::open(id, machine, tables, progress.clone(), log.is_cut());
         let adapter = adapter.map_err(|e| storage(e.to_string()))?;
         let raft =
             Raft::new(node.0, config, Alone, log, adapter).await.map_err(|e| storage(e.to_string()))?;
@@ -169,8 +175,9 @@ impl Group {
         self.led.clone()
     }
 
-    /// Proposes a command in the given term and calls `done` with the outcome, exactly once, from the task that
-    /// applies. Proposals are appended in the order of the calls.
+    /// Proposes a command in the given term and calls `done` with the outcome, exactly once: from the task that
+    /// applies, or from another one, but never before this returns on its own thread, so that a caller may hold a
+    /// lock that `done` takes. Proposals are appended in the order of the calls.
     pub fn propose(&self, term: u64, command: Command, done: impl FnOnce(Outcome) + Send + 'static) {
         let done = OnDrop(Some(Box::new(done)));
         let callback =
@@ -206,18 +213,20 @@ impl Group {
         // In a task of its own, so that a caller that goes away leaves none half done.
         let done = tokio::spawn(async move {
             let _one_at_a_time = busy.lock().await;
-            checkpoint(&raft, progress.next()).await
+            checkpoint(&raft, &progress).await
         });
         match done.await {
-            Ok(at) => at.map_err(|reason| StartError::Stopped { group: self.id, reason }),
+            Ok(at) => at.map_err(|reason| StartError::Storage { group: self.id, reason }),
             Err(panicked) => Err(self.stopped(&panicked)),
         }
     }
 
-    /// Lets the log forget entries up to `index`, as far as a checkpoint covers them. It forgets them soon after
-    /// this returns.
+    /// Lets the log forget entries up to `index`, as far as a checkpoint covers them and no peer is being sent
+    /// them.
     pub async fn purge(&self, index: u64) -> Result<(), StartError> {
-        self.raft.trigger().purge_log(index).await.map_err(|e| self.stopped(&e))
+        self.raft.trigger().purge_log(index).await.map_err(|e| self.stopped(&e))?;
+        // The replica does one thing after the other: when it answers, the log has forgotten.
+        self.raft.with_raft_state(|_| ()).await.map_err(|e| self.stopped(&e))
     }
 
     /// Stops the replica; proposals in flight end as unknown.
@@ -237,12 +246,13 @@ impl Drop for Group {
     }
 }
 
-/// A checkpoint of everything before the index `next`.
-async fn checkpoint(raft: &Raft<TypeConfig, MachineAdapter>, next: u64) -> Result<Option<LogId>, String> {
+/// A checkpoint of everything that is applied now.
+async fn checkpoint(raft: &Raft<TypeConfig, MachineAdapter>, progress: &Progress) -> Result<Option<LogId>, String> {
+    let next = progress.next();
     if next == 0 {
         return Ok(None);
     }
-    let mut metrics = raft.data_metrics();
+    let (mut metrics, mut failed) = (raft.data_metrics(), progress.checkpoint_failed());
     let mut asked = false;
     loop {
         let newest = metrics.borrow_and_update().snapshot.as_ref().map(from_raft);
@@ -252,7 +262,10 @@ async fn checkpoint(raft: &Raft<TypeConfig, MachineAdapter>, next: u64) -> Resul
         if !std::mem::replace(&mut asked, true) {
             raft.trigger().snapshot().await.map_err(|e| e.to_string())?;
         }
-        metrics.changed().await.map_err(|e| e.to_string())?;
+        tokio::select! {
+            changed = metrics.changed() => changed.map_err(|e| e.to_string())?,
+            Ok(()) = failed.changed() => return Err(failed.borrow().to_string()),
+        }
     }
 }
 
@@ -311,8 +324,11 @@ impl OnDrop {
 
 impl Drop for OnDrop {
     fn drop(&mut self) {
-        if let Some(done) = self.0.take() {
-            done(Err(ProposeError::Unknown));
+        let Some(done) = self.0.take() else { return };
+        // Whoever drops it may be the one who just proposed it, to a replica that is gone.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(async move { done(Err(ProposeError::Unknown)) })),
+            Err(_) => done(Err(ProposeError::Unknown)),
         }
     }
 }

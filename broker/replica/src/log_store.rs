@@ -52,6 +52,11 @@ impl LogStore {
         LogStore(log)
     }
 
+    /// Whether entries were purged, for which there must be a checkpoint.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.0.state().purged.is_some()
+    }
+
     fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let entries = self.0.read(start..end, bytes_max).map_err(io::Error::other)?;
         entries.into_iter().map(from_log).collect()

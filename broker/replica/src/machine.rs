@@ -99,16 +99,24 @@ pub(crate) struct Progress {
     next: AtomicU64,
     /// Term of the newest blank entry that is applied: a leader's first.
     opened_term: watch::Sender<u64>,
+    /// Why the last checkpoint could not be written, whenever one could not.
+    checkpoint_failed: watch::Sender<Arc<str>>,
 }
 
 impl Progress {
     pub(crate) fn new() -> Progress {
-        Progress { next: AtomicU64::new(0), opened_term: watch::channel(0).0 }
+        let checkpoint_failed = watch::channel(Arc::from("")).0;
+        Progress { next: AtomicU64::new(0), opened_term: watch::channel(0).0, checkpoint_failed }
     }
 
     /// Index behind the last applied entry.
     pub(crate) fn next(&self) -> u64 {
         self.next.load(Acquire)
+    }
+
+    /// Changes whenever a checkpoint could not be written.
+    pub(crate) fn checkpoint_failed(&self) -> watch::Receiver<Arc<str>> {
+        self.checkpoint_failed.subscribe()
     }
 
     /// Follows the term of the newest blank entry that is applied.
@@ -118,17 +126,23 @@ impl Progress {
 }
 
 impl MachineAdapter {
-    /// Restores the machine from the newest checkpoint, if there is one.
+    /// Restores the machine from the newest checkpoint, if there is one; there must be one if `log_is_cut`.
     pub(crate) fn open(
         group: GroupId,
         machine: Arc<dyn Machine>,
         tables: Arc<Tables>,
         progress: Arc<Progress>,
+        log_is_cut: bool,
     ) -> io::Result<MachineAdapter> {
         let (last_applied, membership) = (None, StoredMembership::default());
         let mut adapter = MachineAdapter { group, machine, tables, last_applied, membership, progress };
-        if let Some((id, data)) = adapter.tables.load_checkpoint(group).map_err(io::Error::other)? {
-            adapter.restore(id, &data)?;
+        match adapter.tables.load_checkpoint(group).map_err(io::Error::other)? {
+            Some((id, data)) => adapter.restore(id, &data)?,
+            None if log_is_cut => {
+                let file = Tables::checkpoint_path(group);
+                return Err(io::Error::other(format!("{} is missing, and the log begins behind it", file.display())));
+            }
+            None => {}
         }
         Ok(adapter)
     }
@@ -151,6 +165,7 @@ impl MachineAdapter {
         CheckpointBuilder {
             group: self.group,
             tables: self.tables.clone(),
+            progress: self.progress.clone(),
             meta: SnapshotMeta { last_log_id: self.last_applied, last_membership: self.membership.clone() },
             data: encode_checkpoint(&self.membership, &self.machine.snapshot()).into(),
         }
@@ -229,6 +244,7 @@ impl RaftStateMachine<TypeConfig> for MachineAdapter {
 pub(crate) struct CheckpointBuilder {
     group: GroupId,
     tables: Arc<Tables>,
+    progress: Arc<Progress>,
     meta: SnapshotMetaOf<TypeConfig>,
     data: CheckpointData,
 }
@@ -237,8 +253,13 @@ impl RaftSnapshotBuilder<TypeConfig> for CheckpointBuilder {
     type SnapshotData = CheckpointData;
 
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, CheckpointData>> {
-        if let Some(id) = self.meta.last_log_id.as_ref().map(from_raft) {
-            save_checkpoint(self.tables.clone(), self.group, id, self.data.clone()).await?;
+        if let Some(id) = self.meta.last_log_id.as_ref().map(from_raft)
+            && let Err(error) = save_checkpoint(self.tables.clone(), self.group, id, self.data.clone()).await
+        {
+            // An error here would stop the replica for good. A full disk is no reason for that: the checkpoint before
+            // is as good as it was, only the log cannot be shortened yet. openraft passes over what is not newer.
+            self.progress.checkpoint_failed.send_replace(error.to_string().into());
+            return Ok(Snapshot { meta: SnapshotMeta::default(), snapshot: CheckpointData::new() });
         }
         Ok(Snapshot { meta: self.meta.clone(), snapshot: self.data.clone() })
     }

@@ -139,7 +139,7 @@ impl StoreBuilder<TypeConfig, FromAnywhere, MachineAdapter, Kept> for Stores {
         let (wal, _) = Wal::open(disk, wal_config(), &RecoveryBase::default()).expect("opens");
         let log = FromAnywhere { log: LogStore::new(wal.group(GROUP)), first: Arc::default() };
         let (machine, progress) = (Arc::new(Recorder::default()), Arc::new(Progress::new()));
-        let machine = MachineAdapter::open(GROUP, machine, Arc::new(tables), progress).expect("opens");
+        let machine = MachineAdapter::open(GROUP, machine, Arc::new(tables), progress, false).expect("opens");
         Ok((Kept { _wal: wal, _dir: dir }, log, machine))
     }
 }

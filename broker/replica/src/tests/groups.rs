@@ -111,7 +111,6 @@ fn what_was_checkpointed_and_purged_is_there_after_a_restart() {
                 node.write(command(n)).await.expect("applied");
             }
             let log = node.wal.group(GROUP);
-            // The writes above came after the purge in the replica's queue.
             assert_eq!(log.state().purged, Some(at));
             let purged = log.read(at.index..at.index + 1, 1);
             assert!(matches!(purged, Err(ReadError::Purged { .. })), "{purged:?}");
@@ -126,13 +125,13 @@ fn a_purge_goes_no_further_than_the_checkpoint() {
         let node = Node::start(&SimDisk::new(6)).await.expect("starts");
         node.write(command(0)).await.expect("applied");
         node.group.purge(u64::MAX).await.expect("asked");
-        node.write(command(1)).await.expect("applied");
         assert_eq!(node.wal.group(GROUP).state().purged, None, "there is no checkpoint");
+        node.write(command(1)).await.expect("applied");
         let at = node.group.checkpoint().await.expect("written").expect("something is applied");
         node.write(command(2)).await.expect("applied");
         node.group.purge(u64::MAX).await.expect("asked");
-        node.write(command(3)).await.expect("applied");
         assert_eq!(node.wal.group(GROUP).state().purged, Some(at));
+        node.write(command(3)).await.expect("applied");
         let node = Node::start(&node.lose_power().await).await.expect("starts again");
         assert_eq!(node.machine.applied(), (0..4).map(command).collect::<Vec<_>>());
     });
@@ -208,6 +207,26 @@ fn every_proposal_is_told_once_even_when_the_group_ends() {
         assert_eq!(done.recv().await, None, "all are told");
         assert!(told.iter().all(|count| count.load(SeqCst) == 1), "each once");
         assert_eq!(node.group.led_term(), None);
+    });
+}
+
+#[test]
+fn nobody_is_told_while_it_still_proposes() {
+    // On one thread a task that is spawned runs only when this one waits.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let node = Node::start(&SimDisk::new(12)).await.expect("starts");
+        let term = node.term();
+        node.group.shutdown().await;
+        let held = Arc::new(Mutex::new(()));
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let guard = held.lock().expect("nobody panicked");
+        let taken = held.clone();
+        node.group.propose(term, Command::encoded(command(0)), move |outcome| {
+            let _ = tell.send((taken.try_lock().is_ok(), outcome.is_err()));
+        });
+        drop(guard);
+        assert_eq!(told.await, Ok((true, true)), "the lock is free, and nothing was applied");
     });
 }
 
