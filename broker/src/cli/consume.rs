@@ -129,13 +129,20 @@ async fn read(args: ConsumeArgs) -> Result<(), CliError> {
     let partitions = chosen(&topic, args.partition)?;
     let begin = bounds(&admin, &partitions, OffsetAt::Earliest).await?;
     let end = bounds(&admin, &partitions, OffsetAt::Latest).await?;
-    let starts: BTreeMap<TopicPartition, Start> = partitions
+    let since = match args.since_ms {
+        Some(time) => found(&admin, &partitions, OffsetAt::Time(time)).await?,
+        None => BTreeMap::new(),
+    };
+    let starts: BTreeMap<TopicPartition, i64> = partitions
         .iter()
-        .map(|partition| (partition.clone(), start(&args, begin[partition], end[partition])))
+        .map(|partition| {
+            let (begin, end) = (begin[partition], end[partition]);
+            (partition.clone(), start(&args, begin, end, since.get(partition).copied()))
+        })
         .collect();
     let mut consumer = Consumer::new(admin.cluster().clone(), ConsumerConfig::default());
-    let mut left = Left::new(&args, &starts, &begin, &end);
-    consumer.assign(starts);
+    let mut left = Left::new(&args, &starts, &end);
+    consumer.assign(starts.into_iter().map(|(partition, offset)| (partition, Start::Offset(offset))));
     let mut out = Out::new();
     while !left.is_done() {
         // What is gathered is shown before waiting for more.
@@ -169,20 +176,34 @@ async fn bounds(
     partitions: &[TopicPartition],
     at: OffsetAt,
 ) -> Result<BTreeMap<TopicPartition, i64>, CliError> {
+    let mut bounds: BTreeMap<_, _> = partitions.iter().map(|partition| (partition.clone(), 0)).collect();
+    bounds.extend(found(admin, partitions, at).await?);
+    Ok(bounds)
+}
+
+/// Offsets of partitions that have such a record.
+async fn found(
+    admin: &Admin,
+    partitions: &[TopicPartition],
+    at: OffsetAt,
+) -> Result<BTreeMap<TopicPartition, i64>, CliError> {
     let mut found = BTreeMap::new();
     for (partition, answer) in admin.offsets(partitions.to_vec(), at).await {
-        found.insert(partition, answer?.map_or(0, |found| found.offset));
+        if let Some(one) = answer? {
+            found.insert(partition, one.offset);
+        }
     }
     Ok(found)
 }
 
-fn start(args: &ConsumeArgs, begin: i64, end: i64) -> Start {
-    match (args.offset, args.since_ms) {
-        (Some(offset @ 0..), _) => Start::Offset(offset.clamp(begin, end)),
-        (Some(back), _) => Start::Offset((end + back).max(begin)),
-        (None, Some(time)) => Start::Time(time),
-        _ if args.from_beginning || !args.follow => Start::Offset(begin),
-        _ => Start::Offset(end),
+/// The offset to begin with. `since` is that of the first record which is late enough, if there is one.
+fn start(args: &ConsumeArgs, begin: i64, end: i64, since: Option<i64>) -> i64 {
+    match args.offset {
+        _ if args.since_ms.is_some() => since.unwrap_or(end),
+        Some(offset @ 0..) => offset.clamp(begin, end),
+        Some(back) => (end + back).max(begin),
+        None if args.from_beginning || !args.follow => begin,
+        None => end,
     }
 }
 
@@ -197,14 +218,11 @@ struct Left {
 impl Left {
     fn new(
         args: &ConsumeArgs,
-        starts: &BTreeMap<TopicPartition, Start>,
-        begin: &BTreeMap<TopicPartition, i64>,
+        starts: &BTreeMap<TopicPartition, i64>,
         end: &BTreeMap<TopicPartition, i64>,
     ) -> Left {
-        let is_open = |partition: &TopicPartition, end: i64| match starts.get(partition) {
-            Some(Start::Offset(offset)) => *offset < end,
-            _ => begin.get(partition).is_some_and(|begin| *begin < end),
-        };
+        let is_open =
+            |partition: &TopicPartition, end: i64| starts.get(partition).is_some_and(|start| *start < end);
         let ends = end.iter().filter(|(partition, end)| is_open(partition, **end));
         let ends = ends.map(|(partition, end)| (partition.clone(), *end)).collect();
         Left { follow: args.follow, messages: args.max_messages, ends }

@@ -1,11 +1,12 @@
 //! Why a command did not do what it was told to, and what to do next.
 
-use std::io;
+use std::{io, path::PathBuf};
 
 use millstream_client::{
     ClientError, ErrorCode,
     producer::{DeliveryError, SendError},
 };
+use millstream_store::doctor::DoctorError;
 
 use crate::{config::ServeConfigError, node::NodeError};
 
@@ -46,6 +47,15 @@ pub(super) enum CliError {
         value: String,
         /// What would be allowed.
         allowed: &'static str,
+    },
+    /// The data directory could not be looked at or repaired.
+    #[error(transparent)]
+    Doctor(#[from] DoctorError),
+    /// Something is wrong with a data directory.
+    #[error("{} is not sound; `millstream doctor --data-dir {} --repair` repairs its log", dir.display(), dir.display())]
+    Unsound {
+        /// The data directory.
+        dir: PathBuf,
     },
     /// The system refused something.
     #[error("{what}: {source}")]

@@ -5,7 +5,9 @@
 
 mod connect;
 mod consume;
+mod doctor;
 mod error;
+mod log;
 mod output;
 mod produce;
 mod serve;
@@ -33,6 +35,10 @@ enum Command {
     Produce(produce::ProduceArgs),
     /// Read records.
     Consume(consume::ConsumeArgs),
+    /// Look into the log of a broker that does not run.
+    Log(log::LogArgs),
+    /// Check, and repair, the data directory of a broker that does not run.
+    Doctor(doctor::DoctorArgs),
 }
 
 /// Does what the command line says.
@@ -46,6 +52,8 @@ pub fn run() -> ExitCode {
         Command::Topic(args) => topic::run(args),
         Command::Produce(args) => produce::run(args),
         Command::Consume(args) => consume::run(args),
+        Command::Log(args) => log::run(args),
+        Command::Doctor(args) => doctor::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -192,10 +192,9 @@ mod tests {
 
     #[test]
     fn an_empty_list_of_keys_asks_for_all() {
-        let mut asked = DescribeConfigsResource::default();
-        asked.configuration_keys = Some(Vec::new());
-        assert!(is_asked_for(&asked, "a"));
-        asked.configuration_keys = Some(vec![Str::from("b")]);
+        let asked = |keys| DescribeConfigsResource { configuration_keys: Some(keys), ..Default::default() };
+        assert!(is_asked_for(&asked(Vec::new()), "a"));
+        let asked = asked(vec![Str::from("b")]);
         assert!(is_asked_for(&asked, "b") && !is_asked_for(&asked, "a"));
     }
 }

@@ -3,7 +3,7 @@
 //! A code is what a client acts on, so each is chosen by what Kafka's clients do with it: retriable codes are retried
 //! with fresh metadata until the client's own deadline, all others reach the application.
 
-pub use millstream_protocol::ErrorCode;
+pub(super) use millstream_protocol::ErrorCode;
 use millstream_protocol::Str;
 
 use crate::service::{BrokerConfigError, FetchError, GroupError, ProduceError, ProducerIdError, TopicError};

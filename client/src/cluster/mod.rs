@@ -46,6 +46,9 @@ struct Slot {
     not_before: Option<Instant>,
 }
 
+/// By address and lane. A slot has a lock of its own, which is held while it connects.
+type Slots = HashMap<(String, Lane), Arc<AsyncMutex<Slot>>>;
+
 /// A cluster. Cheap to clone; connections are shared and close when the last clone is gone.
 #[derive(Clone)]
 pub struct Cluster {
@@ -55,7 +58,7 @@ pub struct Cluster {
 struct Inner {
     config: Arc<ClientConfig>,
     metadata: RwLock<Metadata>,
-    slots: Mutex<HashMap<(String, Lane), Arc<AsyncMutex<Slot>>>>,
+    slots: Mutex<Slots>,
     /// One question for metadata at a time: who waits for it finds the answer there.
     refreshing: AsyncMutex<()>,
 }

@@ -1,0 +1,222 @@
+//! `millstream doctor`: looks at the data directory of a broker that does not run, and repairs its log when told to.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use millstream_store::doctor::{self, FileReport, GroupReport, Problem, ProblemKind, Repaired, Report};
+use serde_json::{Value, json};
+
+use super::{error::CliError, output::Out};
+
+/// The shape of results.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum LocalOutput {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Which data directory, and how results look.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Local {
+    /// The data directory.
+    #[arg(long, value_name = "DIR", default_value = "./millstream-data", env = "MILLSTREAM_DATA_DIR")]
+    pub(super) data_dir: PathBuf,
+    /// The shape of results.
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) output: LocalOutput,
+}
+
+/// Reads every byte that the broker has stored and says what is wrong; changes nothing without --repair. Ends with 1 when
+/// something is wrong.
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// Make a damaged log one that opens again. Each group keeps its entries up to the first that is gone; the old files
+    /// are kept below `damaged/`.
+    #[arg(long)]
+    repair: bool,
+    #[command(flatten)]
+    local: Local,
+}
+
+/// Does what the command line says.
+pub(super) fn run(args: DoctorArgs) -> Result<(), CliError> {
+    let mut out = Out::new();
+    if args.repair {
+        let repaired = doctor::repair(&args.local.data_dir)?;
+        show_repaired(&repaired, args.local.output, &mut out)?;
+    }
+    let report = doctor::inspect(&args.local.data_dir)?;
+    match args.local.output {
+        LocalOutput::Json => out.json(&report_json(&report))?,
+        LocalOutput::Table => show_report(&report, &mut out)?,
+    }
+    out.flush()?;
+    if report.is_sound() { Ok(()) } else { Err(CliError::Unsound { dir: args.local.data_dir }) }
+}
+
+fn show_repaired(repaired: &Repaired, output: LocalOutput, out: &mut Out) -> Result<(), CliError> {
+    if output == LocalOutput::Json {
+        return out.json(&repaired_json(repaired));
+    }
+    match repaired {
+        Repaired::Nothing => out.line("the log opens; there was nothing to repair"),
+        Repaired::Finished => out.line("an earlier repair was interrupted; it is finished now"),
+        Repaired::Replaced { aside, groups, votes_uncertain } => {
+            out.line(&format!("the log was replaced; the old one is in {}", aside.display()))?;
+            for group in groups.iter().filter(|group| group.lost() > 0) {
+                out.line(&format!("{} lost {} entries", group.group, group.lost()))?;
+            }
+            if *votes_uncertain {
+                out.line("a vote may be lost: in a cluster this node must join again under a new id")?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn show_report(report: &Report, out: &mut Out) -> Result<(), CliError> {
+    show_log(report, out)?;
+    let tables = &report.tables;
+    out.line(&format!(
+        "runs {}, partitions {}, batches {}, bytes {}, checkpoints {}",
+        tables.runs, tables.partitions, tables.batches, tables.bytes, tables.checkpoints
+    ))?;
+    for finding in &tables.findings {
+        out.line(&format!("  {finding}"))?;
+    }
+    match (report.is_sound(), report.entries_lost()) {
+        (true, _) => out.line("sound"),
+        (false, 0) => out.line("not sound"),
+        (false, lost) => out.line(&format!(
+            "not sound: without other nodes a repair loses {lost} entries; see `millstream doctor --repair`"
+        )),
+    }
+}
+
+/// The log's files and what is wrong with them.
+pub(super) fn show_log(report: &Report, out: &mut Out) -> Result<(), CliError> {
+    let log = &report.log;
+    let rows: Vec<Vec<String>> = log.files.iter().map(file_row).collect();
+    out.table(&["FILE", "BYTES", "USED", "FRAMES", "PROBLEMS"], &rows)?;
+    for file in &log.files {
+        for problem in &file.problems {
+            out.line(&format!("  {}: {}", file.name, problem_text(problem)))?;
+        }
+    }
+    for group in log.groups.iter().filter(|group| group.lost() > 0) {
+        out.line(&format!("  {}", group_text(group)))?;
+    }
+    if let Some(refused) = &log.refused {
+        out.line(&format!("the log does not open: {refused}"))?;
+    }
+    Ok(())
+}
+
+fn file_row(file: &FileReport) -> Vec<String> {
+    let numbers = [file.bytes, file.used_bytes as u64, file.frames, file.problems.len() as u64];
+    [file.name.clone()].into_iter().chain(numbers.iter().map(u64::to_string)).collect()
+}
+
+fn kind_text(kind: &ProblemKind) -> &'static str {
+    match kind {
+        ProblemKind::Header => "the file has no header of its own",
+        ProblemKind::Short => "the file is shorter than it was made",
+        ProblemKind::Torn => "a write that was not finished when the broker ended; nobody was told of it",
+        ProblemKind::Damaged => "bytes that were durable are not those that were written",
+    }
+}
+
+fn problem_text(problem: &Problem) -> String {
+    let Problem { kind, range, .. } = problem;
+    format!("bytes {} to {}: {}", range.start, range.end, kind_text(kind))
+}
+
+fn group_text(group: &GroupReport) -> String {
+    let span = |span: Option<(u64, u64)>| {
+        span.map_or("none".to_string(), |(first, last)| format!("{first} to {last}"))
+    };
+    format!(
+        "{}: entries {} are gone, and {} behind them cannot be used",
+        group.group,
+        span(group.missing),
+        span(group.behind_missing)
+    )
+}
+
+/// A report for programs.
+pub(super) fn report_json(report: &Report) -> Value {
+    let files = report.log.files.iter().map(|file| {
+        let problems = file.problems.iter().map(|problem| {
+            json!({ "from": problem.range.start, "to": problem.range.end, "what": kind_text(&problem.kind) })
+        });
+        json!({
+            "name": file.name,
+            "bytes": file.bytes,
+            "used_bytes": file.used_bytes,
+            "frames": file.frames,
+            "problems": problems.collect::<Vec<_>>(),
+        })
+    });
+    let findings: Vec<String> = report.tables.findings.iter().map(ToString::to_string).collect();
+    json!({
+        "sound": report.is_sound(),
+        "entries_lost_by_repair": report.entries_lost(),
+        "log": {
+            "files": files.collect::<Vec<_>>(),
+            "spares": report.log.spares,
+            "refused": report.log.refused.as_ref().map(ToString::to_string),
+            "groups": groups_json(&report.log.groups),
+        },
+        "tables": {
+            "runs": report.tables.runs,
+            "partitions": report.tables.partitions,
+            "batches": report.tables.batches,
+            "bytes": report.tables.bytes,
+            "checkpoints": report.tables.checkpoints,
+            "findings": findings,
+        },
+    })
+}
+
+fn groups_json(groups: &[GroupReport]) -> Vec<Value> {
+    let span = |span: Option<(u64, u64)>| span.map(|(first, last)| json!({ "first": first, "last": last }));
+    let group = |group: &GroupReport| {
+        json!({
+            "group": group.group.to_string(),
+            "purged": group.purged.map(|id| id.index),
+            "last": group.last.map(|id| id.index),
+            "missing": span(group.missing),
+            "behind_missing": span(group.behind_missing),
+        })
+    };
+    groups.iter().map(group).collect()
+}
+
+fn repaired_json(repaired: &Repaired) -> Value {
+    match repaired {
+        Repaired::Nothing => json!({ "repaired": "nothing" }),
+        Repaired::Finished => json!({ "repaired": "finished" }),
+        Repaired::Replaced { aside, groups, votes_uncertain } => json!({
+            "repaired": "replaced",
+            "aside": aside.display().to_string(),
+            "groups": groups_json(groups),
+            "votes_uncertain": votes_uncertain,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_says_where_and_what() {
+        let problem =
+            Problem { kind: ProblemKind::Damaged, range: 10..20, frames_good: 0, frames_bad: Vec::new() };
+        let text = problem_text(&problem);
+        assert!(text.starts_with("bytes 10 to 20") && text.contains("durable"), "{text}");
+    }
+}

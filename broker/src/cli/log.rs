@@ -1,0 +1,125 @@
+//! `millstream log`: what is in the write-ahead log of a broker that does not run.
+
+use clap::{Args, Subcommand};
+use millstream_model::GroupId;
+use millstream_store::doctor::{self, FrameRecord, FrameState};
+use serde_json::json;
+
+use super::{
+    doctor::{Local, LocalOutput, report_json, show_log},
+    error::CliError,
+    output::Out,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct LogArgs {
+    #[command(subcommand)]
+    command: LogCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum LogCommand {
+    /// Print the log's frames, one in a line.
+    Dump {
+        /// Only those of this group; 0 is the metadata group.
+        #[arg(long, value_name = "N")]
+        group: Option<u32>,
+        /// End after so many.
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
+        #[command(flatten)]
+        local: Local,
+    },
+    /// Check every frame; ends with 1 when the log is damaged.
+    Verify {
+        #[command(flatten)]
+        local: Local,
+    },
+}
+
+/// Does what the command line says.
+pub(super) fn run(args: LogArgs) -> Result<(), CliError> {
+    match args.command {
+        LogCommand::Dump { group, limit, local } => dump(&local, group.map(GroupId), limit),
+        LogCommand::Verify { local } => verify(&local),
+    }
+}
+
+fn verify(local: &Local) -> Result<(), CliError> {
+    let (report, mut out) = (doctor::inspect(&local.data_dir)?, Out::new());
+    match local.output {
+        LocalOutput::Json => out.json(&report_json(&report)["log"])?,
+        LocalOutput::Table => show_log(&report, &mut out)?,
+    }
+    out.flush()?;
+    match report.log.refused {
+        None => Ok(()),
+        Some(_) => Err(CliError::Unsound { dir: local.data_dir.clone() }),
+    }
+}
+
+fn dump(local: &Local, group: Option<GroupId>, limit: Option<u64>) -> Result<(), CliError> {
+    let (mut out, mut left, mut failed) = (Out::new(), limit.unwrap_or(u64::MAX), None);
+    doctor::dump(&local.data_dir, &mut |frame: FrameRecord| {
+        if group.is_some_and(|group| group != frame.group) {
+            return true;
+        }
+        if left == 0 {
+            return false;
+        }
+        left -= 1;
+        let written = match local.output {
+            LocalOutput::Table => out.line(&frame_line(&frame)),
+            LocalOutput::Json => out.json(&frame_json(&frame)),
+        };
+        match written {
+            Ok(()) => true,
+            Err(error) => {
+                failed = Some(error);
+                false
+            }
+        }
+    })?;
+    failed.map_or(Ok(()), Err)?;
+    out.flush()
+}
+
+fn state_text(state: FrameState) -> &'static str {
+    match state {
+        FrameState::Good => "good",
+        FrameState::Bad => "bad",
+        FrameState::WrongBit(..) => "one bit is wrong",
+    }
+}
+
+fn frame_line(frame: &FrameRecord) -> String {
+    let committed = frame.committed.map_or_else(|| "-".to_string(), |index| index.to_string());
+    format!(
+        "{}:{} {} {} index={} term={} committed={} detail={} payload={}B {}",
+        frame.file,
+        frame.offset,
+        frame.group,
+        frame.kind,
+        frame.id.index,
+        frame.id.term,
+        committed,
+        frame.detail,
+        frame.payload.len(),
+        state_text(frame.state)
+    )
+}
+
+fn frame_json(frame: &FrameRecord) -> serde_json::Value {
+    json!({
+        "file": frame.file,
+        "offset": frame.offset,
+        "group": frame.group.0,
+        "kind": frame.kind,
+        "detail": frame.detail,
+        "index": frame.id.index,
+        "term": frame.id.term,
+        "committed": frame.committed,
+        "payload_bytes": frame.payload.len(),
+        "state": state_text(frame.state),
+    })
+}
