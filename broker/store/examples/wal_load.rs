@@ -57,7 +57,7 @@ fn cpu_ns() -> Vec<(String, u64)> {
 
 fn resident_mib() -> u64 {
     let pages = fs::read_to_string("/proc/self/statm").expect("Linux");
-    pages.split(' ').nth(1).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) * 4096 >> 20
+    pages.split(' ').nth(1).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) / 256
 }
 
 struct Latencies(Vec<u32>);
