@@ -247,7 +247,10 @@ impl Drop for Group {
 }
 
 /// A checkpoint of everything that is applied now.
-async fn checkpoint(raft: &Raft<TypeConfig, MachineAdapter>, progress: &Progress) -> Result<Option<LogId>, String> {
+async fn checkpoint(
+    raft: &Raft<TypeConfig, MachineAdapter>,
+    progress: &Progress,
+) -> Result<Option<LogId>, String> {
     let next = progress.next();
     if next == 0 {
         return Ok(None);

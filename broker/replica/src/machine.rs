@@ -140,7 +140,10 @@ impl MachineAdapter {
             Some((id, data)) => adapter.restore(id, &data)?,
             None if log_is_cut => {
                 let file = Tables::checkpoint_path(group);
-                return Err(io::Error::other(format!("{} is missing, and the log begins behind it", file.display())));
+                return Err(io::Error::other(format!(
+                    "{} is missing, and the log begins behind it",
+                    file.display()
+                )));
             }
             None => {}
         }

@@ -1,12 +1,22 @@
 //! What a group promises while nothing fails.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicUsize, Ordering::SeqCst},
+use std::{
+    io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
 };
 
 use bytes::Bytes;
-use millstream_store::{disk::sim::SimDisk, wal::ReadError};
+use millstream_store::{
+    disk::{
+        Disk,
+        sim::{Op, SimDisk},
+    },
+    tables::Tables,
+    wal::ReadError,
+};
 
 use super::node::{GROUP, Node, run};
 use crate::{Command, EntryPayload, ProposeError};
@@ -148,6 +158,41 @@ fn a_checkpoint_of_what_has_not_moved_is_the_one_that_is_there() {
         assert_eq!(node.disk.changes(), changes, "nothing was written");
         let (one, two) = tokio::join!(node.group.checkpoint(), node.group.checkpoint());
         assert_eq!((one.expect("there"), two.expect("there")), (first, first));
+    });
+}
+
+#[test]
+fn a_checkpoint_that_finds_the_disk_full_is_an_error_and_no_end() {
+    run(async {
+        let node = Node::start(&SimDisk::new(11)).await.expect("starts");
+        node.write(command(0)).await.expect("applied");
+        let first = node.group.checkpoint().await.expect("written");
+        for n in 1..4 {
+            node.write(command(n)).await.expect("applied");
+            node.disk.fail(Op::Write, "checkpoint", 1, io::ErrorKind::StorageFull);
+            let error = node.group.checkpoint().await.expect_err("the disk is full").to_string();
+            assert!(error.contains("checkpoint"), "{error}");
+        }
+        let (id, _) = node.write(command(4)).await.expect("the group goes on");
+        let second = node.group.checkpoint().await.expect("there is room again");
+        assert!(second >= Some(id) && second > first, "{first:?}, then {second:?}");
+        let node = Node::start(&node.lose_power().await).await.expect("starts again");
+        assert_eq!(node.machine.applied(), (0..5).map(command).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_checkpoint_that_is_missing_is_named() {
+    run(async {
+        let node = Node::start(&SimDisk::new(12)).await.expect("starts");
+        node.write(command(0)).await.expect("applied");
+        let at = node.group.checkpoint().await.expect("written").expect("something is applied");
+        node.group.purge(at.index).await.expect("asked");
+        node.write(command(1)).await.expect("applied");
+        let disk = node.lose_power().await;
+        disk.remove(&Tables::checkpoint_path(GROUP)).expect("it was there");
+        let refused = Node::start(&disk).await.err().expect("there is nothing to start from");
+        assert!(refused.contains("checkpoint-00000003 is missing"), "{refused}");
     });
 }
 

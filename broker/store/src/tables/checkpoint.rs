@@ -18,7 +18,8 @@ const HEAD_BYTES: usize = 40;
 /// The CRC is the last field of the head.
 const CRC_AT: usize = 36;
 
-fn path(group: GroupId) -> PathBuf {
+/// The file of a group's checkpoint in the store's directory.
+pub(super) fn path(group: GroupId) -> PathBuf {
     Path::new(DIR).join(format!("checkpoint-{:08x}", group.0))
 }
 

@@ -31,7 +31,7 @@ mod writer;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -319,6 +319,11 @@ impl Tables {
             newest.insert(group, id.index);
         }
         Ok(loaded)
+    }
+
+    /// Where a group's checkpoint is, or would be, in the store's directory.
+    pub fn checkpoint_path(group: GroupId) -> PathBuf {
+        checkpoint::path(group)
     }
 
     /// What the tables hold and have done.
