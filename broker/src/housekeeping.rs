@@ -30,6 +30,8 @@ use crate::{clock, partition::Shard, service::Service};
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Time between two looks at the free disk space.
 const DISK_EVERY: Duration = Duration::from_secs(1);
+/// Time between two tries to write what could not be written, for instance because the disk is full.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Time between two rounds of retention and merging.
 const RETENTION_EVERY: Duration = Duration::from_secs(5);
 /// Time between two looks for producers that have been idle for too long.
@@ -77,18 +79,14 @@ impl House {
     fn run(&mut self, stopped: &AtomicBool) {
         let start = clock::monotonic();
         let (mut disk_at, mut retention_at) = (start, start + RETENTION_EVERY);
-        let mut producers_at = start + PRODUCERS_EVERY;
+        let (mut producers_at, mut write_at) = (start + PRODUCERS_EVERY, start);
         while !stopped.load(Relaxed) {
             let now = clock::monotonic();
             if due(&mut disk_at, now, DISK_EVERY) {
                 self.watch_disk();
             }
-            if self.tables.needs_flush() {
-                self.flush();
-            }
-            if self.wal.size_bytes() > self.service.broker_config().wal_checkpoint_bytes {
-                self.flush();
-                self.checkpoint();
+            if now >= write_at && !self.write() {
+                write_at = now + RETRY_AFTER;
             }
             if due(&mut retention_at, now, RETENTION_EVERY) {
                 self.retain();
@@ -99,8 +97,18 @@ impl House {
             }
             std::thread::park_timeout(LOOK_EVERY);
         }
-        self.flush();
-        self.checkpoint();
+        // What cannot be written now is in the log, and the next start reads it there.
+        if self.flush() {
+            self.checkpoint();
+        }
+    }
+
+    /// Writes what has become large; `false` if it could not be written.
+    fn write(&mut self) -> bool {
+        if self.wal.size_bytes() > self.service.broker_config().wal_checkpoint_bytes {
+            return self.flush() && self.checkpoint();
+        }
+        !self.tables.needs_flush() || self.flush()
     }
 
     fn watch_disk(&self) {
@@ -110,27 +118,34 @@ impl House {
         }
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self) -> bool {
         match self.tables.flush() {
             Ok(flushed) => {
                 for (group, id) in flushed.groups {
                     self.wal.group(group).release_memory(id.index);
                     self.flushed.insert(group, id);
                 }
+                true
             }
-            // The memtable stays as it was: nothing is lost, and the next round tries again.
-            Err(error) => tracing::error!(%error, "the memtable cannot be written"),
+            // The memtable stays as it was: nothing is lost, and a later round tries again.
+            Err(error) => {
+                tracing::error!(%error, "the memtable cannot be written");
+                false
+            }
         }
     }
 
-    /// Writes every group's state and lets the log forget what state and runs have.
-    fn checkpoint(&self) {
+    /// Writes every group's state and lets the log forget what state and runs have; `false` if any could not be
+    /// written.
+    fn checkpoint(&self) -> bool {
         let groups = self.service.shards().map(|shard| shard.group()).chain([self.service.metadata()]);
         let groups: Vec<&Group> = groups.collect();
+        let mut written = true;
         self.runtime.block_on(async {
             for group in &groups {
                 if let Err(error) = self.checkpoint_one(group).await {
                     tracing::error!(group = %group.id(), %error, "no checkpoint");
+                    written = false;
                 }
             }
         });
@@ -138,6 +153,7 @@ impl House {
             Ok(files) => tracing::debug!(files, "log files are free again"),
             Err(error) => tracing::error!(%error, "log files cannot be freed"),
         }
+        written
     }
 
     async fn checkpoint_one(&self, group: &Group) -> Result<(), millstream_replica::StartError> {
