@@ -3,10 +3,12 @@
 //! Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration. An error is one line on standard error that
 //! says what to do next; results go to standard output, and a reader that closes it early is no error.
 
+mod cluster;
 mod connect;
 mod consume;
 mod doctor;
 mod error;
+mod group;
 mod log;
 mod output;
 mod produce;
@@ -35,6 +37,10 @@ enum Command {
     Produce(produce::ProduceArgs),
     /// Read records.
     Consume(consume::ConsumeArgs),
+    /// Show consumer groups and how far they have read, and remove them.
+    Group(group::GroupArgs),
+    /// Show the brokers; show and change their configuration.
+    Cluster(cluster::ClusterArgs),
     /// Look into the log of a broker that does not run.
     Log(log::LogArgs),
     /// Check, and repair, the data directory of a broker that does not run.
@@ -52,6 +58,8 @@ pub fn run() -> ExitCode {
         Command::Topic(args) => topic::run(args),
         Command::Produce(args) => produce::run(args),
         Command::Consume(args) => consume::run(args),
+        Command::Group(args) => group::run(args),
+        Command::Cluster(args) => cluster::run(args),
         Command::Log(args) => log::run(args),
         Command::Doctor(args) => doctor::run(args),
     };

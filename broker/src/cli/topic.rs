@@ -262,6 +262,11 @@ fn describe_table(
         return Ok(());
     }
     out.line("")?;
+    show_configs(configs, out)
+}
+
+/// Keys with their values, and where these were set.
+pub(super) fn show_configs(configs: &[ConfigEntry], out: &mut Out) -> Result<(), CliError> {
     let origin = |origin| match origin {
         ConfigOrigin::Topic => "topic",
         ConfigOrigin::Broker => "broker",
@@ -280,7 +285,8 @@ fn key_value(flag: &'static str, pair: &str) -> Result<(String, String), CliErro
     split.filter(|(key, _)| !key.is_empty()).ok_or_else(refuse)
 }
 
-fn changes(set: &[String], unset: Vec<String>) -> Result<Vec<ConfigChange>, CliError> {
+/// Keys that are set, and keys that go back to their defaults.
+pub(super) fn changes(set: &[String], unset: Vec<String>) -> Result<Vec<ConfigChange>, CliError> {
     let set =
         set.iter().map(|pair| key_value("--set", pair).map(|(key, value)| ConfigChange::Set(key, value)));
     set.chain(unset.into_iter().map(|key| Ok(ConfigChange::Unset(key)))).collect()

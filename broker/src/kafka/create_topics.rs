@@ -88,7 +88,7 @@ async fn create(service: Service, topic: CreatableTopic, validate_only: bool) ->
             topic_id: Uuid(view.id.0),
             error_message: None,
             num_partitions: view.partitions.len() as i32,
-            replication_factor: 1,
+            replication_factor: service.replicas() as i16,
             configs: Some(described(&service, &topic)),
             ..Default::default()
         },

@@ -36,9 +36,8 @@ pub(super) fn produce(
     let acks = request.acks;
     let timeout = Duration::from_millis(request.timeout_ms.clamp(0, TIMEOUT_MS_MAX) as u64);
     let transactional = request.transactional_id.is_some();
-    let valid_acks = (-1..=1).contains(&acks);
     let mut parts = Vec::new();
-    let topics: Vec<_> = request.topic_data.into_iter().map(|topic| slots(context, topic, valid_acks, &mut parts)).collect();
+    let topics: Vec<_> = request.topic_data.into_iter().map(|topic| slots(context, topic, acks, &mut parts)).collect();
     let pending = context.service.produce(parts, transactional, timeout);
     async move {
         let mut results = pending.await.into_iter();
@@ -57,15 +56,19 @@ pub(super) fn produce(
 fn slots(
     context: &RequestContext,
     topic: TopicProduceData,
-    valid_acks: bool,
+    acks: i16,
     parts: &mut Vec<ProducePart>,
 ) -> (millstream_protocol::Str, Vec<(i32, Slot)>) {
     let view = context.service.topic(&topic.name);
     let slots = topic.partition_data.into_iter().map(|data| {
         let partition = usize::try_from(data.index).ok();
         let slot = match (&view, partition, data.records) {
-            _ if !valid_acks => Slot::Refused(ProduceError::InvalidAcks),
+            _ if !(-1..=1).contains(&acks) => Slot::Refused(ProduceError::InvalidAcks),
             (None, ..) | (_, None, _) => Slot::Refused(ProduceError::UnknownPartition),
+            // As in Kafka, only those who ask for all replicas ask for so many.
+            (Some(view), ..) if acks == -1 && view.config.min_insync_replicas > context.service.replicas() => {
+                Slot::Refused(ProduceError::NotEnoughReplicas)
+            }
             (Some(view), Some(partition), Records::One(records)) => {
                 parts.push(ProducePart { topic: view.clone(), partition, records });
                 Slot::Asked

@@ -107,6 +107,12 @@ impl Service {
         self.inner.cluster.topic_by_id(id).map(|entry| entry.view.clone())
     }
 
+    /// Replicas that every partition has.
+    pub fn replicas(&self) -> usize {
+        // One node holds each partition once.
+        1
+    }
+
     /// Who leads a partition now.
     pub fn leadership(&self, partition: &PartitionView) -> Leadership {
         match self.inner.shards.get(&partition.group).and_then(|shard| shard.group().led_term()) {

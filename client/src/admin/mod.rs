@@ -1,12 +1,14 @@
-//! The admin: topics, configurations, offsets.
+//! The admin: topics, configurations, offsets, groups.
 
 mod configs;
+mod groups;
 mod offsets;
 mod topics;
 
 use crate::Cluster;
 
 pub use configs::{ConfigChange, ConfigEntry, ConfigOf, ConfigOrigin};
+pub use groups::{GroupDescription, GroupMember, GroupSummary};
 pub(crate) use offsets::find_starts;
 pub use offsets::{FoundOffset, OffsetAt};
 pub use topics::NewTopic;

@@ -10,7 +10,10 @@ use std::{
 
 use millstream_protocol::{
     ErrorCode, Request, Str,
-    messages::metadata::{MetadataRequest, MetadataRequestTopic, MetadataResponse},
+    messages::{
+        find_coordinator::FindCoordinatorRequest,
+        metadata::{MetadataRequest, MetadataRequestTopic, MetadataResponse},
+    },
 };
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Mutex as AsyncMutex;
@@ -22,6 +25,8 @@ pub use metadata::{BrokerMeta, PartitionMeta, TopicMeta};
 
 /// The newest Metadata version that is used: topics are named, not asked for by id.
 const METADATA_VERSION_MAX: i16 = 12;
+/// First FindCoordinator version that asks for several groups at once.
+const MANY_COORDINATORS_FROM: i16 = 4;
 /// Two questions for the same topic are at least so far apart.
 const REFRESH_EVERY_MIN: Duration = Duration::from_millis(100);
 
@@ -165,6 +170,26 @@ impl Cluster {
             None => self.any().await?,
         };
         connection.call_in(connection.version::<R>(i16::MAX)?, request).await
+    }
+
+    /// The broker that coordinates a group.
+    pub async fn coordinator(&self, group: &str) -> Result<i32, ClientError> {
+        let connection = self.any().await?;
+        let version = connection.version::<FindCoordinatorRequest>(i16::MAX)?;
+        let key = Str::from(group.to_string());
+        let request = match version {
+            MANY_COORDINATORS_FROM.. => {
+                FindCoordinatorRequest { coordinator_keys: vec![key], ..Default::default() }
+            }
+            _ => FindCoordinatorRequest { key, ..Default::default() },
+        };
+        let answer = connection.call_in(version, &request).await?;
+        let (code, node) = match answer.coordinators.first() {
+            Some(first) => (first.error_code, first.node_id),
+            None => (answer.error_code, answer.node_id),
+        };
+        ClientError::check(code, || format!("find the coordinator of group '{group}'"), None)?;
+        Ok(node)
     }
 
     /// The cluster's id, controller and brokers, asked for anew.

@@ -25,6 +25,7 @@ use crate::{ClientError, Cluster};
 use fetcher::{Fetched, Fetcher, Shared};
 use positions::Positions;
 
+pub(crate) use group::read_assignment;
 pub use group::{GroupConfig, GroupConsumer};
 pub use positions::{Start, TopicPartition};
 

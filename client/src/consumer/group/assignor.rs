@@ -76,8 +76,8 @@ pub(super) fn write_assignment(partitions: &[TopicPartition]) -> Result<Bytes, E
     encode_data(&ConsumerProtocolAssignment { assigned_partitions, ..Default::default() }, DATA_VERSION)
 }
 
-/// What this member is to read; no bytes are nothing.
-pub(super) fn read_assignment(bytes: Bytes) -> Result<Vec<TopicPartition>, DecodeError> {
+/// What a member is to read; no bytes are nothing.
+pub(crate) fn read_assignment(bytes: Bytes) -> Result<Vec<TopicPartition>, DecodeError> {
     if bytes.is_empty() {
         return Ok(Vec::new());
     }

@@ -9,7 +9,6 @@ use std::{
 use millstream_protocol::{
     ErrorCode, Request, Str,
     messages::{
-        find_coordinator::FindCoordinatorRequest,
         heartbeat::HeartbeatRequest,
         join_group::JoinGroupRequest,
         leave_group::{LeaveGroupRequest, MemberIdentity},
@@ -38,8 +37,6 @@ const CONSUMER: &str = "consumer";
 const COMMIT_VERSION_MAX: i16 = 8;
 /// The newest OffsetFetch version that asks for one group.
 const FETCH_VERSION_MAX: i16 = 7;
-/// First FindCoordinator version that asks for several groups at once.
-const MANY_COORDINATORS_FROM: i16 = 4;
 /// First LeaveGroup version that names several members.
 const MANY_LEAVE_FROM: i16 = 3;
 
@@ -154,7 +151,7 @@ impl Coordinator {
         let group_id = Str::from(&self.config.group);
         match ask {
             Ask::Coordinator => {
-                let node = self.find_coordinator().await?;
+                let node = self.cluster.coordinator(&self.config.group).await?;
                 self.membership.found(node, clock::now());
                 Ok(None)
             }
@@ -191,25 +188,6 @@ impl Coordinator {
                 Ok(self.membership.beat(ErrorCode(answer.error_code), clock::now(), clock::random_u64()))
             }
         }
-    }
-
-    async fn find_coordinator(&self) -> Result<i32, ClientError> {
-        let connection = self.cluster.any().await?;
-        let version = connection.version::<FindCoordinatorRequest>(i16::MAX)?;
-        let group = Str::from(&self.config.group);
-        let request = match version {
-            MANY_COORDINATORS_FROM.. => {
-                FindCoordinatorRequest { coordinator_keys: vec![group], ..Default::default() }
-            }
-            _ => FindCoordinatorRequest { key: group, ..Default::default() },
-        };
-        let answer = connection.call_in(version, &request).await?;
-        let (code, node) = match answer.coordinators.first() {
-            Some(first) => (first.error_code, first.node_id),
-            None => (answer.error_code, answer.node_id),
-        };
-        ClientError::check(code, || format!("find the coordinator of group '{}'", self.config.group), None)?;
-        Ok(node)
     }
 
     async fn call<R: Request>(
@@ -274,7 +252,7 @@ impl Coordinator {
                     tracing::debug!(%error, "what the group has noted is not known yet");
                     tokio::time::sleep(self.cluster.backoff().after(1, clock::random_u64())).await;
                     if error.code() == Some(ErrorCode::NOT_COORDINATOR) {
-                        let node = self.find_coordinator().await?;
+                        let node = self.cluster.coordinator(&self.config.group).await?;
                         self.membership.found(node, clock::now());
                     }
                 }

@@ -24,6 +24,8 @@ use super::{Chunk, Consumer, ConsumerConfig, Start, TopicPartition};
 use crate::{ClientError, Cluster};
 use coordinator::{Command, Coordinator};
 
+pub(crate) use assignor::read_assignment;
+
 /// Commands that may wait for the task.
 const COMMANDS_WAITING_MAX: usize = 16;
 
