@@ -159,7 +159,13 @@ fn describe_json(group: &GroupDescription, readings: &[Reading], out: &mut Out) 
 fn describe_table(group: &GroupDescription, readings: &[Reading], out: &mut Out) -> Result<(), CliError> {
     let lag: i64 = readings.iter().filter_map(Reading::lag).sum();
     let (name, state, members) = (&group.name, &group.state, group.members.len());
-    out.line(&format!("group '{name}' is {state}, has {members} members and {lag} records to read"))?;
+    let unknown = readings.iter().filter(|reading| reading.lag().is_none()).count();
+    let but = if unknown > 0 {
+        format!(", not counting {unknown} partitions of which it has noted nothing")
+    } else {
+        String::new()
+    };
+    out.line(&format!("group '{name}' is {state}, has {members} members and {lag} records to read{but}"))?;
     let known = |n: Option<i64>| n.map_or_else(|| "-".to_string(), |n| n.to_string());
     let row = |reading: &Reading| {
         vec![
