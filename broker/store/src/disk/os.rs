@@ -8,10 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use rustix::{
-    fs::{Advice, OFlags},
-    io::Errno,
-};
+use rustix::{fs::Advice, io::Errno};
 
 use super::{Disk, DiskFile, OpenMode};
 
@@ -33,8 +30,9 @@ impl OsDisk {
     }
 
     fn open_direct(&self, path: &Path, options: &OpenOptions, durable: bool) -> io::Result<OsFile> {
-        let sync = if durable { OFlags::DSYNC } else { OFlags::empty() };
-        let flags = (OFlags::DIRECT | sync).bits() as i32;
+        // Not rustix's flag of this name, which is `O_SYNC`: that writes the file's times too, by a journal commit.
+        let sync = if durable { libc::O_DSYNC } else { 0 };
+        let flags = libc::O_DIRECT | sync;
         match options.clone().custom_flags(flags).open(path) {
             Ok(file) => Ok(OsFile { file, direct: true, durable }),
             // tmpfs and some network file systems: buffered instead, and the caller syncs.

@@ -502,6 +502,46 @@ fn what_an_earlier_life_of_a_file_left_is_never_taken_for_the_log() {
 }
 
 #[test]
+fn what_a_torn_write_left_in_a_file_is_not_taken_up_when_the_file_is_begun_again() {
+    let disk = SimDisk::new(5);
+    let config = WalConfig { chunk_bytes: 16 << 10, ..config() };
+    let open = |disk: &SimDisk| {
+        Wal::open_stepped(Arc::new(disk.clone()), config.clone(), &RecoveryBase::default()).expect("opens").0
+    };
+    let wal = open(&disk);
+    write(&wal, GROUP, 0..2, 100);
+    // One write of several segments, which begins the second file; its first segment does not get there.
+    append(&wal, GROUP, 2..8, 4000, &Arc::default());
+    assert_eq!(wal.step(), Step::Wrote);
+    assert_eq!(log_files(&disk), [1, 2]);
+    drop(wal);
+    let disk = disk.kill();
+    disk.overwrite(file(2), FILE_HEAD_BYTES as u64, &[0; 512]).expect("there");
+    let wal = open(&disk);
+    let before = wal.group(GROUP).state().last.expect("the first entries").index;
+    // The new first segment ends where the old second one begins.
+    assert_eq!(wal.step(), Step::Wrote);
+    drop(wal);
+    let last = open(&disk.crash()).group(GROUP).state().last.expect("the first entries").index;
+    assert_eq!(last, before, "nobody was told of the others");
+}
+
+#[test]
+fn a_purge_mark_does_not_move_back() {
+    let disk = SimDisk::new(5);
+    let wal = open(&disk);
+    write(&wal, GROUP, 0..8, 100);
+    wal.group(GROUP).purge(LogId::new(1, 5)).expect("purged");
+    wal.group(GROUP).purge(LogId::new(1, 3)).expect("ignored");
+    expect(&wal, GROUP, 6..8, 100);
+    wal.step();
+    drop(wal);
+    let wal = open(&disk.crash());
+    assert_eq!(wal.group(GROUP).state().purged, Some(LogId::new(1, 5)));
+    expect(&wal, GROUP, 6..8, 100);
+}
+
+#[test]
 fn a_number_of_a_life_is_never_used_twice() {
     let mut disk = SimDisk::new(6);
     let mut lives = std::collections::HashSet::new();

@@ -10,7 +10,12 @@ pub(super) const SECTOR_BYTES: usize = 512;
 
 #[derive(Clone, Debug)]
 enum Change {
-    Write { at: usize, data: Vec<u8> },
+    /// Bytes, and whether they were durable when the write returned.
+    Write {
+        at: usize,
+        data: Vec<u8>,
+        durable: bool,
+    },
     SetLen(usize),
 }
 
@@ -61,21 +66,21 @@ impl Content {
 
     /// A write through the page cache.
     pub(super) fn write(&mut self, at: usize, data: &[u8]) {
-        self.change(Change::Write { at, data: data.to_vec() });
+        self.change(Change::Write { at, data: data.to_vec(), durable: false });
     }
 
     pub(super) fn set_len(&mut self, len: usize) {
         self.change(Change::SetLen(len));
     }
 
-    /// A write that is durable when it returns; the kernel writes back what the cache has of the file first.
+    /// A write that is durable when it returns. What else is pending stays as it is.
     pub(super) fn write_durably(&mut self, at: usize, data: &[u8]) {
-        self.sync();
-        let change = Change::Write { at, data: data.to_vec() };
-        if let Some(base) = &mut self.base {
-            change.apply(base);
+        let change = Change::Write { at, data: data.to_vec(), durable: true };
+        if self.base.is_some() {
+            self.change(change);
+        } else {
+            change.apply(&mut self.now);
         }
-        change.apply(&mut self.now);
     }
 
     fn change(&mut self, change: Change) {
@@ -119,19 +124,22 @@ impl Content {
     /// sector, in any order.
     pub(super) fn after_power_cut(&self, chance: &mut Chance) -> Vec<u8> {
         let Some(base) = &self.base else { return self.now.clone() };
-        match chance.below(4) {
-            0 => return base.clone(),
-            1 if !self.lossy => return self.now.clone(),
-            _ => {}
-        }
+        let count = self.pending.len();
+        let mode = chance.below(4);
+        // How many of the changes something has seen, of which it has certainly seen the first few.
+        let seen = |certain: usize, chance: &mut Chance| match mode {
+            0 => certain,
+            1 => count,
+            _ => certain + chance.below(count - certain + 1),
+        };
+        let len = self.len_after(base.len(), seen(self.certain(&(0..usize::MAX)), chance));
         let mut out = base.clone();
-        let len = self.len_after(base.len(), chance.below(self.pending.len() + 1));
         out.resize(out.len().max(self.now.len()).max(len), 0);
         let unit = if chance.below(4) == 0 { SECTOR_BYTES } else { BLOCK_BYTES };
         for start in (0..out.len()).step_by(unit) {
             let range = start..(start + unit).min(out.len());
             if self.pending.iter().any(|change| change.touches(&range)) {
-                let seen = chance.below(self.pending.len() + 1);
+                let seen = seen(self.certain(&range), chance);
                 self.pending[..seen].iter().for_each(|change| change.apply_within(&mut out, &range));
             }
         }
@@ -139,9 +147,16 @@ impl Content {
         out
     }
 
+    /// How many of the changes are durable in a range, because a write of them is.
+    fn certain(&self, range: &Range<usize>) -> usize {
+        let durable =
+            |change: &Change| matches!(change, Change::Write { durable: true, .. }) && change.touches(range);
+        self.pending.iter().rposition(durable).map_or(0, |last| last + 1)
+    }
+
     fn len_after(&self, base_len: usize, seen: usize) -> usize {
         self.pending[..seen].iter().fold(base_len, |len, change| match change {
-            Change::Write { at, data } => len.max(at + data.len()),
+            Change::Write { at, data, .. } => len.max(at + data.len()),
             Change::SetLen(len) => *len,
         })
     }
@@ -150,7 +165,7 @@ impl Content {
 impl Change {
     fn apply(&self, out: &mut Vec<u8>) {
         match self {
-            Change::Write { at, data } => {
+            Change::Write { at, data, .. } => {
                 out.resize(out.len().max(at + data.len()), 0);
                 out[*at..at + data.len()].copy_from_slice(data);
             }
@@ -160,7 +175,7 @@ impl Change {
 
     fn touches(&self, range: &Range<usize>) -> bool {
         match self {
-            Change::Write { at, data } => *at < range.end && range.start < at + data.len(),
+            Change::Write { at, data, .. } => *at < range.end && range.start < at + data.len(),
             Change::SetLen(len) => *len < range.end,
         }
     }
@@ -168,7 +183,7 @@ impl Change {
     /// Applies the part that lies in `range`; lengths are somebody else's business.
     fn apply_within(&self, out: &mut [u8], range: &Range<usize>) {
         match self {
-            Change::Write { at, data } => {
+            Change::Write { at, data, .. } => {
                 let (start, end) = (range.start.max(*at), range.end.min(at + data.len()));
                 if start < end {
                     out[start..end].copy_from_slice(&data[start - at..end - at]);

@@ -63,6 +63,26 @@ fn a_write_to_a_direct_file_is_durable_when_it_returns_and_torn_by_sectors_when_
 }
 
 #[test]
+fn a_durable_write_survives_among_others_that_do_not_and_takes_none_of_them_along() {
+    let mut lost = 0;
+    for seed in 0..100 {
+        let disk = SimDisk::new(seed);
+        let fresh = disk.open(Path::new(FILE), OpenMode::DirectCreate).expect("opens");
+        disk.sync_dir(Path::new("")).expect("syncs");
+        for at in 0..4 {
+            put(&*fresh, &block(1), at * 4096).expect("writes");
+        }
+        let file = disk.open(Path::new(FILE), OpenMode::Direct).expect("opens");
+        put(&*file, &block(2), 4096).expect("writes");
+        put(&*fresh, &block(3), 8192).expect("writes");
+        let bytes = disk.crash().read_file(FILE).expect("there");
+        assert_eq!(bytes[4096..8192], [2; 4096], "seed {seed}");
+        lost += u32::from(bytes[..4096] != [1; 4096]);
+    }
+    assert!(lost > 20, "{lost} of 100");
+}
+
+#[test]
 fn names_are_durable_after_their_directory_is_synced_and_renames_are_whole() {
     let mut seen = std::collections::BTreeSet::new();
     for seed in 0..200 {
