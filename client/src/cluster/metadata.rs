@@ -82,6 +82,11 @@ impl Metadata {
         self.topics.get(name)?.topic.clone().ok()
     }
 
+    /// Whether what is known of a topic is older than `age_max`.
+    pub(crate) fn is_old(&self, name: &str, now: Instant, age_max: Duration) -> bool {
+        self.topics.get(name).is_some_and(|known| now.saturating_duration_since(known.told_at) >= age_max)
+    }
+
     /// Takes in an answer: brokers as a whole, topics one by one.
     pub(crate) fn learn(&mut self, response: &MetadataResponse, now: Instant) {
         self.cluster_id = response.cluster_id.as_ref().map(|id| id.to_string());
@@ -176,6 +181,7 @@ mod tests {
         let age_max = Duration::from_secs(1);
         assert_eq!(metadata.topic("a", now, age_max), Some(Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)));
         assert_eq!(metadata.topic("a", now + age_max, age_max), None);
+        assert!(metadata.is_old("a", now + age_max, age_max) && !metadata.is_old("a", now, age_max));
         assert_eq!(metadata.topic("b", now, age_max), None);
     }
 }

@@ -240,6 +240,11 @@ impl Cluster {
         self.inner.metadata.read().last_known(name)
     }
 
+    /// Whether it is time to ask for a topic again, even though nothing went wrong: it may have more partitions now.
+    pub(crate) fn is_old(&self, name: &str) -> bool {
+        self.inner.metadata.read().is_old(name, clock::now(), self.inner.config.metadata_age_max)
+    }
+
     /// Asks for brokers and these topics anew.
     pub(crate) async fn refresh(&self, topics: &[&str]) -> Result<(), ClientError> {
         self.learn(topics, false).await

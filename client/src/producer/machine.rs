@@ -202,6 +202,13 @@ impl<T> Machine<T> {
         Added { closed, opened }
     }
 
+    /// What is known of a topic is to be asked for anew.
+    pub(crate) fn refresh(&mut self, topic: &str) {
+        if !self.stale.contains(topic) {
+            self.stale.insert(topic.into());
+        }
+    }
+
     /// From now on no batch waits for more records, until everything is delivered.
     pub(crate) fn flush(&mut self) {
         self.flushing = true;

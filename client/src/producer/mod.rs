@@ -237,6 +237,11 @@ impl Producer {
             Some(known) => known,
             None => self.cluster.topic(topic, self.config.create_topics).await?,
         };
+        if self.cluster.is_old(topic) {
+            // What is known serves until the answer is there.
+            self.shared.with_machine(|machine| machine.refresh(topic));
+            self.shared.wake.notify_one();
+        }
         let memory = self.shared.memory.acquire_many(permits).await.map_err(|_| SendError::Closed)?;
         let delivery = self.append(&known, &record)?;
         memory.forget();

@@ -52,6 +52,8 @@ pub(super) struct Coordinator {
     progress: Arc<Mutex<Progress>>,
     failed: Arc<Notify>,
     membership: Membership,
+    /// Number of partitions of each topic when this member gave them out; empty when another one did.
+    given_out: BTreeMap<String, i32>,
 }
 
 impl Coordinator {
@@ -68,11 +70,13 @@ impl Coordinator {
             backoff: cluster.backoff(),
         };
         let membership = Membership::new(times, clock::now());
-        Coordinator { cluster, config, reader, progress, failed, membership }
+        Coordinator { cluster, config, reader, progress, failed, membership, given_out: BTreeMap::new() }
     }
 
     pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Command>) {
         let mut commit_at = self.config.commit_every.map(|every| clock::now() + every);
+        let look_every = self.cluster.config().metadata_age_max;
+        let mut look_at = clock::now() + look_every;
         loop {
             let (at, ask) = self.membership.next();
             let news = tokio::select! {
@@ -80,6 +84,10 @@ impl Coordinator {
                 () = sleep_until(commit_at) => {
                     commit_at = self.config.commit_every.map(|every| clock::now() + every);
                     self.commit_in_time().await
+                }
+                () = sleep_until(Some(look_at)) => {
+                    look_at = clock::now() + look_every;
+                    self.look_for_partitions().await
                 }
                 order = orders.recv() => match order {
                     Some(Command::Commit(tell)) => {
@@ -176,7 +184,10 @@ impl Coordinator {
                 let assignments = self.decide(&members).await?;
                 self.sync(generation, member_id, assignments).await
             }
-            Ask::Sync { generation, member_id } => self.sync(generation, member_id, Vec::new()).await,
+            Ask::Sync { generation, member_id } => {
+                self.given_out.clear();
+                self.sync(generation, member_id, Vec::new()).await
+            }
             Ask::Heartbeat { generation, member_id } => {
                 let request = HeartbeatRequest {
                     group_id,
@@ -206,22 +217,38 @@ impl Coordinator {
     }
 
     /// Decides for all members who reads what.
-    async fn decide(&self, members: &[Member]) -> Result<Vec<SyncGroupRequestAssignment>, ClientError> {
+    async fn decide(&mut self, members: &[Member]) -> Result<Vec<SyncGroupRequestAssignment>, ClientError> {
         let mut partitions = BTreeMap::new();
         for topic in topics_of(members) {
             match self.cluster.topic(&topic, false).await {
                 Ok(known) => drop(partitions.insert(topic, known.partitions.len() as i32)),
                 // A topic that does not exist yet has nothing to read.
-                Err(error) if error.code() == Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) => {}
+                Err(error) if error.code() == Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) => {
+                    partitions.insert(topic, 0);
+                }
                 Err(error) => return Err(error),
             }
         }
+        self.given_out.clone_from(&partitions);
         let encoded = assign(members, &partitions).into_iter().map(|(member, partitions)| {
             let assignment = write_assignment(&partitions)
                 .map_err(|source| ClientError::Unwritable { api: SyncGroupRequest::KEY.name(), source })?;
             Ok(SyncGroupRequestAssignment { member_id: Str::from(member), assignment })
         });
         encoded.collect()
+    }
+
+    /// The member that gave the partitions out sees to it that new ones are given out too.
+    async fn look_for_partitions(&mut self) -> Result<Option<News>, ClientError> {
+        let topics: Vec<&str> = self.given_out.keys().map(String::as_str).collect();
+        if topics.is_empty() {
+            return Ok(None);
+        }
+        self.cluster.refresh(&topics).await?;
+        let count =
+            |topic: &String| self.cluster.known(topic).map_or(0, |known| known.partitions.len() as i32);
+        let changed = self.given_out.iter().any(|(topic, given)| count(topic) != *given);
+        Ok(if changed { self.membership.regroup(clock::now()) } else { None })
     }
 
     async fn sync(

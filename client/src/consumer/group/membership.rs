@@ -214,6 +214,16 @@ impl Membership {
         self.refused(code, now, chance)
     }
 
+    /// The topics have other partitions than when they were given out: the group is to be formed anew.
+    pub(super) fn regroup(&mut self, now: Instant) -> Option<News> {
+        if self.state != State::Stable {
+            return None;
+        }
+        self.state = State::Joining;
+        self.soon(now);
+        self.give_up(News::Revoked)
+    }
+
     fn refused(&mut self, code: ErrorCode, now: Instant, chance: u64) -> Option<News> {
         match code {
             ErrorCode::REBALANCE_IN_PROGRESS => {
@@ -388,6 +398,15 @@ mod tests {
         assert_eq!(member.unanswered(now + SESSION, 0), Some(News::Lost));
         member.found(8, now + SESSION);
         assert_eq!(member.next().1, Ask::Join { member_id: "m".into() });
+    }
+
+    #[test]
+    fn new_partitions_form_the_group_anew() {
+        let now = clock::now();
+        let mut member = stable(now);
+        assert_eq!(member.regroup(now), Some(News::Revoked));
+        assert_eq!(member.next(), (now, Ask::Join { member_id: "m".into() }));
+        assert_eq!(member.regroup(now), None, "that is under way already");
     }
 
     #[test]
