@@ -38,15 +38,15 @@ def crc32c(*parts):
 
 
 def file_header(data, seq):
-    """Life of the file; an exception if it has no header of its own."""
-    magic, version, number, length, life, crc = struct.unpack_from("<7sBQQQI", data)
-    if magic != b"MILLWAL" or crc32c(data[:32]) != crc or number != seq:
+    """Life of the file and where its log ends if that is known; an exception if it has no header of its own."""
+    magic, version, number, length, life, closed, crc = struct.unpack_from("<7sBQQQQI", data)
+    if magic != b"MILLWAL" or crc32c(data[:40]) != crc or number != seq:
         raise ValueError(f"file {seq} has no header of its own")
     if version != 1:
         raise ValueError(f"file {seq} has version {version}")
     if len(data) < length:
         raise ValueError(f"file {seq} is shorter than it was made")
-    return life
+    return life, closed
 
 
 def segment_head(data, at, seq, life):
@@ -92,7 +92,7 @@ def read(directory):
         expected = seq + 1
         with open(os.path.join(directory, name), "rb") as file:
             data = file.read()
-        life = file_header(data, seq)
+        life, closed = file_header(data, seq)
         first = segment_head(data, BLOCK, seq, life)
         if first and previous_end is not None and first[1] != previous_end:
             raise ValueError(f"the log of file {seq - 1} is damaged at {previous_end}")
@@ -108,7 +108,9 @@ def read(directory):
                     low, high = found["groups"].get(str(group), (index, index))
                     found["groups"][str(group)] = [min(low, index), max(high, index)]
             at = (end + BLOCK - 1) // BLOCK * BLOCK
-        for place in range(at, len(data), BLOCK):
+        if closed and closed != at:
+            raise ValueError(f"file {seq} is damaged at {min(at, closed)}")
+        for place in range(at, 0 if closed else len(data), BLOCK):
             if head := segment_head(data, place, seq, life):
                 found["torn"] = True
                 if head[2] > (seq << 32) + at:

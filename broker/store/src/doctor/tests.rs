@@ -233,6 +233,8 @@ fn a_missing_file_costs_what_was_in_it_and_what_needs_it() {
         let needed = file.groups.iter().any(|(group, (_, last))| *group == TWO || *last > 4);
         assert_eq!(refused.is_some(), needed || file.seq > files[0].seq, "without {}", file.name);
         if refused.is_none() {
+            let wal = open_log(&disk).expect("opens");
+            assert_eq!(wal.group(TWO).state().vote.as_deref(), Some(&b"vote two"[..]));
             continue;
         }
         repair(&disk);
@@ -245,6 +247,8 @@ fn a_missing_file_costs_what_was_in_it_and_what_needs_it() {
                 None => Some((first, 59)),
             };
             assert_eq!(indexes(&wal, group), expected, "{group} without {}", file.name);
+            // Whichever file is gone, the others repeat it.
+            assert!(wal.group(group).state().vote.is_some(), "{group} without {}", file.name);
         }
     }
 }

@@ -362,6 +362,34 @@ fn after_a_start_everything_that_it_found_is_marked() {
 }
 
 #[test]
+fn a_log_that_was_stopped_says_where_it_ends_and_is_not_searched_for_more() {
+    let disk = SimDisk::new(9);
+    let config = WalConfig { first_file_bytes: 16 << 20, file_bytes: 16 << 20, ..config() };
+    let open = |disk: &SimDisk| {
+        Wal::open_stepped(Arc::new(disk.clone()), config.clone(), &RecoveryBase::default())
+            .map(|(wal, _)| wal)
+    };
+    let wal = open(&disk).expect("opens");
+    write(&wal, GROUP, 0..3, 5000);
+    let killed = disk.fork();
+    wal.shutdown();
+    let reads = |disk: &SimDisk| {
+        expect(&open(disk).expect("opens"), GROUP, 0..3, 5000);
+        disk.count(Op::Read)
+    };
+    let stopped = disk.kill();
+    let (stopped_reads, killed_reads) = (reads(&stopped.fork()), reads(&killed.kill()));
+    assert!(
+        stopped_reads + 2 <= killed_reads,
+        "{stopped_reads} reads after a stop, {killed_reads} after a kill"
+    );
+    // And its last write cannot rot unseen, seal or no seal.
+    let end = FILE_HEAD_BYTES + 3 * 8192;
+    stopped.overwrite(file(1), end as u64, &[0; 4096]).expect("there");
+    assert_eq!(damage(open(&stopped).map(|wal| (wal, RecoveryReport::default()))), (file_name(1), end));
+}
+
+#[test]
 fn a_torn_tail_is_cut_once_and_never_taken_up_again() {
     let (disk, starts) = six_writes(false);
     disk.overwrite(file(1), (starts[5] + 512) as u64, &[0; 512]).expect("there");
@@ -454,10 +482,10 @@ fn a_log_that_is_gone_is_not_a_new_one_while_the_runs_have_entries() {
 fn a_file_of_a_newer_version_is_neither_damaged_nor_torn() {
     let (disk, starts) = six_writes(false);
     let newer = disk.fork();
-    let mut head = newer.read_file(file(1)).expect("there")[..36].to_vec();
+    let mut head = newer.read_file(file(1)).expect("there")[..44].to_vec();
     head[7] = 2;
-    let crc = layout::crc(&head[..32]);
-    head[32..36].copy_from_slice(&crc.to_le_bytes());
+    let crc = layout::crc(&head[..40]);
+    head[40..44].copy_from_slice(&crc.to_le_bytes());
     newer.overwrite(file(1), 0, &head).expect("there");
     let result = try_open(&newer, &[]).map(|_| ());
     assert_eq!(result, Err(OpenError::Unsupported { file: file_name(1), offset: 0, version: 2 }));

@@ -79,11 +79,11 @@ impl Lives {
     }
 }
 
-/// A file to write, and the life that it is in.
+/// A file to write, and its header.
 #[derive(Clone)]
 pub(super) struct Ready {
     pub(super) file: Arc<dyn DiskFile>,
-    pub(super) life: u64,
+    pub(super) head: FileHead,
 }
 
 struct State {
@@ -124,7 +124,7 @@ impl Files {
         let made = found.ready.last().map_or((0, 0), |(head, _)| (head.seq, head.file_bytes));
         let ready = found.ready.into_iter();
         let state = State {
-            ready: ready.map(|(head, file)| (head.seq, Ready { file, life: head.life })).collect(),
+            ready: ready.map(|(head, file)| (head.seq, Ready { file, head })).collect(),
             open: BTreeMap::new(),
             made,
             wanted: made.0,
@@ -150,10 +150,9 @@ impl Files {
     /// Makes the first file of a log, now.
     pub(super) fn make_first(&self, seq: u64, len: u64) -> Result<(), NoFile> {
         let mut state = self.state.lock();
-        let life = state.lives.next();
-        let file =
-            MutexGuard::unlocked(&mut state, || self.make(FileHead { seq, file_bytes: len, life }, None))?;
-        state.ready.insert(seq, Ready { file, life });
+        let head = FileHead { seq, file_bytes: len, life: state.lives.next(), closed_at: 0 };
+        let file = MutexGuard::unlocked(&mut state, || self.make(head, None))?;
+        state.ready.insert(seq, Ready { file, head });
         state.made = (seq, len);
         state.wanted = state.wanted.max(seq);
         Ok(())
@@ -231,14 +230,12 @@ impl Files {
         }
         let (seq, file_bytes) = (last + 1, next_file_bytes(last_len, self.plan.file_bytes));
         let reuse = state.free.pop();
-        let life = state.lives.next();
-        let made = MutexGuard::unlocked(&mut state, || {
-            self.make(FileHead { seq, file_bytes, life }, reuse.as_deref())
-        });
+        let head = FileHead { seq, file_bytes, life: state.lives.next(), closed_at: 0 };
+        let made = MutexGuard::unlocked(&mut state, || self.make(head, reuse.as_deref()));
         state.waiting = matches!(made, Err(NoFile::NotYet(_)));
         let result = match made {
             Ok(file) => {
-                state.ready.insert(seq, Ready { file, life });
+                state.ready.insert(seq, Ready { file, head });
                 state.made = (seq, file_bytes);
                 Ok(true)
             }
@@ -380,7 +377,7 @@ pub(super) fn add_free(free: &mut Vec<PathBuf>, path: PathBuf) {
     free.push(path);
 }
 
-/// Begins a new life of a file.
+/// Begins a new life of a file, or closes it.
 pub(super) fn write_head(file: &dyn DiskFile, head: FileHead) -> Result<(), NoFile> {
     let mut block = AlignedBuf::zeroed(FILE_HEAD_BYTES);
     head.write(&mut block);

@@ -208,7 +208,11 @@ pub(super) enum Found {
 
 /// Up to where a file was durable, as far as others tell: its own marks, and the next file.
 fn durable_limit(pool: &Arc<ChunkPool>, file: &LogFile, next: Option<&LogFile>) -> Result<usize, OpenError> {
-    let own = Reader::new(pool, file)?.marks_from(FILE_HEAD_BYTES)?.1;
+    let mut reader = Reader::new(pool, file)?;
+    if let Some(header) = reader.header.filter(|header| header.closed_at > 0) {
+        return Ok(header.closed_at as usize);
+    }
+    let own = reader.marks_from(FILE_HEAD_BYTES)?.1;
     let own = own.filter(|mark| mark.seq() == file.seq).map_or(FILE_HEAD_BYTES, |mark| mark.offset());
     let Some(next) = next else { return Ok(own) };
     let head = Reader::new(pool, next)?.head(FILE_HEAD_BYTES)?;
@@ -237,7 +241,8 @@ fn walk(
         && let Some((_, head)) = reader.next_head(FILE_HEAD_BYTES)?
     {
         // Whatever it is, the life of the first segment is that of the log in this file.
-        reader.header = Some(FileHead { seq: file.seq, file_bytes: file.len, life: head.life });
+        let (seq, file_bytes, life) = (file.seq, file.len, head.life);
+        reader.header = Some(FileHead { seq, file_bytes, life, closed_at: 0 });
     }
     let mut at = FILE_HEAD_BYTES;
     loop {

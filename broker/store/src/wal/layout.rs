@@ -15,7 +15,7 @@ const FILE_VERSION: u8 = 1;
 /// Version of the frame format.
 const FRAME_VERSION: u16 = 1;
 /// Bytes of a file's header.
-const FILE_HEADER_BYTES: usize = 36;
+const FILE_HEADER_BYTES: usize = 44;
 /// First bytes of a segment.
 const SEGMENT_MAGIC: u32 = 0x4753_4d4d;
 /// Frames start so far behind the start of their segment.
@@ -118,6 +118,8 @@ pub(super) struct FileHead {
     /// A number that no other use of any file of this log has: what an earlier use left in the file is not taken
     /// for the log.
     pub(super) life: u64,
+    /// Where the log of this file ends, once nothing more is written to it; 0 before that.
+    pub(super) closed_at: u64,
 }
 
 /// A file's header block as it was read.
@@ -136,13 +138,14 @@ impl FileHead {
         block[8..16].copy_from_slice(&self.seq.to_le_bytes());
         block[16..24].copy_from_slice(&self.file_bytes.to_le_bytes());
         block[24..32].copy_from_slice(&self.life.to_le_bytes());
-        let crc = crc(&block[..32]);
-        block[32..FILE_HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+        block[32..40].copy_from_slice(&self.closed_at.to_le_bytes());
+        let crc = crc(&block[..40]);
+        block[40..FILE_HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
     }
 
     pub(super) fn read(block: &[u8]) -> FileHeadRead {
         let Some(head) = block.get(..FILE_HEADER_BYTES) else { return FileHeadRead::Bad };
-        if head[..7] != FILE_MAGIC || u32_at(head, 32) != crc(&head[..32]) {
+        if head[..7] != FILE_MAGIC || u32_at(head, 40) != crc(&head[..40]) {
             return FileHeadRead::Bad;
         }
         if head[7] != FILE_VERSION {
@@ -152,6 +155,7 @@ impl FileHead {
             seq: u64_at(head, 8),
             file_bytes: u64_at(head, 16),
             life: u64_at(head, 24),
+            closed_at: u64_at(head, 32),
         })
     }
 }
@@ -406,13 +410,13 @@ mod tests {
             assert_eq!(SegmentHead::read(&bad, head.at), None);
             assert_eq!(wrong_bit_of_segment_head(&bad), Some((bit / 8, (bit % 8) as u8)));
         }
-        let file = FileHead { seq: 3, file_bytes: 1 << 20, life: 77 };
+        let file = FileHead { seq: 3, file_bytes: 1 << 20, life: 77, closed_at: 8192 };
         let mut block = [0; BLOCK_BYTES];
         file.write(&mut block);
         assert_eq!(FileHead::read(&block), FileHeadRead::Good(file));
         block[7] = 9;
-        let crc = crc(&block[..32]);
-        block[32..36].copy_from_slice(&crc.to_le_bytes());
+        let crc = crc(&block[..40]);
+        block[40..44].copy_from_slice(&crc.to_le_bytes());
         assert_eq!(FileHead::read(&block), FileHeadRead::Unknown(9));
         block[0] = 0;
         assert_eq!(FileHead::read(&block), FileHeadRead::Bad);

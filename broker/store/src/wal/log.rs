@@ -258,7 +258,7 @@ impl Log {
         self.files.insert(self.file.seq, FileTops { bytes, tops: HashMap::new() });
     }
 
-    /// Repeats what must not go with the files before this one.
+    /// Repeats what must not go with the files before this one: when they are used again, or one of them is lost.
     pub(super) fn put_states(&mut self) {
         let mut groups: Vec<GroupId> = self.groups.keys().copied().collect();
         groups.sort();

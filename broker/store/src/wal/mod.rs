@@ -425,8 +425,10 @@ impl Wal {
     pub fn shutdown(mut self) {
         if let Driver::Steps(writer) = &self.driver {
             let mut writer = writer.lock();
-            writer.step();
-            writer.seal();
+            // What is pending, then the mark of it.
+            if [writer.step(), writer.seal()].iter().all(|step| matches!(step, Step::Idle | Step::Wrote)) {
+                writer.close();
+            }
         }
         self.stop();
     }

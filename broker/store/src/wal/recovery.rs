@@ -224,7 +224,8 @@ fn ready_files(
         if !fits || !file.len.is_multiple_of(BLOCK_BYTES as u64) || file.len > u64::from(u32::MAX) {
             break;
         }
-        let head = FileHead { seq: file.seq, file_bytes: file.len, life: found.lives.next() };
+        let life = found.lives.next();
+        let head = FileHead { seq: file.seq, file_bytes: file.len, life, closed_at: 0 };
         let open = disk
             .open(&in_dir(&file_name(file.seq)), OpenMode::Direct)
             .map_err(io_error(file_name(file.seq)))?;
@@ -334,6 +335,11 @@ impl<'a> Scan<'a> {
                 self.frame(frame, Position::new(seq, at + range.start), payload)?;
             }
             at += align_up(head.bytes());
+        }
+        if header.closed_at > 0 {
+            let reason = "the file says that its log ends elsewhere";
+            let end = header.closed_at as usize;
+            return if at == end { Ok((at, false)) } else { Err(damaged(seq, at.min(end), reason)) };
         }
         let (torn, mark) = reader.marks_from(at)?;
         if mark.is_some_and(|mark| mark > Position::new(seq, at)) {

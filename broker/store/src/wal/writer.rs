@@ -8,8 +8,8 @@ use std::{
 
 use super::{
     WalFailed,
-    files::Ready,
-    layout::{Position, file_name},
+    files::{Ready, write_head},
+    layout::{FileHead, Position, file_name},
     log::{Done, Log, Segment, Shared},
 };
 use crate::disk::DiskFile;
@@ -77,7 +77,18 @@ impl Writer {
                 return;
             }
         }
+        self.close();
         self.refuse_the_rest();
+    }
+
+    /// Notes in the last file that nothing follows, so that the next start need not look for it. A log that cannot
+    /// be closed is one that was killed.
+    pub(super) fn close(&mut self) {
+        let Some((_, ready)) = self.file.take() else { return };
+        let head = FileHead { closed_at: self.durable.offset() as u64, ..ready.head };
+        if let Err(error) = write_head(&*ready.file, head) {
+            tracing::warn!(?error, "the log's last file cannot be closed");
+        }
     }
 
     /// Waits for work and takes it; `false` when the log stops. A log at rest gets one seal, so that the mark of
@@ -227,7 +238,7 @@ impl Writer {
     #[allow(clippy::disallowed_methods)] // How long a sync takes is measured where it happens; nothing depends on it.
     fn write_part(&self, ready: &Ready, count: usize) -> io::Result<Position> {
         let (segments, file) = (&self.segments[..count], &*ready.file);
-        segments.iter().for_each(|segment| segment.finish(self.durable, ready.life));
+        segments.iter().for_each(|segment| segment.finish(self.durable, ready.head.life));
         let (Some(first), Some(last)) = (segments.first(), segments.last()) else { return Ok(self.durable) };
         let started = Instant::now();
         write_segments(file, segments, first.at.offset() as u64)?;
