@@ -7,6 +7,7 @@ from wire import crc32c
 BLOCK_BYTES = 4096
 SEGMENT_MAGIC = 0x47534D4D
 SEGMENT_HEAD = struct.Struct("<IIQQQQI")
+FILE_HEAD = struct.Struct("<7sBQQQQI")
 
 
 def files(data_dir):
@@ -17,9 +18,10 @@ def files(data_dir):
 def segments(path):
     """[(offset, end)] of every segment of a log file, up to where the log ends."""
     data, found, at = pathlib.Path(path).read_bytes(), [], BLOCK_BYTES
+    _magic, _version, seq, _length, life, _closed_at, _crc = FILE_HEAD.unpack_from(data)
     while at + SEGMENT_HEAD.size <= len(data):
-        magic, frames_bytes, place, _previous, _durable, _zero, crc = SEGMENT_HEAD.unpack_from(data, at)
-        if magic != SEGMENT_MAGIC or place & 0xFFFFFFFF != at or crc != crc32c(data[at:at + 40]):
+        magic, frames_bytes, place, _previous, _durable, its_life, crc = SEGMENT_HEAD.unpack_from(data, at)
+        if magic != SEGMENT_MAGIC or (place, its_life) != (seq << 32 | at, life) or crc != crc32c(data[at:at + 40]):
             break
         end = at + SEGMENT_HEAD.size + frames_bytes
         found.append((at, end))

@@ -405,16 +405,48 @@ fn a_torn_tail_is_cut_once_and_never_taken_up_again() {
 }
 
 #[test]
-fn a_file_that_is_cut_short_or_has_no_header_is_damage() {
+fn a_file_that_is_cut_short_is_judged_as_a_torn_tail_is() {
     let (disk, starts) = six_writes(false);
     let whole = disk.read_file(file(1)).expect("there");
-    for len in [0, 100, 4096, starts[3], starts[5] + 100, whole.len() - 1] {
+    let cut = |len: usize| {
         let cut = disk.fork();
         cut.write_file(file(1), &whole[..len]).expect("put");
-        let (name, _) = damage(try_open(&cut, &[]));
-        assert_eq!(name, file_name(1), "cut to {len}");
+        cut
+    };
+    for len in [0, 100, 4095] {
+        assert_eq!(damage(try_open(&cut(len), &[])), (file_name(1), 0), "cut to {len}");
     }
-    for offset in [0, 9, 25, 33] {
+    for (len, entries) in
+        [(4096, 0), (starts[3], 3), (starts[5] + 100, 5), (starts[5] + 5000, 5), (whole.len() - 1, 6)]
+    {
+        expect(&open(&cut(len)), GROUP, 0..entries, 5000);
+    }
+    // A log that was stopped in order, or that goes on in another file, said where it ends.
+    drop(open(&disk));
+    for said in [stopped(), disk] {
+        let whole = said.read_file(file(1)).expect("there");
+        if said.files().len() > 1 {
+            open(&said).step();
+        }
+        said.write_file(file(1), &whole[..starts[5]]).expect("cut");
+        assert_eq!(damage(try_open(&said, &[])), (file_name(1), starts[5]));
+    }
+}
+
+/// What [`six_writes`] has, stopped in order.
+fn stopped() -> SimDisk {
+    let disk = SimDisk::new(9);
+    let config = WalConfig { first_file_bytes: 64 << 10, ..config() };
+    let wal = Wal::open_stepped(Arc::new(disk.clone()), config, &RecoveryBase::default()).expect("opens").0;
+    write(&wal, GROUP, 0..6, 5000);
+    wal.shutdown();
+    disk.kill()
+}
+
+#[test]
+fn a_header_that_rots_is_damage() {
+    let (disk, _) = six_writes(false);
+    for offset in [0, 9, 25, 35, 41] {
         let rotten = disk.fork();
         rotten.flip(file(1), offset, 0x10).expect("there");
         assert_eq!(damage(try_open(&rotten, &[])), (file_name(1), 0));

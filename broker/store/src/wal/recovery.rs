@@ -313,13 +313,17 @@ impl<'a> Scan<'a> {
         previous: Option<Position>,
     ) -> Result<(usize, bool), OpenError> {
         let seq = reader.file.seq;
-        // A file gets its name when its header and its whole length are durable.
+        // A file gets its name when its header is durable.
         let Some(header) = reader.header else {
             return Err(damaged(seq, 0, "the file has no header, or not its own"));
         };
         if reader.file.len < header.file_bytes {
-            let len = reader.file.len as usize;
-            return Err(damaged(seq, len, "the file is shorter than it was made"));
+            // No crash does that. What the log itself says of its end decides, as for any torn tail.
+            tracing::warn!(
+                file = file_name(seq),
+                bytes = reader.file.len,
+                "a log file is shorter than it was made"
+            );
         }
         if let (Some(head), Some(previous)) = (reader.head(FILE_HEAD_BYTES)?, previous)
             && head.previous_end != previous.offset()
