@@ -2,6 +2,7 @@
 
 mod aligned;
 mod os;
+mod pool;
 #[cfg(any(test, feature = "testing"))]
 pub mod sim;
 
@@ -13,6 +14,7 @@ use std::{
 
 pub use aligned::{AlignedBuf, BLOCK_BYTES, align_down, align_up};
 pub use os::OsDisk;
+pub use pool::{BufferPool, PooledBuf};
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

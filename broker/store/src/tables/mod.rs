@@ -239,7 +239,7 @@ impl Tables {
             memory: Memory::new(),
             directory,
             cache: Cache::new(config.cache_bytes_max),
-            files: RunFiles::new(disk.clone()),
+            files: RunFiles::new(disk.clone(), config.read_bytes),
             marks: (0..memory::SHARDS).map(|_| Mutex::default()).collect(),
             runs: RwLock::new(runs),
             manifest: Mutex::new(manifest.clone()),

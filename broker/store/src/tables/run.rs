@@ -22,12 +22,14 @@ use super::{
     },
     manifest::RunRecord,
 };
-use crate::disk::{AlignedBuf, BLOCK_BYTES, Disk, DiskFile, OpenMode, align_down, align_up};
+use crate::disk::{BLOCK_BYTES, BufferPool, Disk, DiskFile, OpenMode, align_down, align_up};
 
 /// Run files that are kept open; more are opened when they are read.
 const OPEN_FILES_MAX: usize = 256;
 /// The end of a run that is read first when the store opens; small indexes are whole in it.
 const TAIL_BYTES: usize = 64 << 10;
+/// Buffers for reads that are kept for the next ones.
+const SPARE_BUFFERS_MAX: usize = 16;
 
 /// A run, as it is kept in memory.
 pub(super) struct Run {
@@ -150,23 +152,17 @@ impl Part {
     }
 }
 
-/// Aligned memory of which a part was asked for.
-struct Window {
-    memory: AlignedBuf,
-    range: Range<usize>,
-}
-
-impl AsRef<[u8]> for Window {
-    fn as_ref(&self) -> &[u8] {
-        &self.memory[self.range.clone()]
-    }
-}
-
 /// Reads `len` bytes at `position`, wherever they lie, with direct reads.
-pub(super) fn read_window(file: &dyn DiskFile, position: u64, len: usize) -> io::Result<Bytes> {
+pub(super) fn read_window(
+    file: &dyn DiskFile,
+    position: u64,
+    len: usize,
+    pool: &Arc<BufferPool>,
+) -> io::Result<Bytes> {
     let start = align_down(position as usize) as u64;
     let skip = (position - start) as usize;
-    let mut memory = AlignedBuf::zeroed(align_up(skip + len).max(BLOCK_BYTES));
+    let mut buffer = pool.take(skip + len);
+    let memory = &mut buffer.as_mut()[..align_up(skip + len).max(BLOCK_BYTES)];
     let mut done = 0;
     while done < memory.len() {
         let n = file.read_at(&mut memory[done..], start + done as u64)?;
@@ -176,12 +172,13 @@ pub(super) fn read_window(file: &dyn DiskFile, position: u64, len: usize) -> io:
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
-    Ok(Bytes::from_owner(Window { memory, range: skip..skip + len }))
+    Ok(buffer.into_bytes(skip..skip + len))
 }
 
 /// The files of runs, of which only some are open at a time.
 pub(super) struct RunFiles {
     disk: Arc<dyn Disk>,
+    buffers: Arc<BufferPool>,
     open: Mutex<OpenFiles>,
 }
 
@@ -192,8 +189,11 @@ struct OpenFiles {
 }
 
 impl RunFiles {
-    pub(super) fn new(disk: Arc<dyn Disk>) -> RunFiles {
-        RunFiles { disk, open: Mutex::default() }
+    /// Runs on `disk`, of which about `read_bytes` are read at once.
+    pub(super) fn new(disk: Arc<dyn Disk>, read_bytes: usize) -> RunFiles {
+        // A read begins and ends somewhere in a block.
+        let buffers = BufferPool::new(read_bytes + 2 * BLOCK_BYTES, SPARE_BUFFERS_MAX);
+        RunFiles { disk, buffers, open: Mutex::default() }
     }
 
     fn get(&self, run: u64) -> Option<Arc<dyn DiskFile>> {
@@ -227,7 +227,7 @@ impl RunFiles {
 
     /// Reads bytes of a run. They are not verified.
     pub(super) fn read(&self, run: &Run, position: u64, len: usize) -> io::Result<Bytes> {
-        read_window(&*self.file(run.id)?, position, len)
+        read_window(&*self.file(run.id)?, position, len, &self.buffers)
     }
 
     /// Removes a run's file, which nobody reads any more.
@@ -300,8 +300,9 @@ pub(super) fn read_index(disk: &dyn Disk, id: u64, record: &RunRecord) -> Result
         _ => DiskError::new(&path, &e).into(),
     })?;
     let damaged = |at: u64, reason| OpenError::from(Damage::new(&path, at, reason));
+    let buffers = BufferPool::new(TAIL_BYTES + 2 * BLOCK_BYTES, 1);
     let read = |position: u64, len: usize| {
-        read_window(&*file, position, len).map_err(|e| match e.kind() {
+        read_window(&*file, position, len, &buffers).map_err(|e| match e.kind() {
             io::ErrorKind::UnexpectedEof => damaged(position, "the file is shorter than it was written"),
             _ => DiskError::new(&path, &e).into(),
         })

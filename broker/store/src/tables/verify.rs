@@ -17,6 +17,9 @@ use super::{
 };
 use crate::disk::Disk;
 
+/// About so many bytes of a run share one checksum and are read at once.
+const READ_BYTES: usize = 256 << 10;
+
 /// Something that is wrong, or left over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Finding {
@@ -92,7 +95,7 @@ fn checkpoint_group(name: &str) -> Option<GroupId> {
 impl Verified {
     fn manifest(&mut self, disk: &Arc<dyn Disk>, manifest: &Manifest, names: &[(String, u64)]) {
         self.flushed = manifest.flushed.clone();
-        let files = RunFiles::new(disk.clone());
+        let files = RunFiles::new(disk.clone(), READ_BYTES);
         let mut partitions = BTreeSet::new();
         for (&id, record) in &manifest.runs {
             match read_index(&**disk, id, record) {
