@@ -9,7 +9,7 @@ use millstream_state::partition::{Effect, PartitionState, ShardMachine, decode};
 use millstream_store::tables::{StoredBatch, Tables};
 use parking_lot::Mutex;
 
-use super::waiters::Waiters;
+use super::{read_ahead::ReadAhead, waiters::Waiters};
 
 /// One shard's replicated state on this node.
 pub struct ShardHost {
@@ -17,6 +17,7 @@ pub struct ShardHost {
     state: Mutex<State>,
     pub(super) tables: Arc<Tables>,
     pub(super) waiters: Waiters,
+    pub(super) ahead: ReadAhead,
 }
 
 struct State {
@@ -29,7 +30,7 @@ impl ShardHost {
     /// An empty shard; [`Machine::restore`] fills it.
     pub fn new(group: GroupId, tables: Arc<Tables>) -> ShardHost {
         let state = State { machine: ShardMachine::new(), effects: Vec::new() };
-        ShardHost { group, state: Mutex::new(state), tables, waiters: Waiters::default() }
+        ShardHost { group, state: Mutex::new(state), tables, waiters: Waiters::default(), ahead: ReadAhead::default() }
     }
 
     /// Looks at the applied state of one partition.

@@ -9,6 +9,7 @@
 mod check;
 mod host;
 mod leader;
+mod read_ahead;
 mod reader;
 mod staged;
 mod waiters;

@@ -7,7 +7,7 @@ use millstream_model::{GroupId, PartitionId, batch::{BatchHeader, decode_records
 use millstream_store::tables::{MemoryRead, ReadError};
 use tokio::sync::Notify;
 
-use super::{ShardHost, leader::leader_epoch};
+use super::{ShardHost, leader::leader_epoch, read_ahead::Next};
 use crate::service::PartitionView;
 
 /// What a fetch wants of one partition.
@@ -196,6 +196,8 @@ struct Pass {
     /// Whether a part had records: the first batch of all comes whole, whatever its size.
     anything: bool,
     results: Vec<Result<Fetched, FetchError>>,
+    /// Where those who read from runs will go on.
+    next: Vec<(Arc<ShardHost>, Next)>,
 }
 
 /// May a read wait for the disk?
@@ -213,20 +215,37 @@ async fn pass<L: Locate>(shards: &L, parts: &[FetchPart], max_bytes: usize) -> V
         (place.map(|(host, term)| (host.clone(), term)), *part)
     };
     let located: Vec<Located> = parts.iter().map(locate).collect();
-    let mut pass = Pass { bytes_left: max_bytes, anything: false, results: Vec::with_capacity(parts.len()) };
-    if pass.go_on(&located, Disk::MustNotWait) {
-        return pass.results;
+    let mut pass = Pass::new(max_bytes, parts.len());
+    if !pass.go_on(&located, Disk::MustNotWait) {
+        let waiting = tokio::task::spawn_blocking(move || {
+            pass.go_on(&located, Disk::MayWait);
+            pass
+        });
+        match waiting.await {
+            Ok(done) => pass = done,
+            // A reader that panicked has said so.
+            Err(_) => return vec![Err(FetchError::Unavailable); parts.len()],
+        }
     }
-    let count = located.len();
-    let waiting = tokio::task::spawn_blocking(move || {
-        pass.go_on(&located, Disk::MayWait);
-        pass.results
-    });
-    // A reader that panicked has said so.
-    waiting.await.unwrap_or_else(|_| vec![Err(FetchError::Unavailable); count])
+    read_ahead(pass.next);
+    pass.results
+}
+
+/// Reads on where consumers of old data will, unless that is under way. Nobody waits for it but those who want it.
+fn read_ahead(mut next: Vec<(Arc<ShardHost>, Next)>) {
+    next.retain(|(host, next)| host.ahead.begin(next.partition));
+    if !next.is_empty() {
+        tokio::task::spawn_blocking(move || {
+            next.iter().for_each(|(host, next)| host.ahead.read(&host.tables, *next));
+        });
+    }
 }
 
 impl Pass {
+    fn new(bytes_left: usize, parts: usize) -> Pass {
+        Pass { bytes_left, anything: false, results: Vec::with_capacity(parts), next: Vec::new() }
+    }
+
     /// Reads the parts that have no result yet; false when one of them needs the disk and must not wait for it.
     fn go_on(&mut self, located: &[Located], disk: Disk) -> bool {
         while let Some((place, part)) = located.get(self.results.len()) {
@@ -247,8 +266,8 @@ impl Pass {
     }
 
     fn read(
-        &self,
-        host: &ShardHost,
+        &mut self,
+        host: &Arc<ShardHost>,
         term: u64,
         part: &FetchPart,
         disk: Disk,
@@ -267,7 +286,13 @@ impl Pass {
         let mut records = Vec::new();
         if part.offset < end && (max_bytes > 0 || !self.anything) {
             match read_batches(host, id, part.offset, max_bytes, disk)? {
-                Ok(batches) => records = batches,
+                Ok(Found::InMemory(batches)) => records = batches,
+                Ok(Found::InRuns(batches)) => {
+                    if let Some(offset) = batches.last().and_then(end_of) {
+                        self.next.push((host.clone(), Next { partition: id, offset, max_bytes: part.max_bytes }));
+                    }
+                    records = batches;
+                }
                 Err(error) => return Some(Err(error)),
             }
             if self.anything && records.first().is_some_and(|batch| batch.len() > self.bytes_left) {
@@ -290,32 +315,42 @@ pub fn check_epoch(client: i32, leader: i32) -> Result<(), FetchError> {
     }
 }
 
-/// Batches from the one that holds `offset` on, from memory or from runs; `None` when only the disk has them.
+/// Batches, and where they were.
+enum Found {
+    InMemory(Vec<Bytes>),
+    InRuns(Vec<Bytes>),
+}
+
+/// Offset behind the last of some batches that lie one behind the other.
+fn end_of(batches: &Bytes) -> Option<i64> {
+    let last = split(batches).last()?.ok()?;
+    BatchHeader::parse(&last).ok().map(|header| header.next_offset())
+}
+
+/// Batches from the one that holds `offset` on; `None` when only the disk has them and must not be waited for.
 fn read_batches(
     host: &ShardHost,
     partition: PartitionId,
     offset: i64,
     max_bytes: usize,
     disk: Disk,
-) -> Option<Result<Vec<Bytes>, FetchError>> {
+) -> Option<Result<Found, FetchError>> {
     match host.tables.read_memory(partition, offset, max_bytes) {
-        MemoryRead::Hit(batches) => return Some(Ok(batches)),
-        MemoryRead::Empty => return Some(Ok(Vec::new())),
+        MemoryRead::Hit(batches) => return Some(Ok(Found::InMemory(batches))),
+        MemoryRead::Empty => return Some(Ok(Found::InMemory(Vec::new()))),
         MemoryRead::Older => {}
     }
+    if disk == Disk::MayWait {
+        host.ahead.wait(partition);
+    }
     if let Some(batches) = host.tables.read_runs_cached(partition, offset, max_bytes) {
-        return Some(Ok(batches));
+        return Some(Ok(Found::InRuns(batches)));
     }
     if disk == Disk::MustNotWait {
         return None;
     }
     Some(match host.tables.read_runs(partition, offset, max_bytes) {
-        // Compaction can leave nothing between the offset and the memtable.
-        Ok(batches) if batches.is_empty() => match host.tables.read_memory(partition, offset, max_bytes) {
-            MemoryRead::Hit(batches) => Ok(batches),
-            _ => Ok(Vec::new()),
-        },
-        Ok(batches) => Ok(batches),
+        Ok(batches) => Ok(Found::InRuns(batches)),
         Err(error) => Err(damaged(&error)),
     })
 }

@@ -1,0 +1,106 @@
+//! Reads what a consumer of old data will want next into the cache, while it is busy with what it got.
+
+use std::{collections::HashMap, sync::Arc};
+
+use millstream_model::PartitionId;
+use millstream_store::tables::Tables;
+use parking_lot::{Condvar, Mutex};
+
+/// Partitions of one shard that are read ahead at a time.
+const PARTITIONS_MAX: usize = 256;
+
+/// What a shard reads ahead.
+#[derive(Default)]
+pub(super) struct ReadAhead {
+    busy: Mutex<HashMap<PartitionId, Arc<Latch>>>,
+}
+
+/// Where a consumer will go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Next {
+    pub(super) partition: PartitionId,
+    pub(super) offset: i64,
+    pub(super) max_bytes: usize,
+}
+
+/// Opens once.
+#[derive(Default)]
+struct Latch {
+    open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Latch {
+    fn open(&self) {
+        *self.open.lock() = true;
+        self.opened.notify_all();
+    }
+
+    fn wait(&self) {
+        let mut open = self.open.lock();
+        while !*open {
+            self.opened.wait(&mut open);
+        }
+    }
+}
+
+/// A partition that is being read ahead; dropping it tells those who wait.
+struct Reading<'a> {
+    ahead: &'a ReadAhead,
+    partition: PartitionId,
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        if let Some(latch) = self.ahead.busy.lock().remove(&self.partition) {
+            latch.open();
+        }
+    }
+}
+
+impl ReadAhead {
+    /// Notes that a partition is about to be read ahead; `false` if it is already, or too many are.
+    pub(super) fn begin(&self, partition: PartitionId) -> bool {
+        let mut busy = self.busy.lock();
+        if busy.len() >= PARTITIONS_MAX || busy.contains_key(&partition) {
+            return false;
+        }
+        busy.insert(partition, Arc::default());
+        true
+    }
+
+    /// Reads ahead what [`begin`](ReadAhead::begin) noted. Blocks.
+    pub(super) fn read(&self, tables: &Tables, next: Next) {
+        let _reading = Reading { ahead: self, partition: next.partition };
+        // Damage is told to whoever really wants the data.
+        let _ = tables.read_runs(next.partition, next.offset, next.max_bytes);
+    }
+
+    /// Waits until a partition is not being read ahead, so that nothing is read twice. Blocks.
+    pub(super) fn wait(&self, partition: PartitionId) {
+        let latch = self.busy.lock().get(&partition).cloned();
+        if let Some(latch) = latch {
+            latch.wait();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_is_read_ahead_once_at_a_time_and_waited_for() {
+        let ahead = Arc::new(ReadAhead::default());
+        ahead.wait(PartitionId(1));
+        assert!(ahead.begin(PartitionId(1)));
+        assert!(!ahead.begin(PartitionId(1)), "it is on its way");
+        let waiter = std::thread::spawn({
+            let ahead = ahead.clone();
+            move || ahead.wait(PartitionId(1))
+        });
+        drop(Reading { ahead: &ahead, partition: PartitionId(1) });
+        waiter.join().expect("the waiter was told");
+        assert!(ahead.begin(PartitionId(1)));
+    }
+}
