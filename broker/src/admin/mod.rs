@@ -8,6 +8,7 @@
 //! | `/v1/cluster` | brokers, shards, versions |
 //! | `/v1/topics`, `/v1/topics/{name}` | topics with their partitions and configuration |
 
+mod door;
 mod metrics;
 mod process;
 mod views;
@@ -24,10 +25,12 @@ use axum::{
 use millstream_store::{tables::Tables, wal::Wal};
 use tokio::{
     net::TcpListener,
+    sync::Semaphore,
     task::{JoinHandle, JoinSet},
 };
 
 use crate::{clock, service::Service};
+use door::Door;
 
 /// What the pages are made of.
 pub struct Sources {
@@ -46,16 +49,21 @@ struct Admin {
     started: std::time::Instant,
 }
 
+/// HTTP connections that may be open at once; the pages are for a few people and programs.
+const CONNECTIONS_MAX: usize = 256;
+
 /// Answers HTTP on all listeners until the task is aborted.
 pub fn start(listeners: Vec<TcpListener>, sources: Sources) -> JoinHandle<()> {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let admin = Arc::new(Admin { sources, started: clock::monotonic() });
     tokio::spawn(async move {
         let mut doors = JoinSet::new();
         for listener in listeners {
             let router = router(admin.clone());
+            let door = Door { listener, places: places.clone() };
             doors.spawn(async move {
                 // Serving ends only with its task.
-                let _ = axum::serve(listener, router).await;
+                let _ = axum::serve(door, router).await;
             });
         }
         while doors.join_next().await.is_some() {}
@@ -86,7 +94,8 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     match (without, service.metadata().led_term()) {
         (0, Some(_)) => (StatusCode::OK, "ready\n".to_string()).into_response(),
         (n, _) => {
-            (StatusCode::SERVICE_UNAVAILABLE, format!("{n} shards or the metadata group have no leader\n")).into_response()
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{n} shards or the metadata group have no leader\n"))
+                .into_response()
         }
     }
 }

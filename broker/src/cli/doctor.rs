@@ -46,7 +46,7 @@ pub(super) fn run(args: DoctorArgs) -> Result<(), CliError> {
     let mut out = Out::new();
     if args.repair {
         let repaired = doctor::repair(&args.local.data_dir)?;
-        show_repaired(&repaired, args.local.output, &mut out)?;
+        show_repaired(&repaired, &args.local, &mut out)?;
     }
     let report = doctor::inspect(&args.local.data_dir)?;
     match args.local.output {
@@ -57,15 +57,18 @@ pub(super) fn run(args: DoctorArgs) -> Result<(), CliError> {
     if report.is_sound() { Ok(()) } else { Err(CliError::Unsound { dir: args.local.data_dir }) }
 }
 
-fn show_repaired(repaired: &Repaired, output: LocalOutput, out: &mut Out) -> Result<(), CliError> {
-    if output == LocalOutput::Json {
+fn show_repaired(repaired: &Repaired, local: &Local, out: &mut Out) -> Result<(), CliError> {
+    if local.output == LocalOutput::Json {
         return out.json(&repaired_json(repaired));
     }
     match repaired {
         Repaired::Nothing => out.line("the log opens; there was nothing to repair"),
         Repaired::Finished => out.line("an earlier repair was interrupted; it is finished now"),
         Repaired::Replaced { aside, groups, votes_uncertain } => {
-            out.line(&format!("the log was replaced; the old one is in {}", aside.display()))?;
+            out.line(&format!(
+                "the log was replaced; the old one is in {}",
+                local.data_dir.join(aside).display()
+            ))?;
             for group in groups.iter().filter(|group| group.lost() > 0) {
                 out.line(&format!("{} lost {} entries", group.group, group.lost()))?;
             }
