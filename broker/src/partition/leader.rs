@@ -123,6 +123,12 @@ impl Shard {
         told
     }
 
+    /// Partitions of which something is in flight or queued.
+    #[cfg(test)]
+    pub(super) fn partitions_ahead(&self) -> usize {
+        self.leader.lock().ahead.len()
+    }
+
     /// Proposes what is queued, as far as the bounds allow. Call it after the submissions of a request.
     pub fn push(&self) {
         let mut leader = self.leader.lock();
@@ -170,7 +176,9 @@ impl Shard {
 
     fn finish(&self, term: u64, waiting: Waiting, outcome: Outcome) {
         let results = match outcome {
-            Ok((_, Reply::Shard(ShardReply::Append(outcomes)))) if outcomes.len() == waiting.len() => Some(outcomes),
+            Ok((_, Reply::Shard(ShardReply::Append(outcomes)))) if outcomes.len() == waiting.len() => {
+                Some(outcomes)
+            }
             _ => None,
         };
         {
@@ -189,16 +197,25 @@ impl Shard {
                     let _ = tell.send(result);
                 }
             }
-            None => waiting.into_iter().for_each(|(_, _, tell)| drop(tell.send(Err(ProduceError::NotLeader)))),
+            None => {
+                waiting.into_iter().for_each(|(_, _, tell)| drop(tell.send(Err(ProduceError::NotLeader))))
+            }
         }
     }
 
-    fn result(&self, partition: PartitionId, log_append_ms: Option<i64>, outcome: AppendOutcome) -> AppendResult {
+    fn result(
+        &self,
+        partition: PartitionId,
+        log_append_ms: Option<i64>,
+        outcome: AppendOutcome,
+    ) -> AppendResult {
         let log_start_offset = self.host.partition(partition, |p| p.log_start()).unwrap_or_default();
         match outcome {
-            AppendOutcome::Appended { base_offset } => {
-                Ok(Appended { base_offset, log_append_time_ms: log_append_ms.unwrap_or(-1), log_start_offset })
-            }
+            AppendOutcome::Appended { base_offset } => Ok(Appended {
+                base_offset,
+                log_append_time_ms: log_append_ms.unwrap_or(-1),
+                log_start_offset,
+            }),
             AppendOutcome::Duplicate { base_offset, max_timestamp } => {
                 let log_append_time_ms = log_append_ms.map_or(-1, |_| max_timestamp);
                 Ok(Appended { base_offset, log_append_time_ms, log_start_offset })
@@ -236,7 +253,9 @@ fn place(
     if pending.is_some_and(|ahead| ahead.broken) {
         return Err(ProduceError::Unavailable);
     }
-    match pending.map_or_else(|| applied.check(&batch.header), |ahead| ahead.state.check(applied, &batch.header)) {
+    match pending
+        .map_or_else(|| applied.check(&batch.header), |ahead| ahead.state.check(applied, &batch.header))
+    {
         Verdict::Append => {}
         // Its first copy is still in flight: this answer would come before the first one's, which could still
         // fail. The producer is told to ask again instead.

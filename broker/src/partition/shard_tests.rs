@@ -1,0 +1,200 @@
+//! The writing side of a shard on a running group, over a disk in memory.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millstream_model::{
+    GroupId, NodeId, PartitionId,
+    batch::{BatchBuilder, BatchHeader, Codec, NewRecord, split},
+};
+use millstream_replica::{Group, LogStore, Peer, Timing};
+use millstream_state::partition as commands;
+use millstream_store::{
+    disk::{Disk, sim::SimDisk},
+    tables::{MemoryRead, Tables, TablesConfig},
+    wal::{RecoveryBase, Wal, WalConfig},
+};
+use tokio::sync::oneshot::Receiver;
+
+use super::{
+    CheckedBatch, Shard, ShardHost, Submission,
+    leader::{AppendResult, Appended},
+    staged::{StagedAppend, StagedBatch},
+};
+use crate::service::ProduceError;
+
+const GROUP: GroupId = GroupId(1);
+const FIRST: PartitionId = PartitionId(11);
+const SECOND: PartitionId = PartitionId(12);
+
+/// A shard that is led, with two partitions.
+struct Running {
+    shard: Arc<Shard>,
+    _wal: Wal,
+}
+
+impl Running {
+    async fn start(seed: u64) -> Running {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(seed));
+        let (tables, _) = Tables::open(disk.clone(), TablesConfig::default()).expect("tables");
+        let (wal, _) = Wal::open(disk, WalConfig::default(), &RecoveryBase::default()).expect("a log");
+        let tables = Arc::new(tables);
+        let host = Arc::new(ShardHost::new(GROUP, tables.clone()));
+        let log = LogStore::new(wal.group(GROUP));
+        let group = Group::start(GROUP, NodeId(1), Timing::default(), log, host.clone(), tables);
+        let group = group.await.expect("a group");
+        group.lead_alone(Peer { address: "a:1".into() }).await.expect("it leads");
+        let shard = Shard::new(group, host);
+        shard
+            .write(commands::encode_create_partitions(&[FIRST.into(), SECOND.into()]))
+            .await
+            .expect("created");
+        Running { shard, _wal: wal }
+    }
+
+    fn submit(&self, partition: PartitionId, batch: Bytes) -> Receiver<AppendResult> {
+        let header = BatchHeader::parse(&batch).expect("a whole batch");
+        let batch = CheckedBatch { bytes: batch, header, log_append_ms: None };
+        self.shard.submit(Submission { partition, epoch_base: 0, batch })
+    }
+
+    /// Submits and pushes one batch and waits for what becomes of it.
+    async fn append(&self, partition: PartitionId, batch: Bytes) -> AppendResult {
+        let told = self.submit(partition, batch);
+        self.shard.push();
+        told.await.expect("everyone is told")
+    }
+
+    /// Appends 100 records that the shard's leader knows nothing of.
+    async fn append_behind_its_back(&self, partition: PartitionId) {
+        let bytes = plain(100);
+        let staged = StagedBatch { partition, bytes, base_offset: 0, leader_epoch: 1, log_append_ms: None };
+        let command = millstream_replica::Command::staged(StagedAppend::new(0, vec![staged]));
+        self.shard.write(command.into_bytes()).await.expect("applied");
+    }
+
+    /// Base offsets of the partition's batches, as a reader gets them.
+    fn readable(&self, partition: PartitionId) -> Vec<i64> {
+        let MemoryRead::Hit(found) = self.shard.host.tables.read_memory(partition, 0, usize::MAX) else {
+            return Vec::new();
+        };
+        let batches = found.iter().flat_map(split).map(|batch| batch.expect("whole"));
+        batches.map(|batch| BatchHeader::parse(&batch).expect("whole").base_offset).collect()
+    }
+}
+
+fn build(mut builder: BatchBuilder, records: usize, bytes: usize) -> Bytes {
+    let value = vec![7; bytes];
+    for _ in 0..records {
+        builder.push(NewRecord { timestamp_ms: 5, value: Some(&value), ..NewRecord::default() });
+    }
+    builder.build().expect("an uncompressed batch")
+}
+
+fn plain(records: usize) -> Bytes {
+    build(BatchBuilder::new(Codec::None), records, 10)
+}
+
+/// A batch of one record by producer 9.
+fn sequenced(sequence: i32) -> Bytes {
+    build(BatchBuilder::new(Codec::None).producer(9, 0, sequence), 1, 10)
+}
+
+fn at(base_offset: i64) -> AppendResult {
+    Ok(Appended { base_offset, log_append_time_ms: -1, log_start_offset: 0 })
+}
+
+#[tokio::test]
+async fn batches_get_their_offsets_in_the_order_of_submission() {
+    let running = Running::start(1).await;
+    let mut told = Vec::new();
+    for n in 0..200 {
+        told.push((n * 2, running.submit(FIRST, plain(2))));
+        told.push((n, running.submit(SECOND, plain(1))));
+        if n % 7 == 0 {
+            running.shard.push();
+        }
+    }
+    running.shard.push();
+    for (base_offset, told) in told {
+        assert_eq!(told.await.expect("told"), at(base_offset));
+    }
+    assert_eq!(running.readable(FIRST), (0..200).map(|n| n * 2).collect::<Vec<_>>());
+    assert_eq!(running.readable(SECOND), (0..200).collect::<Vec<_>>());
+    assert_eq!(running.shard.partitions_ahead(), 0, "nothing is kept of what has ended");
+}
+
+#[tokio::test]
+async fn a_batch_that_comes_again_is_in_the_log_once() {
+    let running = Running::start(2).await;
+    let first = running.submit(FIRST, sequenced(0));
+    // The first copy may still fail, so the second one is not told that it is there.
+    assert_eq!(running.submit(FIRST, sequenced(0)).await, Ok(Err(ProduceError::Unavailable)));
+    let next = running.submit(FIRST, sequenced(1));
+    running.shard.push();
+    assert_eq!((first.await, next.await), (Ok(at(0)), Ok(at(1))));
+    assert_eq!(running.append(FIRST, sequenced(0)).await, at(0));
+    assert_eq!(running.append(FIRST, sequenced(1)).await, at(1));
+    assert_eq!(running.append(FIRST, sequenced(3)).await, Err(ProduceError::OutOfOrderSequence));
+    assert_eq!(running.append(FIRST, sequenced(2)).await, at(2));
+    assert_eq!(running.readable(FIRST), [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn offsets_that_do_not_fit_are_refused_as_retriable_and_counted() {
+    let running = Running::start(3).await;
+    let (one, two) = (running.submit(FIRST, sequenced(0)), running.submit(FIRST, sequenced(1)));
+    let other = running.submit(SECOND, plain(1));
+    running.append_behind_its_back(FIRST).await;
+    running.shard.push();
+    // Not out of order: the producer did nothing wrong, and may try both again.
+    assert_eq!((one.await, two.await), (Ok(Err(ProduceError::NotLeader)), Ok(Err(ProduceError::NotLeader))));
+    assert_eq!(other.await, Ok(at(0)), "the other partition of the same proposal is none the worse");
+    assert_eq!(running.shard.host.inspect(|machine| machine.stats().offset_mismatches), 2);
+    assert_eq!(running.shard.partitions_ahead(), 0);
+    assert_eq!(running.append(FIRST, sequenced(0)).await, at(100));
+    assert_eq!(running.append(FIRST, sequenced(1)).await, at(101));
+    assert_eq!(running.readable(FIRST), [0, 100, 101]);
+}
+
+#[tokio::test]
+async fn a_partition_takes_nothing_while_what_is_ahead_of_it_is_wrong() {
+    let running = Running::start(4).await;
+    // Each fills a proposal, so that the second is in flight when the first turns out not to fit.
+    let large = || build(BatchBuilder::new(Codec::None), 1, 900 << 10);
+    let told: Vec<_> = (0..8).map(|_| running.submit(FIRST, large())).collect();
+    running.append_behind_its_back(FIRST).await;
+    running.shard.push();
+    for told in told {
+        assert_eq!(told.await, Ok(Err(ProduceError::NotLeader)));
+    }
+    assert_eq!(running.append(FIRST, plain(1)).await, at(100));
+    assert_eq!(running.readable(FIRST), [0, 100]);
+}
+
+#[tokio::test]
+async fn a_partition_that_is_dropped_takes_nothing() {
+    let running = Running::start(5).await;
+    let queued = running.submit(FIRST, plain(1));
+    running.shard.write(commands::encode_drop_partitions(&[FIRST])).await.expect("dropped");
+    running.shard.push();
+    assert_eq!(queued.await, Ok(Err(ProduceError::UnknownPartition)));
+    assert_eq!(running.append(FIRST, plain(1)).await, Err(ProduceError::UnknownPartition));
+    assert_eq!(running.append(SECOND, plain(1)).await, at(0));
+    assert_eq!(running.shard.partitions_ahead(), 0);
+}
+
+#[tokio::test]
+async fn all_that_is_queued_is_told_when_the_group_ends() {
+    let running = Running::start(6).await;
+    // More proposals than may be in flight: those that end make room for those that wait, which find nobody.
+    let large = || build(BatchBuilder::new(Codec::None), 1, 900 << 10);
+    let told: Vec<_> = (0..20).map(|_| running.submit(FIRST, large())).collect();
+    running.shard.push();
+    running.shard.group().shutdown().await;
+    for told in told {
+        let result = told.await.expect("told");
+        assert!(result.is_ok() || result == Err(ProduceError::NotLeader), "{result:?}");
+    }
+    assert_eq!(running.append(FIRST, plain(1)).await, Err(ProduceError::NotLeader));
+}
