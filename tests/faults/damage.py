@@ -182,6 +182,7 @@ def other_damage(report, store, places):
         report.case(f"nothing in {path.name}", damaged_case, store, path, cut(0.0))
         report.case(f"{path.name} missing", damaged_case, store, path, remove)
     for path in store.logs_in_use():
+        report.case(f"half of {path.name}", damaged_case, store, path, cut(0.5))
         report.case(f"{path.name} missing", damaged_case, store, path, remove)
 
 
@@ -199,14 +200,10 @@ def torn_store(folder):
 
 
 def tear(path, start, end, chance):
-    """What a write that was under way leaves behind it: nothing, old bytes, or a shorter file."""
-    way = chance.choice(("zeros", "old bytes", "shorter file"))
+    """What a write that was under way leaves behind it in a file that has its length already: nothing, or old bytes."""
     with open(path, "r+b") as file:
         file.seek(start)
-        if way == "shorter file":
-            file.truncate(start)
-        else:
-            file.write(bytes(end - start) if way == "zeros" else chance.randbytes(end - start))
+        file.write(chance.choice((bytes(end - start), chance.randbytes(end - start))))
 
 
 def torn_tails(folder, count, seed):

@@ -191,8 +191,8 @@ class Wire:
         reader.take("ii"), reader.text()
         _check(f"delete {name}", reader.take("h"))
 
-    def send_produce(self, topic, partition, records, acks=-1):
-        data = batch(records)
+    def send_produce(self, topic, partition, data, acks=-1):
+        """Sends a batch; `produced` takes the response."""
         body = text(None) + struct.pack(">hii", acks, 30_000, 1) + text(topic) + struct.pack(">iii", 1, partition, len(data)) + data
         self.send(PRODUCE, 3, body)
 
@@ -204,8 +204,8 @@ class Wire:
         return code, base
 
     def produce(self, topic, partition, records, acks=-1):
-        """Base offset of the records once they are acknowledged."""
-        self.send_produce(topic, partition, records, acks)
+        """Base offset of the records, pairs of key and value or a batch of them, once they are acknowledged."""
+        self.send_produce(topic, partition, records if isinstance(records, bytes) else batch(records), acks)
         code, base = self.produced()
         _check(f"produce to {topic}-{partition}", code)
         return base
