@@ -11,6 +11,8 @@ mod host;
 mod leader;
 mod read_ahead;
 mod reader;
+#[cfg(test)]
+mod shard_tests;
 mod staged;
 mod waiters;
 
