@@ -444,6 +444,50 @@ fn stopped() -> SimDisk {
 }
 
 #[test]
+fn an_entry_that_does_not_follow_the_one_before_it_is_damage() {
+    let (disk, starts) = six_writes(false);
+    let at = starts[3] + 44;
+    let mut frame = disk.read_file(file(1)).expect("there")[at..at + 5040].to_vec();
+    frame[32] = 1;
+    let crc = layout::crc(&[&frame[..4], &frame[8..]].concat());
+    frame[4..8].copy_from_slice(&crc.to_le_bytes());
+    disk.overwrite(file(1), at as u64, &frame).expect("there");
+    assert_eq!(damage(try_open(&disk, &[])), (file_name(1), at));
+}
+
+#[test]
+fn what_a_start_keeps_in_memory_is_what_the_runs_do_not_have() {
+    let disk = SimDisk::new(2);
+    let wal = open(&disk);
+    write(&wal, GROUP, 0..40, 3000);
+    write(&wal, OTHER, 0..1, 100);
+    drop(wal);
+    let (wal, _) = try_open(&disk.kill(), &[(GROUP, 38)]).expect("opens");
+    assert!(wal.memory_bytes() <= config().chunk_bytes, "small payloads hold no windows");
+    let kept =
+        |log: &mut log::Log| log.group(GROUP).slots.iter().filter(|slot| slot.payload.is_some()).count();
+    assert_eq!(wal.shared.with(kept), 1);
+    expect(&wal, GROUP, 0..40, 3000);
+    expect(&wal, OTHER, 0..1, 100);
+}
+
+#[test]
+fn a_log_whose_last_file_is_full_starts_on_a_full_disk_with_a_spare_file() {
+    let disk = SimDisk::new(2);
+    let wal = open(&disk);
+    write(&wal, GROUP, 0..40, 6000);
+    wal.group(GROUP).purge(LogId::new(1, 35)).expect("purged");
+    assert!(wal.reclaim().expect("reclaimed") > 1);
+    drop(wal);
+    let disk = disk.kill();
+    let used: usize = disk.files().values().map(Vec::len).sum();
+    disk.set_capacity(Some(used as u64));
+    let wal = open(&disk);
+    write(&wal, GROUP, 40..41, 6000);
+    expect(&wal, GROUP, 36..41, 6000);
+}
+
+#[test]
 fn a_header_that_rots_is_damage() {
     let (disk, _) = six_writes(false);
     for offset in [0, 9, 25, 35, 41] {
@@ -678,7 +722,11 @@ fn a_failed_write_is_final_and_nothing_is_acknowledged_from_then_on() {
             wal.step();
         }
         assert_eq!(acknowledged.load(Relaxed), nth as usize - 1);
-        assert!(matches!(wal.step(), Step::Failed(_)) && wal.failed().is_some());
+        assert!(matches!(wal.step(), Step::Failed(_)));
+        assert_eq!(
+            wal.failed().map(|failed| failed.reason),
+            Some(io::Error::from(io::ErrorKind::Other).to_string())
+        );
         assert!(matches!(wal.group(GROUP).purge(LogId::new(1, 0)), Err(AppendError::Failed(_))));
         assert!(matches!(wal.group(GROUP).save_vote(b"v", |_| {}), Err(AppendError::Failed(_))));
         assert_eq!(failures.load(Relaxed), 1);

@@ -151,7 +151,8 @@ impl Files {
     pub(super) fn make_first(&self, seq: u64, len: u64) -> Result<(), NoFile> {
         let mut state = self.state.lock();
         let head = FileHead { seq, file_bytes: len, life: state.lives.next(), closed_at: 0 };
-        let file = MutexGuard::unlocked(&mut state, || self.make(head, None))?;
+        let reuse = state.free.pop();
+        let file = MutexGuard::unlocked(&mut state, || self.make(head, reuse.as_deref()))?;
         state.ready.insert(seq, Ready { file, head });
         state.made = (seq, len);
         state.wanted = state.wanted.max(seq);
@@ -252,9 +253,10 @@ impl Files {
 
     /// What the preparer thread does.
     fn prepare(&self) {
+        let mut told = false;
         while !self.state.lock().stopping {
             match self.make_next() {
-                Ok(true) => {}
+                Ok(true) => told = false,
                 Ok(false) => {
                     let mut state = self.state.lock();
                     if state.made.0 >= state.wanted && !state.stopping {
@@ -262,7 +264,9 @@ impl Files {
                     }
                 }
                 Err(NoFile::NotYet(error)) => {
-                    tracing::error!(%error, "the next log file cannot be made; appends wait for it");
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::error!(%error, "the next log file cannot be made; appends wait for it");
+                    }
                     let mut state = self.state.lock();
                     if !state.stopping {
                         self.changed.wait_for(&mut state, RETRY_AFTER);

@@ -27,6 +27,9 @@ use crate::disk::{BLOCK_BYTES, Disk, OpenMode, align_up};
 /// Name of the file that says that a repair was begun: the log's directory is between two states.
 pub(super) const REPAIR_NAME: &str = "repair-unfinished";
 
+/// A payload up to this length is copied, so that it does not hold the whole window that it was read in.
+const COPIED_BYTES_MAX: usize = 16 << 10;
+
 /// Why a log cannot be opened. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
@@ -374,7 +377,7 @@ impl<'a> Scan<'a> {
             FrameKind::Entry => {
                 let flushed = self.base.flushed.get(&head.group).copied();
                 let keep = flushed.is_none_or(|flushed| head.id.index > flushed);
-                put_entry(index, &head, at, payload, keep)?;
+                put_entry(index, &head, at, &payload, keep)?;
                 let top = self.older.entry(at.seq()).or_default().tops.entry(head.group).or_default();
                 *top = (*top).max(head.id.index);
             }
@@ -409,7 +412,7 @@ fn put_entry(
     index: &mut GroupIndex,
     head: &FrameHead,
     at: Position,
-    payload: Bytes,
+    payload: &Bytes,
     keep: bool,
 ) -> Result<(), OpenError> {
     if head.id.index < index.end() {
@@ -420,12 +423,16 @@ fn put_entry(
         index.slots.clear();
         index.first = head.id.index;
     }
+    let kept = || match payload.len() {
+        0..=COPIED_BYTES_MAX => Bytes::copy_from_slice(payload),
+        _ => payload.clone(),
+    };
     index.slots.push_back(Slot {
         term: head.id.term,
         kind: head.entry_kind,
         at,
         payload_bytes: payload.len() as u32,
-        payload: keep.then_some(payload),
+        payload: keep.then(kept),
     });
     Ok(())
 }

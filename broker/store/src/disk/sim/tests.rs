@@ -83,6 +83,17 @@ fn a_durable_write_survives_among_others_that_do_not_and_takes_none_of_them_alon
 }
 
 #[test]
+fn what_is_allocated_is_durable() {
+    for seed in 0..20 {
+        let disk = SimDisk::new(seed);
+        let file = disk.open(Path::new(FILE), OpenMode::DirectCreate).expect("opens");
+        disk.sync_dir(Path::new("")).expect("syncs");
+        file.allocate(5 * 4096).expect("allocated");
+        assert_eq!(disk.crash().read_file(FILE).expect("there"), vec![0; 5 * 4096], "seed {seed}");
+    }
+}
+
+#[test]
 fn names_are_durable_after_their_directory_is_synced_and_renames_are_whole() {
     let mut seen = std::collections::BTreeSet::new();
     for seed in 0..200 {
