@@ -111,7 +111,12 @@ async fn cluster(State(admin): State<Arc<Admin>>) -> Response {
 }
 
 async fn topics(State(admin): State<Arc<Admin>>) -> Response {
-    Json(views::topics(&admin.sources.service)).into_response()
+    // Sizes of a hundred thousand partitions take a while: not on a thread that others wait for.
+    let service = admin.sources.service.clone();
+    match tokio::task::spawn_blocking(move || views::topics(&service)).await {
+        Ok(view) => Json(view).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 async fn topic(State(admin): State<Arc<Admin>>, Path(name): Path<String>) -> Response {

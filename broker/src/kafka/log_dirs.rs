@@ -8,12 +8,12 @@ use std::sync::Arc;
 use millstream_protocol::{
     Str,
     messages::describe_log_dirs::{
-        DescribeLogDirsPartition, DescribeLogDirsRequest, DescribeLogDirsResponse, DescribeLogDirsResult,
-        DescribeLogDirsTopic,
+        DescribableLogDirTopic, DescribeLogDirsPartition, DescribeLogDirsRequest, DescribeLogDirsResponse,
+        DescribeLogDirsResult, DescribeLogDirsTopic,
     },
 };
 
-use super::context::RequestContext;
+use super::{context::RequestContext, error::ErrorCode};
 use crate::service::{PartitionView, Service, TopicView};
 
 /// Describes the one data directory and the partitions in it. Topics that do not exist are in no directory.
@@ -21,8 +21,18 @@ pub(super) async fn describe_log_dirs(
     ctx: &RequestContext,
     request: DescribeLogDirsRequest,
 ) -> DescribeLogDirsResponse {
-    let service = &ctx.service;
-    let topics = match request.topics {
+    let service = ctx.service.clone();
+    // Sizes of a hundred thousand partitions take a while: not on a thread that others wait for.
+    match tokio::task::spawn_blocking(move || look(&service, request.topics.as_deref())).await {
+        Ok(result) => DescribeLogDirsResponse { results: vec![result], ..Default::default() },
+        Err(_) => {
+            DescribeLogDirsResponse { error_code: ErrorCode::UNKNOWN_SERVER_ERROR.0, ..Default::default() }
+        }
+    }
+}
+
+fn look(service: &Service, asked: Option<&[DescribableLogDirTopic]>) -> DescribeLogDirsResult {
+    let topics = match asked {
         None => service.topics().iter().map(|view| describe(service, view, view.partitions.iter())).collect(),
         Some(asked) => asked
             .iter()
@@ -31,14 +41,16 @@ pub(super) async fn describe_log_dirs(
             .collect(),
     };
     let space = service.disk_space();
-    let result = DescribeLogDirsResult {
-        log_dir: Str::from(service.data_dir().display().to_string()),
+    // Clients take it for the directory's name, whatever the broker's own working directory.
+    let log_dir =
+        std::path::absolute(service.data_dir()).unwrap_or_else(|_| service.data_dir().to_path_buf());
+    DescribeLogDirsResult {
+        log_dir: Str::from(log_dir.display().to_string()),
         topics,
         total_bytes: space.map_or(-1, |space| space.total_bytes.min(i64::MAX as u64) as i64),
         usable_bytes: space.map_or(-1, |space| space.free_bytes.min(i64::MAX as u64) as i64),
         ..Default::default()
-    };
-    DescribeLogDirsResponse { results: vec![result], ..Default::default() }
+    }
 }
 
 fn chosen(service: &Service, view: &Arc<TopicView>, wanted: &[i32]) -> DescribeLogDirsTopic {

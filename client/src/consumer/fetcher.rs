@@ -26,6 +26,7 @@ use tokio::{
 
 use super::{
     ConsumerConfig, Start, TopicPartition,
+    aborted::without_aborted,
     positions::{After, Positions, Wanted},
 };
 use crate::{ClientError, Cluster, clock, cluster::Lane};
@@ -150,26 +151,11 @@ impl Fetcher {
 
     /// One request to each broker that none is on its way to.
     fn fetch(&mut self) {
-        let now = clock::now();
-        let mut leaders: BTreeSet<i32> = BTreeSet::new();
-        let topics: BTreeSet<TopicPartition> = self.shared.positions.lock().partitions().cloned().collect();
-        for partition in &topics {
-            match self.leader(partition) {
-                Some((leader, _)) => drop(leaders.insert(leader)),
-                None => drop(self.stale.insert(partition.topic.clone())),
-            }
-        }
-        for broker in leaders {
-            if self.brokers_in_flight.contains(&broker) {
-                continue;
-            }
-            let leads = |p: &TopicPartition| {
-                self.leader(p).filter(|(leader, _)| *leader == broker).map(|(_, epoch)| epoch)
-            };
-            let wanted = self.shared.positions.lock().wanted(now, leads);
-            if wanted.is_empty() {
-                continue;
-            }
+        let lead = |partition: &TopicPartition| self.leader(partition);
+        let is_free = |broker: i32| !self.brokers_in_flight.contains(&broker);
+        let (wanted, leaderless) = self.shared.positions.lock().wanted(clock::now(), lead, is_free);
+        self.stale.extend(leaderless);
+        for (broker, wanted) in wanted {
             self.brokers_in_flight.insert(broker);
             let (cluster, config) = (self.cluster.clone(), self.config.clone());
             let generation = self.shared.generation();
@@ -302,6 +288,10 @@ impl Fetcher {
                 let (topic, partition) = (wanted.partition.topic.to_string(), wanted.partition.partition);
                 return Some(Err(ClientError::Records { topic, partition, offset: wanted.offset, source }));
             }
+        };
+        let batches = match (&data.aborted_transactions, self.config.read_committed) {
+            (Some(aborted), true) => without_aborted(batches, aborted),
+            _ => batches,
         };
         let bytes = batches.iter().map(Bytes::len).sum();
         if !self.shared.positions.lock().fetched(wanted, next, bytes, data.high_watermark)

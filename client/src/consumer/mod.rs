@@ -3,6 +3,7 @@
 //! What it asks for is decided in `positions` (pure); `fetcher` does it. Reading ahead is bounded for each partition and
 //! for the whole: a reader that stops stops the fetching.
 
+mod aborted;
 mod fetcher;
 mod group;
 mod positions;

@@ -3,7 +3,11 @@
 //! Pure: answers go in, requests come out. A partition is asked for only while little of it waits to be taken: reading ahead
 //! is bounded for each partition.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
 
 use millstream_protocol::ErrorCode;
 
@@ -123,13 +127,15 @@ impl Positions {
         }
     }
 
-    /// What may be fetched from a broker now: `leads` gives the leader's epoch where it leads. What is given counts as on
-    /// its way until it is answered.
+    /// What may be fetched now, by the broker to ask, and the topics of partitions that nobody leads. `lead` gives a
+    /// partition's leader and its epoch, `is_free` whether that broker may be asked. What is given counts as on its way until
+    /// it is answered.
     pub(super) fn wanted(
         &mut self,
         now: Instant,
-        leads: impl Fn(&TopicPartition) -> Option<i32>,
-    ) -> Vec<Wanted> {
+        lead: impl Fn(&TopicPartition) -> Option<(i32, i32)>,
+        is_free: impl Fn(i32) -> bool,
+    ) -> (BTreeMap<i32, Vec<Wanted>>, BTreeSet<Arc<str>>) {
         let ahead_bytes_max = self.ahead_bytes_max;
         let may = |p: &Position| {
             p.state == State::Reading
@@ -137,13 +143,19 @@ impl Positions {
                 && p.ahead_bytes < ahead_bytes_max
                 && p.not_before.is_none_or(|at| at <= now)
         };
-        let mut wanted = Vec::new();
+        let (mut wanted, mut leaderless) = (BTreeMap::<i32, Vec<Wanted>>::new(), BTreeSet::new());
         for (partition, position) in self.all.iter_mut().filter(|(_, position)| may(position)) {
-            let Some(leader_epoch) = leads(partition) else { continue };
-            position.in_flight = true;
-            wanted.push(Wanted { partition: partition.clone(), offset: position.next, leader_epoch });
+            match lead(partition) {
+                Some((leader, leader_epoch)) if is_free(leader) => {
+                    position.in_flight = true;
+                    let one = Wanted { partition: partition.clone(), offset: position.next, leader_epoch };
+                    wanted.entry(leader).or_default().push(one);
+                }
+                Some(_) => {}
+                None => drop(leaderless.insert(partition.topic.clone())),
+            }
         }
-        wanted
+        (wanted, leaderless)
     }
 
     /// Takes in an answer: the records end before `next`. False when they are not what is read next: the partition was
@@ -209,11 +221,6 @@ impl Positions {
         self.all.get(partition)?.high_watermark
     }
 
-    /// The partitions that are read.
-    pub(super) fn partitions(&self) -> impl Iterator<Item = &TopicPartition> {
-        self.all.keys()
-    }
-
     /// When to look again, if nothing happens before.
     pub(super) fn next_try(&self, now: Instant) -> Option<Instant> {
         self.all.values().filter_map(|position| position.not_before).filter(|at| *at > now).min()
@@ -230,8 +237,9 @@ mod tests {
         TopicPartition { topic: "a".into(), partition }
     }
 
-    fn all(_: &TopicPartition) -> Option<i32> {
-        Some(3)
+    /// What is wanted when broker 1 leads everything in epoch 3 and may be asked.
+    fn wanted(positions: &mut Positions, now: Instant) -> Vec<Wanted> {
+        positions.wanted(now, |_| Some((1, 3)), |_| true).0.remove(&1).unwrap_or_default()
     }
 
     #[test]
@@ -239,33 +247,49 @@ mod tests {
         let (mut positions, now) = (Positions::new(100), clock::now());
         positions.assign([(place(0), Start::Beginning), (place(1), Start::Offset(7))]);
         assert_eq!(positions.seeking(now), [(place(0), Start::Beginning)]);
-        let wanted = positions.wanted(now, all);
-        assert_eq!(wanted, [Wanted { partition: place(1), offset: 7, leader_epoch: 3 }]);
+        let first = wanted(&mut positions, now);
+        assert_eq!(first, [Wanted { partition: place(1), offset: 7, leader_epoch: 3 }]);
         positions.found(&place(0), 2);
-        assert_eq!(positions.wanted(now, all)[0].offset, 2);
-        assert!(positions.wanted(now, all).is_empty(), "both are on their way");
+        assert_eq!(wanted(&mut positions, now)[0].offset, 2);
+        assert!(wanted(&mut positions, now).is_empty(), "both are on their way");
     }
 
     #[test]
     fn reading_ahead_is_bounded() {
         let (mut positions, now) = (Positions::new(100), clock::now());
         positions.assign([(place(0), Start::Offset(0))]);
-        let wanted = positions.wanted(now, all).remove(0);
-        assert!(positions.fetched(&wanted, 5, 100, 9));
-        assert!(positions.wanted(now, all).is_empty(), "enough is waiting");
+        let one = wanted(&mut positions, now).remove(0);
+        assert!(positions.fetched(&one, 5, 100, 9));
+        assert!(wanted(&mut positions, now).is_empty(), "enough is waiting");
         positions.taken(&place(0), 60);
-        assert_eq!(positions.wanted(now, all)[0].offset, 5);
+        assert_eq!(wanted(&mut positions, now)[0].offset, 5);
         assert_eq!(positions.high_watermark(&place(0)), Some(9));
+    }
+
+    #[test]
+    fn a_busy_broker_is_not_asked_and_a_missing_leader_is_told() {
+        let (mut positions, now) = (Positions::new(100), clock::now());
+        positions.assign([
+            (place(0), Start::Offset(0)),
+            (place(1), Start::Offset(0)),
+            (place(2), Start::Offset(0)),
+        ]);
+        let lead = |p: &TopicPartition| (p.partition < 2).then_some((p.partition, 0));
+        let (wanted, leaderless) = positions.wanted(now, lead, |broker| broker == 1);
+        assert_eq!(wanted.keys().copied().collect::<Vec<_>>(), [1]);
+        assert!(leaderless.contains("a"));
+        let (wanted, _) = positions.wanted(now, lead, |_| true);
+        assert_eq!(wanted.keys().copied().collect::<Vec<_>>(), [0], "the other one is on its way");
     }
 
     #[test]
     fn an_answer_to_an_older_assignment_is_dropped() {
         let (mut positions, now) = (Positions::new(100), clock::now());
         positions.assign([(place(0), Start::Offset(0))]);
-        let wanted = positions.wanted(now, all).remove(0);
+        let one = wanted(&mut positions, now).remove(0);
         positions.assign([(place(0), Start::Offset(50))]);
-        assert!(!positions.fetched(&wanted, 5, 1, 9));
-        assert_eq!(positions.wanted(now, all)[0].offset, 50);
+        assert!(!positions.fetched(&one, 5, 1, 9));
+        assert_eq!(wanted(&mut positions, now)[0].offset, 50);
     }
 
     #[test]
@@ -273,11 +297,11 @@ mod tests {
         let (mut positions, now) = (Positions::new(100), clock::now());
         let later = now + Duration::from_millis(10);
         positions.assign([(place(0), Start::Offset(0))]);
-        positions.wanted(now, all);
+        wanted(&mut positions, now);
         assert_eq!(positions.failed(&place(0), ErrorCode::NOT_LEADER_OR_FOLLOWER, later), After::Refresh);
-        assert!(positions.wanted(now, all).is_empty());
+        assert!(wanted(&mut positions, now).is_empty());
         assert_eq!((positions.next_try(now), positions.failures(&place(0))), (Some(later), 1));
-        positions.wanted(later, all);
+        wanted(&mut positions, later);
         assert_eq!(positions.failed(&place(0), ErrorCode::OFFSET_OUT_OF_RANGE, later), After::Reset);
         positions.reset(&place(0), Start::Beginning);
         assert_eq!(positions.seeking(now).len(), 1);
