@@ -252,6 +252,7 @@ impl House {
                     now_ms,
                     delete_retention_ms: config.delete_retention_ms,
                     min_lag_ms: config.min_compaction_lag_ms,
+                    max_lag_ms: config.max_compaction_lag_ms,
                     min_dirty_ratio: config.min_cleanable_dirty_ratio,
                 }),
             },

@@ -42,12 +42,20 @@ pub(super) struct Dirt {
     horizon: i64,
     /// Offset from which records are too young.
     end: i64,
+    /// Age of what is dirty, as the time of its oldest region: the indexes know the newest record of each.
+    since: i64,
 }
 
 /// Looks at the indexes for what is to be compacted.
 pub(super) fn dirt(parts: &[Part], policy: &CompactPolicy) -> Dirt {
     let clean_end = clean_end(parts);
-    let mut dirt = Dirt { clean_bytes: 0, dirty_bytes: 0, horizon: i64::MAX, end: young_from(parts, policy) };
+    let mut dirt = Dirt {
+        clean_bytes: 0,
+        dirty_bytes: 0,
+        horizon: i64::MAX,
+        end: young_from(parts, policy),
+        since: i64::MAX,
+    };
     for part in parts {
         dirt.horizon = dirt.horizon.min(part.delete_horizon);
         for (number, region) in part.regions().iter().enumerate() {
@@ -56,6 +64,9 @@ pub(super) fn dirt(parts: &[Part], policy: &CompactPolicy) -> Dirt {
                 dirt.clean_bytes += bytes;
             } else if region.base_offset < dirt.end {
                 dirt.dirty_bytes += bytes;
+                // A record without a timestamp has no age.
+                let timestamp = Some(region.max_timestamp).filter(|&timestamp| timestamp >= 0);
+                dirt.since = dirt.since.min(timestamp.unwrap_or(i64::MAX));
             }
         }
     }
@@ -95,8 +106,9 @@ impl Attempts {
                 && (stuck.dirty_bytes <= RETRY_CHEAP_BYTES
                     || dirt.dirty_bytes >= stuck.dirty_bytes.saturating_mul(RETRY_GROWTH))
         };
+        let overdue = policy.now_ms.saturating_sub(dirt.since) > policy.max_lag_ms;
         let dirty = dirt.dirty_bytes > 0
-            && dirt.dirty_bytes as f64 >= policy.min_dirty_ratio * all
+            && (overdue || dirt.dirty_bytes as f64 >= policy.min_dirty_ratio * all)
             && last.and_then(|last| last.stuck).is_none_or(more);
         let expired = dirt.horizon <= policy.now_ms
             && last.is_none_or(|last| last.passed_horizon != Some(dirt.horizon));

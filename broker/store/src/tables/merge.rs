@@ -35,6 +35,8 @@ pub struct CompactPolicy {
     pub delete_retention_ms: i64,
     /// Milliseconds for which a record stays as it is.
     pub min_lag_ms: i64,
+    /// Milliseconds after which a record that was not looked at starts a compaction, however little there is to do.
+    pub max_lag_ms: i64,
     /// Share of uncompacted bytes that starts a compaction.
     pub min_dirty_ratio: f64,
 }

@@ -58,7 +58,13 @@ fn marker(base: i64, producer: i64, commit: bool) -> StoredBatch {
 }
 
 fn policy_at(now_ms: i64) -> PartitionPolicy {
-    let compact = CompactPolicy { now_ms, delete_retention_ms: 1000, min_lag_ms: 0, min_dirty_ratio: 0.0 };
+    let compact = CompactPolicy {
+        now_ms,
+        delete_retention_ms: 1000,
+        min_lag_ms: 0,
+        max_lag_ms: i64::MAX,
+        min_dirty_ratio: 0.0,
+    };
     PartitionPolicy { compact: Some(compact), ..keep(P1) }
 }
 
@@ -135,6 +141,24 @@ fn the_newest_value_of_each_key_stays_at_its_offset() {
         .map(|header| (header.base_offset, header.last_offset(), header.max_timestamp))
         .collect();
     assert_eq!(headers, [(3, 4, 21), (5, 6, 31), (7, 7, 40)], "offsets and times are those of the records");
+}
+
+#[test]
+fn a_record_that_was_not_looked_at_for_the_longest_lag_starts_a_compaction() {
+    let policy = |now_ms| {
+        let policy = policy_at(now_ms);
+        let compact = policy.compact.map(|c| CompactPolicy { max_lag_ms: 500, min_dirty_ratio: 0.9, ..c });
+        PartitionPolicy { compact, ..policy }
+    };
+    let (_, tables) = filled(&[pairs(0, 10, &[("a", Some("1")), ("b", Some("1")), ("c", Some("1"))])]);
+    merge_all(&tables, &|_| policy(20));
+    put(&tables, 1, P1, pairs(3, 100, &[("a", Some("2"))]));
+    tables.flush().expect("flushes");
+    let all = said(&[(0, "a=1"), (1, "b=1"), (2, "c=1"), (3, "a=2")]);
+    assert_eq!((merge_all(&tables, &|_| policy(600)), texts(&tables)), (0, all), "too little, and not old");
+    merge_all(&tables, &|_| policy(601));
+    assert_eq!(texts(&tables), said(&[(1, "b=1"), (2, "c=1"), (3, "a=2")]));
+    assert_eq!(merge_all(&tables, &|_| policy(10_000)), 0, "what was looked at has no age");
 }
 
 #[test]

@@ -213,6 +213,7 @@ fn compaction_does_not_keep_locality_waiting() {
             now_ms: 1,
             delete_retention_ms: 1,
             min_lag_ms: 0,
+            max_lag_ms: i64::MAX,
             min_dirty_ratio: 0.0,
         }),
         ..keep(n)
