@@ -46,7 +46,8 @@ fn used() -> (Duration, u64) {
         let nanos = read("schedstat").split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0);
         cpu += Duration::from_nanos(nanos);
         let count = |line: &str| line.split_whitespace().last().and_then(|n| n.parse::<u64>().ok());
-        switches += read("status").lines().filter(|l| l.contains("ctxt_switches")).filter_map(count).sum::<u64>();
+        switches +=
+            read("status").lines().filter(|l| l.contains("ctxt_switches")).filter_map(count).sum::<u64>();
     }
     (cpu, switches)
 }
