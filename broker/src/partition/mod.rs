@@ -9,6 +9,7 @@
 mod check;
 mod host;
 mod leader;
+mod lookup;
 mod read_ahead;
 mod reader;
 #[cfg(test)]
@@ -19,6 +20,5 @@ mod waiters;
 pub use check::{CheckRules, CheckedBatch, check_batch};
 pub use host::ShardHost;
 pub use leader::{Appended, Shard, Submission, leader_epoch};
-pub use reader::{
-    FetchBounds, FetchError, FetchPart, Fetched, FoundOffset, Locate, OffsetQuery, check_epoch, fetch, find_offset,
-};
+pub use lookup::{FoundOffset, OffsetQuery, find_offset};
+pub use reader::{FetchBounds, FetchError, FetchPart, Fetched, Locate, check_epoch, fetch};

@@ -1,9 +1,12 @@
-//! The reading side of a shard: fetches, with long polls, and offset lookups.
+//! The reading side of a shard: fetches, with long polls.
 
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use millstream_model::{GroupId, PartitionId, batch::{BatchHeader, decode_records, split}, limits};
+use millstream_model::{
+    GroupId, PartitionId,
+    batch::{BatchHeader, split},
+};
 use millstream_store::tables::{MemoryRead, ReadError};
 use tokio::sync::Notify;
 
@@ -77,32 +80,6 @@ pub enum FetchError {
     /// Try again.
     #[error("the partition cannot be read now")]
     Unavailable,
-}
-
-/// Which offset is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OffsetQuery {
-    /// The first that there is.
-    Earliest,
-    /// Behind the last.
-    Latest,
-    /// That of the record with the largest timestamp.
-    MaxTimestamp,
-    /// The first that is on this node.
-    EarliestLocal,
-    /// The first whose timestamp is at or after this, in milliseconds.
-    At(i64),
-}
-
-/// An offset that was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FoundOffset {
-    /// The offset.
-    pub offset: i64,
-    /// Timestamp of the record in milliseconds, or -1.
-    pub timestamp_ms: i64,
-    /// Leader epoch of the record, or -1.
-    pub leader_epoch: i32,
 }
 
 /// Bounds of one fetch.
@@ -355,70 +332,7 @@ fn read_batches(
     })
 }
 
-fn damaged(error: &ReadError) -> FetchError {
+pub(super) fn damaged(error: &ReadError) -> FetchError {
     tracing::error!(%error, "a read failed");
     FetchError::Damaged(error.to_string())
-}
-
-async fn blocking<R: Send + 'static>(
-    work: impl FnOnce() -> Result<R, ReadError> + Send + 'static,
-) -> Result<R, FetchError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(error)) => Err(damaged(&error)),
-        Err(_) => Err(FetchError::Unavailable),
-    }
-}
-
-/// Finds an offset by time or by name.
-pub async fn find_offset(
-    host: Arc<ShardHost>,
-    partition: PartitionId,
-    query: OffsetQuery,
-    epoch: i32,
-) -> Result<Option<FoundOffset>, FetchError> {
-    let bounds = host.partition(partition, |p| (p.log_start(), p.next_offset()));
-    let (log_start, end) = bounds.ok_or(FetchError::UnknownPartition)?;
-    let named = |offset| Ok(Some(FoundOffset { offset, timestamp_ms: -1, leader_epoch: epoch }));
-    match query {
-        OffsetQuery::Earliest | OffsetQuery::EarliestLocal => named(log_start),
-        OffsetQuery::Latest => named(end),
-        OffsetQuery::MaxTimestamp => {
-            let tables = host.tables.clone();
-            let batch = blocking(move || tables.max_timestamp_batch(partition)).await?;
-            batch.map(|batch| first_record_at(&batch, i64::MIN, log_start, true)).transpose().map(Option::flatten)
-        }
-        OffsetQuery::At(time) => {
-            let tables = host.tables.clone();
-            blocking(move || tables.first_batch_at_or_after_time(partition, time, log_start))
-                .await?
-                .map(|batch| first_record_at(&batch, time, log_start, false))
-                .transpose()
-                .map(Option::flatten)
-        }
-    }
-}
-
-/// The first record at or above `from` whose timestamp is at least `time`, or the one with the largest.
-fn first_record_at(batch: &Bytes, time: i64, from: i64, largest: bool) -> Result<Option<FoundOffset>, FetchError> {
-    let damaged = |e: &dyn std::fmt::Display| FetchError::Damaged(e.to_string());
-    let batch = split(batch).next().ok_or(FetchError::Unavailable)?.map_err(|e| damaged(&e))?;
-    let header = BatchHeader::parse(&batch).map_err(|e| damaged(&e))?;
-    let records = decode_records(&batch, limits::DECOMPRESSED_BYTES_MAX).map_err(|e| damaged(&e))?;
-    let log_append = header.attributes.timestamp_type() == millstream_model::batch::TimestampType::LogAppend;
-    let mut best: Option<FoundOffset> = None;
-    for record in records.iter() {
-        let record = record.map_err(|e| damaged(&e))?;
-        let timestamp_ms =
-            if log_append { header.max_timestamp } else { header.base_timestamp + record.timestamp_delta };
-        let offset = header.base_offset + i64::from(record.offset_delta);
-        if offset < from || timestamp_ms < time || best.is_some_and(|best| timestamp_ms <= best.timestamp_ms) {
-            continue;
-        }
-        best = Some(FoundOffset { offset, timestamp_ms, leader_epoch: header.leader_epoch });
-        if !largest {
-            break;
-        }
-    }
-    Ok(best)
 }

@@ -15,17 +15,18 @@ struct Found {
 }
 
 impl Tables {
-    /// The first batch that has the partition's largest timestamp. Blocks.
-    pub fn max_timestamp_batch(&self, partition: PartitionId) -> Result<Option<Bytes>, ReadError> {
+    /// The first batch that has the largest timestamp of those that reach above `from`. Blocks.
+    pub fn max_timestamp_batch(&self, partition: PartitionId, from: i64) -> Result<Option<Bytes>, ReadError> {
         let mut best: Option<Found> = None;
         self.memory.for_each(partition, |batch| {
             let order = (batch.max_timestamp, Reverse(batch.base_offset));
-            if best.as_ref().is_none_or(|best| order > best.order) {
+            if batch.next_offset > from && best.as_ref().is_none_or(|best| order > best.order) {
                 best = Some(Found { order, batch: batch.bytes.clone() });
             }
         });
         let (parts, log_start) = self.directory.all(partition);
-        let mut regions = regions_by_time(&parts, log_start);
+        let from = from.max(log_start);
+        let mut regions = regions_by_time(&parts, from);
         while let Some((order, Reverse(part), region)) = regions.pop() {
             // A region may promise more than it has, for batches that are dead or empty; never less.
             if best.as_ref().is_some_and(|best| best.order > order) {
@@ -33,7 +34,7 @@ impl Tables {
             }
             self.each_batch(partition, &parts[part], region, |batch, header| {
                 let order = (header.max_timestamp, Reverse(header.base_offset));
-                let counts = header.next_offset() > log_start && header.record_count > 0;
+                let counts = header.next_offset() > from && header.record_count > 0;
                 if counts && best.as_ref().is_none_or(|best| order > best.order) {
                     best = Some(Found { order, batch });
                 }
@@ -109,10 +110,10 @@ impl Tables {
 /// Largest timestamp and offset of a region, number of its part, its number in the part.
 type TimedRegion = ((i64, Reverse<i64>), Reverse<usize>, usize);
 
-fn regions_by_time(parts: &[Part], log_start: i64) -> BinaryHeap<TimedRegion> {
+fn regions_by_time(parts: &[Part], from: i64) -> BinaryHeap<TimedRegion> {
     let mut all = Vec::new();
     for (number, part) in parts.iter().enumerate() {
-        let live = (0..part.regions as usize).filter(|&region| part.region_end(region) > log_start);
+        let live = (0..part.regions as usize).filter(|&region| part.region_end(region) > from);
         all.extend(live.map(|region| {
             let entry = part.regions()[region];
             ((entry.max_timestamp, Reverse(entry.base_offset)), Reverse(number), region)

@@ -94,12 +94,15 @@ fn times_are_found_over_runs_and_memory() {
     assert_eq!((at(0, 0), at(50, 0), at(51, 0), at(70, 0)), (Some(0), Some(0), Some(20), Some(20)));
     assert_eq!((at(71, 0), at(90, 0), at(91, 0)), (Some(50), Some(50), None));
     assert_eq!((at(0, 9), at(0, 10), at(15, 15), at(60, 30)), (Some(0), Some(10), Some(20), Some(30)));
-    let latest = || bases(&batches_of(&[tables.max_timestamp_batch(P1).expect("reads").expect("there")]))[0];
+    let latest_above = |from| tables.max_timestamp_batch(P1, from).expect("reads").expect("there");
+    let latest = || bases(&batches_of(&[latest_above(0)]))[0];
     assert_eq!(latest(), 50);
     tables.flush().expect("flushes");
     assert_eq!(latest(), 50);
     assert_eq!((at(71, 0), at(91, 0), at(25, 55)), (Some(50), None, Some(50)));
-    assert_eq!(tables.max_timestamp_batch(PartitionId(2)), Ok(None));
+    assert_eq!(bases(&batches_of(&[latest_above(60), latest_above(59)])), [60, 50]);
+    assert_eq!(tables.max_timestamp_batch(P1, 70), Ok(None));
+    assert_eq!(tables.max_timestamp_batch(PartitionId(2), 0), Ok(None));
 }
 
 #[test]
@@ -375,7 +378,7 @@ fn the_largest_timestamp_is_found_without_reading_everything() {
         put(&tables, n, P1, batch(n as i64 * 10, 10, 40, 1000 + n as i64));
     }
     tables.flush().expect("flushes");
-    let latest = tables.max_timestamp_batch(P1).expect("reads").expect("there");
+    let latest = tables.max_timestamp_batch(P1, 0).expect("reads").expect("there");
     assert_eq!(bases(&[latest]), [590]);
     let stats = tables.stats();
     assert!(stats.read_bytes * 5 < stats.run_bytes, "{stats:?}");

@@ -173,7 +173,7 @@ impl World {
             self.tables.first_batch_at_or_after_time(partition, time, known.log_start).expect("reads");
         let first = live().find(|batch| batch.max_timestamp >= time);
         assert_eq!(found, first.map(|batch| batch.bytes.clone()), "{context} at {time}");
-        let latest = self.tables.max_timestamp_batch(partition).expect("reads");
+        let latest = self.tables.max_timestamp_batch(partition, known.log_start).expect("reads");
         let newest = live().max_by_key(|batch| (batch.max_timestamp, -batch.base_offset));
         assert_eq!(latest, newest.map(|batch| batch.bytes.clone()), "{context}");
 

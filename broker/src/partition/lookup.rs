@@ -1,0 +1,302 @@
+//! Offsets by name and by time.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millstream_model::{
+    PartitionId,
+    batch::{BatchHeader, TimestampType, decode_records, split},
+    limits,
+};
+use millstream_store::tables::Tables;
+
+use super::{
+    ShardHost,
+    reader::{FetchError, damaged},
+};
+
+/// Which offset is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OffsetQuery {
+    /// The first that there is.
+    Earliest,
+    /// Behind the last.
+    Latest,
+    /// That of the record with the largest timestamp.
+    MaxTimestamp,
+    /// The first that is on this node.
+    EarliestLocal,
+    /// The first whose timestamp is at or after this, in milliseconds.
+    At(i64),
+}
+
+/// An offset that was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoundOffset {
+    /// The offset.
+    pub offset: i64,
+    /// Timestamp of the record in milliseconds, or -1.
+    pub timestamp_ms: i64,
+    /// Leader epoch of the record, or -1.
+    pub leader_epoch: i32,
+}
+
+/// Finds an offset by time or by name.
+pub async fn find_offset(
+    host: Arc<ShardHost>,
+    partition: PartitionId,
+    query: OffsetQuery,
+    epoch: i32,
+) -> Result<Option<FoundOffset>, FetchError> {
+    let bounds = host.partition(partition, |p| (p.log_start(), p.next_offset()));
+    let (log_start, end) = bounds.ok_or(FetchError::UnknownPartition)?;
+    let named = |offset| Ok(Some(FoundOffset { offset, timestamp_ms: -1, leader_epoch: epoch }));
+    let tables = host.tables.clone();
+    match query {
+        OffsetQuery::Earliest | OffsetQuery::EarliestLocal => named(log_start),
+        OffsetQuery::Latest => named(end),
+        OffsetQuery::MaxTimestamp => blocking(move || newest(&tables, partition, log_start)).await,
+        OffsetQuery::At(time) => blocking(move || first_at(&tables, partition, time, log_start)).await,
+    }
+}
+
+async fn blocking<R: Send + 'static>(
+    work: impl FnOnce() -> Result<R, FetchError> + Send + 'static,
+) -> Result<R, FetchError> {
+    // A lookup that panicked has said so.
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(FetchError::Unavailable))
+}
+
+/// The first record at or above the log start whose timestamp is at least `time`.
+fn first_at(
+    tables: &Tables,
+    partition: PartitionId,
+    time: i64,
+    log_start: i64,
+) -> Result<Option<FoundOffset>, FetchError> {
+    let mut from = log_start;
+    while let Some(batch) = read(tables.first_batch_at_or_after_time(partition, time, from))? {
+        if let Some(found) = batch.find(|record| record.offset >= log_start && record.timestamp_ms >= time)? {
+            return Ok(Some(found));
+        }
+        // The record that its header promises lies below the log start: a later batch has the next one.
+        from = batch.header.next_offset();
+    }
+    Ok(None)
+}
+
+/// The first of the records at or above the log start that have the largest timestamp.
+fn newest(
+    tables: &Tables,
+    partition: PartitionId,
+    log_start: i64,
+) -> Result<Option<FoundOffset>, FetchError> {
+    let Some(batch) = read(tables.max_timestamp_batch(partition, log_start))? else { return Ok(None) };
+    let best = batch.newest(log_start)?;
+    if batch.header.base_offset >= log_start {
+        return Ok(best);
+    }
+    // Part of this batch lies below the log start, perhaps the part that made it the newest.
+    let Some(later) = read(tables.max_timestamp_batch(partition, batch.header.next_offset()))? else {
+        return Ok(best);
+    };
+    let later = later.newest(log_start)?;
+    Ok(if later.map(|found| found.timestamp_ms) > best.map(|found| found.timestamp_ms) {
+        later
+    } else {
+        best
+    })
+}
+
+/// One batch, to look at its records.
+struct Batch {
+    header: BatchHeader,
+    bytes: Bytes,
+}
+
+fn read(
+    found: Result<Option<Bytes>, millstream_store::tables::ReadError>,
+) -> Result<Option<Batch>, FetchError> {
+    found.map_err(|error| damaged(&error))?.map(Batch::parse).transpose()
+}
+
+fn not_a_batch(error: &dyn std::fmt::Display) -> FetchError {
+    FetchError::Damaged(error.to_string())
+}
+
+impl Batch {
+    fn parse(bytes: Bytes) -> Result<Batch, FetchError> {
+        let bytes = split(&bytes).next().ok_or(FetchError::Unavailable)?.map_err(|e| not_a_batch(&e))?;
+        let header = BatchHeader::parse(&bytes).map_err(|e| not_a_batch(&e))?;
+        Ok(Batch { header, bytes })
+    }
+
+    /// The first record that fits.
+    fn find(&self, fits: impl Fn(&FoundOffset) -> bool) -> Result<Option<FoundOffset>, FetchError> {
+        let mut found = None;
+        self.each(|record| {
+            found = Some(record).filter(&fits);
+            found.is_none()
+        })?;
+        Ok(found)
+    }
+
+    /// The first record at or above `from` of those with the largest timestamp.
+    fn newest(&self, from: i64) -> Result<Option<FoundOffset>, FetchError> {
+        let mut best: Option<FoundOffset> = None;
+        self.each(|record| {
+            if record.offset >= from && best.is_none_or(|best| record.timestamp_ms > best.timestamp_ms) {
+                best = Some(record);
+            }
+            true
+        })?;
+        Ok(best)
+    }
+
+    /// Looks at the records, in order, as long as `look` wants more.
+    fn each(&self, mut look: impl FnMut(FoundOffset) -> bool) -> Result<(), FetchError> {
+        let header = &self.header;
+        let records =
+            decode_records(&self.bytes, limits::DECOMPRESSED_BYTES_MAX).map_err(|e| not_a_batch(&e))?;
+        let by_broker = header.attributes.timestamp_type() == TimestampType::LogAppend;
+        for record in records.iter() {
+            let record = record.map_err(|e| not_a_batch(&e))?;
+            let by_producer = header.base_timestamp.wrapping_add(record.timestamp_delta);
+            let found = FoundOffset {
+                offset: header.base_offset + i64::from(record.offset_delta),
+                timestamp_ms: if by_broker { header.max_timestamp } else { by_producer },
+                leader_epoch: header.leader_epoch,
+            };
+            if !look(found) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_model::{
+        GroupId, LogId,
+        batch::{BatchBuilder, Codec, NewRecord},
+    };
+    use millstream_replica::{Command, Machine};
+    use millstream_state::partition as commands;
+    use millstream_store::{disk::sim::SimDisk, tables::TablesConfig};
+
+    use super::*;
+    use crate::partition::staged::{StagedAppend, StagedBatch};
+
+    const PARTITION: PartitionId = PartitionId(7);
+    const GROUP: GroupId = GroupId(1);
+    const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
+
+    /// A partition, and every record that it was given.
+    struct World {
+        host: Arc<ShardHost>,
+        tables: Arc<Tables>,
+        index: u64,
+        records: Vec<FoundOffset>,
+        log_start: i64,
+    }
+
+    impl World {
+        fn new(seed: u64) -> World {
+            let (tables, _) =
+                Tables::open(Arc::new(SimDisk::new(seed)), TablesConfig::default()).expect("tables");
+            let tables = Arc::new(tables);
+            let host = Arc::new(ShardHost::new(GROUP, tables.clone()));
+            let mut world = World { host, tables, index: 0, records: Vec::new(), log_start: 0 };
+            world.apply(commands::encode_create_partitions(&[PARTITION.into()]));
+            world
+        }
+
+        fn apply(&mut self, command: Bytes) {
+            self.index += 1;
+            let id = LogId::new(1, self.index);
+            self.host.apply(id, command);
+            self.host.applied(id);
+        }
+
+        fn append(&mut self, codec: Codec, log_append_ms: Option<i64>, times: &[i64]) {
+            let mut builder = BatchBuilder::new(codec);
+            for &timestamp_ms in times {
+                builder.push(NewRecord { timestamp_ms, value: Some(b"value"), ..NewRecord::default() });
+            }
+            let (bytes, base_offset) = (builder.build().expect("built"), self.records.len() as i64);
+            let records = times.iter().zip(base_offset..);
+            self.records.extend(records.map(|(&time, offset)| FoundOffset {
+                offset,
+                timestamp_ms: log_append_ms.unwrap_or(time),
+                leader_epoch: 3,
+            }));
+            let staged =
+                StagedBatch { partition: PARTITION, bytes, base_offset, leader_epoch: 3, log_append_ms };
+            self.apply(Command::staged(StagedAppend::new(0, vec![staged])).into_bytes());
+        }
+
+        fn set_log_start(&mut self, offset: i64) {
+            self.log_start = offset;
+            self.apply(commands::encode_set_log_start(&[(PARTITION, offset)]));
+        }
+
+        async fn find(&self, query: OffsetQuery) -> Option<FoundOffset> {
+            find_offset(self.host.clone(), PARTITION, query, 3).await.expect("it can be read")
+        }
+
+        /// Compares with a walk over all records.
+        async fn check(&self, context: &str) {
+            let live = || self.records.iter().filter(|record| record.offset >= self.log_start);
+            for time in -1..70 {
+                let first = live().find(|record| record.timestamp_ms >= time).copied();
+                assert_eq!(self.find(OffsetQuery::At(time)).await, first, "{context}: at {time}");
+            }
+            let newest = live().max_by_key(|record| (record.timestamp_ms, -record.offset)).copied();
+            assert_eq!(self.find(OffsetQuery::MaxTimestamp).await, newest, "{context}: newest");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_record_below_the_log_start_does_not_hide_those_in_later_batches() {
+        let mut world = World::new(1);
+        world.append(Codec::Zstd, None, &[50, 10]);
+        world.append(Codec::None, None, &[20, 40]);
+        world.set_log_start(1);
+        world.check("in memory").await;
+        world.tables.flush().expect("flushed");
+        world.check("in a run").await;
+        let found = world.find(OffsetQuery::At(30)).await.map(|found| (found.offset, found.timestamp_ms));
+        assert_eq!(found, Some((3, 40)));
+        let newest =
+            world.find(OffsetQuery::MaxTimestamp).await.map(|found| (found.offset, found.timestamp_ms));
+        assert_eq!(newest, Some((3, 40)));
+    }
+
+    #[tokio::test]
+    async fn lookups_by_time_give_what_a_walk_over_all_records_gives() {
+        for seed in 1..9 {
+            let mut world = World::new(seed);
+            let mut dice = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+            let mut roll = move |sides: u64| {
+                dice ^= dice << 13;
+                dice ^= dice >> 7;
+                dice ^= dice << 17;
+                (dice >> 11) % sides
+            };
+            for step in 0..30 {
+                let times: Vec<i64> = (0..=roll(5)).map(|_| roll(60) as i64).collect();
+                let log_append_ms = (roll(4) == 0).then_some(roll(60) as i64);
+                world.append(CODECS[roll(5) as usize], log_append_ms, &times);
+                if roll(4) == 0 {
+                    world.tables.flush().expect("flushed");
+                }
+                if roll(3) == 0 {
+                    let ahead = world.records.len() as i64 - world.log_start;
+                    world.set_log_start(world.log_start + roll(ahead as u64 + 1) as i64 / 2);
+                    world.check(&format!("seed {seed}, step {step}")).await;
+                }
+            }
+        }
+    }
+}
