@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration. An error is one line on standard error that
 //! says what to do next; results go to standard output, and a reader that closes it early is no error.
 
+mod bench;
 mod cluster;
 mod connect;
 mod consume;
@@ -41,6 +42,8 @@ enum Command {
     Group(group::GroupArgs),
     /// Show the brokers; show and change their configuration.
     Cluster(cluster::ClusterArgs),
+    /// Measure how fast records are written and read.
+    Bench(bench::BenchArgs),
     /// Look into the log of a broker that does not run.
     Log(log::LogArgs),
     /// Check, and repair, the data directory of a broker that does not run.
@@ -60,6 +63,7 @@ pub fn run() -> ExitCode {
         Command::Consume(args) => consume::run(args),
         Command::Group(args) => group::run(args),
         Command::Cluster(args) => cluster::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Log(args) => log::run(args),
         Command::Doctor(args) => doctor::run(args),
     };

@@ -25,7 +25,7 @@ use super::{
 const IN_FLIGHT_MAX: usize = 10_000;
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum AcksArg {
+pub(super) enum AcksArg {
     /// When every replica in sync has it.
     All,
     /// When the leader has it.
@@ -35,7 +35,7 @@ enum AcksArg {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum CompressionArg {
+pub(super) enum CompressionArg {
     /// As it is.
     None,
     /// gzip.
@@ -123,20 +123,28 @@ pub(super) fn run(args: ProduceArgs) -> Result<(), CliError> {
 }
 
 fn config(args: &ProduceArgs) -> ProducerConfig {
-    ProducerConfig {
-        acks: match args.acks {
+    ProducerConfig { acks: args.acks.into(), codec: args.compression.into(), ..ProducerConfig::default() }
+}
+
+impl From<AcksArg> for Acks {
+    fn from(acks: AcksArg) -> Acks {
+        match acks {
             AcksArg::All => Acks::All,
             AcksArg::Leader => Acks::Leader,
             AcksArg::None => Acks::None,
-        },
-        codec: match args.compression {
+        }
+    }
+}
+
+impl From<CompressionArg> for Codec {
+    fn from(compression: CompressionArg) -> Codec {
+        match compression {
             CompressionArg::None => Codec::None,
             CompressionArg::Gzip => Codec::Gzip,
             CompressionArg::Snappy => Codec::Snappy,
             CompressionArg::Lz4 => Codec::Lz4,
             CompressionArg::Zstd => Codec::Zstd,
-        },
-        ..ProducerConfig::default()
+        }
     }
 }
 
