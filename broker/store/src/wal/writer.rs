@@ -288,5 +288,6 @@ fn write_segments(file: &dyn DiskFile, segments: &[Segment], at: u64) -> io::Res
 }
 
 fn tell(done: &mut Vec<Done>, result: &Result<(), WalFailed>) {
-    done.drain(..).for_each(|done| done(result.clone()));
+    // The newest first: it stands for those before it, which whoever waits for several then need not look at.
+    done.drain(..).rev().for_each(|done| done(result.clone()));
 }
