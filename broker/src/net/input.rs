@@ -2,7 +2,7 @@
 
 use std::io;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::net::tcp::ReadHalf;
 
 use super::budget::{Budget, Charge};
@@ -100,7 +100,9 @@ impl Input {
                 self.budget.cover(&mut self.charge, self.buffer.len() + room).await;
                 self.buffer.reserve(room);
             }
-            match from.try_read_buf(&mut self.buffer) {
+            // Not beyond a large frame: what is behind it would have to be copied out of its memory.
+            let most = if self.usual_bytes > READ_BYTES_MIN { room } else { usize::MAX };
+            match from.try_read_buf(&mut (&mut self.buffer).limit(most)) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,
             }
