@@ -39,7 +39,7 @@ impl BufferPool {
 
 impl PooledBuf {
     /// The whole buffer.
-    pub fn as_mut(&mut self) -> &mut [u8] {
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
         self.memory.as_deref_mut().unwrap_or_default()
     }
 
@@ -78,8 +78,8 @@ mod tests {
     fn a_buffer_comes_back_when_its_last_bytes_are_dropped_and_only_so_many_are_kept() {
         let pool = BufferPool::new(8000, 1);
         let mut buffer = pool.take(100);
-        assert_eq!(buffer.as_mut().len(), 8192);
-        buffer.as_mut()[5] = 9;
+        assert_eq!(buffer.bytes_mut().len(), 8192);
+        buffer.bytes_mut()[5] = 9;
         let bytes = buffer.into_bytes(5..7);
         let part = bytes.slice(..1);
         drop(bytes);

@@ -162,7 +162,7 @@ pub(super) fn read_window(
     let start = align_down(position as usize) as u64;
     let skip = (position - start) as usize;
     let mut buffer = pool.take(skip + len);
-    let memory = &mut buffer.as_mut()[..align_up(skip + len).max(BLOCK_BYTES)];
+    let memory = &mut buffer.bytes_mut()[..align_up(skip + len).max(BLOCK_BYTES)];
     let mut done = 0;
     while done < memory.len() {
         let n = file.read_at(&mut memory[done..], start + done as u64)?;

@@ -143,8 +143,9 @@ impl GroupLog {
     }
 
     /// Appends entries, all or none. They can be read when this returns; `done` is called, from the log's writer
-    /// thread, when they are durable or the log has failed. Each index follows the last one; the first of a group
-    /// that has nothing, and had nothing purged, is 0.
+    /// thread, when they are durable or the log has failed; of the calls that one write made durable the newest is
+    /// told first. Each index follows the last one; the first of a group that has nothing, and had nothing purged,
+    /// is 0.
     pub fn append<P: FramePayload>(
         &self,
         drafts: impl IntoIterator<Item = Draft<P>>,

@@ -115,7 +115,10 @@ impl Writer {
                 }
             }
             match self.rest {
-                Rest::Unmarked => log.put_seal(),
+                Rest::Unmarked => {
+                    self.shared.pool.shrink();
+                    log.put_seal();
+                }
                 Rest::Marked => {
                     log.close_chunk();
                     self.shared.pool.trim();
