@@ -69,6 +69,8 @@ pub(super) struct ConsumeArgs {
 
 /// Without --follow a member of a group ends after so long without a record.
 const GROUP_IDLE_MAX: Duration = Duration::from_secs(5);
+/// The same before it has anything to read: the group must be formed first.
+const GROUP_JOIN_MAX: Duration = Duration::from_secs(30);
 
 /// Prints records until it is told to end.
 pub(super) fn run(args: ConsumeArgs) -> Result<(), CliError> {
@@ -91,7 +93,11 @@ async fn read_as_member(args: ConsumeArgs, group: &str) -> Result<(), CliError> 
     let interrupted = tokio::signal::ctrl_c();
     tokio::pin!(interrupted);
     while !left.is_done() {
-        let idle_max = if args.follow { Duration::MAX } else { GROUP_IDLE_MAX };
+        let idle_max = match (args.follow, member.assignment().is_empty()) {
+            (true, _) => Duration::MAX,
+            (false, true) => GROUP_JOIN_MAX,
+            (false, false) => GROUP_IDLE_MAX,
+        };
         tokio::select! {
             chunk = next_shown(&mut member, &mut out, idle_max) => match chunk? {
                 Some(chunk) => {
