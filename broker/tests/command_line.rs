@@ -1,0 +1,262 @@
+//! The program as its users see it: a broker, and commands that ask it.
+#![allow(missing_docs)]
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_millstream");
+
+/// A broker process on free ports; killed when it is dropped.
+struct Broker {
+    process: Child,
+    kafka: String,
+    http: String,
+}
+
+impl Broker {
+    fn start(dir: &Path) -> Broker {
+        Broker::start_at(dir, "127.0.0.1:0")
+    }
+
+    fn start_at(dir: &Path, kafka_addr: &str) -> Broker {
+        let mut process = Command::new(PROGRAM)
+            .args(["serve", "--kafka-addr", kafka_addr, "--http-addr", "127.0.0.1:0", "--data-dir"])
+            .arg(dir)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        let mut line = String::new();
+        let out = process.stdout.take().expect("piped");
+        BufReader::new(out).read_line(&mut line).expect("a line");
+        let word = |name: &str| {
+            let found = line.split_whitespace().find_map(|word| word.strip_prefix(name));
+            found.unwrap_or_else(|| panic!("no {name} in {line:?}")).to_string()
+        };
+        assert!(line.starts_with("millstream ready "), "{line:?}");
+        Broker { kafka: word("kafka="), http: word("http="), process }
+    }
+
+    /// Runs a command that asks this broker.
+    fn ask(&self, args: &[&str]) -> Output {
+        self.ask_with(args, "")
+    }
+
+    fn ask_with(&self, args: &[&str], input: &str) -> Output {
+        let mut process = Command::new(PROGRAM)
+            .args(args)
+            .env("MILLSTREAM_BOOTSTRAP", &self.kafka)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        process.stdin.take().expect("piped").write_all(input.as_bytes()).expect("it reads");
+        process.wait_with_output().expect("it ends")
+    }
+
+    /// The lines of a command that must succeed.
+    fn lines(&self, args: &[&str]) -> Vec<String> {
+        let output = self.ask(args);
+        assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+        text(&output.stdout).lines().map(String::from).collect()
+    }
+
+    fn json(&self, args: &[&str]) -> serde_json::Value {
+        serde_json::from_str(&self.lines(args).join("\n")).expect("JSON")
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut socket = TcpStream::connect(&self.http).expect("the HTTP port is open");
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("written");
+        let mut page = String::new();
+        socket.read_to_string(&mut page).expect("a page");
+        page
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn numbers(count: u32) -> String {
+    (0..count).map(|n| format!("{n}\n")).collect()
+}
+
+#[test]
+fn what_was_produced_is_consumed_also_after_a_crash() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broker = Broker::start(dir.path());
+    let produce =
+        ["produce", "--topic", "n", "--key-separator", "7", "--compression", "lz4", "--output", "json"];
+    let output = broker.ask_with(&produce, &numbers(2000));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout).trim(), r#"{"delivered":2000,"failed":0,"topic":"n"}"#);
+    let consume = ["consume", "--topic", "n", "--key-separator", "7", "--format", "json"];
+    let before = broker.lines(&consume);
+    assert_eq!(before.len(), 2000);
+    let kafka = broker.kafka.clone();
+    drop(broker);
+    let broker = Broker::start_at(dir.path(), &kafka);
+    assert_eq!(broker.lines(&consume), before);
+}
+
+#[test]
+fn a_producer_outlives_a_crash_of_the_broker_and_writes_everything_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broker = Broker::start(dir.path());
+    broker.lines(&["topic", "create", "n", "--partitions", "3"]);
+    let kafka = broker.kafka.clone();
+    let mut producer = Command::new(PROGRAM)
+        .args(["produce", "--topic", "n", "--bootstrap", &kafka])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let mut input = producer.stdin.take().expect("piped");
+    input.write_all(numbers(5000).as_bytes()).expect("it reads");
+    input.flush().expect("it reads");
+    // Once the producer has begun, in the middle of whatever it is doing.
+    let has_begun = || {
+        let topic = broker.json(&["topic", "describe", "n", "--output", "json"]);
+        topic["partitions"].as_array().is_some_and(|all| all.iter().any(|p| p["end_offset"] != 0))
+    };
+    assert!((0..1000).any(|_| has_begun()), "the producer writes nothing");
+    drop(broker);
+    input
+        .write_all((5000..10_000).map(|n| format!("{n}\n")).collect::<String>().as_bytes())
+        .expect("it reads");
+    let broker = Broker::start_at(dir.path(), &kafka);
+    drop(input);
+    assert!(producer.wait().expect("it ends").success());
+    let mut found: Vec<u32> = broker
+        .lines(&["consume", "--topic", "n"])
+        .iter()
+        .map(|line| line.parse().expect("a number"))
+        .collect();
+    found.sort_unstable();
+    assert!(found.into_iter().eq(0..10_000), "each once");
+}
+
+#[test]
+fn members_of_a_group_go_on_where_it_was() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broker = Broker::start(dir.path());
+    broker.ask_with(&["produce", "--topic", "n"], &numbers(100));
+    let member = ["consume", "--topic", "n", "--group", "g", "--max-messages"];
+    let first = broker.lines(&[&member[..], &["60"]].concat());
+    let rest = broker.lines(&[&member[..], &["40"]].concat());
+    assert_eq!(first.into_iter().chain(rest).collect::<Vec<_>>().join("\n") + "\n", numbers(100));
+    let group = broker.json(&["group", "describe", "g", "--output", "json"]);
+    assert_eq!((&group["state"], &group["offsets"][0]["lag"]), (&"Empty".into(), &0.into()), "{group}");
+}
+
+#[test]
+fn a_topic_is_made_changed_grown_and_removed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broker = Broker::start(dir.path());
+    broker.lines(&["topic", "create", "t", "--partitions", "2", "--config", "retention.ms=1000"]);
+    let again = broker.ask(&["topic", "create", "t"]);
+    assert!(again.status.code() == Some(1) && text(&again.stderr).contains("TOPIC_ALREADY_EXISTS"));
+    broker.lines(&["topic", "alter", "t", "--set", "cleanup.policy=compact", "--unset", "retention.ms"]);
+    broker.lines(&["topic", "grow", "t", "--partitions", "5"]);
+    let topic = broker.json(&["topic", "describe", "t", "--output", "json"]);
+    assert_eq!(topic["config"], serde_json::json!({ "cleanup.policy": "compact" }));
+    assert_eq!(topic["partitions"].as_array().map(Vec::len), Some(5));
+    let refused = broker.ask(&["topic", "alter", "t", "--set", "retention.ms=soon"]);
+    let line = text(&refused.stderr);
+    assert!(
+        refused.status.code() == Some(1) && line.contains("retention.ms") && line.contains("soon"),
+        "{line}"
+    );
+    broker.lines(&["topic", "delete", "t"]);
+    assert_eq!(broker.json(&["topic", "list", "--output", "json"]), serde_json::json!([]));
+}
+
+#[test]
+fn brokers_are_configured_while_they_run_and_remember_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broker = Broker::start(dir.path());
+    broker.lines(&["cluster", "alter", "--set", "num.partitions=3", "--set", "log.retention.ms=5000"]);
+    drop(broker);
+    let broker = Broker::start(dir.path());
+    broker.lines(&["topic", "create", "t"]);
+    let topic = broker.json(&["topic", "describe", "t", "--all", "--output", "json"]);
+    assert_eq!(topic["partitions"].as_array().map(Vec::len), Some(3));
+    assert_eq!(topic["config"]["retention.ms"], "5000");
+    let refused = broker.ask(&["cluster", "alter", "--set", "wal.file.bytes=67108864"]);
+    assert!(refused.status.code() == Some(1) && text(&refused.stderr).contains("while the broker runs"));
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_one_line_that_names_it() {
+    for (args, named) in [
+        (&["serve", "--set", "no.such.key=1"][..], "no.such.key"),
+        (&["serve", "--node-id", "x"], "--node-id"),
+        (&["topic", "create", "t", "--config", "x"], "--config"),
+        (&["consume"], "--topic"),
+        (&["no-such-command"], "no-such-command"),
+    ] {
+        let output = Command::new(PROGRAM).args(args).output().expect("it ends");
+        let line = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {line}");
+        assert!(line.trim_end().lines().count() == 1 && line.contains(named), "{args:?}: {line}");
+    }
+}
+
+#[test]
+fn a_broker_that_is_not_there_is_told_with_what_to_do() {
+    let output = Command::new(PROGRAM)
+        .args(["topic", "list", "--bootstrap", "127.0.0.1:1"])
+        .output()
+        .expect("it ends");
+    let line = text(&output.stderr);
+    assert!(output.status.code() == Some(1) && line.contains("millstream serve"), "{line}");
+}
+
+#[test]
+fn the_pages_tell_that_it_is_ready_and_what_it_has_done() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broker = Broker::start(dir.path());
+    broker.ask_with(&["produce", "--topic", "n"], &numbers(10));
+    assert!(broker.get("/health/live").starts_with("HTTP/1.1 200"));
+    assert!(broker.get("/health/ready").starts_with("HTTP/1.1 200"));
+    let page = broker.get("/metrics");
+    for line in [
+        "millstream_produce_records_total 10\n",
+        "millstream_topic_produce_records_total{topic=\"n\"} 10\n",
+        "millstream_raft_groups 17\n",
+    ] {
+        assert!(page.contains(line), "{line:?} in {page}");
+    }
+    assert!(broker.get("/v1/topics/n").contains("\"end_offset\":10"));
+    assert!(broker.get("/v1/topics/none").starts_with("HTTP/1.1 404"));
+}
+
+#[test]
+fn the_doctor_looks_only_at_what_does_not_run() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broker = Broker::start(dir.path());
+    broker.ask_with(&["produce", "--topic", "n"], &numbers(10));
+    let doctor = || {
+        let output =
+            Command::new(PROGRAM).arg("doctor").arg("--data-dir").arg(dir.path()).output().expect("it ends");
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    let (code, said) = doctor();
+    assert!(code == Some(1) && said.contains("stop it first"), "{said}");
+    drop(broker);
+    let (code, said) = doctor();
+    assert!(code == Some(0) && said.ends_with("sound\n"), "{said}");
+}
