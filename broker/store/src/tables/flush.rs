@@ -22,7 +22,7 @@ pub struct Flushed {
 impl Tables {
     /// Whether memory holds as much as it should.
     pub fn needs_flush(&self) -> bool {
-        self.memory.bytes() >= self.config.memtable_bytes_max
+        self.memory.is_full()
     }
 
     /// Writes what is applied to a run and lets go of it. Inserts and reads go on meanwhile. Blocks. After an error
@@ -85,6 +85,7 @@ impl Tables {
             },
         )?;
         self.counters.flushes.fetch_add(1, Relaxed);
+        self.changes.fetch_add(1, Relaxed);
         Ok(())
     }
 

@@ -3,7 +3,10 @@
 use std::{
     collections::{HashMap, VecDeque},
     hash::{BuildHasherDefault, Hasher},
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use bytes::Bytes;
@@ -99,6 +102,9 @@ pub(super) type Taken = (PartitionId, Vec<StoredBatch>);
 pub(super) struct Memory {
     shards: Vec<RwLock<IdMap<Queue>>>,
     bytes: AtomicUsize,
+    /// Bytes from which a flush is needed, and whom to tell.
+    full_bytes: usize,
+    full: Arc<dyn Fn() + Send + Sync>,
 }
 
 /// How far a list of batches goes within a bound; the first comes whatever its size.
@@ -123,8 +129,14 @@ fn first_behind(queue: &Queue, offset: i64) -> usize {
 }
 
 impl Memory {
-    pub(super) fn new() -> Memory {
-        Memory { shards: (0..SHARDS).map(|_| RwLock::default()).collect(), bytes: AtomicUsize::new(0) }
+    pub(super) fn new(full_bytes: usize, full: Arc<dyn Fn() + Send + Sync>) -> Memory {
+        let shards = (0..SHARDS).map(|_| RwLock::default()).collect();
+        Memory { shards, bytes: AtomicUsize::new(0), full_bytes, full }
+    }
+
+    /// Whether there is as much here as there should be.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes() >= self.full_bytes
     }
 
     /// Bytes of all batches, and of what it takes to hold them.
@@ -151,8 +163,13 @@ impl Memory {
             return false;
         }
         let held = Held { batch, group, index: id.index };
-        self.bytes.fetch_add(held.bytes(), Relaxed);
+        let bytes = held.bytes();
+        let before = self.bytes.fetch_add(bytes, Relaxed);
         queue.push_back(held);
+        drop(shard);
+        if before < self.full_bytes && before + bytes >= self.full_bytes {
+            (self.full)();
+        }
         true
     }
 
@@ -258,6 +275,30 @@ mod tests {
 
     const GROUP: GroupId = GroupId(1);
 
+    fn memory() -> Memory {
+        Memory::new(usize::MAX, Arc::new(|| {}))
+    }
+
+    #[test]
+    fn that_it_is_full_is_told_once_each_time() {
+        let told = Arc::new(AtomicUsize::new(0));
+        let tell = told.clone();
+        let memory = Memory::new(
+            5 * (10 + HELD_BYTES),
+            Arc::new(move || {
+                tell.fetch_add(1, Relaxed);
+            }),
+        );
+        for round in 1..=3 {
+            for n in 0..9u64 {
+                insert(&memory, n, n, batch(round * 10, 1, 10));
+                assert_eq!(told.load(Relaxed), round as usize - usize::from(n < 4));
+                assert_eq!(memory.is_full(), n >= 4);
+            }
+            memory.release(&cut(8));
+        }
+    }
+
     fn batch(base_offset: i64, count: i64, bytes: usize) -> StoredBatch {
         let next_offset = base_offset + count;
         StoredBatch {
@@ -278,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_read_gives_whole_batches_within_the_bound_and_copies_nothing() {
-        let memory = Memory::new();
+        let memory = memory();
         let all = [batch(0, 5, 100), batch(5, 5, 50), batch(10, 1, 30)];
         all.iter().enumerate().for_each(|(n, batch)| assert!(insert(&memory, n as u64, 7, batch.clone())));
         let read = |offset, max_bytes| match memory.read(PartitionId(7), offset, max_bytes) {
@@ -296,7 +337,7 @@ mod tests {
 
     #[test]
     fn offsets_that_are_there_already_are_not_taken_again() {
-        let memory = Memory::new();
+        let memory = memory();
         assert!(insert(&memory, 0, 7, batch(0, 5, 10)));
         assert!(!insert(&memory, 0, 7, batch(0, 5, 10)));
         assert!(!insert(&memory, 1, 7, batch(3, 5, 10)));
@@ -308,7 +349,7 @@ mod tests {
 
     #[test]
     fn what_is_released_is_what_was_taken() {
-        let memory = Memory::new();
+        let memory = memory();
         for n in 0..20u64 {
             insert(&memory, n, n % 3, batch(n as i64 * 2, 2, 10));
         }

@@ -96,6 +96,8 @@ pub struct TablesConfig {
     pub compact_keys_max: usize,
     /// Called by merges with the bytes of each step: it may wait, to spread the load.
     pub pace: Arc<dyn Fn(u64) -> Pace + Send + Sync>,
+    /// Called by an insert that makes a flush needed, once until there was a flush: it must not wait.
+    pub full: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl Default for TablesConfig {
@@ -114,6 +116,7 @@ impl Default for TablesConfig {
             merge_runs_max: 16,
             compact_keys_max: (1 << 19) / 8 * 7,
             pace: Arc::new(|_| Pace::Go),
+            full: Arc::new(|| {}),
         }
     }
 }
@@ -210,6 +213,8 @@ pub struct Tables {
     /// Files of runs that a manifest may or may not name, because writing it failed.
     doubtful: Mutex<Vec<u64>>,
     counters: Counters,
+    /// Counts what can make a merge due.
+    changes: AtomicU64,
 }
 
 impl Tables {
@@ -236,7 +241,7 @@ impl Tables {
         let next_run = ids.iter().map(|id| id + 1).fold(manifest.next_run, u64::max);
         let strays: Vec<u64> = ids.into_iter().filter(|id| !manifest.runs.contains_key(id)).collect();
         let tables = Tables {
-            memory: Memory::new(),
+            memory: Memory::new(config.memtable_bytes_max, config.full.clone()),
             directory,
             cache: Cache::new(config.cache_bytes_max),
             files: RunFiles::new(disk.clone(), config.read_bytes),
@@ -250,6 +255,7 @@ impl Tables {
             retired: Mutex::default(),
             doubtful: Mutex::default(),
             counters: Counters::default(),
+            changes: AtomicU64::new(0),
             disk,
             config,
         };
@@ -290,12 +296,30 @@ impl Tables {
     pub fn set_log_start(&self, partition: PartitionId, offset: i64) {
         self.directory.set_log_start(partition, offset);
         self.memory.drop_below(partition, offset);
+        self.changes.fetch_add(1, Relaxed);
     }
 
     /// Forgets a partition, for good: its id does not come again.
     pub fn drop_partition(&self, partition: PartitionId) {
         self.memory.drop_partition(partition);
         self.directory.drop_partition(partition);
+        self.changes.fetch_add(1, Relaxed);
+    }
+
+    /// Moves with each flush, log start and drop. While it stands still, a merge that was not due becomes due only
+    /// with time: when a compacted partition's records reach an age.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Relaxed)
+    }
+
+    /// Bytes of batches in memory, and of what it takes to hold them.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory.bytes()
+    }
+
+    /// Number of live runs.
+    pub fn run_count(&self) -> usize {
+        self.runs.read().len()
     }
 
     /// Makes the state of a group's machine at `id` durable. Batches up to there are flushed first if they are not
