@@ -46,6 +46,10 @@ pub(super) struct ServeArgs {
     /// The rack that this node is in.
     #[arg(long, value_name = "R", env = "MILLSTREAM_RACK")]
     rack: Option<String>,
+    /// Memory that the broker's bounds are derived from, like 512MiB or 2GiB [default: a quarter of the machine, at
+    /// most 2GiB].
+    #[arg(long, value_name = "SIZE", env = "MILLSTREAM_MEMORY")]
+    memory: Option<String>,
     /// Any configuration key; may be given several times.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -71,6 +75,7 @@ pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
         advertised_kafka: args.advertised_kafka,
         node_id: args.node_id,
         rack: args.rack,
+        memory: args.memory,
         set: args.set,
     })?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();

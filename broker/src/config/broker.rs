@@ -4,9 +4,14 @@ use std::collections::BTreeMap;
 
 use millstream_state::group::GroupConfig;
 
-use super::key::{self, ConfigError, ConfigKind, Key, Range, Values};
+use super::{
+    key::{self, ConfigError, ConfigKind, Key, Range, Values},
+    memory::{self, Shares},
+};
 
 const MIB: i64 = 1 << 20;
+/// Two requests of the largest size must fit into the memory for requests: else each could wait for the other.
+const REQUESTS_MIN: usize = 2;
 
 /// Every broker key, sorted by name.
 pub const BROKER_KEYS: &[Key] = &[
@@ -88,11 +93,25 @@ pub const BROKER_KEYS: &[Key] = &[
         documentation: "No effect: replication is paced by what the nodes can take. Taken because Kafka's reassignment tool sets and clears it.",
     },
     Key {
+        name: "log.retention.check.interval.ms",
+        kind: ConfigKind::Long,
+        default: "300000",
+        range: Range::Number(1, i64::MAX),
+        documentation: "Time between two looks for records that the retention gives up. While the disk is low they are looked for all the time.",
+    },
+    Key {
+        name: "memory.bytes",
+        kind: ConfigKind::Long,
+        default: "-1",
+        range: Range::Number(-1, 1 << 50),
+        documentation: "Memory that the broker's bounds are derived from, at least 64 MiB; -1 is a quarter of the machine's, at most 2 GiB. Beyond it sockets are not read.",
+    },
+    Key {
         name: "memtable.bytes",
         kind: ConfigKind::Long,
         default: "67108864",
         range: Range::Number(MIB, 4096 * MIB),
-        documentation: "Log memory held by committed batches from which they are written to a run.",
+        documentation: "Log memory held by committed batches from which they are written to a run. Unless it is set, a 32nd of memory.bytes.",
     },
     Key {
         name: "num.partitions",
@@ -127,7 +146,7 @@ pub const BROKER_KEYS: &[Key] = &[
         kind: ConfigKind::Long,
         default: "67108864",
         range: Range::Number(MIB, 65536 * MIB),
-        documentation: "Most memory for blocks of runs that are being read.",
+        documentation: "Most memory for blocks of runs that are being read. Unless it is set, a 32nd of memory.bytes.",
     },
     Key {
         name: "replica.alter.log.dirs.io.max.bytes.per.second",
@@ -141,7 +160,7 @@ pub const BROKER_KEYS: &[Key] = &[
         kind: ConfigKind::Int,
         default: "104857600",
         range: Range::Number(1024, 104_857_600),
-        documentation: "Largest request.",
+        documentation: "Largest request; never more than a 16th of memory.bytes.",
     },
     Key {
         name: "wal.checkpoint.bytes",
@@ -187,6 +206,8 @@ pub struct BrokerConfig {
     pub disk_low_bytes: u64,
     /// Bounds of consumer groups.
     pub groups: GroupConfig,
+    /// Log memory that somebody holds, from which memory is flushed.
+    pub log_memory_bytes: usize,
     /// Memtable size that starts a flush.
     pub memtable_bytes: usize,
     /// Partitions of a topic that does not say.
@@ -201,6 +222,10 @@ pub struct BrokerConfig {
     pub read_cache_bytes: usize,
     /// Largest request in bytes.
     pub request_bytes_max: usize,
+    /// Most bytes that all requests in flight hold together.
+    pub requests_bytes_max: usize,
+    /// Milliseconds between two rounds of retention.
+    pub retention_check_ms: u64,
     /// Log bytes that start a checkpoint.
     pub wal_checkpoint_bytes: u64,
     /// Bytes of one log file.
@@ -231,6 +256,12 @@ impl BrokerConfig {
     /// Reads values that [`check`](BrokerConfig::check) allowed.
     pub fn from_values(set: &BTreeMap<String, String>) -> BrokerConfig {
         let values = Values { keys: BROKER_KEYS, set };
+        let budget = u64::try_from(values.number("memory.bytes")).unwrap_or(memory::budget_default());
+        let shares = Shares::of(budget.max(memory::BUDGET_BYTES_MIN));
+        let set_or = |name: &str, share: u64| {
+            if set.contains_key(name) { values.number(name) as usize } else { share as usize }
+        };
+        let requests_bytes_max = shares.requests as usize;
         BrokerConfig {
             auto_create_topics: values.flag("auto.create.topics.enable"),
             connections_max: values.number("connections.max") as usize,
@@ -244,13 +275,17 @@ impl BrokerConfig {
                 members_max: values.number("group.max.size") as usize,
                 ..GroupConfig::default()
             },
-            memtable_bytes: values.number("memtable.bytes") as usize,
+            log_memory_bytes: (shares.log as usize).max(2 * set_or("memtable.bytes", shares.memtable)),
+            memtable_bytes: set_or("memtable.bytes", shares.memtable),
             num_partitions: values.number("num.partitions") as u32,
             offset_metadata_bytes_max: values.number("offset.metadata.max.bytes") as usize,
             offsets_retention_ms: values.number("offsets.retention.minutes") * 60_000,
             producer_id_expiration_ms: values.number("producer.id.expiration.ms"),
-            read_cache_bytes: values.number("read.cache.bytes") as usize,
-            request_bytes_max: values.number("socket.request.max.bytes") as usize,
+            read_cache_bytes: set_or("read.cache.bytes", shares.read_cache),
+            request_bytes_max: (values.number("socket.request.max.bytes") as usize)
+                .min(requests_bytes_max / REQUESTS_MIN),
+            requests_bytes_max,
+            retention_check_ms: values.number("log.retention.check.interval.ms") as u64,
             wal_checkpoint_bytes: values.number("wal.checkpoint.bytes") as u64,
             wal_file_bytes: values.number("wal.file.bytes") as u64,
         }
@@ -267,6 +302,35 @@ mod tests {
             assert_eq!(key.check(key.default), Ok(()), "{}", key.name);
         }
         assert!(BROKER_KEYS.windows(2).all(|pair| pair[0].name < pair[1].name));
+    }
+
+    #[test]
+    fn bounds_follow_the_memory_unless_they_are_set() {
+        let config = |pairs: &[(&str, &str)]| {
+            let set = pairs.iter().map(|(key, value)| (key.to_string(), value.to_string()));
+            BrokerConfig::from_values(&set.collect())
+        };
+        let bounds = |c: &BrokerConfig| {
+            [
+                c.memtable_bytes,
+                c.read_cache_bytes,
+                c.requests_bytes_max,
+                c.request_bytes_max,
+                c.log_memory_bytes,
+            ]
+            .map(|bytes| bytes >> 20)
+        };
+        assert_eq!(bounds(&config(&[("memory.bytes", "2147483648")])), [64, 64, 256, 100, 256]);
+        assert_eq!(bounds(&config(&[("memory.bytes", "268435456")])), [8, 8, 32, 16, 32]);
+        assert_eq!(
+            bounds(&config(&[("memory.bytes", "1")])),
+            bounds(&config(&[("memory.bytes", "67108864")]))
+        );
+        let set =
+            [("memory.bytes", "268435456"), ("memtable.bytes", "67108864"), ("read.cache.bytes", "1048576")];
+        assert_eq!(bounds(&config(&set)), [64, 1, 32, 16, 128]);
+        let given = bounds(&config(&[]));
+        assert!(given[0] >= 2 && given[0] <= 64 && given[2] == 4 * given[0], "{given:?}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod broker;
 mod key;
+mod memory;
 mod serve;
 mod topic;
 mod topic_keys;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use super::{BrokerConfig, ConfigError, TopicConfig};
+use super::{BrokerConfig, ConfigError, TopicConfig, memory};
 
 /// What the operator gave, before any default. Sources later in this list lose: `--set`, flags and
 /// environment, the file.
@@ -22,6 +22,8 @@ pub struct ServeOptions {
     pub node_id: Option<u64>,
     /// `--rack`.
     pub rack: Option<String>,
+    /// `--memory`: a size.
+    pub memory: Option<String>,
     /// `--set key=value`, in order.
     pub set: Vec<String>,
 }
@@ -102,6 +104,9 @@ impl ServeConfig {
             ("rack", options.rack),
         ];
         values.extend(flags.into_iter().filter_map(|(key, value)| Some((key.to_string(), value?))));
+        if let Some(memory) = options.memory {
+            values.insert("memory.bytes".to_string(), size("memory", memory)?.to_string());
+        }
         for pair in options.set {
             let (key, value) = pair.split_once('=').ok_or_else(|| ServeConfigError::Pair(pair.clone()))?;
             values.insert(key.trim().to_string(), value.trim().to_string());
@@ -119,8 +124,8 @@ impl ServeConfig {
         let advertised = take("advertised-kafka");
         let (mut broker_set, mut topic_set) = (BTreeMap::new(), BTreeMap::new());
         for (key, value) in values {
-            // `log.` in front is how Kafka's broker names the defaults of topic keys.
-            match key.strip_prefix("log.") {
+            // `log.` in front is how Kafka's broker names the defaults of topic keys, and a few keys of its own.
+            match key.strip_prefix("log.").filter(|_| BrokerConfig::default_of(&key).is_none()) {
                 Some(topic_key) => {
                     TopicConfig::check(topic_key, &value)?;
                     topic_set.insert(topic_key.to_string(), value);
@@ -149,6 +154,13 @@ impl ServeConfig {
             topic_set,
         })
     }
+}
+
+fn size(key: &'static str, value: String) -> Result<u64, ServeConfigError> {
+    let allowed = "bytes from 64 MiB on, or a number with KiB, MiB or GiB behind";
+    let bytes =
+        memory::parse_size(&value).filter(|bytes| (memory::BUDGET_BYTES_MIN..=1 << 50).contains(bytes));
+    bytes.ok_or(ServeConfigError::Value { key, value, allowed })
 }
 
 fn host_and_port(value: String) -> Result<(String, u16), ServeConfigError> {
@@ -203,6 +215,27 @@ mod tests {
         assert_eq!(config.kafka_addr, "127.0.0.1:2");
         assert_eq!(config.broker.num_partitions, 7);
         assert_eq!(config.topic_set["retention.ms"], "5");
+    }
+
+    #[test]
+    fn a_broker_key_may_have_the_prefix_of_topic_defaults() {
+        let set = vec!["log.retention.check.interval.ms=7".into()];
+        let config =
+            ServeConfig::resolve(ServeOptions { set, ..ServeOptions::default() }).expect("a good one");
+        assert_eq!(config.broker.retention_check_ms, 7);
+        assert!(config.topic_set.is_empty());
+    }
+
+    #[test]
+    fn memory_is_given_as_a_size() {
+        let with = |memory: &str| {
+            ServeConfig::resolve(ServeOptions { memory: Some(memory.into()), ..ServeOptions::default() })
+        };
+        assert_eq!(with("256MiB").expect("a good one").broker.requests_bytes_max, 32 << 20);
+        for bad in ["1MiB", "much", "2GB"] {
+            let error = with(bad).expect_err(bad).to_string();
+            assert!(error.contains("memory") && error.contains(bad) && error.contains("MiB"), "{error}");
+        }
     }
 
     #[test]

@@ -15,8 +15,6 @@ use super::{
 };
 use crate::{clock, config::BrokerConfig, kafka::Dispatcher};
 
-/// Bytes that the requests in flight may hold, all connections together.
-const REQUESTS_BYTES_MAX: usize = 256 << 20;
 /// How long the replies in flight may take when the broker stops.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// Time between two looks for connections that do nothing.
@@ -45,7 +43,7 @@ impl Server {
     pub fn start(listeners: Vec<TcpListener>, dispatcher: Arc<Dispatcher>, config: &BrokerConfig) -> Server {
         let (stop, stopped) = watch::channel(false);
         let registry = Registry::new(config.connections_max, config.connections_per_ip_max, clock::monotonic());
-        let budget = Budget::new(REQUESTS_BYTES_MAX);
+        let budget = Budget::new(config.requests_bytes_max);
         let acceptors = listeners.into_iter().map(|listener| {
             let door = Door {
                 registry: registry.clone(),

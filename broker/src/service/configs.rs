@@ -63,7 +63,8 @@ impl Service {
 }
 
 fn check_change(key: &str, value: Option<&str>) -> Result<(), BrokerConfigError> {
-    if let Some(topic_key) = key.strip_prefix(TOPIC_DEFAULT_PREFIX) {
+    let topic_key = key.strip_prefix(TOPIC_DEFAULT_PREFIX);
+    if let Some(topic_key) = topic_key.filter(|_| BrokerConfig::default_of(key).is_none()) {
         let value = value.or(TopicConfig::default_of(topic_key)).unwrap_or_default();
         return Ok(TopicConfig::check(topic_key, value)?);
     }
@@ -125,6 +126,8 @@ mod tests {
         assert_eq!(check_change("num.partitions", Some("3")), Ok(()));
         assert_eq!(check_change("num.partitions", None), Ok(()));
         assert_eq!(check_change("log.retention.ms", Some("1000")), Ok(()));
+        let refused = check_change("log.retention.check.interval.ms", Some("1")).expect_err("read at start");
+        assert!(matches!(refused, BrokerConfigError::ReadOnly { .. }), "{refused}");
         let refused = check_change("memtable.bytes", Some("67108864")).expect_err("read at start");
         let text = refused.to_string();
         assert!(text.contains("memtable.bytes") && text.contains("num.partitions"), "{text}");
