@@ -6,7 +6,6 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::Arc,
-    time::{Duration, Instant},
 };
 
 use millstream_model::{GroupId, NodeId, limits};
@@ -21,7 +20,7 @@ use millstream_store::{
 use crate::{
     admin, clock,
     config::ServeConfig,
-    housekeeping::Housekeeper,
+    housekeeping::{Bell, Housekeeper, Kept, Pacer},
     kafka, net,
     partition::{Shard, ShardHost},
     service::{ClusterHost, GivenConfigs, GroupKeeper, Service, TopicError},
@@ -62,8 +61,19 @@ struct Store {
     disk: Arc<OsDisk>,
     wal: Arc<Wal>,
     tables: Arc<Tables>,
+    /// Rung when the tables' memory is full.
+    bell: Arc<Bell>,
+    /// Paces the tables' merges.
+    pacer: Arc<Pacer>,
     // Keeps the directory locked.
     _lock: fs::File,
+}
+
+impl Store {
+    fn keep(&self, config: &ServeConfig, service: Service) -> io::Result<Housekeeper> {
+        let kept = Kept { disk: self.disk.clone(), wal: self.wal.clone(), tables: self.tables.clone() };
+        Housekeeper::start(service, kept, &config.data_dir, self.bell.clone(), self.pacer.clone())
+    }
 }
 
 /// Runs a broker until it is told to stop.
@@ -77,8 +87,7 @@ pub async fn serve(config: ServeConfig) -> Result<(), NodeError> {
     let store = open_store(&config)?;
     let service = start_groups(&config, &store, advertised).await?;
     let stop = tokio_util_stop();
-    let keeper = Housekeeper::start(service.clone(), store.disk.clone(), store.wal.clone(), store.tables.clone())
-        .map_err(io_error("cannot start the housekeeper"))?;
+    let keeper = store.keep(&config, service.clone()).map_err(io_error("cannot start the housekeeper"))?;
     let groups = GroupKeeper::start(service.clone());
     let doors = net::Server::start(kafka, kafka::Dispatcher::new(service.clone()), &config.broker);
     let pages = admin::Sources {
@@ -140,7 +149,11 @@ fn open_store(config: &ServeConfig) -> Result<Store, NodeError> {
     let dir = &config.data_dir;
     let disk = Arc::new(OsDisk::new(dir).map_err(io_error(format!("cannot use the data directory {}", dir.display())))?);
     let lock = lock(dir)?;
+    let (bell, pacer) = (Arc::new(Bell::default()), Arc::new(Pacer::default()));
+    let (full, merges) = (bell.clone(), pacer.clone());
     let tables_config = TablesConfig {
+        full: Arc::new(move || full.ring()),
+        pace: Arc::new(move |bytes| merges.pace(bytes)),
         memtable_bytes_max: config.broker.memtable_bytes,
         cache_bytes_max: config.broker.read_cache_bytes,
         ..TablesConfig::default()
@@ -150,6 +163,8 @@ fn open_store(config: &ServeConfig) -> Result<Store, NodeError> {
     let wal_config = WalConfig {
         file_bytes: config.broker.wal_file_bytes,
         salt: clock::random_u64() as u32,
+        // About what a flush gives back is kept for use again.
+        spare_bytes_max: config.broker.memtable_bytes / 2 * 5,
         // A failed write is final: what may or may not be on disk is sorted out by the next start.
         on_failure: Arc::new(|failed| {
             tracing::error!(%failed, "the log has failed; the broker ends here and acknowledges nothing more");
@@ -162,7 +177,7 @@ fn open_store(config: &ServeConfig) -> Result<Store, NodeError> {
     let (wal, report) =
         Wal::open(as_disk, wal_config, &RecoveryBase { flushed }).map_err(|e| NodeError::Store(e.to_string()))?;
     tracing::info!(files = report.files, frames = report.frames, torn = report.torn, "the log is open");
-    Ok(Store { disk, wal: Arc::new(wal), tables: Arc::new(tables), _lock: lock })
+    Ok(Store { disk, wal: Arc::new(wal), tables: Arc::new(tables), bell, pacer, _lock: lock })
 }
 
 fn lock(dir: &Path) -> Result<fs::File, NodeError> {
@@ -222,9 +237,4 @@ fn write_addresses(dir: &Path, kafka: SocketAddr, http: SocketAddr) -> io::Resul
     let new = dir.join("addresses.json.new");
     fs::write(&new, text)?;
     fs::rename(new, dir.join("addresses.json"))
-}
-
-/// How long something took, for the log.
-pub(crate) fn since(started: Instant) -> Duration {
-    clock::monotonic().saturating_duration_since(started)
 }

@@ -141,6 +141,11 @@ impl Service {
         }
     }
 
+    /// Whether the disk is nearly full.
+    pub fn disk_is_low(&self) -> bool {
+        self.inner.disk_low.load(Relaxed)
+    }
+
     /// The shards of this node, for the loops that keep house.
     pub fn shards(&self) -> impl Iterator<Item = &Arc<Shard>> {
         self.inner.shards.values()

@@ -1,0 +1,175 @@
+//! The merger: retention, idle producers and merges. All of it can wait, and none of it holds up the housekeeper.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use millstream_model::PartitionId;
+use millstream_replica::ProposeError;
+use millstream_state::partition as commands;
+use millstream_store::tables::{CompactPolicy, PartitionPolicy, Tables};
+use tokio::runtime::Handle;
+
+use super::{
+    Bell, retention,
+    trouble::{Change, Trouble},
+};
+use crate::{clock, partition::Shard, service::Service};
+
+/// Time between two looks at what is to be done.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Time between two looks for merges, when there was something new.
+const MERGE_EVERY: Duration = Duration::from_secs(5);
+/// Time between two looks for compactions that become due with time alone.
+const COMPACT_EVERY: Duration = Duration::from_secs(60);
+/// Time between two looks for producers that have been idle for too long.
+const PRODUCERS_EVERY: Duration = Duration::from_secs(60);
+/// Time between two rounds of retention while the disk is low.
+const RETENTION_EVERY_LOW: Duration = Duration::from_secs(5);
+/// A command may wait so long: the log may have no room for it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the merger works with.
+pub(super) struct Merger {
+    service: Service,
+    tables: Arc<Tables>,
+    runtime: Handle,
+    merging: Trouble,
+    /// The tables' count of changes when the last look found nothing to merge, and when that was.
+    settled: (u64, Instant),
+    retained_at: Instant,
+    producers_at: Instant,
+}
+
+/// Why a command took no effect, as far as is known.
+#[derive(Debug, thiserror::Error)]
+enum CommandError {
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    #[error("the log did not take it in time")]
+    Timeout,
+}
+
+impl Merger {
+    pub(super) fn new(service: Service, tables: Arc<Tables>, runtime: Handle) -> Merger {
+        let now = clock::monotonic();
+        let settled = (u64::MAX, now);
+        let merging = Trouble::default();
+        Merger { service, tables, runtime, merging, settled, retained_at: now, producers_at: now }
+    }
+
+    /// Does what is due until it is told to stop.
+    pub(super) fn run(&mut self, stopped: &AtomicBool, bell: &Bell) {
+        while !stopped.load(Relaxed) {
+            let now = clock::monotonic();
+            if now >= self.retained_at + self.retention_every() {
+                self.retained_at = now;
+                self.retain(stopped);
+            }
+            if now >= self.producers_at + PRODUCERS_EVERY {
+                self.producers_at = now;
+                self.expire_producers(stopped);
+            }
+            if !(self.merge_is_due(now) && self.merge(now)) {
+                bell.rest(LOOK_EVERY);
+            }
+        }
+    }
+
+    fn retention_every(&self) -> Duration {
+        let usual = Duration::from_millis(self.service.broker_config().retention_check_ms);
+        if self.service.disk_is_low() { usual.min(RETENTION_EVERY_LOW) } else { usual }
+    }
+
+    /// Moves log starts as the topics' retention says, by replicated command.
+    fn retain(&self, stopped: &AtomicBool) {
+        let now_ms = clock::now_ms();
+        for shard in self.service.shards() {
+            if stopped.load(Relaxed) {
+                return;
+            }
+            let moves = retention::moves(&self.service, &self.tables, shard, now_ms);
+            if moves.is_empty() {
+                continue;
+            }
+            if let Err(error) = self.write(shard, commands::encode_set_log_start(&moves)) {
+                tracing::warn!(shard = %shard.id(), %error, "retention waits for the next round");
+            }
+        }
+    }
+
+    /// Forgets idle producers, by replicated command; a shard that has none writes nothing.
+    fn expire_producers(&self, stopped: &AtomicBool) {
+        let (now_ms, idle_ms) = (clock::now_ms(), self.service.broker_config().producer_id_expiration_ms);
+        for shard in self.service.shards() {
+            if stopped.load(Relaxed) {
+                return;
+            }
+            if !shard.host.inspect(|machine| machine.has_expired_producers(now_ms, idle_ms)) {
+                continue;
+            }
+            if let Err(error) = self.write(shard, commands::encode_expire_producers(now_ms, idle_ms)) {
+                tracing::warn!(shard = %shard.id(), %error, "idle producers are kept until the next round");
+            }
+        }
+    }
+
+    fn write(&self, shard: &Shard, command: Bytes) -> Result<(), CommandError> {
+        let written = async { tokio::time::timeout(WRITE_TIMEOUT, shard.write(command)).await };
+        self.runtime.block_on(written).map_err(|_| CommandError::Timeout)??;
+        Ok(())
+    }
+
+    /// Whether there can be something to merge: every look goes over all partitions.
+    fn merge_is_due(&self, now: Instant) -> bool {
+        let (seen, at) = self.settled;
+        let every = if self.service.disk_is_low() { LOOK_EVERY } else { MERGE_EVERY };
+        let is_new = self.tables.changes() != seen && now >= at + every;
+        self.merging.may_try(now) && (is_new || now >= at + COMPACT_EVERY)
+    }
+
+    /// Does one merge; `false` if there is nothing to be done for now.
+    fn merge(&mut self, now: Instant) -> bool {
+        let (changes, now_ms) = (self.tables.changes(), clock::now_ms());
+        let merged = self.tables.merge_once(&|id| self.policy(id, now_ms));
+        let outcome = merged.as_ref().map(|_| ());
+        match self.merging.note(clock::monotonic(), &outcome) {
+            Change::Works => tracing::info!("runs are merged again"),
+            Change::Fails => tracing::error!(error = ?outcome.err(), "runs cannot be merged"),
+            Change::None => {}
+        }
+        match merged {
+            Ok(done) if done.merged_runs > 0 || done.dropped_runs > 0 => {
+                tracing::debug!(?done, "runs merged");
+                true
+            }
+            Ok(_) => {
+                self.settled = (changes, now);
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn policy(&self, id: PartitionId, now_ms: i64) -> PartitionPolicy {
+        match self.service.topic_config_of(id) {
+            None => PartitionPolicy { live: false, log_start: i64::MAX, compact: None },
+            Some(config) => PartitionPolicy {
+                live: true,
+                log_start: self.service.log_start_of(id).unwrap_or(0),
+                compact: config.compact.then(|| CompactPolicy {
+                    now_ms,
+                    delete_retention_ms: config.delete_retention_ms,
+                    min_lag_ms: config.min_compaction_lag_ms,
+                    max_lag_ms: config.max_compaction_lag_ms,
+                    min_dirty_ratio: config.min_cleanable_dirty_ratio,
+                }),
+            },
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! How fast merges may go: they yield to what somebody waits for.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use millstream_store::tables::Pace;
+
+const MIB: u64 = 1 << 20;
+/// Bytes a second while requests are served.
+const BUSY_RATE: u64 = 64 * MIB;
+/// Bytes a second while nobody wants anything.
+const IDLE_RATE: u64 = 512 * MIB;
+/// So many runs more raise the rate by its first value again: merges that fall behind make every read dearer.
+const RUNS_PER_STEP: u64 = 32;
+/// A pause is not worth taking below.
+const PAUSE_MIN: Duration = Duration::from_millis(4);
+/// A stop is noticed after that time.
+const PAUSE_MAX: Duration = Duration::from_millis(200);
+
+/// The pace of the merges of one store.
+#[derive(Debug)]
+pub struct Pacer {
+    bytes_per_second: AtomicU64,
+    /// Nanoseconds that are owed.
+    owed: AtomicU64,
+    stopped: AtomicBool,
+}
+
+impl Default for Pacer {
+    fn default() -> Pacer {
+        let (owed, stopped) = (AtomicU64::new(0), AtomicBool::new(false));
+        Pacer { bytes_per_second: AtomicU64::new(BUSY_RATE), owed, stopped }
+    }
+}
+
+impl Pacer {
+    /// Says what there is beside merges.
+    pub(super) fn set(&self, busy: bool, runs: usize) {
+        let base = if busy { BUSY_RATE } else { IDLE_RATE };
+        self.bytes_per_second.store(base + base / RUNS_PER_STEP * runs as u64, Relaxed);
+    }
+
+    /// Merges give up.
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Relaxed);
+    }
+
+    /// Waits as long as `bytes` of a merge may take.
+    pub fn pace(&self, bytes: u64) -> Pace {
+        if self.stopped.load(Relaxed) {
+            return Pace::Stop;
+        }
+        if let Some(pause) = self.owe(bytes) {
+            std::thread::sleep(pause);
+        }
+        Pace::Go
+    }
+
+    /// The pause that is due after `bytes` more; pauses that are too short are taken together.
+    fn owe(&self, bytes: u64) -> Option<Duration> {
+        let rate = self.bytes_per_second.load(Relaxed).max(1);
+        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate);
+        let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
+        let owed = self.owed.load(Relaxed).saturating_add(nanos);
+        let pause = Duration::from_nanos(owed);
+        let taken = pause >= PAUSE_MIN;
+        self.owed.store(if taken { 0 } else { owed }, Relaxed);
+        taken.then(|| pause.min(PAUSE_MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_broker_merges_slowly_unless_runs_pile_up() {
+        let pacer = Pacer::default();
+        let second = |pacer: &Pacer| -> Duration { (0..1024).filter_map(|_| pacer.owe(64 << 10)).sum() };
+        pacer.set(true, 0);
+        let slow = second(&pacer);
+        assert!(slow > Duration::from_millis(990) && slow <= Duration::from_secs(1), "64 MiB took {slow:?}");
+        pacer.set(true, 96);
+        assert!(second(&pacer) < Duration::from_millis(260));
+        pacer.set(false, 0);
+        assert!(second(&pacer) < Duration::from_millis(130));
+    }
+
+    #[test]
+    fn short_pauses_are_taken_together_and_a_stop_is_told() {
+        let pacer = Pacer::default();
+        assert_eq!((0..10).find_map(|_| pacer.owe(1 << 10)), None);
+        assert_eq!(pacer.owe(u64::MAX), Some(PAUSE_MAX));
+        assert_eq!(pacer.pace(1), Pace::Go);
+        pacer.stop();
+        assert_eq!(pacer.pace(1), Pace::Stop);
+    }
+}

@@ -1,0 +1,139 @@
+//! Decides what is to be written now. Pure: what there is and the time go in.
+
+use std::time::{Duration, Instant};
+
+/// Batches stay in memory no longer than that: compaction and old age are looked for in runs.
+const FLUSH_AFTER: Duration = Duration::from_secs(600);
+
+/// What is in memory and in the log.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Load {
+    /// The memtable has reached its size.
+    pub(super) memtable_full: bool,
+    pub(super) memtable_bytes: usize,
+    /// Log memory that somebody holds.
+    pub(super) log_memory_bytes: usize,
+    /// Log files that are needed.
+    pub(super) log_bytes: u64,
+    /// The disk has less room than it should.
+    pub(super) disk_low: bool,
+}
+
+/// From when that is too much.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Small batches hold far more log memory than their own length.
+    pub(super) log_memory_bytes: usize,
+    pub(super) log_bytes: u64,
+    pub(super) log_file_bytes: u64,
+}
+
+/// What is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    Nothing,
+    /// The memtable.
+    Flush,
+    /// The memtable and every group's state, so that log files can be used again.
+    Checkpoint,
+}
+
+/// What is remembered between two looks.
+#[derive(Debug)]
+pub(super) struct Plan {
+    flushed_at: Instant,
+    /// What was left after the last flush, or less: readers may hold it, and another flush would not help.
+    log_memory_left: usize,
+    /// What was left after the last checkpoint, or less: entries that came meanwhile, and another would not help.
+    log_left: u64,
+}
+
+impl Plan {
+    pub(super) fn new(now: Instant) -> Plan {
+        Plan { flushed_at: now, log_memory_left: 0, log_left: 0 }
+    }
+
+    pub(super) fn due(&mut self, load: &Load, bounds: &Bounds, now: Instant) -> Due {
+        self.log_memory_left = self.log_memory_left.min(load.log_memory_bytes);
+        self.log_left = self.log_left.min(load.log_bytes);
+        // A log that cannot grow must go round in the files that it has.
+        let small = bounds.log_bytes.min(2 * bounds.log_file_bytes);
+        let log_bytes = if load.disk_low { small } else { bounds.log_bytes };
+        if load.log_bytes > log_bytes.max(self.log_left + log_bytes / 2) {
+            return Due::Checkpoint;
+        }
+        let log_memory = bounds.log_memory_bytes.max(self.log_memory_left + bounds.log_memory_bytes / 2);
+        let old = load.memtable_bytes > 0 && now.saturating_duration_since(self.flushed_at) >= FLUSH_AFTER;
+        if load.memtable_full || load.log_memory_bytes >= log_memory || old {
+            Due::Flush
+        } else {
+            Due::Nothing
+        }
+    }
+
+    /// Takes note of what was written, and what is left.
+    pub(super) fn wrote(&mut self, due: Due, left: &Load, now: Instant) {
+        self.flushed_at = now;
+        self.log_memory_left = left.log_memory_bytes;
+        if due == Due::Checkpoint {
+            self.log_left = left.log_bytes;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    const BOUNDS: Bounds = Bounds { log_memory_bytes: 100, log_bytes: 1000, log_file_bytes: 200 };
+
+    fn log_memory(bytes: usize) -> Load {
+        Load { log_memory_bytes: bytes, ..Load::default() }
+    }
+
+    fn log(bytes: u64, disk_low: bool) -> Load {
+        Load { log_bytes: bytes, disk_low, ..Load::default() }
+    }
+
+    #[test]
+    fn small_batches_are_flushed_for_the_log_memory_that_they_hold() {
+        let start = clock::monotonic();
+        let mut plan = Plan::new(start);
+        assert_eq!(plan.due(&log_memory(99), &BOUNDS, start), Due::Nothing);
+        assert_eq!(plan.due(&log_memory(100), &BOUNDS, start), Due::Flush);
+        // Readers hold most of it: no flush after the other for nothing.
+        plan.wrote(Due::Flush, &log_memory(90), start);
+        assert_eq!(plan.due(&log_memory(139), &BOUNDS, start), Due::Nothing);
+        assert_eq!(plan.due(&log_memory(140), &BOUNDS, start), Due::Flush);
+        assert_eq!(plan.due(&log_memory(10), &BOUNDS, start), Due::Nothing);
+        assert_eq!(plan.due(&log_memory(100), &BOUNDS, start), Due::Flush, "they have left");
+    }
+
+    #[test]
+    fn a_log_that_is_too_long_is_cut_and_sooner_when_the_disk_is_low() {
+        let start = clock::monotonic();
+        let mut plan = Plan::new(start);
+        assert_eq!(plan.due(&log(1000, false), &BOUNDS, start), Due::Nothing);
+        assert_eq!(plan.due(&log(1001, false), &BOUNDS, start), Due::Checkpoint);
+        plan.wrote(Due::Checkpoint, &log(900, false), start);
+        assert_eq!(plan.due(&log(1400, false), &BOUNDS, start), Due::Nothing);
+        assert_eq!(plan.due(&log(1401, false), &BOUNDS, start), Due::Checkpoint);
+        assert_eq!(plan.due(&log(400, true), &BOUNDS, start), Due::Nothing);
+        assert_eq!(plan.due(&log(601, true), &BOUNDS, start), Due::Checkpoint);
+        assert_eq!(plan.due(&log(601, false), &BOUNDS, start), Due::Nothing);
+    }
+
+    #[test]
+    fn a_memtable_is_written_when_it_is_full_or_old() {
+        let start = clock::monotonic();
+        let mut plan = Plan::new(start);
+        let some = Load { memtable_bytes: 1, ..Load::default() };
+        assert_eq!(plan.due(&Load { memtable_full: true, ..some }, &BOUNDS, start), Due::Flush);
+        assert_eq!(plan.due(&some, &BOUNDS, start + FLUSH_AFTER / 2), Due::Nothing);
+        assert_eq!(plan.due(&some, &BOUNDS, start + FLUSH_AFTER), Due::Flush);
+        assert_eq!(plan.due(&Load::default(), &BOUNDS, start + FLUSH_AFTER), Due::Nothing);
+        plan.wrote(Due::Flush, &Load::default(), start + FLUSH_AFTER);
+        assert_eq!(plan.due(&some, &BOUNDS, start + FLUSH_AFTER), Due::Nothing);
+    }
+}

@@ -1,0 +1,87 @@
+//! Work that fails is tried again later and later, and told only when something changes.
+
+use std::time::{Duration, Instant};
+
+/// Time until the first try after a failure.
+const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
+/// Longest time between two tries.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(8);
+
+/// Whether a piece of work fails, and when it is tried again.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    now: Option<Failing>,
+}
+
+#[derive(Debug)]
+struct Failing {
+    reason: String,
+    retry_at: Instant,
+    pause: Duration,
+}
+
+/// What changed, for the log.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// It fails for this reason, which is another one than before.
+    Fails,
+    /// It works again.
+    Works,
+    /// All is as it was.
+    None,
+}
+
+impl Trouble {
+    /// Whether the work may be tried now.
+    pub(super) fn may_try(&self, now: Instant) -> bool {
+        self.now.as_ref().is_none_or(|failing| now >= failing.retry_at)
+    }
+
+    /// Lets the next try come at once, because what stood in the way may be gone.
+    pub(super) fn try_soon(&mut self, now: Instant) {
+        if let Some(failing) = &mut self.now {
+            failing.retry_at = now;
+        }
+    }
+
+    /// Takes note of how the work went.
+    pub(super) fn note<E: std::fmt::Display>(&mut self, now: Instant, outcome: &Result<(), E>) -> Change {
+        match (outcome, self.now.take()) {
+            (Ok(()), None) => Change::None,
+            (Ok(()), Some(_)) => Change::Works,
+            (Err(error), before) => {
+                let reason = error.to_string();
+                let pause = before.as_ref().map_or(RETRY_AFTER_MIN, |f| (f.pause * 2).min(RETRY_AFTER_MAX));
+                let same = before.is_some_and(|before| before.reason == reason);
+                self.now = Some(Failing { reason, retry_at: now + pause, pause });
+                if same { Change::None } else { Change::Fails }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    #[test]
+    fn tries_come_later_and_later_and_only_changes_are_told() {
+        let (mut trouble, start) = (Trouble::default(), clock::monotonic());
+        let second = Duration::from_secs(1);
+        assert_eq!(trouble.note(start, &Ok::<(), &str>(())), Change::None);
+        assert_eq!(trouble.note(start, &Err("full")), Change::Fails);
+        assert!(!trouble.may_try(start) && trouble.may_try(start + second));
+        for _ in 0..5 {
+            assert_eq!(trouble.note(start, &Err("full")), Change::None);
+        }
+        assert!(!trouble.may_try(start + 7 * second) && trouble.may_try(start + 8 * second));
+        assert_eq!(trouble.note(start, &Err("damaged")), Change::Fails);
+        trouble.try_soon(start);
+        assert!(trouble.may_try(start));
+        assert_eq!(trouble.note(start, &Ok::<(), &str>(())), Change::Works);
+        assert!(trouble.may_try(start));
+        assert_eq!(trouble.note(start, &Err("full")), Change::Fails);
+        assert!(trouble.may_try(start + second), "it begins anew");
+    }
+}
