@@ -49,13 +49,14 @@ impl From<&ProduceError> for ErrorCode {
             ProduceError::OutOfOrderSequence => ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
             ProduceError::InvalidProducerEpoch => ErrorCode::INVALID_PRODUCER_EPOCH,
             ProduceError::DuplicateSequence => ErrorCode::DUPLICATE_SEQUENCE_NUMBER,
-            // Retriable, unlike what its name suggests.
-            ProduceError::StorageFull => ErrorCode::KAFKA_STORAGE_ERROR,
+            // Certainly not appended, and worth another try at the same broker: the one code that every client retries
+            // after, and that makes none ask for the metadata over and over. The storage error is not retried by Sarama.
+            ProduceError::StorageFull | ProduceError::Unavailable | ProduceError::NotEnoughReplicas => {
+                ErrorCode::NOT_ENOUGH_REPLICAS
+            }
             ProduceError::TransactionalUnsupported(_) => ErrorCode::INVALID_TXN_STATE,
             ProduceError::InvalidAcks => ErrorCode::INVALID_REQUIRED_ACKS,
-            ProduceError::NotEnoughReplicas => ErrorCode::NOT_ENOUGH_REPLICAS,
             ProduceError::Timeout => ErrorCode::REQUEST_TIMED_OUT,
-            ProduceError::Unavailable => ErrorCode::LEADER_NOT_AVAILABLE,
         }
     }
 }
