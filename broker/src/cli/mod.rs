@@ -14,6 +14,7 @@ mod log;
 mod output;
 mod produce;
 mod serve;
+mod top;
 mod topic;
 
 use std::process::ExitCode;
@@ -44,6 +45,8 @@ enum Command {
     Cluster(cluster::ClusterArgs),
     /// Measure how fast records are written and read.
     Bench(bench::BenchArgs),
+    /// Show what a broker does now.
+    Top(top::TopArgs),
     /// Look into the log of a broker that does not run.
     Log(log::LogArgs),
     /// Check, and repair, the data directory of a broker that does not run.
@@ -64,6 +67,7 @@ pub fn run() -> ExitCode {
         Command::Group(args) => group::run(args),
         Command::Cluster(args) => cluster::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Top(args) => top::run(args),
         Command::Log(args) => log::run(args),
         Command::Doctor(args) => doctor::run(args),
     };

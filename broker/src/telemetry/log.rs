@@ -17,8 +17,8 @@ pub enum LogFormat {
 /// Starts logging. Without `RUST_LOG`, or where that cannot be read, lines of `level` and above are written. Later
 /// calls change nothing.
 pub fn start_log(format: LogFormat, level: LevelFilter) {
-    // Raft says at INFO what is routine here.
-    let quiet = "openraft=warn".parse();
+    // Raft warns of what is routine here, for instance at each start.
+    let quiet = "openraft=error".parse();
     let default = || {
         let filter = EnvFilter::default().add_directive(level.into());
         match quiet {
@@ -26,9 +26,13 @@ pub fn start_log(format: LogFormat, level: LevelFilter) {
             Err(_) => filter,
         }
     };
-    let filter = match std::env::var("RUST_LOG") {
-        Ok(given) => EnvFilter::try_new(given).unwrap_or_else(|_| default()),
-        Err(_) => default(),
+    let given = std::env::var("RUST_LOG")
+        .ok()
+        .map(|given| EnvFilter::try_new(&given).map_err(|error| (given, error)));
+    let (filter, unreadable) = match given {
+        Some(Ok(filter)) => (filter, None),
+        Some(Err(unreadable)) => (default(), Some(unreadable)),
+        None => (default(), None),
     };
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // Refused when a subscriber is there already, as in tests: that one stays.
@@ -36,4 +40,7 @@ pub fn start_log(format: LogFormat, level: LevelFilter) {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
+    if let Some((given, error)) = unreadable {
+        tracing::warn!(given, %error, "RUST_LOG cannot be read; the default filter is used");
+    }
 }

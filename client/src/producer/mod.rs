@@ -1,9 +1,10 @@
 //! The producer: records in, batches out, a result for each record.
 //!
-//! What it decides is in [`machine`] (pure); what it does is in `sender` (one task). A record is copied once, into its
+//! What it decides is in [`machine`] (pure); what it does is in `sender` (one task, and `lane`: one for each broker). A record is copied once, into its
 //! batch. Memory is bounded: who produces faster than the brokers take waits in [`Producer::send`].
 
 mod batch;
+mod lane;
 mod machine;
 mod partitioner;
 mod sender;

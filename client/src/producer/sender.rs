@@ -1,30 +1,27 @@
-//! Carries out what the machine decides: one task per producer, and one for each request on its way.
+//! Carries out what the machine decides: one task per producer.
 
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
-
-use bytes::Bytes;
-use millstream_protocol::{
-    ErrorCode, Records, Str,
-    messages::{
-        init_producer_id::{InitProducerIdRequest, InitProducerIdResponse},
-        produce::{PartitionProduceData, ProduceRequest, ProduceResponse, TopicProduceData},
-    },
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Instant,
 };
-use tokio::task::JoinSet;
+
+use millstream_protocol::messages::init_producer_id::{InitProducerIdRequest, InitProducerIdResponse};
+use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
-    Acks, Delivered, Shared, Tell,
+    Delivered, Shared, Tell,
     batch::{Batch, Place},
+    lane::{Answered, Lane},
     machine::{Settled, Step, Try},
 };
-use crate::{ClientError, Cluster, clock, cluster::Lane, wire::Connection};
+use crate::{ClientError, Cluster, clock};
 
-/// The newest Produce version that names topics by their names, and does not belong to transactions.
-const PRODUCE_VERSION_MAX: i16 = 11;
+/// Answers that wait to be taken in.
+const ANSWERS_WAITING_MAX: usize = 64;
 
 /// What a task comes back with.
 enum Done {
-    Answered(i32, Vec<(Batch<Tell>, Try)>),
     Identity(Result<(i64, i16), ClientError>),
     Refreshed,
 }
@@ -32,6 +29,11 @@ enum Done {
 pub(super) struct Sender {
     pub(super) cluster: Cluster,
     pub(super) shared: Arc<Shared>,
+    /// Where each broker's requests go.
+    lanes: HashMap<i32, Lane>,
+    answers: mpsc::Receiver<Answered>,
+    /// For new lanes.
+    answer: mpsc::Sender<Answered>,
     tasks: JoinSet<Done>,
     asking_identity: bool,
     refreshing: bool,
@@ -43,9 +45,13 @@ pub(super) struct Sender {
 
 impl Sender {
     pub(super) fn new(cluster: Cluster, shared: Arc<Shared>) -> Sender {
+        let (answer, answers) = mpsc::channel(ANSWERS_WAITING_MAX);
         Sender {
             cluster,
             shared,
+            lanes: HashMap::new(),
+            answers,
+            answer,
             tasks: JoinSet::new(),
             asking_identity: false,
             refreshing: false,
@@ -74,6 +80,7 @@ impl Sender {
             }
             tokio::select! {
                 () = self.shared.wake.notified() => {}
+                Some(answered) = self.answers.recv() => self.take_answer(answered.broker, answered.tries),
                 Some(done) = self.tasks.join_next() => if let Ok(done) = done { self.take_in(done) },
                 () = sleep_until(wake_at) => {}
             }
@@ -92,11 +99,7 @@ impl Sender {
     fn carry_out(&mut self, step: Step<Tell>) {
         self.shared.settle(step.settled);
         for (broker, batches) in step.requests {
-            let (cluster, shared) = (self.cluster.clone(), self.shared.clone());
-            self.tasks.spawn(async move {
-                let tries = send(&cluster, &shared, broker, batches).await;
-                Done::Answered(broker, tries)
-            });
+            self.send(broker, batches);
         }
         if step.wants_identity && !self.asking_identity {
             self.asking_identity = true;
@@ -123,6 +126,27 @@ impl Sender {
         }
     }
 
+    fn send(&mut self, broker: i32, batches: Vec<Batch<Tell>>) {
+        let lane = self.lanes.entry(broker).or_insert_with(|| {
+            Lane::open(self.cluster.clone(), self.shared.acks, broker, self.answer.clone())
+        });
+        if let Err(batches) = lane.send(batches) {
+            // Its task is gone, which takes a panic: the next request opens another one.
+            self.lanes.remove(&broker);
+            let lost = |batch| (batch, Try::Lost { reason: "the broker's task has ended".to_string() });
+            self.take_answer(broker, batches.into_iter().map(lost).collect());
+        }
+    }
+
+    fn take_answer(&mut self, broker: i32, tries: Vec<(Batch<Tell>, Try)>) {
+        if tries.iter().any(|(_, outcome)| matches!(outcome, Try::Appended { .. })) {
+            self.refresh_failures = 0;
+        }
+        let (now, chance) = (clock::now(), clock::random_u64());
+        let settled = self.shared.with_machine(|machine| machine.answered(broker, tries, now, chance));
+        self.shared.settle(settled);
+    }
+
     fn take_in(&mut self, done: Done) {
         match done {
             Done::Refreshed => self.refreshing = false,
@@ -136,15 +160,6 @@ impl Sender {
                 tracing::warn!(%error, "no producer id");
                 self.asking_identity = false;
                 self.identity_failures += 1;
-            }
-            Done::Answered(broker, tries) => {
-                if tries.iter().any(|(_, outcome)| matches!(outcome, Try::Appended { .. })) {
-                    self.refresh_failures = 0;
-                }
-                let (now, chance) = (clock::now(), clock::random_u64());
-                let settled =
-                    self.shared.with_machine(|machine| machine.answered(broker, tries, now, chance));
-                self.shared.settle(settled);
             }
         }
     }
@@ -169,92 +184,6 @@ async fn ask_identity(cluster: &Cluster) -> Result<(i64, i16), ClientError> {
         cluster.ask(&InitProducerIdRequest { transactional_id: None, ..Default::default() }).await?;
     ClientError::check(response.error_code, || "ask for a producer id".to_string(), None)?;
     Ok((response.producer_id, response.producer_epoch))
-}
-
-async fn send(
-    cluster: &Cluster,
-    shared: &Shared,
-    broker: i32,
-    batches: Vec<Batch<Tell>>,
-) -> Vec<(Batch<Tell>, Try)> {
-    let (mut tries, mut sent, mut topics) = (Vec::new(), Vec::new(), Vec::new());
-    for mut batch in batches {
-        match batch.encode() {
-            Ok(encoded) => {
-                add(&mut topics, &batch.place, encoded);
-                sent.push(batch);
-            }
-            Err(error) => tries.push((batch, Try::Unencodable { reason: error.to_string() })),
-        }
-    }
-    if sent.is_empty() {
-        return tries;
-    }
-    let asked = ask_produce(cluster, shared, broker, topics).await;
-    tries.extend(sent.into_iter().map(|batch| {
-        let outcome = outcome(&asked, &batch.place);
-        (batch, outcome)
-    }));
-    tries
-}
-
-fn add(topics: &mut Vec<TopicProduceData>, place: &Place, encoded: Bytes) {
-    let data = PartitionProduceData { index: place.partition, records: Records::One(encoded) };
-    match topics.last_mut().filter(|topic| *topic.name == *place.topic) {
-        Some(topic) => topic.partition_data.push(data),
-        None => topics.push(TopicProduceData {
-            name: Str::from(place.topic.to_string()),
-            partition_data: vec![data],
-            ..Default::default()
-        }),
-    }
-}
-
-async fn ask_produce(
-    cluster: &Cluster,
-    shared: &Shared,
-    broker: i32,
-    topic_data: Vec<TopicProduceData>,
-) -> Result<Option<ProduceResponse>, ClientError> {
-    let connection: Arc<Connection> = cluster.broker(broker, Lane::Produce).await?;
-    let version = connection.version::<ProduceRequest>(PRODUCE_VERSION_MAX)?;
-    let timeout_ms = i32::try_from(cluster.config().request_timeout.as_millis()).unwrap_or(i32::MAX);
-    let request = ProduceRequest { acks: shared.acks.number(), timeout_ms, topic_data, ..Default::default() };
-    match shared.acks {
-        Acks::None => connection.tell(version, &request).await.map(|()| None),
-        _ => connection.call_in(version, &request).await.map(Some),
-    }
-}
-
-/// What became of one batch of a request.
-fn outcome(asked: &Result<Option<ProduceResponse>, ClientError>, place: &Place) -> Try {
-    let refused = |code, error: &ClientError| Try::Refused { code, reason: Some(error.to_string()) };
-    match asked {
-        Ok(Some(response)) => find(response, place),
-        Ok(None) => Try::Appended { base_offset: -1, log_append_time_ms: -1 },
-        // Nothing was sent.
-        Err(error @ ClientError::Unreachable { .. }) => refused(ErrorCode::LEADER_NOT_AVAILABLE, error),
-        Err(error @ (ClientError::Unwritable { .. } | ClientError::Unsupported { .. })) => {
-            refused(ErrorCode::UNSUPPORTED_VERSION, error)
-        }
-        Err(error) => Try::Lost { reason: error.to_string() },
-    }
-}
-
-fn find(response: &ProduceResponse, place: &Place) -> Try {
-    let topic = response.responses.iter().find(|topic| *topic.name == *place.topic);
-    let found = topic.and_then(|topic| topic.partition_responses.iter().find(|p| p.index == place.partition));
-    match found {
-        None => Try::Lost { reason: "the broker's answer leaves the partition out".to_string() },
-        Some(p) if p.error_code == 0 => {
-            Try::Appended { base_offset: p.base_offset, log_append_time_ms: p.log_append_time_ms }
-        }
-        Some(p) => {
-            let first = p.record_errors.first().and_then(|e| e.batch_index_error_message.clone());
-            let reason = p.error_message.clone().or(first).map(|text| text.to_string());
-            Try::Refused { code: ErrorCode(p.error_code), reason }
-        }
-    }
 }
 
 impl Shared {

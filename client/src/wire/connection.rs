@@ -7,10 +7,12 @@
 use std::{
     collections::VecDeque,
     io,
+    marker::PhantomData,
     sync::{
         Arc,
         atomic::{AtomicI32, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -142,7 +144,7 @@ impl Connection {
         version: i16,
         request: &R,
     ) -> Result<R::Response, ClientError> {
-        self.call_waiting(version, request, std::time::Duration::ZERO).await
+        self.call_waiting(version, request, Duration::ZERO).await
     }
 
     /// As [`call_in`](Connection::call_in), for requests that the broker may hold back for `longer`.
@@ -150,10 +152,30 @@ impl Connection {
         &self,
         version: i16,
         request: &R,
-        longer: std::time::Duration,
+        longer: Duration,
     ) -> Result<R::Response, ClientError> {
         let (tell, told) = oneshot::channel();
         self.send(version, request, Some(tell)).await?;
+        self.answer::<R>(version, told, longer).await
+    }
+
+    /// Sends a request; what it returns waits for the answer. Requests leave in the order of the calls.
+    pub(crate) async fn begin<R: Request>(
+        self: &Arc<Self>,
+        version: i16,
+        request: &R,
+    ) -> Result<Pending<R>, ClientError> {
+        let (tell, told) = oneshot::channel();
+        self.send(version, request, Some(tell)).await?;
+        Ok(Pending { connection: self.clone(), version, told, request: PhantomData })
+    }
+
+    async fn answer<R: Request>(
+        &self,
+        version: i16,
+        told: oneshot::Receiver<Bytes>,
+        longer: Duration,
+    ) -> Result<R::Response, ClientError> {
         let after = self.config.request_timeout + longer;
         match tokio::time::timeout(after, told).await {
             Ok(Ok(frame)) => {
@@ -190,6 +212,21 @@ impl Connection {
     fn disconnected(&self) -> ClientError {
         let reason = self.waiting.lock().ended.clone().unwrap_or_else(|| "it was closed".to_string());
         ClientError::Disconnected { address: self.address.clone(), reason }
+    }
+}
+
+/// A request that is on its way.
+pub(crate) struct Pending<R> {
+    connection: Arc<Connection>,
+    version: i16,
+    told: oneshot::Receiver<Bytes>,
+    request: PhantomData<fn() -> R>,
+}
+
+impl<R: Request> Pending<R> {
+    /// Waits for the answer. A call that is dropped changes nothing for the request.
+    pub(crate) async fn wait(self) -> Result<R::Response, ClientError> {
+        self.connection.answer::<R>(self.version, self.told, Duration::ZERO).await
     }
 }
 

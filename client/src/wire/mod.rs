@@ -3,5 +3,5 @@
 mod connection;
 mod versions;
 
-pub(crate) use connection::Connection;
+pub(crate) use connection::{Connection, Pending};
 pub(crate) use versions::Versions;
