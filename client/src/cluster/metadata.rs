@@ -93,7 +93,7 @@ impl Metadata {
         self.controller = Some(response.controller_id).filter(|id| *id >= 0);
         let brokers = response.brokers.iter().map(|broker| {
             let rack = broker.rack.as_ref().map(|rack| rack.to_string());
-            let address = format!("{}:{}", broker.host, broker.port);
+            let address = address_text(&broker.host, broker.port);
             (broker.node_id, BrokerMeta { id: broker.node_id, address, rack })
         });
         self.brokers = brokers.collect();
@@ -106,6 +106,11 @@ impl Metadata {
             self.topics.insert(name.to_string(), Known { told_at: now, topic: told });
         }
     }
+}
+
+/// IPv6 addresses have colons of their own.
+fn address_text(host: &str, port: i32) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// An older epoch than the one that is known comes from a broker that is behind: what is known stays.
@@ -172,6 +177,12 @@ mod tests {
         metadata.learn(&response(8, 6, 0), now);
         assert_eq!(leader(&metadata), Some(8));
         assert_eq!(metadata.brokers[&7].address, "h:9");
+    }
+
+    #[test]
+    fn addresses_have_one_port() {
+        assert_eq!(address_text("h", 9), "h:9");
+        assert_eq!(address_text("::1", 9), "[::1]:9");
     }
 
     #[test]
