@@ -66,7 +66,7 @@ def load(path):
         row = json.loads(line)
         if "session" in row:
             about_it, rows = row["session"], []
-        else:
+        elif "still_s" not in row:
             rows.append(row)
     return about_it, rows
 

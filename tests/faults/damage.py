@@ -208,7 +208,7 @@ def tear(path, start, end, chance):
 
 def torn_tails(folder, count, seed):
     """Cuts the last write at many places: the broker starts, and misses nothing but what was in that write."""
-    chance = random.Random(seed)
+    chance, folder = random.Random(seed), pathlib.Path(tempfile.mkdtemp(dir=folder))
     load, data = torn_store(folder), folder / "data"
     path = [path for path in walfile.files(data) if walfile.segments(path)][-1]
     (at, end), raw = walfile.segments(path)[-1], path.read_bytes()
@@ -268,8 +268,7 @@ def intact_case(store):
 def run(report, scale, _control):
     folder = pathlib.Path(tempfile.mkdtemp(prefix="millstream-damage-"))
     try:
-        (folder / "torn").mkdir()
-        report.case("torn tails", torn_tails, folder / "torn", scale(8, 200), 4)
+        report.case("torn tails", torn_tails, folder, scale(8, 200), 4)
         store = Store(folder)
         if report.case("an untouched copy", intact_case, store):
             log_damage(report, store, random.Random(5), scale(2, 20))

@@ -92,7 +92,8 @@ def check_durability(events):
     return found.verdict()
 
 
-def opened_and_synced(folder):
+def opened_and_synced(fresh):
+    folder = fresh()
     trace, data = folder / "trace", folder / "data"
     prefix = strace("-y", "-e", f"trace=open,openat,fsync,fdatasync,rename,renameat,renameat2,{WRITES}", "-s", "0", "-o", str(trace))
     broker = Broker(data, prefix=prefix, settings=SMALL).start()
@@ -134,9 +135,9 @@ def control_waits(program):
     return f"caught: acknowledged after {fastest * 1e3:.1f} ms with writes of {DELAY_US // 1000} ms"
 
 
-def failing(calls, nth, folder):
+def failing(calls, nth, fresh):
     """The nth such call of a thread fails with EIO: the broker ends and says why, and nothing acknowledged is gone."""
-    broker = Broker(folder / "data", settings=SMALL).start()
+    broker = Broker(fresh() / "data", settings=SMALL).start()
     load, ended = None, "went on"
     try:
         load = Load(broker.bootstrap, make_topic(broker), PARTITIONS, per_second=8000, value_bytes=500).start()
@@ -164,15 +165,15 @@ def failing(calls, nth, folder):
         broker.kill()
 
 
-def failing_write(nth, folder):
-    ended, note = failing(WRITES, nth, folder)
+def failing_write(nth, fresh):
+    ended, note = failing(WRITES, nth, fresh)
     assert ended != "went on", f"write {nth} of each thread failed, and the broker went on"
     return f"{ended}, {note}"
 
 
-def failing_sync(nth, folder):
+def failing_sync(nth, fresh):
     """A run or the manifest that cannot be synced may be given up or may end the broker; it never costs a record."""
-    return ", ".join(failing(SYNCS, nth, folder))
+    return ", ".join(failing(SYNCS, nth, fresh))
 
 
 def slow_disk():
@@ -197,13 +198,13 @@ def run(report, scale, control):
         return path
 
     try:
-        report.case("opened and synced as promised", opened_and_synced, fresh())
+        report.case("opened and synced as promised", opened_and_synced, fresh)
         report.case("no acknowledgement before the write returns", waits_for_the_write, None)
         report.case("control: acknowledged before the sync, delayed write", control_waits, control)
         for nth in scale((1, 3, 40), (1, 2, 3, 5, 9, 20, 40, 80, 160, 320)):
-            report.case(f"write {nth} fails", failing_write, nth, fresh())
+            report.case(f"write {nth} fails", failing_write, nth, fresh)
         for nth in scale((1, 2), (1, 2, 3, 4, 6, 8, 12)):
-            report.case(f"sync {nth} fails", failing_sync, nth, fresh())
+            report.case(f"sync {nth} fails", failing_sync, nth, fresh)
         report.case("slow disk", slow_disk)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
