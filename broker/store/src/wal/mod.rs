@@ -58,7 +58,7 @@ pub struct WalConfig {
     pub spare_bytes_max: usize,
     /// Files that are kept for use again.
     pub spare_files_max: usize,
-    /// A busy log waits so long for more before it writes.
+    /// After a long write the log waits so long for more before it looks for the next one.
     pub gather: Duration,
     /// After so long without an append the durable mark of the last one is written.
     pub seal_after: Duration,
@@ -79,7 +79,7 @@ impl Default for WalConfig {
             chunk_bytes: 4 << 20,
             spare_bytes_max: 160 << 20,
             spare_files_max: 4,
-            gather: Duration::from_micros(60),
+            gather: Duration::from_micros(100),
             seal_after: Duration::from_millis(50),
             trim_after: Duration::from_secs(1),
             salt: 0,

@@ -96,6 +96,13 @@ impl Writer {
     fn wait(&mut self) -> bool {
         let shared = self.shared.clone();
         let mut log = shared.lock();
+        if !log.stopping && self.wrote_bytes >= BUSY_BYTES && log.pending_bytes() < ENOUGH_BYTES {
+            drop(log);
+            // What a write costs hardly depends on its length, and whoever appends meanwhile need not wake anybody. A
+            // quiet log never waits.
+            std::thread::sleep(shared.config.gather);
+            log = shared.lock();
+        }
         while !log.has_work() {
             if log.stopping && self.rest != Rest::Unmarked {
                 return false;
@@ -126,13 +133,6 @@ impl Writer {
                 }
                 Rest::Trimmed => {}
             }
-        }
-        if !log.stopping && self.wrote_bytes >= BUSY_BYTES && log.pending_bytes() < ENOUGH_BYTES {
-            drop(log);
-            // What a write costs hardly depends on its length. Nobody wakes the writer from this; a quiet log
-            // never waits.
-            std::thread::sleep(shared.config.gather);
-            log = shared.lock();
         }
         self.take(&mut log);
         true
