@@ -75,6 +75,9 @@ fn slots(
             }
             _ => Slot::Refused(ProduceError::InvalidRecord("a partition takes exactly one batch in a request".into())),
         };
+        if matches!(slot, Slot::Refused(_)) {
+            context.service.meter().refused();
+        }
         (data.index, slot)
     });
     (topic.name, slots.collect())

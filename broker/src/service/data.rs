@@ -203,7 +203,7 @@ impl Service {
                     Err(error) => Err(error),
                 };
                 if result.is_err() {
-                    inner.meter.produce_refused.fetch_add(1, Relaxed);
+                    inner.meter.refused();
                 }
                 results.push(result);
             }

@@ -41,6 +41,11 @@ impl Meter {
         self.apis[place].duration.record(after);
     }
 
+    /// Counts a batch that was not appended.
+    pub fn refused(&self) {
+        self.produce_refused.fetch_add(1, Relaxed);
+    }
+
     /// The APIs by their keys.
     pub fn apis(&self) -> impl Iterator<Item = (i16, &ApiMeter)> {
         (0..).zip(self.apis.iter())
