@@ -185,7 +185,8 @@ pub const TOPIC_KEYS: &[Key] = &[
         "segment.bytes",
         "1073741824",
         (14, INT_MAX),
-        "Granularity of retention by size: so much may be kept beyond retention.bytes.",
+        "No effect: partitions have no segments. Retention drops pieces of runs, each about a 64th of what a run has of \
+         the partition.",
     ),
     int(
         "segment.index.bytes",
@@ -194,7 +195,7 @@ pub const TOPIC_KEYS: &[Key] = &[
         "No effect: an index takes the room that it needs, at the end of its run.",
     ),
     number("segment.jitter.ms", "0", (0, MAX), "No effect: partitions do not roll files at the same time."),
-    number("segment.ms", "604800000", (1, MAX), "Granularity of retention by time."),
+    number("segment.ms", "604800000", (1, MAX), "No effect: partitions have no segments; see segment.bytes."),
     flag(
         "unclean.leader.election.enable",
         "false",
