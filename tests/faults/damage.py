@@ -47,7 +47,7 @@ class Store:
         """{kind: newest file of it}, apart from what is no part of the store."""
         found = {}
         for path in sorted(self.data.rglob("*")):
-            if path.is_file() and path.name not in ("LOCK", "addresses.json", "addresses.json.new"):
+            if path.is_file() and path.name not in ("LOCK", "reserved", "addresses.json", "addresses.json.new"):
                 kind = path.relative_to(self.data).parts[0] + "/" + path.name.split("-")[0]
                 found.setdefault(kind, []).append(path.relative_to(self.data))
         return found

@@ -13,8 +13,8 @@ from wire import Wire
 WRITES = "pwrite64,pwritev,pwritev2"
 SYNCS = "fsync,fdatasync,sync_file_range,syncfs"
 DELAY_US = 250_000
-# Files that are written without a promise: a lock, and a hint for scripts.
-NOT_DURABLE = re.compile(r"/(LOCK|addresses\.json(\.new)?)$")
+# Files that are written without a promise: a lock, room that is only kept, and a hint for scripts.
+NOT_DURABLE = re.compile(r"/(LOCK|reserved|addresses\.json(\.new)?)$")
 LOG_FILE = re.compile(r"/wal/wal-[0-9a-f]+\.log$")
 OPENED = re.compile(r'open(?:at)?\((?:[^"]*, )?"([^"]+)", ([A-Z_|]+).*\)\s+= (\d+)')
 TOUCHED = re.compile(r"(fsync|fdatasync|pwrite\w+)\((\d+)<([^>]+)>.*\)\s+= \d+")
