@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use millstream_state::cluster::cluster_id_text;
 use serde::Serialize;
 
 use crate::service::{ConfigSource, PartitionView, Service, TopicView};
@@ -47,6 +48,7 @@ pub(super) struct TopicsJson {
 #[derive(Debug, Serialize)]
 struct TopicSummaryJson {
     name: String,
+    /// As Kafka's tools print it.
     id: String,
     partitions: usize,
     internal: bool,
@@ -98,7 +100,7 @@ pub(super) fn cluster(service: &Service) -> ClusterJson {
 pub(super) fn topics(service: &Service) -> TopicsJson {
     let summary = |view: &TopicView| TopicSummaryJson {
         name: view.name.clone(),
-        id: uuid_text(view.id.0),
+        id: cluster_id_text(view.id.0),
         partitions: view.partitions.len(),
         internal: view.internal,
         bytes: view.partitions.iter().map(|partition| service.partition_bytes(partition)).sum(),
@@ -113,7 +115,7 @@ pub(super) fn topic(service: &Service, name: &str) -> Option<TopicJson> {
         service.topic_configs(name)?.into_iter().filter(|entry| entry.source == ConfigSource::DynamicTopic);
     Some(TopicJson {
         name: view.name.clone(),
-        id: uuid_text(view.id.0),
+        id: cluster_id_text(view.id.0),
         internal: view.internal,
         partitions: view.partitions.iter().map(|partition| partition_json(service, partition)).collect(),
         config: own.map(|entry| (entry.name, entry.value.unwrap_or_default())).collect(),
@@ -131,30 +133,5 @@ fn partition_json(service: &Service, partition: &PartitionView) -> PartitionJson
         log_start_offset: offsets.map(|(start, _)| start),
         end_offset: offsets.map(|(_, end)| end),
         bytes: service.partition_bytes(partition),
-    }
-}
-
-/// An id in the usual form of 8-4-4-4-12 hexadecimal digits.
-fn uuid_text(id: [u8; 16]) -> String {
-    let number = u128::from_be_bytes(id);
-    let part = |shift: u32, digits: u32| (number >> shift) & ((1 << (4 * digits)) - 1);
-    format!(
-        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-        part(96, 8),
-        part(80, 4),
-        part(64, 4),
-        part(48, 4),
-        part(0, 12)
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_are_written_in_groups_of_digits() {
-        let id: [u8; 16] = std::array::from_fn(|at| at as u8);
-        assert_eq!(uuid_text(id), "00010203-0405-0607-0809-0a0b0c0d0e0f");
     }
 }
