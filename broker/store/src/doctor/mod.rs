@@ -20,7 +20,7 @@ pub use crate::wal::{
 };
 use crate::{
     disk::{Disk, OsDisk},
-    tables::{self, Verified},
+    tables::{self, Tables, Verified},
     wal::{self, OpenError, WalConfig, inspect::Inspected},
 };
 
@@ -100,8 +100,22 @@ pub enum Repaired {
 /// Looks at everything and changes nothing. It reads every byte, so it takes as long as the disk does.
 pub fn inspect(dir: &Path) -> Result<Report, DoctorError> {
     let (disk, _lock) = open(dir)?;
-    let inspected = inspect_log(&disk)?;
-    Ok(Report { log: inspected.0.report, tables: inspected.1 })
+    let mut report = inspect_disk(&disk)?;
+    let missing = missing_checkpoints(&report);
+    report.tables.findings.extend(missing);
+    Ok(report)
+}
+
+/// Groups whose log was cut and that have nothing to go on from. Only a broker's directory has checkpoints at all; a
+/// log alone, which [`inspect_disk`] may be asked about, does without.
+fn missing_checkpoints(report: &Report) -> Vec<tables::Finding> {
+    let at = |group: &GroupReport| report.tables.checkpointed.get(&group.group).map(|id| id.index);
+    let cut = report.log.groups.iter().filter(|group| group.purged.map(|id| id.index) > at(group));
+    let missing = cut.map(|group| tables::Finding::NoCheckpoint {
+        group: group.group,
+        file: Tables::checkpoint_path(group.group).display().to_string(),
+    });
+    missing.collect()
 }
 
 /// Gives every frame of the log to `visit`, in order, until it says to stop.

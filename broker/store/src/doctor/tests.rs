@@ -426,6 +426,23 @@ fn the_dump_shows_every_frame_in_order_and_stops_when_it_is_told_to() {
 }
 
 #[test]
+fn a_checkpoint_that_the_log_goes_on_from_and_that_is_missing_is_named() {
+    let dir = TempDir::new().expect("a directory");
+    let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(dir.path()).expect("a disk"));
+    let tables = Tables::open(disk.clone(), Default::default()).expect("tables").0;
+    let (wal, _) = Wal::open(disk, WalConfig::default(), &RecoveryBase::default()).expect("opens");
+    append(&wal, ONE, 0..5);
+    tables.save_checkpoint(ONE, LogId::new(3, 4), b"state").expect("written");
+    wal.group(ONE).purge(LogId::new(3, 4)).expect("purged");
+    wal.shutdown();
+    assert!(inspect(dir.path()).expect("looked at").is_sound());
+    fs::remove_file(dir.path().join(Tables::checkpoint_path(ONE))).expect("it was there");
+    let report = inspect(dir.path()).expect("looked at");
+    let findings: Vec<String> = report.tables.findings.iter().map(ToString::to_string).collect();
+    assert!(!report.is_sound() && findings[0].contains("checkpoint-00000001 is missing"), "{findings:?}");
+}
+
+#[test]
 fn a_directory_in_use_or_of_something_else_is_refused() {
     let dir = TempDir::new().expect("a directory");
     assert!(matches!(inspect(dir.path()), Err(DoctorError::NotAStore(_))));

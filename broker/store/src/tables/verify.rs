@@ -32,6 +32,14 @@ pub enum Finding {
     /// A checkpoint: its group does not start.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The checkpoint that the log goes on from: its group does not start.
+    #[error("checkpoint of {group}: {file} is missing, and the log begins behind it")]
+    NoCheckpoint {
+        /// The group.
+        group: GroupId,
+        /// The file.
+        file: String,
+    },
     /// A run that the manifest does not name: the next start removes it.
     #[error("{file} is left over from a crash")]
     Stray {
