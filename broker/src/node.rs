@@ -5,7 +5,10 @@ use std::{
     fs, io,
     net::SocketAddr,
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use millstream_model::{GroupId, NodeId, limits};
@@ -61,6 +64,8 @@ struct Store {
     disk: Arc<OsDisk>,
     wal: Arc<Wal>,
     tables: Arc<Tables>,
+    /// Set when everything is stopped but the log: what it cannot write from then on was promised to nobody.
+    closing: Arc<AtomicBool>,
     /// Rung when the tables' memory is full.
     bell: Arc<Bell>,
     /// Paces the tables' merges.
@@ -114,6 +119,7 @@ pub async fn serve(config: ServeConfig) -> Result<(), NodeError> {
         shard.group().shutdown().await;
     }
     service.metadata().shutdown().await;
+    store.closing.store(true, Relaxed);
     Ok(())
 }
 
@@ -160,13 +166,18 @@ fn open_store(config: &ServeConfig) -> Result<Store, NodeError> {
     };
     let as_disk: Arc<dyn Disk> = disk.clone();
     let (tables, manifest) = Tables::open(as_disk.clone(), tables_config).map_err(|e| NodeError::Store(e.to_string()))?;
+    let closing = Arc::new(AtomicBool::new(false));
+    let is_closing = closing.clone();
     let wal_config = WalConfig {
         file_bytes: config.broker.wal_file_bytes,
         salt: clock::random_u64() as u32,
         // About what a flush gives back is kept for use again.
         spare_bytes_max: config.broker.memtable_bytes / 2 * 5,
         // A failed write is final: what may or may not be on disk is sorted out by the next start.
-        on_failure: Arc::new(|failed| {
+        on_failure: Arc::new(move |failed| {
+            if is_closing.load(Relaxed) {
+                return tracing::warn!(%failed, "what was not acknowledged is not in the log");
+            }
             tracing::error!(%failed, "the log has failed; the broker ends here and acknowledges nothing more");
             eprintln!("millstream: {failed}");
             std::process::exit(1);
@@ -177,7 +188,7 @@ fn open_store(config: &ServeConfig) -> Result<Store, NodeError> {
     let (wal, report) =
         Wal::open(as_disk, wal_config, &RecoveryBase { flushed }).map_err(|e| NodeError::Store(e.to_string()))?;
     tracing::info!(files = report.files, frames = report.frames, torn = report.torn, "the log is open");
-    Ok(Store { disk, wal: Arc::new(wal), tables: Arc::new(tables), bell, pacer, _lock: lock })
+    Ok(Store { disk, wal: Arc::new(wal), tables: Arc::new(tables), closing, bell, pacer, _lock: lock })
 }
 
 fn lock(dir: &Path) -> Result<fs::File, NodeError> {

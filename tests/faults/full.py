@@ -1,14 +1,17 @@
 """A full disk: produce is refused with an error that clients retry, everything else goes on, and room brings it back."""
 import socket
 
+from confluent_kafka import Consumer, TopicPartition
+
 from broker import Broker
 from crash import PARTITIONS, make_topic
 from load import Load, check
 from loopfs import LoopFs
 from wire import EARLIEST, KafkaError, Wire, batch, eventually
 
-# Errors after which a client tries again by itself: KAFKA_STORAGE_ERROR, REQUEST_TIMED_OUT, NOT_ENOUGH_REPLICAS, THROTTLING_QUOTA_EXCEEDED.
-RETRIABLE = {56, 7, 19, 89}
+# Errors after which every client tries again by itself: REQUEST_TIMED_OUT, NOT_ENOUGH_REPLICAS. Sarama gives up after others.
+RETRIABLE = {7, 19}
+COMMITS = 200
 DISK_MIB = 640
 LOW_BYTES = 160 << 20
 RECORD = b"x" * 500_000
@@ -35,6 +38,19 @@ def still_serves(broker, topic, taken):
             code, _high, data = wire.fetch(topic, 0, offset)
             assert code == 0 and RECORD[:1000] in data, f"fetch at {offset}: error {code}, {len(data)} bytes"
         assert topic in wire.metadata(), "metadata"
+
+
+def commits(broker, topic, offsets):
+    """Offsets are committed, and are there afterwards."""
+    settings = {"bootstrap.servers": broker.bootstrap, "group.id": "full-disk", "enable.auto.commit": False}
+    consumer = Consumer(settings)
+    try:
+        for offset in offsets:
+            consumer.commit(offsets=[TopicPartition(topic, 0, offset)], asynchronous=False)
+        (found,) = consumer.committed([TopicPartition(topic, 0)], timeout=10)
+        assert found.offset == offsets[-1], f"committed {offsets[-1]}, found {found.offset}"
+    finally:
+        consumer.close()
 
 
 def refused(broker, topic):
@@ -78,14 +94,26 @@ def full_disk(report):
 
         def serves():
             still_serves(broker, "big", state["taken"])
+            commits(broker, "big", range(COMMITS))
             return check(state["load"], broker.bootstrap)
 
         def last_byte():
             fill_the_rest(disk)
             refused(broker, "big")
             still_serves(broker, "big", state["taken"])
+            commits(broker, "big", range(COMMITS, 2 * COMMITS))
             assert broker.alive(), "the broker ended"
             return f"{disk.free_bytes() >> 10} KiB left"
+
+        def stops():
+            code, seconds = broker.stop()
+            assert code == 0 and seconds < 10, f"exit code {code} after {seconds:.1f} s"
+            fill_the_rest(disk)
+            broker.start()
+            still_serves(broker, "big", state["taken"])
+            commits(broker, "big", [3 * COMMITS])
+            refused(broker, "big")
+            return f"stopped in {seconds:.2f} s, ready after {broker.ready_seconds:.2f} s"
 
         def restarts():
             broker.kill()
@@ -105,7 +133,8 @@ def full_disk(report):
             return f"{before >> 20} MiB free before, {disk.free_bytes() >> 20} MiB after, without a restart"
 
         try:
-            steps = [("produce is refused with an error that clients retry", fills), ("reads go on", serves), ("no byte left", last_byte),
+            steps = [("produce is refused with an error that clients retry", fills), ("reads and commits go on", serves), ("no byte left", last_byte),
+                     ("a stop in order and a start without room", stops),
                      ("kill -9 and a start without room", restarts), ("deleting makes room, and produce goes on", room)]
             for name, step in steps:
                 if not report.case(f"full disk: {name}", step):
@@ -114,9 +143,57 @@ def full_disk(report):
             broker.kill()
 
 
+def full_at_once(report):
+    """Somebody else takes all room while most of what was written is in memory; then there is none for the log either."""
+    with LoopFs(DISK_MIB) as disk:
+        broker = Broker(disk.mount / "data", settings={"disk.low.bytes": 0}, log_path=disk.folder / "broker.log").start()
+        state = {}
+
+        def leaves_memory():
+            with Wire(broker.bootstrap, 30) as wire:
+                wire.create_topic("big", 1)
+                for n in range(80):
+                    wire.produce("big", 0, [(b"%d" % n, RECORD)])
+            eventually(lambda: (disk.mount / "data/reserved").stat().st_size > 80 * len(RECORD), lambda: "the reserve does not grow", 5)
+            fill_the_rest(disk)
+            state["taken"] = 80 + fill_the_log(broker)
+            eventually(lambda: "reserved on it is used" in broker.log_tail(100_000), lambda: "the reserve is not used", 20)
+            still_serves(broker, "big", state["taken"])
+            return f"{state['taken']} records taken, {disk.free_bytes() >> 10} KiB left"
+
+        def stops():
+            code, seconds = broker.stop()
+            assert code == 0 and seconds < 10, f"exit code {code} after {seconds:.1f} s"
+            broker.start()
+            # What was sent and not answered may be there too.
+            with Wire(broker.bootstrap) as wire:
+                end = wire.list_offset("big", 0)
+            assert end in (state["taken"], state["taken"] + 1), f"{end} records, {state['taken']} were acknowledged"
+            still_serves(broker, "big", end)
+            return f"stopped in {seconds:.2f} s, ready after {broker.ready_seconds:.2f} s"
+
+        try:
+            for name, step in [("memory is written into the reserved room", leaves_memory), ("a stop in order and a start", stops)]:
+                if not report.case(f"full at once: {name}", step):
+                    print(f"     broker: {broker.log_tail(600)}", flush=True)
+        finally:
+            broker.kill()
+
+
+def fill_the_log(broker):
+    """Produces until nothing is answered any more; how many records were acknowledged."""
+    with Wire(broker.bootstrap, 5) as wire:
+        for taken in range(DISK_MIB * 4):
+            try:
+                wire.produce("big", 0, [(b"%d" % taken, RECORD)])
+            except (KafkaError, OSError):
+                return taken
+    raise AssertionError("the log is never full")
+
+
 def fill_the_rest(disk):
     """Takes what is left of the file system, down to the last block."""
-    with open(disk.mount / "filler", "wb", buffering=0) as filler:
+    with open(disk.mount / "filler", "ab", buffering=0) as filler:
         for size in (1 << 20, 4096):
             try:
                 while True:
@@ -128,5 +205,6 @@ def fill_the_rest(disk):
 def run(report, _scale, _control):
     try:
         full_disk(report)
+        full_at_once(report)
     except Exception as error:  # no file system, or a broker that does not start: what could not be tested counts as failed
         report.fail("full disk", f"{type(error).__name__}: {error}")

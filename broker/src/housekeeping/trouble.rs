@@ -15,6 +15,7 @@ pub(super) struct Trouble {
 
 #[derive(Debug)]
 struct Failing {
+    /// The reason without its digits: which file or place it was is nothing new.
     reason: String,
     retry_at: Instant,
     pause: Duration,
@@ -50,7 +51,7 @@ impl Trouble {
             (Ok(()), None) => Change::None,
             (Ok(()), Some(_)) => Change::Works,
             (Err(error), before) => {
-                let reason = error.to_string();
+                let reason = error.to_string().replace(|c: char| c.is_ascii_digit(), "");
                 let pause = before.as_ref().map_or(RETRY_AFTER_MIN, |f| (f.pause * 2).min(RETRY_AFTER_MAX));
                 let same = before.is_some_and(|before| before.reason == reason);
                 self.now = Some(Failing { reason, retry_at: now + pause, pause });
@@ -75,6 +76,8 @@ mod tests {
         for _ in 0..5 {
             assert_eq!(trouble.note(start, &Err("full")), Change::None);
         }
+        assert_eq!(trouble.note(start, &Err("file 12 is damaged")), Change::Fails);
+        assert_eq!(trouble.note(start, &Err("file 13 is damaged")), Change::None);
         assert!(!trouble.may_try(start + 7 * second) && trouble.may_try(start + 8 * second));
         assert_eq!(trouble.note(start, &Err("damaged")), Change::Fails);
         trouble.try_soon(start);
