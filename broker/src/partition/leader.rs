@@ -15,7 +15,7 @@ use millstream_replica::{Command, Group, Outcome, ProposeError, Reply};
 use millstream_state::partition::{
     AppendOutcome, PartitionAhead, PartitionState, ProduceRefusal, ShardReply, Verdict,
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use super::{
@@ -72,6 +72,8 @@ struct Leader {
     queue: VecDeque<Queued>,
     queued_bytes: usize,
     in_flight: usize,
+    /// Somebody proposes what is queued.
+    pushing: bool,
 }
 
 /// A partition as it will be once everything in flight and queued is applied.
@@ -132,17 +134,28 @@ impl Shard {
     /// Proposes what is queued, as far as the bounds allow. Call it after the submissions of a request.
     pub fn push(&self) {
         let mut leader = self.leader.lock();
+        if std::mem::replace(&mut leader.pushing, true) {
+            // Whoever pushes looks at the queue again before it ends.
+            return;
+        }
         while let Some((staged, waiting)) = leader.next_wave() {
             leader.in_flight += 1;
-            let this = self.this.clone();
             let term = leader.term;
-            let command = Command::staged(StagedAppend::new(clock::now_ms(), staged));
-            self.group.propose(term, command, move |outcome| {
-                if let Some(shard) = this.upgrade() {
-                    shard.finish(term, waiting, outcome);
-                }
-            });
+            // Not under the lock: others submit meanwhile, and what is refused at once takes the lock itself. Only one
+            // proposes at a time, so the order stays.
+            MutexGuard::unlocked(&mut leader, || self.propose(term, staged, waiting));
         }
+        leader.pushing = false;
+    }
+
+    fn propose(&self, term: u64, staged: Vec<StagedBatch>, waiting: Waiting) {
+        let this = self.this.clone();
+        let command = Command::staged(StagedAppend::new(clock::now_ms(), staged));
+        self.group.propose(term, command, move |outcome| {
+            if let Some(shard) = this.upgrade() {
+                shard.finish(term, waiting, outcome);
+            }
+        });
     }
 
     /// Proposes a command that is not an append and waits for its reply.

@@ -198,3 +198,21 @@ async fn all_that_is_queued_is_told_when_the_group_ends() {
     }
     assert_eq!(running.append(FIRST, plain(1)).await, Err(ProduceError::NotLeader));
 }
+
+#[test]
+fn what_is_refused_within_its_own_proposal_is_told() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let running = runtime.block_on(Running::start(7));
+    let told: Vec<_> = (0..3).map(|_| running.submit(FIRST, plain(1))).collect();
+    runtime.block_on(running.shard.group().shutdown());
+    // A thread that no runtime knows of is told by the proposal itself, which comes back to the shard.
+    let (shard, (tell, pushed)) = (running.shard.clone(), std::sync::mpsc::channel());
+    std::thread::spawn(move || {
+        shard.push();
+        tell.send(())
+    });
+    pushed.recv_timeout(std::time::Duration::from_secs(10)).expect("it does not wait for itself");
+    for told in told {
+        assert_eq!(told.blocking_recv(), Ok(Err(ProduceError::NotLeader)));
+    }
+}
