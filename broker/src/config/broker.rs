@@ -222,6 +222,8 @@ pub struct BrokerConfig {
     pub read_cache_bytes: usize,
     /// Largest request in bytes.
     pub request_bytes_max: usize,
+    /// Most bytes of records that are on their way to consumers.
+    pub replies_bytes_max: usize,
     /// Most bytes that all requests in flight hold together.
     pub requests_bytes_max: usize,
     /// Milliseconds between two rounds of retention.
@@ -284,6 +286,7 @@ impl BrokerConfig {
             read_cache_bytes: set_or("read.cache.bytes", shares.read_cache),
             request_bytes_max: (values.number("socket.request.max.bytes") as usize)
                 .min(requests_bytes_max / REQUESTS_MIN),
+            replies_bytes_max: shares.replies as usize,
             requests_bytes_max,
             retention_check_ms: values.number("log.retention.check.interval.ms") as u64,
             wal_checkpoint_bytes: values.number("wal.checkpoint.bytes") as u64,

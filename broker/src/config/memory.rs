@@ -13,8 +13,8 @@ const MACHINE_BYTES_UNKNOWN: u64 = 1024 * MIB;
 const MEMINFO: &str = "/proc/meminfo";
 const CGROUP_LIMIT: &str = "/sys/fs/cgroup/memory.max";
 
-/// What the budget is for. What is left of it is for everything that has no bound of its own: replies on their way,
-/// the state of partitions and groups, the indexes of runs.
+/// What the budget is for. What is left of it is for everything that has no bound of its own: the state of
+/// partitions and groups, the indexes of runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shares {
     /// Committed batches that are not in a run yet.
@@ -23,13 +23,21 @@ pub(super) struct Shares {
     pub(super) read_cache: u64,
     /// Requests in flight.
     pub(super) requests: u64,
+    /// Records on their way to consumers.
+    pub(super) replies: u64,
     /// Log memory that somebody holds, the memtable included.
     pub(super) log: u64,
 }
 
 impl Shares {
     pub(super) fn of(budget: u64) -> Shares {
-        Shares { memtable: budget / 32, read_cache: budget / 32, requests: budget / 8, log: budget / 8 }
+        Shares {
+            memtable: budget / 32,
+            read_cache: budget / 32,
+            requests: budget / 8,
+            replies: budget / 8,
+            log: budget / 8,
+        }
     }
 }
 
@@ -82,8 +90,13 @@ mod tests {
     #[test]
     fn the_largest_default_gives_round_shares() {
         let shares = Shares::of(BUDGET_BYTES_MAX_DEFAULT);
-        let expected =
-            Shares { memtable: 64 * MIB, read_cache: 64 * MIB, requests: 256 * MIB, log: 256 * MIB };
+        let expected = Shares {
+            memtable: 64 * MIB,
+            read_cache: 64 * MIB,
+            requests: 256 * MIB,
+            replies: 256 * MIB,
+            log: 256 * MIB,
+        };
         assert_eq!(shares, expected);
     }
 

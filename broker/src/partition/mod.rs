@@ -12,6 +12,7 @@ mod leader;
 mod lookup;
 mod read_ahead;
 mod reader;
+mod replies;
 #[cfg(test)]
 mod shard_tests;
 mod staged;
@@ -21,4 +22,5 @@ pub use check::{CheckRules, CheckedBatch, check_batch};
 pub use host::ShardHost;
 pub use leader::{Appended, Shard, Submission, leader_epoch};
 pub use lookup::{FoundOffset, OffsetQuery, find_offset};
+pub use replies::Replies;
 pub use reader::{FetchBounds, FetchError, FetchPart, Fetched, Locate, check_epoch, fetch};

@@ -10,7 +10,7 @@ use millstream_model::{
 use millstream_store::tables::{MemoryRead, ReadError};
 use tokio::sync::Notify;
 
-use super::{ShardHost, leader::leader_epoch, read_ahead::Next};
+use super::{ShardHost, leader::leader_epoch, read_ahead::Next, replies::Replies};
 use crate::service::PartitionView;
 
 /// What a fetch wants of one partition.
@@ -104,19 +104,22 @@ pub async fn fetch<L: Locate + Sync>(
     shards: &L,
     parts: &[FetchPart],
     bounds: FetchBounds,
+    replies: &Replies,
 ) -> Vec<Result<Fetched, FetchError>> {
-    let results = pass(shards, parts, bounds.max_bytes).await;
-    if bounds.min_bytes == 0 || enough(&results, bounds.min_bytes) || bounds.deadline <= crate::clock::monotonic() {
+    let (results, enough) = pass(shards, parts, &bounds, replies).await;
+    if enough || bounds.deadline <= crate::clock::monotonic() {
         return results;
     }
+    // While it waits it holds nothing.
+    drop(results);
     let waiter = Arc::new(Notify::new());
     let parked = Parked { hosts: hosts(shards, parts), waiter: waiter.clone() };
     let until = tokio::time::Instant::from_std(bounds.deadline);
     loop {
         // Parked before looking again: whatever comes from now on wakes us.
         parked.park();
-        let results = pass(shards, parts, bounds.max_bytes).await;
-        if enough(&results, bounds.min_bytes) {
+        let (results, enough) = pass(shards, parts, &bounds, replies).await;
+        if enough {
             return results;
         }
         if tokio::time::timeout_at(until, waiter.notified()).await.is_err() {
@@ -126,6 +129,7 @@ pub async fn fetch<L: Locate + Sync>(
     }
 }
 
+/// Whether there is something to tell: an error, or as much as is wanted.
 fn enough(results: &[Result<Fetched, FetchError>], min_bytes: usize) -> bool {
     let mut bytes = 0;
     for result in results {
@@ -185,14 +189,24 @@ enum Disk {
 }
 
 /// What can be read now: from memory at once, and from the first part that needs the disk on, all the rest on a
-/// thread that may wait.
-async fn pass<L: Locate>(shards: &L, parts: &[FetchPart], max_bytes: usize) -> Vec<Result<Fetched, FetchError>> {
+/// thread that may wait. Tells also whether that is enough.
+async fn pass<L: Locate>(
+    shards: &L,
+    parts: &[FetchPart],
+    bounds: &FetchBounds,
+    replies: &Replies,
+) -> (Vec<Result<Fetched, FetchError>>, bool) {
+    let wanted = parts.iter().fold(0, |sum: usize, part| sum.saturating_add(part.max_bytes)).min(bounds.max_bytes);
+    let hold = replies.take(wanted);
+    // Where less is allowed than is wanted, most of that is enough.
+    let cut = hold.bytes() < wanted;
+    let min_bytes = if cut { bounds.min_bytes.min((hold.bytes() / 2).max(1)) } else { bounds.min_bytes };
     let locate = |part: &FetchPart| {
         let place = shards.locate(part.partition.group);
         (place.map(|(host, term)| (host.clone(), term)), *part)
     };
     let located: Vec<Located> = parts.iter().map(locate).collect();
-    let mut pass = Pass::new(max_bytes, parts.len());
+    let mut pass = Pass::new(hold.bytes(), parts.len());
     if !pass.go_on(&located, Disk::MustNotWait) {
         let waiting = tokio::task::spawn_blocking(move || {
             pass.go_on(&located, Disk::MayWait);
@@ -201,11 +215,13 @@ async fn pass<L: Locate>(shards: &L, parts: &[FetchPart], max_bytes: usize) -> V
         match waiting.await {
             Ok(done) => pass = done,
             // A reader that panicked has said so.
-            Err(_) => return vec![Err(FetchError::Unavailable); parts.len()],
+            Err(_) => return (vec![Err(FetchError::Unavailable); parts.len()], true),
         }
     }
     read_ahead(pass.next);
-    pass.results
+    hold.attach(pass.results.iter_mut().flatten().flat_map(|fetched| &mut fetched.records));
+    let enough = enough(&pass.results, min_bytes);
+    (pass.results, enough)
 }
 
 /// Reads on where consumers of old data will, unless that is under way. Nobody waits for it but those who want it.

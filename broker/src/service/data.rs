@@ -31,6 +31,8 @@ pub(super) struct Inner {
     pub(super) serve: ServeConfig,
     pub(super) producer_ids: super::producers::ProducerIds,
     pub(super) meter: Meter,
+    /// Memory of records on their way to consumers.
+    pub(super) replies: partition::Replies,
     /// Set while the disk has less free space than the low mark.
     pub(super) disk_low: AtomicBool,
     /// What clients are told to connect to.
@@ -47,6 +49,7 @@ impl Service {
         advertised: (String, u16),
     ) -> Service {
         let groups = super::Groups::new(&shards, serve.broker.groups.clone());
+        let replies = partition::Replies::new(serve.broker.replies_bytes_max);
         let inner = Inner {
             cluster,
             metadata,
@@ -55,6 +58,7 @@ impl Service {
             serve,
             producer_ids: Default::default(),
             meter: Meter::default(),
+            replies,
             disk_low: AtomicBool::new(false),
             advertised,
         };
@@ -243,7 +247,7 @@ impl Service {
         min_bytes: usize,
     ) -> Vec<Result<Fetched, FetchError>> {
         let bounds = FetchBounds { max_bytes, min_bytes, deadline: clock::deadline(max_wait) };
-        let results = partition::fetch(&*self.inner, parts, bounds).await;
+        let results = partition::fetch(&*self.inner, parts, bounds, &self.inner.replies).await;
         for (part, fetched) in parts.iter().zip(&results) {
             let Some(bytes) = fetched.as_ref().ok().map(Fetched::len).filter(|bytes| *bytes > 0) else { continue };
             self.inner.meter.total.fetched(bytes);
