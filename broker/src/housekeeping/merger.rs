@@ -16,7 +16,7 @@ use millstream_store::tables::{CompactPolicy, PartitionPolicy, Tables};
 use tokio::runtime::Handle;
 
 use super::{
-    Bell, retention,
+    Bell, Pacer, retention,
     trouble::{Change, Trouble},
 };
 use crate::{clock, partition::Shard, service::Service};
@@ -39,6 +39,7 @@ pub(super) struct Merger {
     service: Service,
     tables: Arc<Tables>,
     runtime: Handle,
+    pacer: Arc<Pacer>,
     merging: Trouble,
     /// The tables' count of changes when the last look found nothing to merge, and when that was.
     settled: (u64, Instant),
@@ -56,11 +57,12 @@ enum CommandError {
 }
 
 impl Merger {
-    pub(super) fn new(service: Service, tables: Arc<Tables>, runtime: Handle) -> Merger {
+    pub(super) fn new(service: Service, tables: Arc<Tables>, runtime: Handle, pacer: Arc<Pacer>) -> Merger {
         let now = clock::monotonic();
+        pacer.settled(tables.run_count());
         let settled = (u64::MAX, now);
         let merging = Trouble::default();
-        Merger { service, tables, runtime, merging, settled, retained_at: now, producers_at: now }
+        Merger { service, tables, runtime, pacer, merging, settled, retained_at: now, producers_at: now }
     }
 
     /// Does what is due until it is told to stop.
@@ -150,6 +152,7 @@ impl Merger {
             }
             Ok(_) => {
                 self.settled = (changes, now);
+                self.pacer.settled(self.tables.run_count());
                 false
             }
             Err(_) => false,

@@ -73,7 +73,7 @@ impl Housekeeper {
         let (stop, quiet) = (Arc::new(AtomicBool::new(false)), Arc::new(Bell::default()));
         let (runtime, reserve) = (Handle::current(), Reserve::open(data_dir));
         let mut house = House::new(service.clone(), kept.clone(), runtime.clone(), pacer.clone(), reserve);
-        let mut merger = Merger::new(service, kept.tables, runtime);
+        let mut merger = Merger::new(service, kept.tables, runtime, pacer.clone());
         let (stopped, own_bell) = (stop.clone(), bell.clone());
         let housekeeper = spawn("housekeeper", move || house.run(&stopped, &own_bell))?;
         let (stopped, own_bell) = (stop.clone(), quiet.clone());

@@ -1,7 +1,7 @@
 //! How fast merges may go: they yield to what somebody waits for.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -12,8 +12,9 @@ const MIB: u64 = 1 << 20;
 const BUSY_RATE: u64 = 64 * MIB;
 /// Bytes a second while nobody wants anything.
 const IDLE_RATE: u64 = 512 * MIB;
-/// So many runs more raise the rate by its first value again: merges that fall behind make every read dearer.
-const RUNS_PER_STEP: u64 = 32;
+/// So many runs more since merges last had nothing to do raise the rate by its first value again: merges that fall
+/// behind make every read dearer.
+const RUNS_PER_STEP: u64 = 8;
 /// A pause is not worth taking below.
 const PAUSE_MIN: Duration = Duration::from_millis(4);
 /// A stop is noticed after that time.
@@ -23,6 +24,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct Pacer {
     bytes_per_second: AtomicU64,
+    /// Runs that there were when there was nothing to merge.
+    settled_runs: AtomicUsize,
     /// Nanoseconds that are owed.
     owed: AtomicU64,
     stopped: AtomicBool,
@@ -31,15 +34,22 @@ pub struct Pacer {
 impl Default for Pacer {
     fn default() -> Pacer {
         let (owed, stopped) = (AtomicU64::new(0), AtomicBool::new(false));
-        Pacer { bytes_per_second: AtomicU64::new(BUSY_RATE), owed, stopped }
+        let settled_runs = AtomicUsize::new(0);
+        Pacer { bytes_per_second: AtomicU64::new(BUSY_RATE), settled_runs, owed, stopped }
     }
 }
 
 impl Pacer {
-    /// Says what there is beside merges.
+    /// Says whether there is anything beside merges, and how many runs there are.
     pub(super) fn set(&self, busy: bool, runs: usize) {
         let base = if busy { BUSY_RATE } else { IDLE_RATE };
-        self.bytes_per_second.store(base + base / RUNS_PER_STEP * runs as u64, Relaxed);
+        let behind = runs.saturating_sub(self.settled_runs.load(Relaxed)) as u64;
+        self.bytes_per_second.store(base + base / RUNS_PER_STEP * behind, Relaxed);
+    }
+
+    /// Says that of these runs none is to be merged.
+    pub(super) fn settled(&self, runs: usize) {
+        self.settled_runs.store(runs, Relaxed);
     }
 
     /// Merges give up.
@@ -79,12 +89,13 @@ mod tests {
     fn a_busy_broker_merges_slowly_unless_runs_pile_up() {
         let pacer = Pacer::default();
         let second = |pacer: &Pacer| -> Duration { (0..1024).filter_map(|_| pacer.owe(64 << 10)).sum() };
-        pacer.set(true, 0);
+        pacer.settled(1000);
+        pacer.set(true, 1000);
         let slow = second(&pacer);
         assert!(slow > Duration::from_millis(990) && slow <= Duration::from_secs(1), "64 MiB took {slow:?}");
-        pacer.set(true, 96);
+        pacer.set(true, 1024);
         assert!(second(&pacer) < Duration::from_millis(260));
-        pacer.set(false, 0);
+        pacer.set(false, 500);
         assert!(second(&pacer) < Duration::from_millis(130));
     }
 

@@ -35,7 +35,8 @@ impl Replies {
     }
 
     /// Bytes that are read or promised.
-    pub fn used_bytes(&self) -> usize {
+    #[cfg(test)]
+    fn used_bytes(&self) -> usize {
         self.used.load(Relaxed)
     }
 
