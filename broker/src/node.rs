@@ -85,10 +85,15 @@ impl Store {
 pub async fn serve(config: ServeConfig) -> Result<(), NodeError> {
     let started = clock::monotonic();
     // Bound first, so that a taken port is told before anything is written.
-    let kafka = net::bind(&config.kafka_addr).await.map_err(io_error(format!("cannot listen on {}", config.kafka_addr)))?;
-    let http = net::bind(&config.http_addr).await.map_err(io_error(format!("cannot listen on {}", config.http_addr)))?;
+    let kafka = net::bind(&config.kafka_addr)
+        .await
+        .map_err(io_error(format!("cannot listen on {}", config.kafka_addr)))?;
+    let http = net::bind(&config.http_addr)
+        .await
+        .map_err(io_error(format!("cannot listen on {}", config.http_addr)))?;
     let (kafka_addr, http_addr) = (address(&kafka)?, address(&http)?);
-    let advertised = config.advertised_kafka.clone().unwrap_or((advertised_host(&config, kafka_addr), kafka_addr.port()));
+    let advertised =
+        config.advertised_kafka.clone().unwrap_or((advertised_host(&config, kafka_addr), kafka_addr.port()));
     let store = open_store(&config)?;
     let service = start_groups(&config, &store, advertised).await?;
     let stop = tokio_util_stop();
@@ -126,7 +131,8 @@ pub async fn serve(config: ServeConfig) -> Result<(), NodeError> {
 /// Resolves when the process is told to stop.
 async fn tokio_util_stop() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         tracing::warn!("signals cannot be received; stop the broker with SIGKILL, which loses nothing");
         return std::future::pending().await;
     };
@@ -145,7 +151,8 @@ fn address(listeners: &[tokio::net::TcpListener]) -> Result<SocketAddr, NodeErro
 /// "any".
 fn advertised_host(config: &ServeConfig, bound: SocketAddr) -> String {
     if bound.ip().is_unspecified() {
-        return fs::read_to_string("/proc/sys/kernel/hostname").map_or("localhost".into(), |name| name.trim().into());
+        return fs::read_to_string("/proc/sys/kernel/hostname")
+            .map_or("localhost".into(), |name| name.trim().into());
     }
     let host = config.kafka_addr.rsplit_once(':').map_or("", |(host, _)| host);
     host.trim_matches(['[', ']']).to_string()
@@ -153,7 +160,9 @@ fn advertised_host(config: &ServeConfig, bound: SocketAddr) -> String {
 
 fn open_store(config: &ServeConfig) -> Result<Store, NodeError> {
     let dir = &config.data_dir;
-    let disk = Arc::new(OsDisk::new(dir).map_err(io_error(format!("cannot use the data directory {}", dir.display())))?);
+    let disk = Arc::new(
+        OsDisk::new(dir).map_err(io_error(format!("cannot use the data directory {}", dir.display())))?,
+    );
     let lock = lock(dir)?;
     let (bell, pacer) = (Arc::new(Bell::default()), Arc::new(Pacer::default()));
     let (full, merges) = (bell.clone(), pacer.clone());
@@ -165,7 +174,8 @@ fn open_store(config: &ServeConfig) -> Result<Store, NodeError> {
         ..TablesConfig::default()
     };
     let as_disk: Arc<dyn Disk> = disk.clone();
-    let (tables, manifest) = Tables::open(as_disk.clone(), tables_config).map_err(|e| NodeError::Store(e.to_string()))?;
+    let (tables, manifest) =
+        Tables::open(as_disk.clone(), tables_config).map_err(|e| NodeError::Store(e.to_string()))?;
     let closing = Arc::new(AtomicBool::new(false));
     let is_closing = closing.clone();
     let wal_config = WalConfig {
@@ -185,8 +195,8 @@ fn open_store(config: &ServeConfig) -> Result<Store, NodeError> {
         ..WalConfig::default()
     };
     let flushed = manifest.flushed.iter().map(|(group, id)| (*group, id.index)).collect();
-    let (wal, report) =
-        Wal::open(as_disk, wal_config, &RecoveryBase { flushed }).map_err(|e| NodeError::Store(e.to_string()))?;
+    let (wal, report) = Wal::open(as_disk, wal_config, &RecoveryBase { flushed })
+        .map_err(|e| NodeError::Store(e.to_string()))?;
     tracing::info!(files = report.files, frames = report.frames, torn = report.torn, "the log is open");
     Ok(Store { disk, wal: Arc::new(wal), tables: Arc::new(tables), closing, bell, pacer, _lock: lock })
 }
@@ -234,7 +244,8 @@ async fn start_groups(
     let (metadata, shards) = (metadata?, shards.into_iter().collect::<Result<HashMap<_, _>, _>>()?);
     // All elections at once: their votes and first entries share a few writes.
     let elections = shards.values().map(|shard| shard.group().lead_alone(peer.clone()));
-    let (led, all) = futures::future::join(metadata.lead_alone(peer.clone()), futures::future::join_all(elections)).await;
+    let (led, all) =
+        futures::future::join(metadata.lead_alone(peer.clone()), futures::future::join_all(elections)).await;
     led?;
     all.into_iter().collect::<Result<(), _>>()?;
     let service = Service::new(cluster_host, metadata, shards, config.clone(), advertised);

@@ -88,11 +88,14 @@ impl Housekeeper {
         self.bell.ring();
         self.quiet.ring();
         let threads = self.threads;
-        let joined = tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
+        let joined =
+            tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
         match tokio::time::timeout(STOP_GRACE, joined).await {
             Ok(Ok(true)) => {}
             Ok(_) => tracing::error!("the housekeeper ended badly; the next start reads the log instead"),
-            Err(_) => tracing::error!("not all could be written in time; the next start reads the log instead"),
+            Err(_) => {
+                tracing::error!("not all could be written in time; the next start reads the log instead")
+            }
         }
     }
 }

@@ -10,8 +10,8 @@ use millstream_model::TopicId;
 use millstream_protocol::{
     Str, Uuid,
     messages::metadata::{
-        MetadataRequest, MetadataRequestTopic, MetadataResponse, MetadataResponseBroker, MetadataResponsePartition,
-        MetadataResponseTopic,
+        MetadataRequest, MetadataRequestTopic, MetadataResponse, MetadataResponseBroker,
+        MetadataResponsePartition, MetadataResponseTopic,
     },
 };
 
@@ -86,7 +86,8 @@ async fn find_or_create(
     if !may_create {
         return Err(TopicError::Unknown);
     }
-    let new = NewTopic { name: name.to_string(), partitions: -1, replication_factor: -1, ..NewTopic::default() };
+    let new =
+        NewTopic { name: name.to_string(), partitions: -1, replication_factor: -1, ..NewTopic::default() };
     match context.service.create_topic(new, false).await {
         // Someone else was faster.
         Err(TopicError::AlreadyExists(_)) => context.service.topic(name).ok_or(TopicError::Unknown),
@@ -104,7 +105,8 @@ fn describe(context: &RequestContext, view: &TopicView) -> MetadataResponseTopic
     let node = context.service.node_id();
     let partition = |partition: &PartitionView| {
         let leadership = context.service.leadership(partition);
-        let code = if leadership.leader.is_some() { ErrorCode::NONE } else { ErrorCode::LEADER_NOT_AVAILABLE };
+        let code =
+            if leadership.leader.is_some() { ErrorCode::NONE } else { ErrorCode::LEADER_NOT_AVAILABLE };
         MetadataResponsePartition {
             error_code: code.0,
             partition_index: partition.index,

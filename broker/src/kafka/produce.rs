@@ -37,17 +37,21 @@ pub(super) fn produce(
     let timeout = Duration::from_millis(request.timeout_ms.clamp(0, TIMEOUT_MS_MAX) as u64);
     let transactional = request.transactional_id.is_some();
     let mut parts = Vec::new();
-    let topics: Vec<_> = request.topic_data.into_iter().map(|topic| slots(context, topic, acks, &mut parts)).collect();
+    let topics: Vec<_> =
+        request.topic_data.into_iter().map(|topic| slots(context, topic, acks, &mut parts)).collect();
     let pending = context.service.produce(parts, transactional, timeout);
     async move {
         let mut results = pending.await.into_iter();
-        let responses: Vec<_> = topics.into_iter().map(|(name, slots)| topic_response(name, slots, &mut results)).collect();
+        let responses: Vec<_> =
+            topics.into_iter().map(|(name, slots)| topic_response(name, slots, &mut results)).collect();
         if acks != 0 {
             return Ok(Some(ProduceResponse { responses, ..Default::default() }));
         }
         // There is no reply that could carry an error, so the connection ends, which makes the client look again.
         match responses.iter().flat_map(|topic| &topic.partition_responses).find(|p| p.error_code != 0) {
-            Some(failed) => Err(format!("a produce request without acknowledgement failed: error {}", failed.error_code)),
+            Some(failed) => {
+                Err(format!("a produce request without acknowledgement failed: error {}", failed.error_code))
+            }
             None => Ok(None),
         }
     }
@@ -66,14 +70,18 @@ fn slots(
             _ if !(-1..=1).contains(&acks) => Slot::Refused(ProduceError::InvalidAcks),
             (None, ..) | (_, None, _) => Slot::Refused(ProduceError::UnknownPartition),
             // As in Kafka, only those who ask for all replicas ask for so many.
-            (Some(view), ..) if acks == -1 && view.config.min_insync_replicas > context.service.replicas() => {
+            (Some(view), ..)
+                if acks == -1 && view.config.min_insync_replicas > context.service.replicas() =>
+            {
                 Slot::Refused(ProduceError::NotEnoughReplicas)
             }
             (Some(view), Some(partition), Records::One(records)) => {
                 parts.push(ProducePart { topic: view.clone(), partition, records });
                 Slot::Asked
             }
-            _ => Slot::Refused(ProduceError::InvalidRecord("a partition takes exactly one batch in a request".into())),
+            _ => Slot::Refused(ProduceError::InvalidRecord(
+                "a partition takes exactly one batch in a request".into(),
+            )),
         };
         if matches!(slot, Slot::Refused(_)) {
             context.service.meter().refused();
@@ -110,7 +118,13 @@ fn partition_response(index: i32, result: Result<Produced, ProduceError>) -> Par
         },
         Err(error) => {
             let (error_code, error_message) = refusal(&error);
-            PartitionProduceResponse { index, error_code, base_offset: -1, error_message, ..Default::default() }
+            PartitionProduceResponse {
+                index,
+                error_code,
+                base_offset: -1,
+                error_message,
+                ..Default::default()
+            }
         }
     }
 }

@@ -145,7 +145,9 @@ impl FetchSessions {
         inner.partitions = partitions_elsewhere - before + count;
         if inner.partitions > PARTITIONS_MAX {
             // The consumer starts over without a session.
-            let Some(slot) = inner.open.remove(&id) else { return Err(ErrorCode::FETCH_SESSION_ID_NOT_FOUND) };
+            let Some(slot) = inner.open.remove(&id) else {
+                return Err(ErrorCode::FETCH_SESSION_ID_NOT_FOUND);
+            };
             inner.partitions -= slot.partitions;
             return Err(ErrorCode::FETCH_SESSION_ID_NOT_FOUND);
         }
@@ -175,7 +177,11 @@ fn readings(request: FetchRequest) -> Vec<Reading> {
     topics
         .flat_map(|topic| {
             let name = topic.topic;
-            topic.partitions.into_iter().map(move |wanted| Reading { topic: name.clone(), wanted, told: None })
+            topic.partitions.into_iter().map(move |wanted| Reading {
+                topic: name.clone(),
+                wanted,
+                told: None,
+            })
         })
         .collect()
 }
@@ -273,7 +279,10 @@ mod tests {
         let (sessions, now) = (FetchSessions::default(), Instant::now());
         let plan = sessions.begin(request(0, 0, &[0, 1, 2]), 77, now).expect("a new session");
         assert_eq!((plan.session_id, numbers(&plan)), (77, vec![0, 1, 2]));
-        assert!(plan.readings.iter().all(|reading| plan.must_tell(reading, NOTHING_NEW, false)), "all at first");
+        assert!(
+            plan.readings.iter().all(|reading| plan.must_tell(reading, NOTHING_NEW, false)),
+            "all at first"
+        );
         let plan = sessions.begin(request(77, 1, &[]), 0, now).expect("the session");
         assert_eq!(numbers(&plan), [0, 1, 2]);
         assert!(!plan.must_tell(&plan.readings[0], NOTHING_NEW, false), "nothing is new");
@@ -303,7 +312,8 @@ mod tests {
     fn a_wrong_epoch_or_id_is_refused_and_an_ended_session_is_gone() {
         let (sessions, now) = (FetchSessions::default(), Instant::now());
         sessions.begin(request(0, 0, &[0]), 7, now).expect("a new session");
-        let refused = |id, epoch| sessions.begin(request(id, epoch, &[]), 0, now).map(|_| ()).expect_err("refused");
+        let refused =
+            |id, epoch| sessions.begin(request(id, epoch, &[]), 0, now).map(|_| ()).expect_err("refused");
         assert_eq!(refused(7, 2), ErrorCode::INVALID_FETCH_SESSION_EPOCH);
         assert_eq!(refused(8, 1), ErrorCode::FETCH_SESSION_ID_NOT_FOUND);
         let plan = sessions.begin(request(7, -1, &[4]), 0, now).expect("without a session");

@@ -27,7 +27,10 @@ fn list() -> Vec<ApiVersion> {
 }
 
 /// Lists what is served.
-pub(super) async fn api_versions(context: &RequestContext, request: ApiVersionsRequest) -> ApiVersionsResponse {
+pub(super) async fn api_versions(
+    context: &RequestContext,
+    request: ApiVersionsRequest,
+) -> ApiVersionsResponse {
     let named = context.version < 3
         || is_name(&request.client_software_name) && is_name(&request.client_software_version);
     if !named {
@@ -51,8 +54,11 @@ pub(super) fn refusal(key: ApiKey, correlation_id: i32) -> Option<Vec<Bytes>> {
     if key != ApiKey::ApiVersions {
         return None;
     }
-    let response =
-        ApiVersionsResponse { error_code: ErrorCode::UNSUPPORTED_VERSION.0, api_keys: list(), ..Default::default() };
+    let response = ApiVersionsResponse {
+        error_code: ErrorCode::UNSUPPORTED_VERSION.0,
+        api_keys: list(),
+        ..Default::default()
+    };
     encode_response_frame(key, 0, correlation_id, &response).ok()
 }
 

@@ -145,6 +145,10 @@ mod tests {
         let error = input(&[0x7f, 0xff, 0xff, 0xff]).next_frame().map(|_| ());
         assert_eq!(error, Err(FrameError::TooLong { bytes: i32::MAX as usize, bytes_max: 1000 }));
         let large = Input { frame_bytes_max: 100 << 20, ..input(&[0x05, 0, 0, 0]) };
-        assert_eq!(large.room(), Ok((READ_BYTES_MIN, READ_BYTES_MIN)), "80 MiB are declared, nothing of them is here");
+        assert_eq!(
+            large.room(),
+            Ok((READ_BYTES_MIN, READ_BYTES_MIN)),
+            "80 MiB are declared, nothing of them is here"
+        );
     }
 }

@@ -149,7 +149,10 @@ mod tests {
         let first = registry.take(HERE, now).expect("room");
         assert_eq!(registry.take(HERE, now).map(|_| ()), Err(Full::OfAddress(1)));
         let other = registry.take(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)), now).expect("room");
-        assert_eq!(registry.take(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3)), now).map(|_| ()), Err(Full::InAll(2)));
+        assert_eq!(
+            registry.take(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3)), now).map(|_| ()),
+            Err(Full::InAll(2))
+        );
         drop(first);
         registry.take(HERE, now).expect("the seat is free again");
         drop(other);

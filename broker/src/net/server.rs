@@ -42,7 +42,8 @@ impl Server {
     /// Accepts connections on all listeners.
     pub fn start(listeners: Vec<TcpListener>, dispatcher: Arc<Dispatcher>, config: &BrokerConfig) -> Server {
         let (stop, stopped) = watch::channel(false);
-        let registry = Registry::new(config.connections_max, config.connections_per_ip_max, clock::monotonic());
+        let registry =
+            Registry::new(config.connections_max, config.connections_per_ip_max, clock::monotonic());
         let budget = Budget::new(config.requests_bytes_max);
         let acceptors = listeners.into_iter().map(|listener| {
             let door = Door {

@@ -1,7 +1,9 @@
 //! What a batch from a client must be before it is stored. Records are looked at only where the topic needs it.
 
 use bytes::Bytes;
-use millstream_model::batch::{BatchError, BatchHeader, HEADER_BYTES, TimestampType, check_crc, decode_records};
+use millstream_model::batch::{
+    BatchError, BatchHeader, HEADER_BYTES, TimestampType, check_crc, decode_records,
+};
 
 use crate::{config::TopicConfig, service::ProduceError};
 
@@ -30,7 +32,8 @@ pub struct CheckRules<'a> {
 /// Checks the record set of one partition of a produce request: exactly one batch, whole and true.
 pub fn check_batch(records: &Bytes, rules: CheckRules<'_>) -> Result<CheckedBatch, ProduceError> {
     // Old formats have the magic at the same place and are refused by name.
-    let magic = *records.get(16).ok_or_else(|| ProduceError::Corrupt("the record set has no batch".into()))?;
+    let magic =
+        *records.get(16).ok_or_else(|| ProduceError::Corrupt("the record set has no batch".into()))?;
     if magic < 2 {
         return Err(ProduceError::UnsupportedFormat);
     }
@@ -74,7 +77,8 @@ fn check_header(header: &BatchHeader) -> Result<(), ProduceError> {
     }
     // Each record takes at least 7 bytes uncompressed; a compressed one may take less than a byte.
     let payload = header.total_bytes().saturating_sub(HEADER_BYTES);
-    let uncompressed = header.attributes.codec().is_ok_and(|codec| codec == millstream_model::batch::Codec::None);
+    let uncompressed =
+        header.attributes.codec().is_ok_and(|codec| codec == millstream_model::batch::Codec::None);
     if payload == 0 || (uncompressed && payload / 7 < header.record_count as usize) {
         return invalid(format!("{} records do not fit into {payload} bytes", header.record_count));
     }
@@ -113,7 +117,9 @@ fn check_keys(batch: &[u8], rules: &CheckRules<'_>) -> Result<(), ProduceError> 
     for record in records.iter() {
         let record = record.map_err(refusal)?;
         if record.key.is_none() {
-            return Err(ProduceError::InvalidRecord("a compacted topic takes only records with a key".into()));
+            return Err(ProduceError::InvalidRecord(
+                "a compacted topic takes only records with a key".into(),
+            ));
         }
     }
     Ok(())

@@ -30,7 +30,13 @@ impl ShardHost {
     /// An empty shard; [`Machine::restore`] fills it.
     pub fn new(group: GroupId, tables: Arc<Tables>) -> ShardHost {
         let state = State { machine: ShardMachine::new(), effects: Vec::new() };
-        ShardHost { group, state: Mutex::new(state), tables, waiters: Waiters::default(), ahead: ReadAhead::default() }
+        ShardHost {
+            group,
+            state: Mutex::new(state),
+            tables,
+            waiters: Waiters::default(),
+            ahead: ReadAhead::default(),
+        }
     }
 
     /// Looks at the applied state of one partition.

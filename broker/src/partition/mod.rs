@@ -22,5 +22,5 @@ pub use check::{CheckRules, CheckedBatch, check_batch};
 pub use host::ShardHost;
 pub use leader::{Appended, Shard, Submission, leader_epoch};
 pub use lookup::{FoundOffset, OffsetQuery, find_offset};
-pub use replies::Replies;
 pub use reader::{FetchBounds, FetchError, FetchPart, Fetched, Locate, check_epoch, fetch};
+pub use replies::Replies;

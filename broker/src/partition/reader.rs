@@ -13,6 +13,9 @@ use tokio::sync::Notify;
 use super::{ShardHost, leader::leader_epoch, read_ahead::Next, replies::Replies};
 use crate::service::PartitionView;
 
+/// Most bytes of one partition that are read ahead of a consumer.
+const AHEAD_BYTES_MAX: usize = 4 << 20;
+
 /// What a fetch wants of one partition.
 #[derive(Clone, Copy, Debug)]
 pub struct FetchPart {
@@ -142,7 +145,8 @@ fn enough(results: &[Result<Fetched, FetchError>], min_bytes: usize) -> bool {
 }
 
 fn hosts<L: Locate>(shards: &L, parts: &[FetchPart]) -> Vec<(Arc<ShardHost>, PartitionId)> {
-    let host = |part: &FetchPart| Some((shards.locate(part.partition.group).ok()?.0.clone(), part.partition.id));
+    let host =
+        |part: &FetchPart| Some((shards.locate(part.partition.group).ok()?.0.clone(), part.partition.id));
     parts.iter().filter_map(host).collect()
 }
 
@@ -196,7 +200,8 @@ async fn pass<L: Locate>(
     bounds: &FetchBounds,
     replies: &Replies,
 ) -> (Vec<Result<Fetched, FetchError>>, bool) {
-    let wanted = parts.iter().fold(0, |sum: usize, part| sum.saturating_add(part.max_bytes)).min(bounds.max_bytes);
+    let wanted =
+        parts.iter().fold(0, |sum: usize, part| sum.saturating_add(part.max_bytes)).min(bounds.max_bytes);
     let hold = replies.take(wanted);
     // Where less is allowed than is wanted, most of that is enough.
     let cut = hold.bytes() < wanted;
@@ -222,6 +227,12 @@ async fn pass<L: Locate>(
     hold.attach(pass.results.iter_mut().flatten().flat_map(|fetched| &mut fetched.records));
     let enough = enough(&pass.results, min_bytes);
     (pass.results, enough)
+}
+
+/// Bytes that are read ahead of a consumer that takes so many at once: the next two portions, so that the one behind
+/// the next is there in time too.
+fn ahead(max_bytes: usize) -> usize {
+    max_bytes.saturating_mul(2).min(AHEAD_BYTES_MAX)
 }
 
 /// Reads on where consumers of old data will, unless that is under way. Nobody waits for it but those who want it.
@@ -273,7 +284,10 @@ impl Pass {
             return Some(Err(FetchError::UnknownPartition));
         };
         if part.offset < log_start || part.offset > end {
-            return Some(Err(FetchError::OffsetOutOfRange { log_start_offset: log_start, high_watermark: end }));
+            return Some(Err(FetchError::OffsetOutOfRange {
+                log_start_offset: log_start,
+                high_watermark: end,
+            }));
         }
         let max_bytes = part.max_bytes.min(self.bytes_left);
         let mut records = Vec::new();
@@ -282,7 +296,10 @@ impl Pass {
                 Ok(Found::InMemory(batches)) => records = batches,
                 Ok(Found::InRuns(batches)) => {
                     if let Some(offset) = batches.last().and_then(end_of) {
-                        self.next.push((host.clone(), Next { partition: id, offset, max_bytes: part.max_bytes }));
+                        self.next.push((
+                            host.clone(),
+                            Next { partition: id, offset, max_bytes: ahead(part.max_bytes) },
+                        ));
                     }
                     records = batches;
                 }

@@ -12,7 +12,10 @@ use millstream_state::cluster::{self, ClusterCommand, ClusterMachine, Topic};
 use millstream_store::tables::Tables;
 use parking_lot::RwLock;
 
-use super::{PartitionView, TopicView, layers::{GivenConfigs, Layers}};
+use super::{
+    PartitionView, TopicView,
+    layers::{GivenConfigs, Layers},
+};
 use crate::{
     config::{BrokerConfig, TopicConfig},
     telemetry::TopicMeter,
@@ -113,14 +116,21 @@ impl ClusterHost {
         let shared: Arc<str> = name.into();
         let places = view.partitions.iter().zip(0..);
         index.owner.extend(places.map(|(p, place)| (p.id, (shared.clone(), place))));
-        index.by_name.insert(name.to_string(), Arc::new(TopicEntry { view, own_configs: topic.configs.clone() }));
+        index
+            .by_name
+            .insert(name.to_string(), Arc::new(TopicEntry { view, own_configs: topic.configs.clone() }));
     }
 
     fn view(&self, machine: &ClusterMachine, topic: &Topic, meter: Arc<TopicMeter>) -> TopicView {
         let values = Layers::new(machine, &self.given).topic_values(&topic.configs);
         let partitions = topic.partitions.iter().enumerate().map(|(index, partition)| {
             let extent = partition.extents.last();
-            PartitionView { index: index as i32, id: partition.id, group: extent.shard, epoch_base: extent.epoch }
+            PartitionView {
+                index: index as i32,
+                id: partition.id,
+                group: extent.shard,
+                epoch_base: extent.epoch,
+            }
         });
         TopicView {
             name: topic.name.clone(),

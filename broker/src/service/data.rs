@@ -1,20 +1,29 @@
 //! Produce, fetch and offsets: the verbs that touch partitions.
 
-use std::{collections::HashMap, sync::{Arc, atomic::{AtomicBool, Ordering::Relaxed}}, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use millstream_model::{GroupId, PartitionId, TopicId, limits};
 use millstream_replica::Group;
 use millstream_state::partition as commands;
 
 use super::{
-    BrokerInfo, ClusterHost, FetchError, FetchPart, Fetched, FoundOffset, Leadership, OffsetQuery, PartitionView,
-    ProduceError, ProducePart, Produced, TopicView,
+    BrokerInfo, ClusterHost, FetchError, FetchPart, Fetched, FoundOffset, Leadership, OffsetQuery,
+    PartitionView, ProduceError, ProducePart, Produced, TopicView,
 };
 use crate::{
     clock,
     config::{BrokerConfig, ServeConfig, TopicConfig},
+    partition::{
+        self, CheckRules, FetchBounds, Locate, Shard, ShardHost, Submission, check_batch, leader_epoch,
+    },
     telemetry::Meter,
-    partition::{self, CheckRules, FetchBounds, Locate, Shard, ShardHost, Submission, check_batch, leader_epoch},
 };
 
 /// What the broker does, for any protocol. Cheap to clone.
@@ -249,7 +258,9 @@ impl Service {
         let bounds = FetchBounds { max_bytes, min_bytes, deadline: clock::deadline(max_wait) };
         let results = partition::fetch(&*self.inner, parts, bounds, &self.inner.replies).await;
         for (part, fetched) in parts.iter().zip(&results) {
-            let Some(bytes) = fetched.as_ref().ok().map(Fetched::len).filter(|bytes| *bytes > 0) else { continue };
+            let Some(bytes) = fetched.as_ref().ok().map(Fetched::len).filter(|bytes| *bytes > 0) else {
+                continue;
+            };
             self.inner.meter.total.fetched(bytes);
             if let Some((topic, _)) = self.inner.cluster.owner(part.partition.id) {
                 topic.meter.fetched(bytes);

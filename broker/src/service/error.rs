@@ -108,7 +108,9 @@ pub enum BrokerConfigError {
     #[error(transparent)]
     Invalid(#[from] ConfigError),
     /// The key is read once, at start.
-    #[error("{key} cannot change while the broker runs; give it at start with --set {key}=VALUE. {changeable} can")]
+    #[error(
+        "{key} cannot change while the broker runs; give it at start with --set {key}=VALUE. {changeable} can"
+    )]
     ReadOnly {
         /// The key.
         key: String,

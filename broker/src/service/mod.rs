@@ -15,13 +15,14 @@ mod types;
 pub use configs::BrokerScope;
 pub use error::{BrokerConfigError, ProduceError, ProducerIdError, TopicError};
 pub use groups::{
-    CommittedOffset, GroupError, GroupKeeper, GroupView, Groups, JoinRefusal, JoinRequest, Joined, JoinedMember,
-    ListedGroup, MemberRef, MemberView, OffsetEntry, SyncRequest, Synced, TopicOffsets,
+    CommittedOffset, GroupError, GroupKeeper, GroupView, Groups, JoinRefusal, JoinRequest, Joined,
+    JoinedMember, ListedGroup, MemberRef, MemberView, OffsetEntry, SyncRequest, Synced, TopicOffsets,
 };
 pub use inspect::{ActiveProducer, DiskSpace};
 pub use layers::GivenConfigs;
 pub use types::{
-    BrokerInfo, ConfigEntry, ConfigSource, Leadership, NewTopic, PartitionView, ProducePart, Produced, TopicView,
+    BrokerInfo, ConfigEntry, ConfigSource, Leadership, NewTopic, PartitionView, ProducePart, Produced,
+    TopicView,
 };
 
 pub use crate::partition::{FetchError, FetchPart, Fetched, FoundOffset, OffsetQuery};

@@ -29,7 +29,11 @@ const PARTITIONS_PER_SHARD: u32 = 8;
 
 impl Service {
     /// Makes a topic, or only checks whether it could be made.
-    pub async fn create_topic(&self, new: NewTopic, validate_only: bool) -> Result<Arc<TopicView>, TopicError> {
+    pub async fn create_topic(
+        &self,
+        new: NewTopic,
+        validate_only: bool,
+    ) -> Result<Arc<TopicView>, TopicError> {
         let (partitions, configs) = self.check_new(&new)?;
         if validate_only {
             return Ok(Arc::new(self.preview(&new, partitions, &configs)));
@@ -94,7 +98,9 @@ impl Service {
         match new.partitions {
             -1 => Ok(self.broker_config().num_partitions),
             n if (1..=PARTITIONS_MAX).contains(&n) => Ok(n as u32),
-            n => Err(TopicError::InvalidPartitions(format!("{n} partitions: allowed are 1 to {PARTITIONS_MAX}"))),
+            n => Err(TopicError::InvalidPartitions(format!(
+                "{n} partitions: allowed are 1 to {PARTITIONS_MAX}"
+            ))),
         }
     }
 
@@ -151,7 +157,12 @@ impl Service {
     }
 
     /// Grows a topic to `total` partitions.
-    pub async fn create_partitions(&self, name: &str, total: i32, validate_only: bool) -> Result<(), TopicError> {
+    pub async fn create_partitions(
+        &self,
+        name: &str,
+        total: i32,
+        validate_only: bool,
+    ) -> Result<(), TopicError> {
         let now = self.topic(name).ok_or(TopicError::Unknown)?.partitions.len() as i32;
         if total <= now || total > PARTITIONS_MAX {
             return Err(TopicError::InvalidPartitions(format!(
@@ -162,7 +173,14 @@ impl Service {
         if validate_only {
             return Ok(());
         }
-        match self.write_metadata(cluster::encode_create_partitions(name, total as u32, self.shards_of_topic(total as u32))).await? {
+        match self
+            .write_metadata(cluster::encode_create_partitions(
+                name,
+                total as u32,
+                self.shards_of_topic(total as u32),
+            ))
+            .await?
+        {
             ClusterReply::Created { partitions } => self.create_in_shards(&partitions).await,
             other => Err(TopicError::Unavailable(format!("unexpected reply {other:?}"))),
         }
@@ -205,7 +223,8 @@ impl Service {
             let command = command(&ids);
             async move {
                 let shard = self.inner.shards.get(&group);
-                let shard = shard.ok_or_else(|| TopicError::Unavailable(format!("{group} is not on this node")))?;
+                let shard =
+                    shard.ok_or_else(|| TopicError::Unavailable(format!("{group} is not on this node")))?;
                 shard.write(command).await.map(|_| ()).map_err(unavailable)
             }
         });
@@ -230,13 +249,21 @@ impl Service {
         });
         let (mut missing, mut left_over) = (Vec::new(), Vec::new());
         for (group, shard) in &self.inner.shards {
-            let has: BTreeSet<PartitionId> = shard.host.inspect(|machine| machine.partitions().map(|p| p.0).collect());
-            missing.extend(wanted.iter().filter(|(id, at)| *at == group && !has.contains(id)).map(|(id, at)| (*id, *at)));
+            let has: BTreeSet<PartitionId> =
+                shard.host.inspect(|machine| machine.partitions().map(|p| p.0).collect());
+            missing.extend(
+                wanted.iter().filter(|(id, at)| *at == group && !has.contains(id)).map(|(id, at)| (*id, *at)),
+            );
             // Ids are never given twice, so a partition that no topic has belonged to one that was deleted.
-            left_over.extend(has.into_iter().filter(|id| wanted.get(id) != Some(group)).map(|id| (id, *group)));
+            left_over
+                .extend(has.into_iter().filter(|id| wanted.get(id) != Some(group)).map(|id| (id, *group)));
         }
         if !missing.is_empty() || !left_over.is_empty() {
-            tracing::info!(missing = missing.len(), left_over = left_over.len(), "finishing topic operations");
+            tracing::info!(
+                missing = missing.len(),
+                left_over = left_over.len(),
+                "finishing topic operations"
+            );
         }
         self.create_in_shards(&missing).await?;
         self.in_shards(&left_over, |ids| {
