@@ -344,3 +344,7 @@ async fn fill(socket: &mut OwnedReadHalf, buffer: &mut BytesMut, bytes: usize) -
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;
