@@ -15,6 +15,7 @@ use super::{
     input::Input,
     output::Output,
     registry::Seat,
+    warnings::Warnings,
 };
 use crate::{
     clock,
@@ -40,15 +41,21 @@ pub(super) struct Serving {
     pub(super) budget: Budget,
     pub(super) frame_bytes_max: usize,
     pub(super) stop: watch::Receiver<bool>,
+    pub(super) warnings: Arc<Warnings>,
 }
 
 /// Serves a connection until the client leaves, does something that is not allowed, or the broker stops.
 pub(super) async fn serve(mut stream: TcpStream, address: SocketAddr, seat: Seat, serving: Serving) {
     let peer = Peer::new(address);
+    let warnings = serving.warnings.clone();
     match run(&mut stream, &peer, &seat, serving).await {
         Ok(()) => tracing::trace!(%address, "connection closed"),
         Err(error) if is_departure(&error) => tracing::debug!(%address, %error, "connection lost"),
-        Err(error) => tracing::warn!(%address, %error, "connection closed"),
+        Err(error) => {
+            if let Some(left_out) = warnings.admit(clock::monotonic()) {
+                tracing::warn!(%address, %error, left_out, "connection closed");
+            }
+        }
     }
 }
 

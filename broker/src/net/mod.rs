@@ -12,6 +12,7 @@ mod input;
 mod output;
 mod registry;
 mod server;
+mod warnings;
 
 use std::io;
 

@@ -12,6 +12,7 @@ use super::{
     budget::Budget,
     connection::{Serving, serve},
     registry::Registry,
+    warnings::Warnings,
 };
 use crate::{clock, config::BrokerConfig, kafka::Dispatcher};
 
@@ -36,6 +37,7 @@ struct Door {
     budget: Budget,
     frame_bytes_max: usize,
     stop: watch::Receiver<bool>,
+    warnings: Arc<Warnings>,
 }
 
 impl Server {
@@ -45,6 +47,7 @@ impl Server {
         let registry =
             Registry::new(config.connections_max, config.connections_per_ip_max, clock::monotonic());
         let budget = Budget::new(config.requests_bytes_max);
+        let warnings = Arc::<Warnings>::default();
         let acceptors = listeners.into_iter().map(|listener| {
             let door = Door {
                 registry: registry.clone(),
@@ -52,6 +55,7 @@ impl Server {
                 budget: budget.clone(),
                 frame_bytes_max: config.request_bytes_max,
                 stop: stopped.clone(),
+                warnings: warnings.clone(),
             };
             tokio::spawn(door.accept(listener))
         });
@@ -116,7 +120,9 @@ impl Door {
         let seat = match self.registry.take(address.ip(), clock::monotonic()) {
             Ok(seat) => seat,
             Err(full) => {
-                tracing::warn!(%address, %full, "a connection was refused");
+                if let Some(left_out) = self.warnings.admit(clock::monotonic()) {
+                    tracing::warn!(%address, %full, left_out, "a connection was refused");
+                }
                 return;
             }
         };
@@ -125,6 +131,7 @@ impl Door {
             budget: self.budget.clone(),
             frame_bytes_max: self.frame_bytes_max,
             stop: self.stop.clone(),
+            warnings: self.warnings.clone(),
         };
         connections.spawn(serve(stream, address, seat, serving));
     }
