@@ -25,6 +25,8 @@ use crate::clock;
 
 /// Records whose results are not looked at yet.
 const IN_FLIGHT_MAX: usize = 100_000;
+/// While nothing comes it is looked so often whether there is anything left to come.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Different values that records have in turn.
 const VALUES: usize = 64;
 
@@ -219,7 +221,13 @@ async fn consume(common: &Common, topic: &str) -> Result<(), CliError> {
     consumer.assign(starts);
     let (mut records, mut bytes) = (0, 0);
     while !left.is_empty() {
-        let chunk = consumer.next().await?;
+        let chunk = match tokio::time::timeout(LOOK_EVERY, consumer.next()).await {
+            Ok(chunk) => chunk?,
+            Err(_) => {
+                left.retain(|partition, _| !consumer.is_drained(partition));
+                continue;
+            }
+        };
         records += chunk.records.len() as u64;
         bytes += chunk
             .records

@@ -72,6 +72,9 @@ const GROUP_IDLE_MAX: Duration = Duration::from_secs(5);
 /// The same before it has anything to read: the group must be formed first.
 const GROUP_JOIN_MAX: Duration = Duration::from_secs(30);
 
+/// While nothing comes it is looked so often whether there is anything left to come.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// Prints records until it is told to end.
 pub(super) fn run(args: ConsumeArgs) -> Result<(), CliError> {
     let runtime = runtime()?;
@@ -156,7 +159,14 @@ async fn read(args: ConsumeArgs) -> Result<(), CliError> {
             Ok(chunk) => chunk?,
             Err(_) => {
                 out.flush()?;
-                consumer.next().await?
+                match tokio::time::timeout(LOOK_EVERY, consumer.next()).await {
+                    Ok(chunk) => chunk?,
+                    Err(_) => {
+                        // The end was there when it was asked for, but its records may be gone by now.
+                        left.ends.retain(|partition, _| !consumer.is_drained(partition));
+                        continue;
+                    }
+                }
             }
         };
         print(&args, &chunk, &mut left, &mut out)?;

@@ -257,6 +257,7 @@ impl Fetcher {
                 topic.partitions.into_iter().map(|p| ((topic.topic.to_string(), p.partition_index), p)),
             );
         }
+        let drained = answers.values().all(|data| data.error_code == 0 && data.records.is_empty());
         let mut told = Vec::new();
         for one in wanted {
             let key = (one.partition.topic.to_string(), one.partition.partition);
@@ -264,9 +265,7 @@ impl Fetcher {
             let data = answers.remove(&key);
             let code = data.as_ref().map_or(response.error_code, |data| data.error_code);
             match (ErrorCode(code), data) {
-                (ErrorCode::NONE, data) => {
-                    told.extend(self.take_records(one, data.unwrap_or_default(), generation))
-                }
+                (ErrorCode::NONE, data) => told.extend(self.take_records(one, data, drained, generation)),
                 (code, _) => told.extend(self.take_error(one, code)),
             }
         }
@@ -276,10 +275,13 @@ impl Fetcher {
     fn take_records(
         &mut self,
         wanted: &Wanted,
-        data: PartitionData,
+        data: Option<PartitionData>,
+        drained: bool,
         generation: u64,
     ) -> Option<Result<Fetched, ClientError>> {
         self.failures = 0;
+        let high_watermark = data.as_ref().map(|data| data.high_watermark);
+        let data = data.unwrap_or_default();
         let (batches, next) = match whole_batches(data.records, wanted.offset) {
             Ok(found) => found,
             Err(source) => {
@@ -294,9 +296,14 @@ impl Fetcher {
             _ => batches,
         };
         let bytes = batches.iter().map(Bytes::len).sum();
-        if !self.shared.positions.lock().fetched(wanted, next, bytes, data.high_watermark)
-            || batches.is_empty()
-        {
+        let is_next = self.shared.positions.lock().fetched(
+            wanted,
+            next,
+            bytes,
+            high_watermark,
+            drained && batches.is_empty(),
+        );
+        if !is_next || batches.is_empty() {
             return None;
         }
         let partition = wanted.partition.clone();

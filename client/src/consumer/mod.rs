@@ -127,6 +127,12 @@ impl Consumer {
         self.shared.positions.lock().high_watermark(partition)
     }
 
+    /// Whether everything that there was of a partition is taken. True also below the high watermark, where the last
+    /// records were removed.
+    pub fn is_drained(&self, partition: &TopicPartition) -> bool {
+        self.pending.is_empty() && self.shared.positions.lock().is_drained(partition)
+    }
+
     /// Waits for the next records. A call that is dropped has taken nothing.
     pub async fn next(&mut self) -> Result<Chunk, ClientError> {
         loop {

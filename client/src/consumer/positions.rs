@@ -67,6 +67,8 @@ struct Position {
     not_before: Option<Instant>,
     failures: u32,
     high_watermark: Option<i64>,
+    /// The last answer had nothing for any partition.
+    drained: bool,
 }
 
 /// What to do after an error.
@@ -105,6 +107,7 @@ impl Positions {
             not_before: None,
             failures: 0,
             high_watermark: None,
+            drained: false,
         };
         self.all = starts.into_iter().map(|(partition, start)| (partition, position(start))).collect();
     }
@@ -158,9 +161,16 @@ impl Positions {
         (wanted, leaderless)
     }
 
-    /// Takes in an answer: the records end before `next`. False when they are not what is read next: the partition was
-    /// assigned anew meanwhile.
-    pub(super) fn fetched(&mut self, wanted: &Wanted, next: i64, bytes: usize, high_watermark: i64) -> bool {
+    /// Takes in an answer: the records end before `next`. `drained` says that the whole answer was empty, though it could
+    /// have held records. False when they are not what is read next: the partition was assigned anew meanwhile.
+    pub(super) fn fetched(
+        &mut self,
+        wanted: &Wanted,
+        next: i64,
+        bytes: usize,
+        high_watermark: Option<i64>,
+        drained: bool,
+    ) -> bool {
         let Some(position) = self.all.get_mut(&wanted.partition) else { return false };
         if !position.in_flight || position.next != wanted.offset {
             return false;
@@ -169,7 +179,8 @@ impl Positions {
         position.failures = 0;
         position.next = next.max(position.next);
         position.ahead_bytes += bytes;
-        position.high_watermark = Some(high_watermark);
+        position.high_watermark = high_watermark.or(position.high_watermark);
+        position.drained = drained;
         true
     }
 
@@ -221,6 +232,12 @@ impl Positions {
         self.all.get(partition)?.high_watermark
     }
 
+    /// Whether all that there was is taken: the broker had no more when it was asked last. Where compaction has removed the
+    /// last records this is so below the high watermark.
+    pub(super) fn is_drained(&self, partition: &TopicPartition) -> bool {
+        self.all.get(partition).is_some_and(|p| p.drained && p.ahead_bytes == 0 && p.state == State::Reading)
+    }
+
     /// When to look again, if nothing happens before.
     pub(super) fn next_try(&self, now: Instant) -> Option<Instant> {
         self.all.values().filter_map(|position| position.not_before).filter(|at| *at > now).min()
@@ -259,7 +276,7 @@ mod tests {
         let (mut positions, now) = (Positions::new(100), clock::now());
         positions.assign([(place(0), Start::Offset(0))]);
         let one = wanted(&mut positions, now).remove(0);
-        assert!(positions.fetched(&one, 5, 100, 9));
+        assert!(positions.fetched(&one, 5, 100, Some(9), false));
         assert!(wanted(&mut positions, now).is_empty(), "enough is waiting");
         positions.taken(&place(0), 60);
         assert_eq!(wanted(&mut positions, now)[0].offset, 5);
@@ -283,12 +300,26 @@ mod tests {
     }
 
     #[test]
+    fn a_partition_is_drained_when_all_is_taken_and_the_broker_has_no_more() {
+        let (mut positions, now) = (Positions::new(100), clock::now());
+        positions.assign([(place(0), Start::Offset(0))]);
+        let one = wanted(&mut positions, now).remove(0);
+        assert!(positions.fetched(&one, 5, 10, Some(9), false));
+        let one = wanted(&mut positions, now).remove(0);
+        assert!(positions.fetched(&one, 5, 0, None, true));
+        assert!(!positions.is_drained(&place(0)), "ten bytes are not taken yet");
+        positions.taken(&place(0), 10);
+        assert!(positions.is_drained(&place(0)));
+        assert_eq!(positions.high_watermark(&place(0)), Some(9));
+    }
+
+    #[test]
     fn an_answer_to_an_older_assignment_is_dropped() {
         let (mut positions, now) = (Positions::new(100), clock::now());
         positions.assign([(place(0), Start::Offset(0))]);
         let one = wanted(&mut positions, now).remove(0);
         positions.assign([(place(0), Start::Offset(50))]);
-        assert!(!positions.fetched(&one, 5, 1, 9));
+        assert!(!positions.fetched(&one, 5, 1, Some(9), false));
         assert_eq!(wanted(&mut positions, now)[0].offset, 50);
     }
 
