@@ -8,6 +8,6 @@ mod housekeeping;
 mod kafka;
 mod net;
 pub mod node;
-mod partition;
+pub mod partition;
 pub mod service;
 pub mod telemetry;

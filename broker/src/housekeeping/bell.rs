@@ -6,14 +6,14 @@ use parking_lot::{Condvar, Mutex};
 
 /// A bell: whoever rings it never waits, and what rings while nobody listens is heard later.
 #[derive(Default)]
-pub struct Bell {
+pub(crate) struct Bell {
     rung: Mutex<bool>,
     changed: Condvar,
 }
 
 impl Bell {
     /// Ends the rest of whoever listens, or the next one.
-    pub fn ring(&self) {
+    pub(crate) fn ring(&self) {
         *self.rung.lock() = true;
         self.changed.notify_one();
     }

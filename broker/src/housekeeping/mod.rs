@@ -34,15 +34,15 @@ use flusher::House;
 use merger::Merger;
 use reserve::Reserve;
 
-pub use bell::Bell;
-pub use pacer::Pacer;
+pub(crate) use bell::Bell;
+pub(crate) use pacer::Pacer;
 
 /// How long the last flush and the last checkpoints may take when the broker stops.
 const STOP_GRACE: Duration = Duration::from_secs(8);
 
 /// The store that is kept in order.
 #[derive(Clone)]
-pub struct Kept {
+pub(crate) struct Kept {
     /// Where it is.
     pub disk: Arc<OsDisk>,
     /// Its log.
@@ -52,7 +52,7 @@ pub struct Kept {
 }
 
 /// The threads that keep house.
-pub struct Housekeeper {
+pub(crate) struct Housekeeper {
     stop: Arc<AtomicBool>,
     bell: Arc<Bell>,
     quiet: Arc<Bell>,
@@ -63,7 +63,7 @@ pub struct Housekeeper {
 impl Housekeeper {
     /// Starts keeping house; call it on the runtime that the groups run on. `bell` is rung when memory is full, and
     /// `pacer` paces the merges of these tables.
-    pub fn start(
+    pub(crate) fn start(
         service: Service,
         kept: Kept,
         data_dir: &Path,
@@ -82,7 +82,7 @@ impl Housekeeper {
     }
 
     /// Flushes and checkpoints everything, so that the next start has nothing to do, and ends the threads.
-    pub async fn shutdown(self) {
+    pub(crate) async fn shutdown(self) {
         self.stop.store(true, Relaxed);
         self.pacer.stop();
         self.bell.ring();

@@ -22,7 +22,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(200);
 
 /// The pace of the merges of one store.
 #[derive(Debug)]
-pub struct Pacer {
+pub(crate) struct Pacer {
     bytes_per_second: AtomicU64,
     /// Runs that there were when there was nothing to merge.
     settled_runs: AtomicUsize,
@@ -58,7 +58,7 @@ impl Pacer {
     }
 
     /// Waits as long as `bytes` of a merge may take.
-    pub fn pace(&self, bytes: u64) -> Pace {
+    pub(crate) fn pace(&self, bytes: u64) -> Pace {
         if self.stopped.load(Relaxed) {
             return Pace::Stop;
         }

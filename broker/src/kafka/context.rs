@@ -9,14 +9,14 @@ use crate::service::Service;
 
 /// The client at the other end of a connection.
 #[derive(Clone, Debug)]
-pub struct Peer {
+pub(crate) struct Peer {
     /// Its address as Kafka shows it: `/127.0.0.1`.
     pub host: Arc<str>,
 }
 
 impl Peer {
     /// The client at `address`.
-    pub fn new(address: SocketAddr) -> Peer {
+    pub(crate) fn new(address: SocketAddr) -> Peer {
         Peer { host: format!("/{}", address.ip().to_canonical()).into() }
     }
 }

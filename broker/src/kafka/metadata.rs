@@ -51,7 +51,6 @@ fn brokers(context: &RequestContext) -> Vec<MetadataResponseBroker> {
             host: broker.host.into(),
             port: i32::from(broker.port),
             rack: broker.rack.map(Str::from),
-            ..Default::default()
         })
         .collect()
 }

@@ -33,13 +33,13 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use millstream_protocol::{DecodeError, Reader, RequestHeader};
 
-pub use context::Peer;
+pub(crate) use context::Peer;
 
 use self::{api::Row, context::RequestContext, sessions::FetchSessions};
 use crate::service::Service;
 
 /// What becomes of a request.
-pub enum Reply {
+pub(crate) enum Reply {
     /// Bytes for the client.
     Frame(Vec<Bytes>),
     /// The client wants no answer.
@@ -49,7 +49,7 @@ pub enum Reply {
 }
 
 /// A request that has begun: what must happen in the order of arrival has happened.
-pub enum Answer {
+pub(crate) enum Answer {
     /// The reply is there.
     Now(Reply),
     /// The reply comes.
@@ -57,19 +57,19 @@ pub enum Answer {
 }
 
 /// Finds each request's row and begins it.
-pub struct Dispatcher {
+pub(crate) struct Dispatcher {
     service: Service,
     sessions: Arc<FetchSessions>,
 }
 
 impl Dispatcher {
     /// A dispatcher to the given verbs.
-    pub fn new(service: Service) -> Arc<Dispatcher> {
+    pub(crate) fn new(service: Service) -> Arc<Dispatcher> {
         Arc::new(Dispatcher { service, sessions: Arc::default() })
     }
 
     /// Begins a request; requests of one connection are begun in the order of their arrival.
-    pub fn begin(&self, peer: &Peer, frame: Bytes) -> Answer {
+    pub(crate) fn begin(&self, peer: &Peer, frame: Bytes) -> Answer {
         let mut reader = Reader::new(frame);
         let header = match RequestHeader::decode(&mut reader) {
             Ok(header) => header,

@@ -21,7 +21,6 @@ fn list() -> Vec<ApiVersion> {
         api_key: row.key as i16,
         min_version: row.versions.min,
         max_version: row.versions.max,
-        ..Default::default()
     })
     .collect()
 }

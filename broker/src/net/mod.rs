@@ -19,13 +19,13 @@ use std::io;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
-pub use server::Server;
+pub(crate) use server::Server;
 
 /// Connections that the system keeps waiting to be accepted.
 const BACKLOG: i32 = 1024;
 
 /// Listens on every address of `host:port`, so that a name like `localhost` is reached over IPv4 and IPv6.
-pub async fn bind(address: &str) -> io::Result<Vec<TcpListener>> {
+pub(crate) async fn bind(address: &str) -> io::Result<Vec<TcpListener>> {
     let mut listeners: Vec<TcpListener> = Vec::new();
     let mut refused = None;
     for resolved in tokio::net::lookup_host(address).await? {

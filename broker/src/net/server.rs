@@ -24,7 +24,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The Kafka port, open.
-pub struct Server {
+pub(crate) struct Server {
     stop: watch::Sender<bool>,
     acceptors: Vec<JoinHandle<()>>,
     sweeper: JoinHandle<()>,
@@ -42,7 +42,11 @@ struct Door {
 
 impl Server {
     /// Accepts connections on all listeners.
-    pub fn start(listeners: Vec<TcpListener>, dispatcher: Arc<Dispatcher>, config: &BrokerConfig) -> Server {
+    pub(crate) fn start(
+        listeners: Vec<TcpListener>,
+        dispatcher: Arc<Dispatcher>,
+        config: &BrokerConfig,
+    ) -> Server {
         let (stop, stopped) = watch::channel(false);
         let registry =
             Registry::new(config.connections_max, config.connections_per_ip_max, clock::monotonic());
@@ -65,13 +69,13 @@ impl Server {
     }
 
     /// Tells how many connections are open, whenever it is called.
-    pub fn connection_count(&self) -> impl Fn() -> usize + Send + Sync + 'static {
+    pub(crate) fn connection_count(&self) -> impl Fn() -> usize + Send + Sync + 'static {
         let registry = self.registry.clone();
         move || registry.count()
     }
 
     /// Takes no more requests, lets those in flight be answered, and closes.
-    pub async fn shutdown(self) {
+    pub(crate) async fn shutdown(self) {
         self.stop.send_replace(true);
         self.sweeper.abort();
         for acceptor in self.acceptors {

@@ -52,7 +52,7 @@ pub struct Appended {
 }
 
 /// Told once for each submission.
-pub type AppendResult = Result<Appended, ProduceError>;
+pub(super) type AppendResult = Result<Appended, ProduceError>;
 
 /// One shard of which this node has a replica.
 pub struct Shard {
