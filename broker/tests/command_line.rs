@@ -1,94 +1,14 @@
 //! The program as its users see it: a broker, and commands that ask it.
 #![allow(missing_docs)]
 
+mod common;
+
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
-    path::Path,
-    process::{Child, Command, Output, Stdio},
+    io::Write,
+    process::{Command, Stdio},
 };
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_millstream");
-
-/// A broker process on free ports; killed when it is dropped.
-struct Broker {
-    process: Child,
-    kafka: String,
-    http: String,
-}
-
-impl Broker {
-    fn start(dir: &Path) -> Broker {
-        Broker::start_at(dir, "127.0.0.1:0")
-    }
-
-    fn start_at(dir: &Path, kafka_addr: &str) -> Broker {
-        let mut process = Command::new(PROGRAM)
-            .args(["serve", "--kafka-addr", kafka_addr, "--http-addr", "127.0.0.1:0", "--data-dir"])
-            .arg(dir)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the program starts");
-        let mut line = String::new();
-        let out = process.stdout.take().expect("piped");
-        BufReader::new(out).read_line(&mut line).expect("a line");
-        let word = |name: &str| {
-            let found = line.split_whitespace().find_map(|word| word.strip_prefix(name));
-            found.unwrap_or_else(|| panic!("no {name} in {line:?}")).to_string()
-        };
-        assert!(line.starts_with("millstream ready "), "{line:?}");
-        Broker { kafka: word("kafka="), http: word("http="), process }
-    }
-
-    /// Runs a command that asks this broker.
-    fn ask(&self, args: &[&str]) -> Output {
-        self.ask_with(args, "")
-    }
-
-    fn ask_with(&self, args: &[&str], input: &str) -> Output {
-        let mut process = Command::new(PROGRAM)
-            .args(args)
-            .env("MILLSTREAM_BOOTSTRAP", &self.kafka)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
-        process.stdin.take().expect("piped").write_all(input.as_bytes()).expect("it reads");
-        process.wait_with_output().expect("it ends")
-    }
-
-    /// The lines of a command that must succeed.
-    fn lines(&self, args: &[&str]) -> Vec<String> {
-        let output = self.ask(args);
-        assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
-        text(&output.stdout).lines().map(String::from).collect()
-    }
-
-    fn json(&self, args: &[&str]) -> serde_json::Value {
-        serde_json::from_str(&self.lines(args).join("\n")).expect("JSON")
-    }
-
-    fn get(&self, path: &str) -> String {
-        let mut socket = TcpStream::connect(&self.http).expect("the HTTP port is open");
-        write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("written");
-        let mut page = String::new();
-        socket.read_to_string(&mut page).expect("a page");
-        page
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
+use common::{Broker, PROGRAM, text};
 
 fn numbers(count: u32) -> String {
     (0..count).map(|n| format!("{n}\n")).collect()
