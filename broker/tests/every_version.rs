@@ -176,26 +176,40 @@ fn partitions_and_their_records_are_asked_about_in_every_version() {
             assert_eq!(found, [NONE, ErrorCode::OFFSET_OUT_OF_RANGE, UNKNOWN], "version {version}");
             assert_eq!(partitions.iter().map(|p| p.low_watermark).collect::<Vec<_>>(), [0, -1, -1]);
         });
-        let find = |_| {
-            let one = |partition_index, timestamp| list_offsets::ListOffsetsPartition {
+    });
+}
+
+#[test]
+fn offsets_and_epochs_are_found_in_every_version() {
+    with_topic("t", |client| {
+        let find = |wanted: &[(i32, i64)]| {
+            let one = |&(partition_index, timestamp): &(i32, i64)| list_offsets::ListOffsetsPartition {
                 partition_index,
                 timestamp,
                 ..Default::default()
             };
-            let partitions = vec![one(0, -1), one(1, -2), one(2, 5), one(3, -99), one(99, -1)];
+            let partitions = wanted.iter().map(one).collect();
             let topics = vec![list_offsets::ListOffsetsTopic { name: "t".into(), partitions }];
             list_offsets::ListOffsetsRequest { replica_id: -1, topics, ..Default::default() }
         };
-        client.each(find, |version, response| {
-            let partitions = &response.topics[0].partitions;
-            let found = codes(partitions.iter().map(|p| p.error_code));
-            assert_eq!(
-                found,
-                [NONE, NONE, NONE, ErrorCode::UNSUPPORTED_VERSION, UNKNOWN],
-                "version {version}"
-            );
-            assert_eq!(partitions.iter().map(|p| p.offset).collect::<Vec<_>>(), [0, 0, -1, -1, -1]);
-        });
+        let offsets = |response: &list_offsets::ListOffsetsResponse| {
+            let found = response.topics[0].partitions.iter().map(|p| (ErrorCode(p.error_code), p.offset));
+            found.collect::<Vec<_>>()
+        };
+        client.each(
+            |_| find(&[(0, -1), (1, -99), (1, -2), (99, -1)]),
+            |version, response| {
+                let (unsupported, twice) = (ErrorCode::UNSUPPORTED_VERSION, ErrorCode::INVALID_REQUEST);
+                let expected = [(NONE, 0), (unsupported, -1), (twice, -1), (UNKNOWN, -1)];
+                assert_eq!(offsets(&response), expected, "version {version}");
+            },
+        );
+        client.each(
+            |_| find(&[(0, 5), (1, -2)]),
+            |version, response| {
+                assert_eq!(offsets(&response), [(NONE, -1), (NONE, 0)], "version {version}");
+            },
+        );
         let epoch = |_| {
             let one = |partition, current_leader_epoch| offset_for_leader_epoch::OffsetForLeaderPartition {
                 partition,
@@ -264,6 +278,12 @@ fn configurations_are_described_and_changed_in_every_version() {
             let found = codes(response.responses.iter().map(|result| result.error_code));
             assert_eq!(found, [NONE, UNKNOWN], "version {version}");
         });
+    });
+}
+
+#[test]
+fn single_keys_are_changed_in_every_version() {
+    with_topic("t", |client| {
         let change = |_| {
             let step = |name: &'static str, config_operation, value: Option<&'static str>| {
                 let value = value.map(Into::into);
@@ -292,7 +312,14 @@ fn configurations_are_described_and_changed_in_every_version() {
             let found = codes(response.responses.iter().map(|result| result.error_code));
             assert_eq!(found, [NONE, NONE, ErrorCode::INVALID_REQUEST, UNKNOWN], "version {version}");
         });
-        let after = client.ask(4, &describe(4));
+        let one = |resource_type, resource_name: &'static str| describe_configs::DescribeConfigsResource {
+            resource_type,
+            resource_name: resource_name.into(),
+            configuration_keys: None,
+        };
+        let resources = vec![one(2, "t"), one(4, "1")];
+        let after =
+            client.ask(4, &describe_configs::DescribeConfigsRequest { resources, ..Default::default() });
         let value = |result: usize, key: &str| {
             let found = after.results[result].configs.iter().find(|config| &*config.name == key);
             found.and_then(|config| config.value.clone()).map(String::from)
