@@ -7,11 +7,10 @@ import time
 
 from broker import Broker, StartFailed
 from crash import PARTITIONS, SMALL, make_topic
+from inject import SYNCS, WRITES, injected, strace
 from load import Load, check
 from wire import Wire
 
-WRITES = "pwrite64,pwritev,pwritev2"
-SYNCS = "fsync,fdatasync,sync_file_range,syncfs"
 DELAY_US = 250_000
 # Files that are written without a promise: a lock, room that is only kept, and a hint for scripts.
 NOT_DURABLE = re.compile(r"/(LOCK|reserved|addresses\.json(\.new)?)$")
@@ -19,10 +18,6 @@ LOG_FILE = re.compile(r"/wal/wal-[0-9a-f]+\.log$")
 OPENED = re.compile(r'open(?:at)?\((?:[^"]*, )?"([^"]+)", ([A-Z_|]+).*\)\s+= (\d+)')
 TOUCHED = re.compile(r"(fsync|fdatasync|pwrite\w+)\((\d+)<([^>]+)>.*\)\s+= \d+")
 RENAMED = re.compile(r'rename(?:at2?)?\((?:[^"]*)"([^"]+)", (?:[^"]*)"([^"]+)".*\)\s+= 0')
-
-
-def strace(*options):
-    return ["strace", "-f", "-qq", "--signal=none", *options]
 
 
 def _whole_lines(text):
@@ -110,7 +105,7 @@ def opened_and_synced(fresh):
 
 def lone_record_seconds(program, count=5):
     """How long single records wait for their acknowledgement while each write takes DELAY_US longer to return."""
-    prefix = strace("-e", f"trace={WRITES}", "-e", f"inject={WRITES}:delay_exit={DELAY_US}", "-o", "/dev/null")
+    prefix = injected(WRITES, f"delay_exit={DELAY_US}")
     with Broker(prefix=prefix, program=program) as broker, Wire(broker.bootstrap, 30) as wire:
         wire.create_topic("lone", 1)
         times = []
@@ -144,7 +139,7 @@ def failing(calls, nth, fresh):
         load.wait_for(2000)
         broker.stop()
         marked = len(broker.log_path.read_bytes())
-        broker.prefix = strace("-e", f"trace={calls}", "-e", f"inject={calls}:error=EIO:when={nth}", "-o", "/dev/null")
+        broker.prefix = injected(calls, f"error=EIO:when={nth}")
         try:
             broker.start()
             code = broker.wait_or_none(15.0)
@@ -178,7 +173,7 @@ def failing_sync(nth, fresh):
 
 def slow_disk():
     """Each write takes 50 ms longer: nothing is lost, and many records share a write."""
-    prefix = strace("-e", f"trace={WRITES}", "-e", f"inject={WRITES}:delay_enter=50000", "-o", "/dev/null")
+    prefix = injected(WRITES, "delay_enter=50000")
     with Broker(prefix=prefix) as broker:
         load = Load(broker.bootstrap, make_topic(broker), PARTITIONS, per_second=8000).start()
         load.wait_for(100)
