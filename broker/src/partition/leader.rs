@@ -25,8 +25,9 @@ use super::{
 };
 use crate::{clock, service::ProduceError};
 
-/// Proposals of one shard that may be in flight while less than a full entry waits.
-const PROPOSALS_IN_FLIGHT_MAX: usize = 2;
+/// Proposals of one shard that may be in flight; what comes meanwhile waits and leaves as one. With fewer, batches wait
+/// here for a write that they could have been part of.
+const PROPOSALS_IN_FLIGHT_MAX: usize = 8;
 /// Batches that may wait for one shard; beyond it produce is refused as retriable.
 const QUEUED_BYTES_MAX: usize = 64 << 20;
 
@@ -326,9 +327,7 @@ impl Leader {
 
     /// The batches of the next proposal, or nothing while enough is in flight.
     fn next_wave(&mut self) -> Option<(Vec<StagedBatch>, Waiting)> {
-        let full = self.queued_bytes >= limits::ENTRY_BYTES_TARGET;
-        let allowed = if full { 2 * PROPOSALS_IN_FLIGHT_MAX } else { PROPOSALS_IN_FLIGHT_MAX };
-        if self.queue.is_empty() || self.in_flight >= allowed {
+        if self.queue.is_empty() || self.in_flight >= PROPOSALS_IN_FLIGHT_MAX {
             return None;
         }
         let (mut staged, mut waiting, mut bytes) = (Vec::new(), Waiting::new(), 0);
