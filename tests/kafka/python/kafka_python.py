@@ -1,4 +1,6 @@
 """kafka-python: pure Python client, acks=all, manual assignment."""
+import time
+
 from kafka import ConsumerRebalanceListener, KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError
@@ -43,6 +45,9 @@ class Listener(ConsumerRebalanceListener):
 def member(bootstrap, topic, group):
     consumer = KafkaConsumer(bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False, auto_offset_reset="earliest",
                              session_timeout_ms=6000, heartbeat_interval_ms=500)
+    # Without the topic's metadata a leader of kafka-python 3.0 assigns nothing, and looks again only after minutes.
+    while not consumer.partitions_for_topic(topic):
+        time.sleep(0.1)
     consumer.subscribe([topic], listener=Listener())
     stop, pending = stopping(), False
     while not stop.is_set():
