@@ -28,6 +28,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const LOOK_EVERY_IDLE: Duration = Duration::from_secs(1);
 /// Time between two looks at the free disk space.
 const DISK_EVERY: Duration = Duration::from_secs(1);
+/// The same while records are written.
+const DISK_EVERY_BUSY: Duration = Duration::from_millis(100);
 /// Room that checkpoints and a manifest take, beside the memtable.
 const SMALL_FILES_BYTES: u64 = 8 << 20;
 
@@ -93,11 +95,11 @@ impl House {
         let (mut disk_at, mut pause) = (clock::monotonic(), LOOK_EVERY);
         while !stopped.load(Relaxed) {
             let now = clock::monotonic();
+            let busy = self.has_moved();
             if now >= disk_at {
-                disk_at = now + DISK_EVERY;
+                disk_at = now + if busy { DISK_EVERY_BUSY } else { DISK_EVERY };
                 self.watch_disk(now);
             }
-            let busy = self.has_moved();
             self.pacer.set(busy, self.kept.tables.run_count());
             if !self.write(now) {
                 pause = if busy { LOOK_EVERY } else { (pause * 2).min(LOOK_EVERY_IDLE) };
@@ -166,7 +168,7 @@ impl House {
         };
         let low_bytes = self.service.broker_config().disk_low_bytes;
         let low = free < low_bytes;
-        self.service.set_disk_low(low);
+        self.service.set_disk_space(free, low_bytes);
         if std::mem::replace(&mut self.disk_low, low) != low {
             self.checkpoint_soon |= low;
             self.writing.try_soon(now);

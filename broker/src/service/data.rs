@@ -1,13 +1,6 @@
 //! Produce, fetch and offsets: the verbs that touch partitions.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use millstream_model::{GroupId, PartitionId, TopicId, limits};
 use millstream_replica::Group;
@@ -15,7 +8,7 @@ use millstream_state::partition as commands;
 
 use super::{
     BrokerInfo, ClusterHost, FetchError, FetchPart, Fetched, FoundOffset, Leadership, OffsetQuery,
-    PartitionView, ProduceError, ProducePart, Produced, TopicView,
+    PartitionView, ProduceError, ProducePart, Produced, TopicView, room::DiskRoom,
 };
 use crate::{
     clock,
@@ -42,8 +35,7 @@ pub(super) struct Inner {
     pub(super) meter: Meter,
     /// Memory of records on their way to consumers.
     pub(super) replies: partition::Replies,
-    /// Set while the disk has less free space than the low mark.
-    pub(super) disk_low: AtomicBool,
+    pub(super) disk_room: DiskRoom,
     /// What clients are told to connect to.
     pub(super) advertised: (String, u16),
 }
@@ -68,7 +60,7 @@ impl Service {
             producer_ids: Default::default(),
             meter: Meter::default(),
             replies,
-            disk_low: AtomicBool::new(false),
+            disk_room: DiskRoom::default(),
             advertised,
         };
         Service { inner: Arc::new(inner) }
@@ -147,16 +139,18 @@ impl Service {
         self.inner.shards.get(&place.group)?.host.partition(partition, |p| p.log_start())
     }
 
-    /// Marks the disk as nearly full, or as having room again.
-    pub fn set_disk_low(&self, low: bool) {
-        if self.inner.disk_low.swap(low, Relaxed) != low {
+    /// Tells how much of the disk is free and how much must stay so. Produce is refused while less is free, and as soon
+    /// as what was taken since could have used up the difference, however seldom this is called.
+    pub fn set_disk_space(&self, free_bytes: u64, low_bytes: u64) {
+        let (low, changed) = self.inner.disk_room.set(free_bytes, low_bytes);
+        if changed {
             tracing::warn!(low, "free disk space crossed disk.low.bytes");
         }
     }
 
     /// Whether the disk is nearly full.
     pub fn disk_is_low(&self) -> bool {
-        self.inner.disk_low.load(Relaxed)
+        self.inner.disk_room.is_low()
     }
 
     /// The shards of this node, for the loops that keep house.
@@ -233,7 +227,7 @@ impl Service {
         if transactional {
             return Err(ProduceError::TransactionalUnsupported("transactions are not supported".into()));
         }
-        if self.inner.disk_low.load(Relaxed) {
+        if !self.inner.disk_room.take(part.records.len()) {
             return Err(ProduceError::StorageFull);
         }
         let partition = part.topic.partitions.get(part.partition).ok_or(ProduceError::UnknownPartition)?;

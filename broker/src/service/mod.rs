@@ -9,6 +9,7 @@ mod groups;
 mod inspect;
 mod layers;
 mod producers;
+mod room;
 mod topics;
 mod types;
 
