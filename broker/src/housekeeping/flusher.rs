@@ -28,8 +28,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const LOOK_EVERY_IDLE: Duration = Duration::from_secs(1);
 /// Time between two looks at the free disk space.
 const DISK_EVERY: Duration = Duration::from_secs(1);
-/// The same while records are written.
-const DISK_EVERY_BUSY: Duration = Duration::from_millis(100);
 /// Room that checkpoints and a manifest take, beside the memtable.
 const SMALL_FILES_BYTES: u64 = 8 << 20;
 
@@ -97,7 +95,7 @@ impl House {
             let now = clock::monotonic();
             let busy = self.has_moved();
             if now >= disk_at {
-                disk_at = now + if busy { DISK_EVERY_BUSY } else { DISK_EVERY };
+                disk_at = now + DISK_EVERY;
                 self.watch_disk(now);
             }
             self.pacer.set(busy, self.kept.tables.run_count());

@@ -23,8 +23,12 @@ impl Default for DiskRoom {
 impl DiskRoom {
     /// Notes what is free and what must stay so; whether the disk is low now, and whether that has changed.
     pub(super) fn set(&self, free_bytes: u64, low_bytes: u64) -> (bool, bool) {
-        let room = free_bytes.saturating_sub(low_bytes) / COPIES_OF_A_BATCH;
-        self.bytes.store(i64::try_from(room).unwrap_or(i64::MAX), Relaxed);
+        let room = match low_bytes {
+            // Without a mark there is none to be kept from.
+            0 => i64::MAX,
+            _ => i64::try_from(free_bytes.saturating_sub(low_bytes) / COPIES_OF_A_BATCH).unwrap_or(i64::MAX),
+        };
+        self.bytes.store(room, Relaxed);
         let low = free_bytes < low_bytes;
         (low, self.low.swap(low, Relaxed) != low)
     }
@@ -55,5 +59,7 @@ mod tests {
         assert!(!room.take(0), "it is");
         assert_eq!(room.set(402, 400), (false, true));
         assert!(room.take(1) && !room.take(1));
+        assert_eq!(room.set(0, 0), (false, false));
+        assert!(room.take(1 << 20), "no mark is set");
     }
 }
