@@ -12,22 +12,13 @@ use std::{
 
 use super::{
     layout::{FILE_HEAD_BYTES, file_name, in_dir, spare_name},
+    sim_tests::config,
     *,
 };
 use crate::disk::sim::{Op, SimDisk};
 
 const GROUP: GroupId = GroupId(1);
 const OTHER: GroupId = GroupId(2);
-
-fn config() -> WalConfig {
-    WalConfig {
-        file_bytes: 64 << 10,
-        first_file_bytes: 16 << 10,
-        chunk_bytes: 64 << 10,
-        spare_files_max: 2,
-        ..WalConfig::default()
-    }
-}
 
 fn try_open(disk: &SimDisk, flushed: &[(GroupId, u64)]) -> Result<(Wal, RecoveryReport), OpenError> {
     let base = RecoveryBase { flushed: flushed.iter().copied().collect() };

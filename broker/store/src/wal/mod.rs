@@ -277,10 +277,9 @@ impl Wal {
         base: &RecoveryBase,
     ) -> Result<(Wal, RecoveryReport), OpenError> {
         let (shared, report) = recovery::recover(disk, config, base)?;
-        let shared = Arc::new(shared);
-        let writer = Writer::new(shared.clone(), true);
-        Ok((Wal::new(shared, Driver::Steps(Mutex::new(writer))), report))
+        Ok((Wal::stepped(shared), report))
     }
+
     /// Makes an empty log without threads, for a repair.
     fn create_stepped(
         disk: Arc<dyn Disk>,
@@ -288,9 +287,13 @@ impl Wal {
         seq: u64,
         lives: files::Lives,
     ) -> Result<Wal, OpenError> {
-        let shared = Arc::new(recovery::create(disk, config, seq, lives)?);
+        Ok(Wal::stepped(recovery::create(disk, config, seq, lives)?))
+    }
+
+    fn stepped(shared: log::Shared) -> Wal {
+        let shared = Arc::new(shared);
         let writer = Writer::new(shared.clone(), true);
-        Ok(Wal::new(shared, Driver::Steps(Mutex::new(writer))))
+        Wal::new(shared, Driver::Steps(Mutex::new(writer)))
     }
 
     fn new(shared: Arc<log::Shared>, driver: Driver) -> Wal {

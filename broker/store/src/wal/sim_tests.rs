@@ -16,7 +16,7 @@ use crate::disk::sim::{Op, SimDisk};
 const GROUPS: u32 = 3;
 
 /// Files and chunks so small that everything wraps all the time.
-fn config() -> WalConfig {
+pub(super) fn config() -> WalConfig {
     WalConfig {
         file_bytes: 64 << 10,
         first_file_bytes: 16 << 10,
