@@ -102,10 +102,8 @@ fn describe(
     let node = ctx.service.node_id();
     let partition = |partition: &PartitionView| {
         let leadership = ctx.service.leadership(partition);
-        let code =
-            if leadership.leader.is_some() { ErrorCode::NONE } else { ErrorCode::LEADER_NOT_AVAILABLE };
         DescribeTopicPartitionsResponsePartition {
-            error_code: code.0,
+            error_code: ErrorCode::from(&leadership).0,
             partition_index: partition.index,
             leader_id: leadership.leader.unwrap_or(-1),
             leader_epoch: leadership.epoch,

@@ -6,7 +6,15 @@
 pub(super) use millstream_protocol::ErrorCode;
 use millstream_protocol::Str;
 
-use crate::service::{BrokerConfigError, FetchError, GroupError, ProduceError, ProducerIdError, TopicError};
+use crate::service::{
+    BrokerConfigError, FetchError, GroupError, Leadership, ProduceError, ProducerIdError, TopicError,
+};
+
+impl From<&Leadership> for ErrorCode {
+    fn from(leadership: &Leadership) -> ErrorCode {
+        if leadership.leader.is_some() { ErrorCode::NONE } else { ErrorCode::LEADER_NOT_AVAILABLE }
+    }
+}
 
 impl From<&TopicError> for ErrorCode {
     fn from(error: &TopicError) -> ErrorCode {

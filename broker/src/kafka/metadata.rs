@@ -104,10 +104,8 @@ fn describe(context: &RequestContext, view: &TopicView) -> MetadataResponseTopic
     let node = context.service.node_id();
     let partition = |partition: &PartitionView| {
         let leadership = context.service.leadership(partition);
-        let code =
-            if leadership.leader.is_some() { ErrorCode::NONE } else { ErrorCode::LEADER_NOT_AVAILABLE };
         MetadataResponsePartition {
-            error_code: code.0,
+            error_code: ErrorCode::from(&leadership).0,
             partition_index: partition.index,
             leader_id: leadership.leader.unwrap_or(-1),
             leader_epoch: leadership.epoch,

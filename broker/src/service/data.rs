@@ -227,7 +227,7 @@ impl Service {
         if transactional {
             return Err(ProduceError::TransactionalUnsupported("transactions are not supported".into()));
         }
-        if !self.inner.disk_room.take(part.records.len()) {
+        if self.disk_is_low() {
             return Err(ProduceError::StorageFull);
         }
         let partition = part.topic.partitions.get(part.partition).ok_or(ProduceError::UnknownPartition)?;
@@ -238,6 +238,10 @@ impl Service {
             decompressed_bytes_max: limits::DECOMPRESSED_BYTES_MAX,
         };
         let batch = check_batch(&part.records, rules)?;
+        // What is refused takes no room.
+        if !self.inner.disk_room.take(batch.bytes.len()) {
+            return Err(ProduceError::StorageFull);
+        }
         Ok((shard, Submission { partition: partition.id, epoch_base: partition.epoch_base, batch }))
     }
 
