@@ -1,6 +1,7 @@
 //! The admin: topics, configurations, offsets, groups.
 
 mod configs;
+mod group_offsets;
 mod groups;
 mod offsets;
 mod topics;

@@ -1,0 +1,85 @@
+//! Moving a group: what it has noted is set from outside, while it has no members.
+
+use std::collections::BTreeMap;
+
+use millstream_protocol::{
+    Str,
+    messages::offset_commit::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic},
+};
+
+use super::Admin;
+use crate::{ClientError, cluster::Lane, consumer::TopicPartition};
+
+/// The newest OffsetCommit version that names topics.
+const COMMIT_VERSION_MAX: i16 = 9;
+/// Whoever commits from outside is of no generation.
+const NO_GENERATION: i32 = -1;
+
+impl Admin {
+    /// Notes these offsets for a group, which need not exist yet. Refused while the group has members.
+    pub async fn set_group_offsets(
+        &self,
+        group: &str,
+        offsets: &BTreeMap<TopicPartition, i64>,
+    ) -> Result<(), ClientError> {
+        let connection = self.cluster.broker(self.cluster.coordinator(group).await?, Lane::Ask).await?;
+        let request = OffsetCommitRequest {
+            group_id: Str::from(group.to_string()),
+            generation_id_or_member_epoch: NO_GENERATION,
+            topics: topics(offsets),
+            ..Default::default()
+        };
+        let version = connection.version::<OffsetCommitRequest>(COMMIT_VERSION_MAX)?;
+        let answer = connection.call_in(version, &request).await?;
+        for topic in answer.topics {
+            for partition in topic.partitions {
+                let what = || {
+                    format!(
+                        "set the offset of group '{group}' for {}-{}",
+                        topic.name, partition.partition_index
+                    )
+                };
+                ClientError::check(partition.error_code, what, None)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn topics(offsets: &BTreeMap<TopicPartition, i64>) -> Vec<OffsetCommitRequestTopic> {
+    let mut topics: Vec<OffsetCommitRequestTopic> = Vec::new();
+    for (partition, offset) in offsets {
+        let entry = OffsetCommitRequestPartition {
+            partition_index: partition.partition,
+            committed_offset: *offset,
+            committed_leader_epoch: -1,
+            ..Default::default()
+        };
+        match topics.last_mut().filter(|topic| *topic.name == *partition.topic) {
+            Some(topic) => topic.partitions.push(entry),
+            None => topics.push(OffsetCommitRequestTopic {
+                name: Str::from(partition.topic.to_string()),
+                partitions: vec![entry],
+                ..Default::default()
+            }),
+        }
+    }
+    topics
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_of_one_topic_travel_together() {
+        let at = |topic: &str, partition| TopicPartition { topic: topic.into(), partition };
+        let offsets = BTreeMap::from([(at("a", 0), 5), (at("a", 1), 6), (at("b", 0), 7)]);
+        let topics = topics(&offsets);
+        let told: Vec<(&str, Vec<i64>)> = topics
+            .iter()
+            .map(|t| (t.name.as_str(), t.partitions.iter().map(|p| p.committed_offset).collect()))
+            .collect();
+        assert_eq!(told, [("a", vec![5, 6]), ("b", vec![7])]);
+    }
+}
