@@ -4,7 +4,9 @@ use std::io;
 
 use bytes::Bytes;
 
-use crate::{Attributes, BatchHeader, Codec, HEADER_BYTES, Record, TimestampType, compress};
+use crate::{
+    Attributes, BatchHeader, Codec, DecompressedBatch, HEADER_BYTES, Record, TimestampType, compress,
+};
 
 /// A record to be added.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,8 +25,8 @@ pub struct NewRecord<'a> {
 #[derive(Clone, Debug)]
 pub struct BatchBuilder {
     codec: Codec,
-    payload: Vec<u8>,
-    scratch: Vec<u8>,
+    /// Room for the header, then the records: an uncompressed batch is finished where it lies. Empty before the first record.
+    batch: Vec<u8>,
     count: i32,
     base_offset: i64,
     base_timestamp: i64,
@@ -37,14 +39,19 @@ impl BatchBuilder {
     pub fn new(codec: Codec) -> BatchBuilder {
         BatchBuilder {
             codec,
-            payload: Vec::new(),
-            scratch: Vec::new(),
+            batch: Vec::new(),
             count: 0,
             base_offset: 0,
             base_timestamp: -1,
             max_timestamp: -1,
             producer: (-1, -1, -1),
         }
+    }
+
+    /// Makes room for so many bytes of records, which then are not moved as they grow.
+    pub fn reserve(mut self, payload_bytes: usize) -> BatchBuilder {
+        self.batch.reserve(HEADER_BYTES + payload_bytes);
+        self
     }
 
     /// Sets the producer's id, epoch and the sequence of the first record.
@@ -63,23 +70,34 @@ impl BatchBuilder {
     pub fn push(&mut self, record: NewRecord<'_>) {
         if self.count == 0 {
             self.base_timestamp = record.timestamp_ms;
+            self.batch.resize(HEADER_BYTES, 0);
         }
         self.max_timestamp = self.max_timestamp.max(record.timestamp_ms);
-        let mut body = std::mem::take(&mut self.scratch);
-        body.clear();
-        body.push(0);
-        put_varlong(&mut body, record.timestamp_ms - self.base_timestamp);
-        put_varlong(&mut body, i64::from(self.count));
-        put_bytes(&mut body, record.key);
-        put_bytes(&mut body, record.value);
-        put_varlong(&mut body, record.headers.len() as i64);
+        let timestamp_delta = record.timestamp_ms - self.base_timestamp;
+        let offset_delta = i64::from(self.count);
+        let headers: usize = record.headers.iter().map(|(k, v)| bytes_len(Some(k)) + bytes_len(*v)).sum();
+        let header_count = record.headers.len() as i64;
+        let length = 1
+            + varlong_len(timestamp_delta)
+            + varlong_len(offset_delta)
+            + bytes_len(record.key)
+            + bytes_len(record.value)
+            + varlong_len(header_count)
+            + headers;
+        let out = &mut self.batch;
+        put_varlong(out, length as i64);
+        let begin = out.len();
+        out.push(0);
+        put_varlong(out, timestamp_delta);
+        put_varlong(out, offset_delta);
+        put_bytes(out, record.key);
+        put_bytes(out, record.value);
+        put_varlong(out, header_count);
         for (key, value) in record.headers {
-            put_bytes(&mut body, Some(key));
-            put_bytes(&mut body, *value);
+            put_bytes(out, Some(key));
+            put_bytes(out, *value);
         }
-        put_varlong(&mut self.payload, body.len() as i64);
-        self.payload.extend_from_slice(&body);
-        self.scratch = body;
+        debug_assert_eq!(out.len() - begin, length, "the length that was written in front");
         self.count += 1;
     }
 
@@ -95,12 +113,12 @@ impl BatchBuilder {
 
     /// Bytes of the records so far, uncompressed.
     pub fn payload_bytes(&self) -> usize {
-        self.payload.len()
+        self.batch.len().saturating_sub(HEADER_BYTES)
     }
 
     /// The batch.
-    pub fn build(self) -> io::Result<Bytes> {
-        let header = BatchHeader {
+    pub fn build(mut self) -> io::Result<Bytes> {
+        let mut header = BatchHeader {
             base_offset: self.base_offset,
             batch_length: 0,
             leader_epoch: -1,
@@ -115,19 +133,42 @@ impl BatchBuilder {
             base_sequence: self.producer.2,
             record_count: self.count,
         };
-        assemble(header, self.codec, &self.payload)
+        if self.codec != Codec::None {
+            return assemble(header, self.codec, None, self.batch.get(HEADER_BYTES..).unwrap_or_default());
+        }
+        self.batch.resize(self.batch.len().max(HEADER_BYTES), 0);
+        finish(&mut header, &mut self.batch)?;
+        Ok(self.batch.into())
     }
 }
 
-fn assemble(mut header: BatchHeader, codec: Codec, payload: &[u8]) -> io::Result<Bytes> {
+fn assemble(mut header: BatchHeader, codec: Codec, level: Option<i32>, payload: &[u8]) -> io::Result<Bytes> {
     let mut batch = vec![0; HEADER_BYTES];
     match codec {
         Codec::None => batch.extend_from_slice(payload),
-        codec => batch.extend(compress(codec, None, payload)?),
+        codec => batch.extend(compress(codec, level, payload)?),
     }
-    header.batch_length = i32::try_from(batch.len() - 12).map_err(io::Error::other)?;
-    header.write(&mut batch);
+    finish(&mut header, &mut batch)?;
     Ok(batch.into())
+}
+
+/// Writes the header in front of what lies behind its room.
+fn finish(header: &mut BatchHeader, batch: &mut [u8]) -> io::Result<()> {
+    header.batch_length = i32::try_from(batch.len() - 12).map_err(io::Error::other)?;
+    header.write(batch);
+    Ok(())
+}
+
+/// The batch of `header` and its `records` with another codec: the records and everything else that the header says
+/// stay as they are.
+pub fn recompress(
+    header: &BatchHeader,
+    records: &DecompressedBatch<'_>,
+    codec: Codec,
+    level: Option<i32>,
+) -> io::Result<Bytes> {
+    let header = BatchHeader { attributes: header.attributes.with_codec(codec), ..*header };
+    assemble(header, codec, level, records.payload())
 }
 
 /// The batch of `header` with only these of its records: offsets, timestamps, producer and codec stay. A batch
@@ -168,7 +209,7 @@ pub fn rebuild_with_horizon<'a>(
         record_count: count,
         ..*header
     };
-    assemble(header, codec, &payload)
+    assemble(header, codec, None, &payload)
 }
 
 /// A record with another timestamp delta.
@@ -188,6 +229,15 @@ fn put_varlong(out: &mut Vec<u8>, value: i64) {
         rest >>= 7;
     }
     out.push(rest as u8);
+}
+
+fn varlong_len(value: i64) -> usize {
+    let bits = 64 - (((value << 1) ^ (value >> 63)) as u64).leading_zeros();
+    (bits.max(1) as usize).div_ceil(7)
+}
+
+fn bytes_len(bytes: Option<&[u8]>) -> usize {
+    bytes.map_or(1, |bytes| varlong_len(bytes.len() as i64) + bytes.len())
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: Option<&[u8]>) {

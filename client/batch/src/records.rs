@@ -179,6 +179,9 @@ impl DecompressedBatch<'_> {
     pub fn iter(&self) -> RecordIter<'_> {
         RecordIter::new(&self.payload, self.declared)
     }
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.payload
+    }
     /// Length of all records in bytes.
     pub fn payload_bytes(&self) -> usize {
         self.payload.len()

@@ -27,6 +27,8 @@ pub struct BrokerMeta {
 pub struct TopicMeta {
     /// Its name.
     pub name: String,
+    /// The name once more, to be shared by whatever is said of the topic.
+    pub(crate) shared_name: Arc<str>,
     /// Its id; zero when the broker does not tell.
     pub id: [u8; 16],
     /// Whether it belongs to the broker.
@@ -82,9 +84,16 @@ impl Metadata {
         self.topics.get(name)?.topic.clone().ok()
     }
 
-    /// Whether what is known of a topic is older than `age_max`.
-    pub(crate) fn is_old(&self, name: &str, now: Instant, age_max: Duration) -> bool {
-        self.topics.get(name).is_some_and(|known| now.saturating_duration_since(known.told_at) >= age_max)
+    /// The newest that is known of a topic, and whether that is older than `age_max`: it may have more partitions now.
+    pub(crate) fn known_since(
+        &self,
+        name: &str,
+        now: Instant,
+        age_max: Duration,
+    ) -> Option<(Arc<TopicMeta>, bool)> {
+        let known = self.topics.get(name)?;
+        let is_old = now.saturating_duration_since(known.told_at) >= age_max;
+        known.topic.clone().ok().map(|topic| (topic, is_old))
     }
 
     /// Takes in an answer: brokers as a whole, topics one by one.
@@ -135,7 +144,8 @@ fn topic_of(told: &MetadataResponseTopic, known: Option<&TopicMeta>) -> TopicMet
         }
     }
     let name = told.name.as_ref().map_or_else(String::new, |name| name.to_string());
-    TopicMeta { name, id: told.topic_id.0, internal: told.is_internal, partitions }
+    let shared_name = name.as_str().into();
+    TopicMeta { name, shared_name, id: told.topic_id.0, internal: told.is_internal, partitions }
 }
 
 #[cfg(test)]
@@ -192,7 +202,10 @@ mod tests {
         let age_max = Duration::from_secs(1);
         assert_eq!(metadata.topic("a", now, age_max), Some(Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)));
         assert_eq!(metadata.topic("a", now + age_max, age_max), None);
-        assert!(metadata.is_old("a", now + age_max, age_max) && !metadata.is_old("a", now, age_max));
+        assert_eq!(metadata.known_since("a", now, age_max), None);
+        metadata.learn(&response(7, 5, 0), now);
+        let is_old = |at| metadata.known_since("a", at, age_max).map(|(_, is_old)| is_old);
+        assert_eq!((is_old(now), is_old(now + age_max)), (Some(false), Some(true)));
         assert_eq!(metadata.topic("b", now, age_max), None);
     }
 }

@@ -240,9 +240,9 @@ impl Cluster {
         self.inner.metadata.read().last_known(name)
     }
 
-    /// Whether it is time to ask for a topic again, even though nothing went wrong: it may have more partitions now.
-    pub(crate) fn is_old(&self, name: &str) -> bool {
-        self.inner.metadata.read().is_old(name, clock::now(), self.inner.config.metadata_age_max)
+    /// The newest that is known of a topic, and whether it is time to ask again.
+    pub(crate) fn known_since(&self, name: &str, now: Instant) -> Option<(Arc<TopicMeta>, bool)> {
+        self.inner.metadata.read().known_since(name, now, self.inner.config.metadata_age_max)
     }
 
     /// Asks for brokers and these topics anew.

@@ -17,9 +17,10 @@ use tokio::{
 };
 
 use super::{
-    Acks, Tell,
+    Acks,
     batch::{Batch, Place},
     machine::Try,
+    result::Appended,
 };
 use crate::{
     ClientError, Cluster,
@@ -35,12 +36,12 @@ const REQUESTS_WAITING_MAX: usize = 16;
 /// What became of a request's batches.
 pub(super) struct Answered {
     pub(super) broker: i32,
-    pub(super) tries: Vec<(Batch<Tell>, Try)>,
+    pub(super) tries: Vec<(Batch, Try)>,
 }
 
 /// Where one broker's requests go. Dropping it ends its tasks.
 pub(super) struct Lane {
-    requests: mpsc::Sender<Vec<Batch<Tell>>>,
+    requests: mpsc::Sender<Vec<Batch>>,
     task: AbortHandle,
 }
 
@@ -58,7 +59,7 @@ impl Lane {
     }
 
     /// Queues a request; gives it back when the lane takes none.
-    pub(super) fn send(&self, batches: Vec<Batch<Tell>>) -> Result<(), Vec<Batch<Tell>>> {
+    pub(super) fn send(&self, batches: Vec<Batch>) -> Result<(), Vec<Batch>> {
         self.requests.try_send(batches).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(batches) | mpsc::error::TrySendError::Closed(batches) => batches,
         })
@@ -73,7 +74,7 @@ struct Work {
 }
 
 impl Work {
-    async fn run(self, mut requests: mpsc::Receiver<Vec<Batch<Tell>>>) {
+    async fn run(self, mut requests: mpsc::Receiver<Vec<Batch>>) {
         let mut waiters = JoinSet::new();
         while let Some(batches) = requests.recv().await {
             while waiters.try_join_next().is_some() {}
@@ -114,9 +115,9 @@ impl Work {
 }
 
 /// Batches that were encoded, what became of those that could not be, and the request's data.
-type Encoded = (Vec<Batch<Tell>>, Vec<(Batch<Tell>, Try)>, Vec<TopicProduceData>);
+type Encoded = (Vec<Batch>, Vec<(Batch, Try)>, Vec<TopicProduceData>);
 
-fn encode(batches: Vec<Batch<Tell>>) -> Encoded {
+fn encode(batches: Vec<Batch>) -> Encoded {
     let (mut sent, mut failed, mut topics) = (Vec::new(), Vec::new(), Vec::new());
     for mut batch in batches {
         match batch.encode() {
@@ -147,7 +148,7 @@ fn outcome(asked: &Result<Option<ProduceResponse>, ClientError>, place: &Place) 
     let refused = |code, error: &ClientError| Try::Refused { code, reason: Some(error.to_string()) };
     match asked {
         Ok(Some(response)) => find(response, place),
-        Ok(None) => Try::Appended { base_offset: -1, log_append_time_ms: -1 },
+        Ok(None) => Try::Appended(Appended { base_offset: -1, log_append_time_ms: -1 }),
         // Nothing was sent.
         Err(error @ ClientError::Unreachable { .. }) => refused(ErrorCode::LEADER_NOT_AVAILABLE, error),
         Err(error @ (ClientError::Unwritable { .. } | ClientError::Unsupported { .. })) => {
@@ -163,7 +164,7 @@ fn find(response: &ProduceResponse, place: &Place) -> Try {
     match found {
         None => Try::Lost { reason: "the broker's answer leaves the partition out".to_string() },
         Some(p) if p.error_code == 0 => {
-            Try::Appended { base_offset: p.base_offset, log_append_time_ms: p.log_append_time_ms }
+            Try::Appended(Appended { base_offset: p.base_offset, log_append_time_ms: p.log_append_time_ms })
         }
         Some(p) => {
             let first = p.record_errors.first().and_then(|e| e.batch_index_error_message.clone());
@@ -194,7 +195,8 @@ mod tests {
         let partition_responses = vec![one(0, 6, -1), one(1, 0, 7)];
         let topic = TopicProduceResponse { name: Str::from("a"), partition_responses, ..Default::default() };
         let asked = Ok(Some(ProduceResponse { responses: vec![topic], ..Default::default() }));
-        assert_eq!(outcome(&asked, &place(1)), Try::Appended { base_offset: 7, log_append_time_ms: -1 });
+        let appended = Appended { base_offset: 7, log_append_time_ms: -1 };
+        assert_eq!(outcome(&asked, &place(1)), Try::Appended(appended));
         let refused = Try::Refused { code: ErrorCode::NOT_LEADER_OR_FOLLOWER, reason: None };
         assert_eq!(outcome(&asked, &place(0)), refused);
         assert!(matches!(outcome(&asked, &place(2)), Try::Lost { .. }));

@@ -10,6 +10,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,7 +19,9 @@ use millstream_protocol::ErrorCode;
 
 use super::{
     Record,
-    batch::{Batch, Place, Receipt, Sequence, record_bytes},
+    batch::{Batch, Place, Sequence, plus, record_bytes},
+    partitioner::Sticky,
+    result::{Appended, Delivery, DeliveryError},
 };
 use crate::backoff::Backoff;
 
@@ -40,7 +43,7 @@ pub(crate) struct Rules {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Try {
     /// It is in the log; -1 where the broker does not say where.
-    Appended { base_offset: i64, log_append_time_ms: i64 },
+    Appended(Appended),
     /// The broker said no.
     Refused { code: ErrorCode, reason: Option<String> },
     /// No answer.
@@ -50,107 +53,94 @@ pub(crate) enum Try {
 }
 
 /// What adding a record did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Added {
     /// A batch was closed: there is something to send.
     pub(crate) closed: bool,
     /// A batch was begun: there is something to wait for.
     pub(crate) opened: bool,
-}
-
-/// Why a record was not delivered.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DeliveryError {
-    /// The broker said no.
-    #[error("the broker refused the record: {code}{}", reason.as_ref().map_or_else(String::new, |r| format!(": {r}")))]
-    Refused {
-        /// Kafka's code.
-        code: ErrorCode,
-        /// The broker's words, if it had any.
-        reason: Option<String>,
-    },
-    /// The time for delivery is over, and no try can have been appended.
-    #[error("the record was not delivered in time: {reason}")]
-    Expired {
-        /// What the last try ended with.
-        reason: String,
-    },
-    /// No answer tells whether the record was appended.
-    #[error("it is not known whether the record was appended: {reason}")]
-    Unknown {
-        /// What the last try ended with.
-        reason: String,
-    },
-    /// The record cannot be encoded.
-    #[error("the record cannot be encoded: {0}")]
-    Encoding(String),
-    /// The producer was closed before the record was sent.
-    #[error("the producer is closed")]
-    Closed,
+    pub(crate) delivery: Delivery,
 }
 
 /// A batch with its end.
-pub(crate) struct Settled<T> {
-    pub(crate) batch: Batch<T>,
-    /// Offset of the first record and the broker's timestamp, or -1 for each that is not known.
-    pub(crate) result: Result<(i64, i64), DeliveryError>,
+pub(crate) struct Settled {
+    pub(crate) batch: Batch,
+    pub(crate) result: Result<Appended, DeliveryError>,
 }
 
 /// What is to be done next.
-pub(crate) struct Step<T> {
+pub(crate) struct Step {
     /// A produce request: the broker, and at most one batch of each partition.
-    pub(crate) requests: Vec<(i32, Vec<Batch<T>>)>,
+    pub(crate) requests: Vec<(i32, Vec<Batch>)>,
     /// A producer id is needed; tell it with [`Machine::identify`].
     pub(crate) wants_identity: bool,
     /// Topics whose leaders are not known, or not any more.
-    pub(crate) stale: BTreeSet<std::sync::Arc<str>>,
+    pub(crate) stale: BTreeSet<Arc<str>>,
     /// Batches whose time is over.
-    pub(crate) settled: Vec<Settled<T>>,
+    pub(crate) settled: Vec<Settled>,
     /// When to look again, if nothing happens before.
     pub(crate) wake_at: Option<Instant>,
 }
 
-struct Partition<T> {
-    open: Option<Batch<T>>,
-    ready: VecDeque<Batch<T>>,
+struct Partition {
+    open: Option<Batch>,
+    ready: VecDeque<Batch>,
     /// In the order of their sequences.
-    again: VecDeque<Batch<T>>,
+    again: VecDeque<Batch>,
     in_flight: usize,
     next_sequence: i32,
+    /// Whether it is in the machine's list of those that are not idle.
+    busy: bool,
+    /// Bytes of the last batch, which the next one will need too.
+    last_bytes: usize,
+    /// The broker takes no batches as large as the rules allow.
+    batch_bytes_max: Option<usize>,
     /// What the last try that failed ended with.
     last_failure: Option<String>,
 }
 
-impl<T> Default for Partition<T> {
-    fn default() -> Partition<T> {
+impl Default for Partition {
+    fn default() -> Partition {
         Partition {
             open: None,
             ready: VecDeque::new(),
             again: VecDeque::new(),
             in_flight: 0,
             next_sequence: 0,
+            busy: false,
+            last_bytes: 0,
+            batch_bytes_max: None,
             last_failure: None,
         }
     }
 }
 
-impl<T> Partition<T> {
+impl Partition {
     fn is_idle(&self) -> bool {
         self.open.is_none() && self.ready.is_empty() && self.again.is_empty() && self.in_flight == 0
+    }
+
+    /// Among those that are tried again, where its sequence belongs.
+    fn put_again(&mut self, batch: Batch) {
+        let at = self.again.iter().position(|other| is_before(batch.sequence, other.sequence));
+        self.again.insert(at.unwrap_or(self.again.len()), batch);
     }
 
     fn close(&mut self) -> bool {
         let closed = self.open.take();
         let any = closed.is_some();
+        self.last_bytes = closed.as_ref().map_or(0, Batch::payload_bytes);
         self.ready.extend(closed);
         any
     }
 }
 
 /// See the module.
-pub(crate) struct Machine<T> {
+pub(crate) struct Machine {
     rules: Rules,
-    partitions: HashMap<Place, Partition<T>>,
+    partitions: HashMap<Place, Partition>,
+    /// By topic, where its keyless records go.
+    sticky: HashMap<Arc<str>, Sticky>,
     /// Partitions that are not idle, in an order that does not depend on chance.
     busy: BTreeSet<Place>,
     requests_in_flight: HashMap<i32, usize>,
@@ -158,14 +148,15 @@ pub(crate) struct Machine<T> {
     /// A sequence is lost: sequences begin anew under another identity once nothing is in flight.
     renew: bool,
     flushing: bool,
-    stale: BTreeSet<std::sync::Arc<str>>,
+    stale: BTreeSet<Arc<str>>,
 }
 
-impl<T> Machine<T> {
-    pub(crate) fn new(rules: Rules) -> Machine<T> {
+impl Machine {
+    pub(crate) fn new(rules: Rules) -> Machine {
         Machine {
             rules,
             partitions: HashMap::new(),
+            sticky: HashMap::new(),
             busy: BTreeSet::new(),
             requests_in_flight: HashMap::new(),
             identity: None,
@@ -175,31 +166,50 @@ impl<T> Machine<T> {
         }
     }
 
+    /// The partition for a record without a key.
+    pub(crate) fn keyless(&mut self, topic: &str, partitions: usize, start: impl FnOnce() -> u64) -> usize {
+        match self.sticky.get_mut(topic) {
+            Some(sticky) => sticky.partition(partitions, start),
+            None => self.sticky.entry(topic.into()).or_default().partition(partitions, start),
+        }
+    }
+
     /// Adds a record to the partition's open batch, or to a new one.
     pub(crate) fn append(
         &mut self,
         place: &Place,
         record: &Record,
         timestamp_ms: i64,
-        tell: T,
         now: Instant,
     ) -> Added {
         let bytes = record_bytes(record);
-        if !self.busy.contains(place) {
+        let partition = match self.partitions.get_mut(place) {
+            Some(partition) => partition,
+            None => self.partitions.entry(place.clone()).or_default(),
+        };
+        if !std::mem::replace(&mut partition.busy, true) {
             self.busy.insert(place.clone());
         }
-        let partition = self.partitions.entry(place.clone()).or_default();
-        let bytes_max = self.rules.batch_bytes_max;
-        let full = |open: &Batch<T>, more: usize| open.payload_bytes() + more > bytes_max;
+        let bytes_max = partition.batch_bytes_max.unwrap_or(self.rules.batch_bytes_max);
+        let full = |open: &Batch, more: usize| open.payload_bytes() + more > bytes_max;
         let mut closed = partition.open.as_ref().is_some_and(|open| full(open, bytes)) && partition.close();
-        let codec = self.rules.codec;
+        let (codec, room_bytes) = (self.rules.codec, partition.last_bytes);
         let opened = partition.open.is_none();
-        let open = partition.open.get_or_insert_with(|| Batch::new(place.clone(), codec, now));
-        open.push(record, timestamp_ms, Receipt { tell, bytes, timestamp_ms });
+        let open = partition.open.get_or_insert_with(|| Batch::new(place.clone(), codec, room_bytes, now));
+        let delivery = open.push(record, timestamp_ms);
         if full(open, 0) {
             closed |= partition.close();
         }
-        Added { closed, opened }
+        Added { closed, opened, delivery }
+    }
+
+    /// A batch of this partition is full: keyless records go on with another one.
+    pub(crate) fn closed(&mut self, place: &Place, partitions: usize) {
+        if let (Some(sticky), Ok(partition)) =
+            (self.sticky.get_mut(&place.topic), usize::try_from(place.partition))
+        {
+            sticky.closed(partition, partitions);
+        }
     }
 
     /// What is known of a topic is to be asked for anew.
@@ -220,7 +230,7 @@ impl<T> Machine<T> {
     }
 
     /// The producer id that was asked for: sequences begin with 0.
-    pub(crate) fn identify(&mut self, id: i64, epoch: i16) -> Vec<Settled<T>> {
+    pub(crate) fn identify(&mut self, id: i64, epoch: i16) -> Vec<Settled> {
         self.identity = Some((id, epoch));
         self.renew = false;
         let mut settled = Vec::new();
@@ -243,7 +253,7 @@ impl<T> Machine<T> {
     }
 
     /// What is to be done now. `leader` knows who leads a partition.
-    pub(crate) fn step(&mut self, now: Instant, leader: impl Fn(&Place) -> Option<i32>) -> Step<T> {
+    pub(crate) fn step(&mut self, now: Instant, leader: impl Fn(&Place) -> Option<i32>) -> Step {
         let mut step = Step {
             requests: Vec::new(),
             wants_identity: false,
@@ -257,7 +267,7 @@ impl<T> Machine<T> {
             step.wake_at = self.next_deadline();
             return step;
         }
-        let mut by_broker: BTreeMap<i32, Vec<Batch<T>>> = BTreeMap::new();
+        let mut by_broker: BTreeMap<i32, Vec<Batch>> = BTreeMap::new();
         let mut bytes: HashMap<i32, usize> = HashMap::new();
         for place in self.busy.clone() {
             let Some(wait) = self.close_if_due(&place, now) else { continue };
@@ -315,7 +325,7 @@ impl<T> Machine<T> {
         Some(first.payload_bytes())
     }
 
-    fn take_next(&mut self, place: &Place) -> Option<Batch<T>> {
+    fn take_next(&mut self, place: &Place) -> Option<Batch> {
         let partition = self.partitions.get_mut(place)?;
         let mut batch = partition.again.pop_front().or_else(|| partition.ready.pop_front())?;
         partition.in_flight += 1;
@@ -323,7 +333,7 @@ impl<T> Machine<T> {
             (batch.sequence, self.identity, self.rules.idempotent)
         {
             let first = partition.next_sequence;
-            partition.next_sequence = plus(first, batch.receipts.len() as i32);
+            partition.next_sequence = plus(first, batch.count as i32);
             batch.sequence = Some(Sequence { producer_id, epoch, first });
         }
         Some(batch)
@@ -333,10 +343,10 @@ impl<T> Machine<T> {
     pub(crate) fn answered(
         &mut self,
         broker: i32,
-        tries: Vec<(Batch<T>, Try)>,
+        tries: Vec<(Batch, Try)>,
         now: Instant,
         chance: u64,
-    ) -> Vec<Settled<T>> {
+    ) -> Vec<Settled> {
         if let Some(n) = self.requests_in_flight.get_mut(&broker) {
             *n = n.saturating_sub(1);
         }
@@ -348,17 +358,16 @@ impl<T> Machine<T> {
         settled
     }
 
-    fn judge(&mut self, batch: Batch<T>, outcome: Try, now: Instant, chance: u64) -> Option<Settled<T>> {
+    fn judge(&mut self, batch: Batch, outcome: Try, now: Instant, chance: u64) -> Option<Settled> {
         if let Some(partition) = self.partitions.get_mut(&batch.place) {
             partition.in_flight = partition.in_flight.saturating_sub(1);
         }
         match outcome {
-            Try::Appended { base_offset, log_append_time_ms } => {
-                Some(Settled { batch, result: Ok((base_offset, log_append_time_ms)) })
-            }
+            Try::Appended(appended) => Some(Settled { batch, result: Ok(appended) }),
             // It is in the log; where, the broker does not remember.
             Try::Refused { code: ErrorCode::DUPLICATE_SEQUENCE_NUMBER, .. } => {
-                Some(Settled { batch, result: Ok((-1, -1)) })
+                let appended = Appended { base_offset: -1, log_append_time_ms: -1 };
+                Some(Settled { batch, result: Ok(appended) })
             }
             Try::Lost { reason } => {
                 self.stale.insert(batch.place.topic.clone());
@@ -375,12 +384,12 @@ impl<T> Machine<T> {
 
     fn judge_refusal(
         &mut self,
-        batch: Batch<T>,
+        batch: Batch,
         code: ErrorCode,
         reason: Option<String>,
         now: Instant,
         chance: u64,
-    ) -> Option<Settled<T>> {
+    ) -> Option<Settled> {
         if breaks_sequence(code) {
             if self.has_earlier(&batch) && code == ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER {
                 // An earlier batch is missing because it failed: both come again, in order.
@@ -406,35 +415,57 @@ impl<T> Machine<T> {
             self.try_again(batch, doubtful, code.name().to_string(), now, chance);
             return None;
         }
+        let batch = match self.split(batch, code, now) {
+            Ok(()) => return None,
+            Err(batch) => batch,
+        };
         // Its sequence is not in the log and never will be; what follows would be out of order.
         self.renew |= batch.sequence.is_some();
         Some(Settled { batch, result: Err(DeliveryError::Refused { code, reason }) })
     }
 
+    /// A batch that is too large for the broker comes again in two pieces, and later ones are made smaller; gives back what
+    /// cannot be split.
+    fn split(&mut self, batch: Batch, code: ErrorCode, now: Instant) -> Result<(), Batch> {
+        if !matches!(code, ErrorCode::MESSAGE_TOO_LARGE | ErrorCode::RECORD_LIST_TOO_LARGE) {
+            return Err(batch);
+        }
+        let bytes = batch.payload_bytes();
+        let pieces = batch.split(self.rules.codec)?;
+        for mut piece in pieces {
+            piece.not_before = now;
+            let Some(partition) = self.partitions.get_mut(&piece.place) else { continue };
+            partition.last_failure = Some(code.name().to_string());
+            let smaller = partition.batch_bytes_max.unwrap_or(self.rules.batch_bytes_max).min(bytes / 2);
+            partition.batch_bytes_max = Some(smaller);
+            partition.put_again(piece);
+        }
+        Ok(())
+    }
+
     /// Whether an earlier batch of the partition is on its way or waits to be tried again.
-    fn has_earlier(&self, batch: &Batch<T>) -> bool {
+    fn has_earlier(&self, batch: &Batch) -> bool {
         let Some(partition) = self.partitions.get(&batch.place) else { return false };
-        let earlier = |other: &Batch<T>| is_before(other.sequence, batch.sequence);
+        let earlier = |other: &Batch| is_before(other.sequence, batch.sequence);
         partition.in_flight > 0 || partition.again.iter().any(earlier)
     }
 
-    fn try_again(&mut self, mut batch: Batch<T>, doubtful: bool, reason: String, now: Instant, chance: u64) {
+    fn try_again(&mut self, mut batch: Batch, doubtful: bool, reason: String, now: Instant, chance: u64) {
         batch.failures += 1;
         batch.doubtful |= doubtful;
         batch.not_before = now + self.rules.backoff.after(batch.failures, chance);
         let Some(partition) = self.partitions.get_mut(&batch.place) else { return };
         partition.last_failure = Some(reason);
-        let at = partition.again.iter().position(|other| is_before(batch.sequence, other.sequence));
-        partition.again.insert(at.unwrap_or(partition.again.len()), batch);
+        partition.put_again(batch);
     }
 
     /// Batches whose time is over and that are not on their way.
-    fn expire(&mut self, now: Instant) -> Vec<Settled<T>> {
+    fn expire(&mut self, now: Instant) -> Vec<Settled> {
         let timeout = self.rules.delivery_timeout;
         let mut settled = Vec::new();
         for place in &self.busy {
             let Some(partition) = self.partitions.get_mut(place) else { continue };
-            let is_over = |batch: &Batch<T>| batch.created + timeout <= now;
+            let is_over = |batch: &Batch| batch.created + timeout <= now;
             if partition.open.as_ref().is_some_and(is_over) {
                 partition.close();
             }
@@ -465,8 +496,12 @@ impl<T> Machine<T> {
     }
 
     fn forget_idle(&mut self) {
-        let partitions = &self.partitions;
-        self.busy.retain(|place| partitions.get(place).is_some_and(|partition| !partition.is_idle()));
+        let partitions = &mut self.partitions;
+        self.busy.retain(|place| {
+            let Some(partition) = partitions.get_mut(place) else { return false };
+            partition.busy = !partition.is_idle();
+            partition.busy
+        });
         if self.busy.is_empty() {
             self.flushing = false;
         }
@@ -478,11 +513,6 @@ fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     }
-}
-
-/// Sequences go from `i32::MAX` on to 0.
-fn plus(sequence: i32, count: i32) -> i32 {
-    ((i64::from(sequence) + i64::from(count)) % (1 << 31)) as i32
 }
 
 fn is_before(a: Option<Sequence>, b: Option<Sequence>) -> bool {

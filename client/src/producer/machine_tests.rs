@@ -1,5 +1,5 @@
 use super::*;
-use crate::clock;
+use crate::{clock, producer::result::Promise};
 
 const LEADER: i32 = 7;
 
@@ -22,56 +22,73 @@ fn place() -> Place {
 
 /// A machine whose records are numbers, with an identity, and the time.
 struct Rig {
-    machine: Machine<u32>,
+    machine: Machine,
     now: Instant,
     next: u32,
-    results: BTreeMap<u32, Result<i64, DeliveryError>>,
+    deliveries: BTreeMap<u32, Delivery>,
 }
 
 impl Rig {
     fn new(rules: Rules) -> Rig {
         let mut machine = Machine::new(rules);
         assert!(machine.identify(1, 0).is_empty());
-        Rig { machine, now: clock::now(), next: 0, results: BTreeMap::new() }
+        Rig { machine, now: clock::now(), next: 0, deliveries: BTreeMap::new() }
     }
 
     /// Appends a record that fills a batch of its own.
     fn append(&mut self) -> u32 {
-        let record = Record { value: Some(vec![b'x'; 198].into()), ..Record::default() };
-        self.next += 1;
-        let added = self.machine.append(&place(), &record, 0, self.next, self.now);
+        let (n, added) = self.append_of(198);
         assert!(added.closed || added.opened);
-        self.next
+        n
     }
 
-    fn step(&mut self) -> Vec<Batch<u32>> {
+    /// Appends a record of so many bytes, which begins with its number.
+    fn append_of(&mut self, bytes: usize) -> (u32, Added) {
+        self.next += 1;
+        let mut value = vec![b'x'; bytes.max(4)];
+        value[..4].copy_from_slice(&self.next.to_be_bytes());
+        let record = Record { value: Some(value.into()), ..Record::default() };
+        let mut added = self.machine.append(&place(), &record, 0, self.now);
+        let delivery = std::mem::replace(&mut added.delivery, Promise::new(place()).delivery(0, 0));
+        self.deliveries.insert(self.next, delivery);
+        (self.next, added)
+    }
+
+    fn step(&mut self) -> Vec<Batch> {
         let step = self.machine.step(self.now, |_| Some(LEADER));
-        self.settle(step.settled);
+        settle(step.settled);
         step.requests.into_iter().flat_map(|(_, batches)| batches).collect()
     }
 
-    fn settle(&mut self, settled: Vec<Settled<u32>>) {
-        for Settled { batch, result } in settled {
-            for (at, receipt) in batch.receipts.into_iter().enumerate() {
-                let offset = result.clone().map(|(base, _)| base + at as i64);
-                assert!(self.results.insert(receipt.tell, offset).is_none(), "told twice");
-            }
-        }
+    fn answer(&mut self, batch: Batch, outcome: Try) {
+        settle(self.machine.answered(LEADER, vec![(batch, outcome)], self.now, 0));
     }
 
-    fn answer(&mut self, batch: Batch<u32>, outcome: Try) {
-        let settled = self.machine.answered(LEADER, vec![(batch, outcome)], self.now, 0);
-        self.settle(settled);
-    }
-
-    fn one(&mut self) -> Batch<u32> {
+    fn one(&mut self) -> Batch {
         let mut batches = self.step();
         assert_eq!(batches.len(), 1);
         batches.remove(0)
     }
+
+    /// A record's offset, if its result is there.
+    fn result(&self, n: u32) -> Option<Result<i64, DeliveryError>> {
+        self.deliveries[&n].now().map(|result| result.map(|delivered| delivered.offset))
+    }
 }
 
-fn sequence(batch: &Batch<u32>) -> i32 {
+fn settle(settled: Vec<Settled>) {
+    settled.into_iter().for_each(|Settled { batch, result }| batch.promise.keep(result));
+}
+
+/// The numbers of a batch's records.
+fn numbers(batch: &mut Batch) -> Vec<u32> {
+    let bytes = batch.encode().expect("encoded");
+    let records = millstream_batch::decode_records(&bytes, 1 << 20).expect("records");
+    let number = |value: &[u8]| u32::from_be_bytes(value[..4].try_into().expect("four bytes"));
+    records.iter().map(|record| number(record.expect("whole").value.expect("a value"))).collect()
+}
+
+fn sequence(batch: &Batch) -> i32 {
     batch.sequence.expect("an idempotent batch").first
 }
 
@@ -80,16 +97,16 @@ fn refused(code: ErrorCode) -> Try {
 }
 
 fn appended(base_offset: i64) -> Try {
-    Try::Appended { base_offset, log_append_time_ms: -1 }
+    Try::Appended(Appended { base_offset, log_append_time_ms: -1 })
 }
 
 #[test]
 fn nothing_is_sent_before_there_is_an_identity() {
-    let mut machine = Machine::<u32>::new(rules());
+    let mut machine = Machine::new(rules());
     let now = clock::now();
     assert!(!machine.step(now, |_| Some(LEADER)).wants_identity, "nothing to send");
     let record = Record { value: Some(vec![0; 300].into()), ..Record::default() };
-    machine.append(&place(), &record, 0, 1, now);
+    machine.append(&place(), &record, 0, now);
     let step = machine.step(now, |_| Some(LEADER));
     assert!(step.wants_identity && step.requests.is_empty());
     machine.identify(4, 2);
@@ -101,26 +118,26 @@ fn nothing_is_sent_before_there_is_an_identity() {
 #[test]
 fn a_small_batch_waits_for_more_records_and_no_longer() {
     let mut rig = Rig::new(rules());
-    let record = Record { value: Some(vec![1].into()), ..Record::default() };
-    let added = rig.machine.append(&place(), &record, 0, 1, rig.now);
-    assert_eq!(added, Added { opened: true, closed: false });
+    let (_, added) = rig.append_of(4);
+    assert!(added.opened && !added.closed);
     let step = rig.machine.step(rig.now, |_| Some(LEADER));
     assert!(step.requests.is_empty());
     assert_eq!(step.wake_at, Some(rig.now + rules().linger));
-    assert_eq!(rig.machine.append(&place(), &record, 0, 2, rig.now), Added::default());
+    let (_, added) = rig.append_of(4);
+    assert!(!added.opened && !added.closed);
     rig.now += rules().linger;
-    assert_eq!(rig.one().receipts.len(), 2);
+    assert_eq!(rig.one().count, 2);
 }
 
 #[test]
 fn a_flush_sends_what_is_there() {
     let mut rig = Rig::new(rules());
-    rig.machine.append(&place(), &Record::default(), 0, 1, rig.now);
+    let (record, _) = rig.append_of(4);
     rig.machine.flush();
     let batch = rig.one();
     rig.answer(batch, appended(5));
     assert!(rig.machine.is_idle());
-    assert_eq!(rig.results[&1], Ok(5));
+    assert_eq!(rig.result(record), Some(Ok(5)));
 }
 
 #[test]
@@ -146,7 +163,8 @@ fn batches_that_failed_come_again_in_order_and_before_new_ones() {
         }
         rig.answer(batch, appended(i64::from(expected) * 10));
     }
-    assert_eq!(rig.results.values().cloned().map(Result::unwrap).collect::<Vec<_>>(), [0, 10, 20, 30]);
+    let offsets: Vec<_> = (1..=4).map(|n| rig.result(n)).collect();
+    assert_eq!(offsets, [0, 10, 20, 30].map(|offset| Some(Ok(offset))));
 }
 
 #[test]
@@ -166,18 +184,18 @@ fn a_batch_that_may_be_in_the_log_is_not_given_another_sequence() {
     let (first, second) = (rig.one(), rig.one());
     rig.answer(first, Try::Lost { reason: "gone".into() });
     rig.answer(second, refused(ErrorCode::MESSAGE_TOO_LARGE));
-    assert!(matches!(rig.results[&refused_one], Err(DeliveryError::Refused { .. })));
+    assert!(matches!(rig.result(refused_one), Some(Err(DeliveryError::Refused { .. }))));
     let behind = rig.append();
     let step = rig.machine.step(rig.now, |_| Some(LEADER));
     assert!(step.wants_identity, "the refused batch left a gap");
     let settled = rig.machine.identify(2, 0);
-    rig.settle(settled);
-    assert!(matches!(rig.results[&lost], Err(DeliveryError::Unknown { .. })));
+    settle(settled);
+    assert!(matches!(rig.result(lost), Some(Err(DeliveryError::Unknown { .. }))));
     rig.now += Duration::from_millis(20);
     let batch = rig.one();
     assert_eq!(batch.sequence, Some(Sequence { producer_id: 2, epoch: 0, first: 0 }));
     rig.answer(batch, appended(3));
-    assert_eq!(rig.results[&behind], Ok(3));
+    assert_eq!(rig.result(behind), Some(Ok(3)));
 }
 
 #[test]
@@ -186,7 +204,7 @@ fn a_duplicate_is_delivered() {
     let record = rig.append();
     let batch = rig.one();
     rig.answer(batch, refused(ErrorCode::DUPLICATE_SEQUENCE_NUMBER));
-    assert_eq!(rig.results[&record], Ok(-1));
+    assert_eq!(rig.result(record), Some(Ok(-1)));
 }
 
 #[test]
@@ -197,8 +215,8 @@ fn what_takes_too_long_fails_and_says_whether_it_may_be_in_the_log() {
     rig.answer(batch, Try::Lost { reason: "gone".into() });
     rig.now += rules().delivery_timeout;
     assert!(rig.step().is_empty());
-    assert!(matches!(&rig.results[&sent], Err(DeliveryError::Unknown { reason }) if reason == "gone"));
-    assert!(matches!(rig.results[&unsent], Err(DeliveryError::Expired { .. })));
+    assert!(matches!(rig.result(sent), Some(Err(DeliveryError::Unknown { reason })) if reason == "gone"));
+    assert!(matches!(rig.result(unsent), Some(Err(DeliveryError::Expired { .. }))));
     assert!(rig.machine.is_idle());
 }
 
@@ -223,7 +241,7 @@ fn without_idempotence_one_batch_at_a_time_keeps_the_order() {
     rig.answer(batch, appended(1));
     let batch = rig.one();
     rig.answer(batch, appended(2));
-    assert_eq!((&rig.results[&first], &rig.results[&second]), (&Ok(1), &Ok(2)));
+    assert_eq!((rig.result(first), rig.result(second)), (Some(Ok(1)), Some(Ok(2))));
 }
 
 #[test]
@@ -233,11 +251,66 @@ fn sequences_wrap() {
     assert!(is_before(at(i32::MAX), at(0)) && !is_before(at(0), at(i32::MAX)) && !is_before(at(3), at(3)));
 }
 
-/// Whatever goes wrong in whatever order: every record gets one result, and what was appended keeps its order.
+#[test]
+fn a_batch_that_is_too_large_comes_again_in_pieces_and_later_ones_are_smaller() {
+    let mut rig = Rig::new(rules());
+    for _ in 0..4 {
+        rig.append_of(25);
+    }
+    rig.now += rules().linger;
+    let mut large = rig.one();
+    assert_eq!(numbers(&mut large), [1, 2, 3, 4]);
+    let bytes = large.payload_bytes();
+    let behind = rig.append();
+    let sent_behind = rig.one();
+    rig.answer(large, refused(ErrorCode::MESSAGE_TOO_LARGE));
+    rig.answer(sent_behind, refused(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER));
+    rig.now += Duration::from_millis(20);
+    for (expected, sequence_expected) in [(vec![1, 2], 0), (vec![3, 4], 2), (vec![behind], 4)] {
+        let mut piece = rig.one();
+        assert_eq!((numbers(&mut piece), sequence(&piece)), (expected, sequence_expected));
+        rig.answer(piece, appended(i64::from(sequence_expected)));
+    }
+    assert_eq!(
+        (1..=5).map(|n| rig.result(n).expect("told").expect("there")).collect::<Vec<_>>(),
+        [0, 1, 2, 3, 4]
+    );
+    for _ in 0..4 {
+        rig.append_of(25);
+    }
+    rig.now += rules().linger;
+    assert!(rig.one().payload_bytes() <= bytes / 2);
+}
+
+/// A broker that appends batches in the order of their sequences and no other, as Kafka does.
+#[derive(Default)]
+struct Log {
+    next: BTreeMap<i64, i32>,
+    numbers: Vec<u32>,
+}
+
+impl Log {
+    fn take(&mut self, batch: &mut Batch) -> Try {
+        let sequence = batch.sequence.expect("an idempotent batch");
+        let next = self.next.entry(sequence.producer_id).or_default();
+        if sequence.first < *next {
+            return refused(ErrorCode::DUPLICATE_SEQUENCE_NUMBER);
+        }
+        if sequence.first > *next {
+            return refused(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER);
+        }
+        *next += batch.count as i32;
+        self.numbers.extend(numbers(batch));
+        appended(self.numbers.len() as i64)
+    }
+}
+
+/// Whatever goes wrong in whatever order: every record gets one result, what is told to be there is there, nothing is
+/// there twice, and the order is kept.
 #[test]
 fn chaos_forgets_nothing_and_keeps_order() {
-    for seed in 0..200u64 {
-        let mut rig = Rig::new(rules());
+    for seed in 0..300u64 {
+        let (mut rig, mut log, mut identities) = (Rig::new(rules()), Log::default(), 1);
         let mut chance = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let mut draw = |n: u64| {
             chance ^= chance << 13;
@@ -245,41 +318,55 @@ fn chaos_forgets_nothing_and_keeps_order() {
             chance ^= chance << 17;
             chance % n
         };
-        let (mut flying, mut log, mut offset) = (Vec::new(), Vec::<u32>::new(), 0);
-        for _ in 0..200 {
+        let mut flying: Vec<(Batch, Try)> = Vec::new();
+        for _ in 0..300 {
             match draw(4) {
-                0 if rig.next < 40 => {
-                    rig.append();
-                }
+                0 if rig.next < 60 => drop(rig.append_of(20 + draw(180) as usize)),
                 1 if !flying.is_empty() => {
-                    let at = draw(flying.len() as u64) as usize;
-                    let batch: Batch<u32> = flying.remove(at);
-                    let outcome = match draw(6) {
-                        0 => Try::Lost { reason: "lost".into() },
-                        1 => refused(ErrorCode::NOT_LEADER_OR_FOLLOWER),
-                        _ if rig.machine.has_earlier(&batch) && draw(2) == 0 => {
-                            refused(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER)
-                        }
-                        _ => {
-                            offset += 1;
-                            log.extend(batch.receipts.iter().map(|receipt| receipt.tell));
-                            appended(offset)
-                        }
-                    };
+                    let (batch, outcome) = flying.remove(draw(flying.len() as u64) as usize);
                     rig.answer(batch, outcome);
                 }
                 _ => {
                     rig.now += Duration::from_millis(draw(30));
-                    flying.extend(rig.step());
+                    let step = rig.machine.step(rig.now, |_| Some(LEADER));
+                    settle(step.settled);
+                    if step.wants_identity {
+                        identities += 1;
+                        settle(rig.machine.identify(identities, 0));
+                    }
+                    // The broker sees batches in the order in which they are sent; answers come in any order.
+                    for mut batch in step.requests.into_iter().flat_map(|(_, batches)| batches) {
+                        let outcome = match draw(8) {
+                            0 => Try::Lost { reason: "on the way there".into() },
+                            1 => {
+                                log.take(&mut batch);
+                                Try::Lost { reason: "on the way back".into() }
+                            }
+                            2 => refused(ErrorCode::NOT_LEADER_OR_FOLLOWER),
+                            3 if batch.count > 1 => {
+                                numbers(&mut batch);
+                                refused(ErrorCode::MESSAGE_TOO_LARGE)
+                            }
+                            _ => log.take(&mut batch),
+                        };
+                        flying.push((batch, outcome));
+                    }
                 }
             }
         }
         rig.now += rules().delivery_timeout;
-        for batch in flying {
-            rig.answer(batch, Try::Lost { reason: "end".into() });
+        for (batch, outcome) in flying {
+            rig.answer(batch, outcome);
         }
         rig.step();
         assert!(rig.machine.is_idle(), "seed {seed}");
-        assert_eq!(rig.results.len(), rig.next as usize, "seed {seed}");
+        assert!(log.numbers.is_sorted_by(|a, b| a < b), "seed {seed}: {:?}", log.numbers);
+        for n in 1..=rig.next {
+            match rig.result(n).unwrap_or_else(|| panic!("seed {seed}: {n} has no result")) {
+                Ok(_) => assert!(log.numbers.contains(&n), "seed {seed}: {n} is not there"),
+                Err(DeliveryError::Unknown { .. }) => {}
+                Err(error) => assert!(!log.numbers.contains(&n), "seed {seed}: {n} is there: {error}"),
+            }
+        }
     }
 }

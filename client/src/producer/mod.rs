@@ -7,10 +7,10 @@ mod batch;
 mod lane;
 mod machine;
 mod partitioner;
+mod result;
 mod sender;
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -22,17 +22,16 @@ use bytes::Bytes;
 use millstream_batch::Codec;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, Semaphore, oneshot},
+    sync::{Notify, Semaphore},
     task::JoinHandle,
 };
 
 use crate::{ClientError, Cluster, TopicMeta, clock};
 use batch::{Place, record_bytes};
 use machine::{Machine, Rules};
-use partitioner::Sticky;
 
-pub use machine::DeliveryError;
 pub use partitioner::{murmur2, partition_of_key};
+pub use result::{Delivered, Delivery, DeliveryError};
 
 /// A record to be produced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -110,19 +109,6 @@ impl Default for ProducerConfig {
     }
 }
 
-/// Where a record went.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delivered {
-    /// The topic.
-    pub topic: Arc<str>,
-    /// The partition.
-    pub partition: i32,
-    /// The offset, or -1 where the broker does not say.
-    pub offset: i64,
-    /// The record's timestamp as it is stored.
-    pub timestamp_ms: i64,
-}
-
 /// Why a record was not taken.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SendError {
@@ -152,22 +138,8 @@ pub enum SendError {
     Closed,
 }
 
-type Tell = oneshot::Sender<Result<Delivered, DeliveryError>>;
-
-/// Waits for a record's result. Dropping it changes nothing for the record.
-#[derive(Debug)]
-pub struct Delivery(oneshot::Receiver<Result<Delivered, DeliveryError>>);
-
-impl Delivery {
-    /// Waits until the record is delivered, or until it is known that it will not be.
-    pub async fn wait(self) -> Result<Delivered, DeliveryError> {
-        self.0.await.unwrap_or(Err(DeliveryError::Closed))
-    }
-}
-
 struct Shared {
-    machine: Mutex<Machine<Tell>>,
-    sticky: Mutex<HashMap<Arc<str>, Sticky>>,
+    machine: Mutex<Machine>,
     acks: Acks,
     memory: Semaphore,
     wake: Notify,
@@ -176,7 +148,7 @@ struct Shared {
 }
 
 impl Shared {
-    fn with_machine<R>(&self, work: impl FnOnce(&mut Machine<Tell>) -> R) -> R {
+    fn with_machine<R>(&self, work: impl FnOnce(&mut Machine) -> R) -> R {
         work(&mut self.machine.lock())
     }
 
@@ -213,7 +185,6 @@ impl Producer {
         };
         let shared = Arc::new(Shared {
             machine: Mutex::new(Machine::new(rules)),
-            sticky: Mutex::default(),
             acks: config.acks,
             memory: Semaphore::new(config.memory_bytes),
             wake: Notify::new(),
@@ -234,15 +205,17 @@ impl Producer {
         let bytes_max = self.config.memory_bytes;
         let permits = u32::try_from(bytes).ok().filter(|_| bytes <= bytes_max);
         let permits = permits.ok_or(SendError::TooLarge { bytes, bytes_max })?;
-        let known = match self.cluster.known(topic) {
-            Some(known) => known,
+        let now = clock::now();
+        let known = match self.cluster.known_since(topic, now) {
+            Some((known, false)) => known,
+            Some((known, true)) => {
+                // What is known serves until the answer is there.
+                self.shared.with_machine(|machine| machine.refresh(topic));
+                self.shared.wake.notify_one();
+                known
+            }
             None => self.cluster.topic(topic, self.config.create_topics).await?,
         };
-        if self.cluster.is_old(topic) {
-            // What is known serves until the answer is there.
-            self.shared.with_machine(|machine| machine.refresh(topic));
-            self.shared.wake.notify_one();
-        }
         let memory = self.shared.memory.acquire_many(permits).await.map_err(|_| SendError::Closed)?;
         let delivery = self.append(&known, &record)?;
         memory.forget();
@@ -251,34 +224,31 @@ impl Producer {
 
     fn append(&self, topic: &TopicMeta, record: &Record) -> Result<Delivery, SendError> {
         let partitions = topic.partitions.len();
-        let name: Arc<str> = topic.name.as_str().into();
+        let (now, timestamp_ms) = (clock::now(), record.timestamp_ms.unwrap_or_else(clock::now_ms));
         let keyless = record.partition.is_none() && record.key.is_none();
-        let partition = match (record.partition, &record.key) {
+        let chosen = match (record.partition, &record.key) {
             (Some(partition), _) => usize::try_from(partition).ok().filter(|at| *at < partitions),
             (None, Some(key)) => Some(partition_of_key(key, partitions)),
-            (None, None) => {
-                let mut sticky = self.shared.sticky.lock();
-                Some(sticky.entry(name.clone()).or_default().partition(partitions, clock::random_u64))
-            }
+            (None, None) => None,
         };
-        let partition = partition.ok_or_else(|| SendError::Partition {
-            topic: topic.name.clone(),
-            partition: record.partition.unwrap_or(-1),
-            partitions,
-        })?;
-        let (tell, told) = oneshot::channel();
-        let timestamp_ms = record.timestamp_ms.unwrap_or_else(clock::now_ms);
-        let place = Place { topic: name.clone(), partition: partition as i32 };
-        let now = clock::now();
-        let added =
-            self.shared.with_machine(|machine| machine.append(&place, record, timestamp_ms, tell, now));
-        if added.closed && keyless {
-            self.shared.sticky.lock().entry(name).or_default().closed(partition, partitions);
+        if chosen.is_none() && !keyless {
+            let partition = record.partition.unwrap_or(-1);
+            return Err(SendError::Partition { topic: topic.name.clone(), partition, partitions });
         }
+        let added = self.shared.with_machine(|machine| {
+            let partition =
+                chosen.unwrap_or_else(|| machine.keyless(&topic.name, partitions, clock::random_u64));
+            let place = Place { topic: topic.shared_name.clone(), partition: partition as i32 };
+            let added = machine.append(&place, record, timestamp_ms, now);
+            if added.closed && keyless {
+                machine.closed(&place, partitions);
+            }
+            added
+        });
         if added.closed || added.opened {
             self.shared.wake.notify_one();
         }
-        Ok(Delivery(told))
+        Ok(added.delivery)
     }
 
     /// Waits until every record that was taken has its result.

@@ -10,7 +10,7 @@ use millstream_protocol::messages::init_producer_id::{InitProducerIdRequest, Ini
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
-    Delivered, Shared, Tell,
+    Shared,
     batch::{Batch, Place},
     lane::{Answered, Lane},
     machine::{Settled, Step, Try},
@@ -87,7 +87,7 @@ impl Sender {
         }
     }
 
-    fn step(&self) -> Step<Tell> {
+    fn step(&self) -> Step {
         let cluster = &self.cluster;
         let leader = |place: &Place| {
             let topic = cluster.known(&place.topic)?;
@@ -96,7 +96,7 @@ impl Sender {
         self.shared.with_machine(|machine| machine.step(clock::now(), leader))
     }
 
-    fn carry_out(&mut self, step: Step<Tell>) {
+    fn carry_out(&mut self, step: Step) {
         self.shared.settle(step.settled);
         for (broker, batches) in step.requests {
             self.send(broker, batches);
@@ -126,7 +126,7 @@ impl Sender {
         }
     }
 
-    fn send(&mut self, broker: i32, batches: Vec<Batch<Tell>>) {
+    fn send(&mut self, broker: i32, batches: Vec<Batch>) {
         let lane = self.lanes.entry(broker).or_insert_with(|| {
             Lane::open(self.cluster.clone(), self.shared.acks, broker, self.answer.clone())
         });
@@ -138,8 +138,8 @@ impl Sender {
         }
     }
 
-    fn take_answer(&mut self, broker: i32, tries: Vec<(Batch<Tell>, Try)>) {
-        if tries.iter().any(|(_, outcome)| matches!(outcome, Try::Appended { .. })) {
+    fn take_answer(&mut self, broker: i32, tries: Vec<(Batch, Try)>) {
+        if tries.iter().any(|(_, outcome)| matches!(outcome, Try::Appended(_))) {
             self.refresh_failures = 0;
         }
         let (now, chance) = (clock::now(), clock::random_u64());
@@ -187,25 +187,11 @@ async fn ask_identity(cluster: &Cluster) -> Result<(i64, i16), ClientError> {
 }
 
 impl Shared {
-    /// Tells each record's result and gives its memory back.
-    pub(super) fn settle(&self, settled: Vec<Settled<Tell>>) {
+    /// Tells each batch's result and gives its memory back.
+    pub(super) fn settle(&self, settled: Vec<Settled>) {
         for Settled { batch, result } in settled {
-            let place = batch.place;
-            for (at, receipt) in batch.receipts.into_iter().enumerate() {
-                let told = result.clone().map(|(base_offset, log_append_time_ms)| Delivered {
-                    topic: place.topic.clone(),
-                    partition: place.partition,
-                    offset: if base_offset < 0 { -1 } else { base_offset + at as i64 },
-                    timestamp_ms: if log_append_time_ms < 0 {
-                        receipt.timestamp_ms
-                    } else {
-                        log_append_time_ms
-                    },
-                });
-                self.memory.add_permits(receipt.bytes);
-                // Whoever does not wait for the result does not need it.
-                let _ = receipt.tell.send(told);
-            }
+            self.memory.add_permits(batch.memory_bytes);
+            batch.promise.keep(result);
         }
         if self.is_idle() {
             self.idle.notify_waiters();
