@@ -27,6 +27,7 @@ use crate::{
     kafka, net,
     partition::{Shard, ShardHost},
     service::{ClusterHost, GivenConfigs, GroupKeeper, Service, TopicError},
+    telemetry::LogSwitch,
 };
 
 /// Why a node could not start or had to stop: exit code 1.
@@ -82,7 +83,7 @@ impl Store {
 }
 
 /// Runs a broker until it is told to stop.
-pub async fn serve(config: ServeConfig) -> Result<(), NodeError> {
+pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError> {
     let started = clock::monotonic();
     // Bound first, so that a taken port is told before anything is written.
     let kafka = net::bind(&config.kafka_addr)
@@ -105,6 +106,7 @@ pub async fn serve(config: ServeConfig) -> Result<(), NodeError> {
         wal: store.wal.clone(),
         tables: store.tables.clone(),
         connections: Box::new(doors.connection_count()),
+        log,
     };
     let admin = admin::start(http, pages);
     if let Err(error) = write_addresses(&config.data_dir, kafka_addr, http_addr) {

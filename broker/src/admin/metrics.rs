@@ -1,7 +1,11 @@
-//! The page of metrics. Names and meanings: `docs/metrics.md`.
+//! The page of metrics. Names and meanings: `telemetry/families.rs`, from which `docs/metrics.md` is written.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -10,142 +14,94 @@ use millstream_store::{tables::Tables, wal::Wal};
 
 use super::{Sources, process};
 use crate::{
-    service::{Service, TopicView},
-    telemetry::{Meter, MetricsText, TopicMeter, label, seconds},
+    clock,
+    service::{ListedGroup, RecordTimes, Service, TopicLag, TopicView},
+    telemetry::{HistogramReading, Meter, MetricsText, TopicMeter, families as of, label, seconds},
 };
 
-/// Topics that have series of their own, the first ones by name; what the others move is added up under `OTHER_TOPICS`.
+/// Topics that have series of their own, the first ones by name; what the others move is added up under `OTHER`.
 const TOPICS_MAX: usize = 500;
-/// Not a topic's name: those have no brackets.
-const OTHER_TOPICS: &str = "(other)";
+/// Pairs of group and topic that have series of their own, the first ones by name.
+const GROUP_TOPICS_MAX: usize = 500;
+/// Batches that are read for one page, to learn how old records are.
+pub(super) const READS_MAX: usize = 5_000;
+/// Not a topic's name, and no good one for a group.
+const OTHER: &str = "(other)";
 
-/// Everything, as Prometheus reads it.
-pub(super) fn page(sources: &Sources, uptime: Duration) -> String {
+/// Everything, as Prometheus reads it. May wait for the disk.
+pub(super) fn page(sources: &Sources, uptime: Duration, times: &mut RecordTimes) -> String {
     let mut text = MetricsText::default();
-    about_process(&mut text, uptime);
+    about_process(&mut text, sources, uptime);
     about_requests(&mut text, sources);
+    about_topics(&mut text, &sources.service.topics());
+    about_groups(&mut text, &sources.service, times);
     about_log(&mut text, &sources.wal);
     about_tables(&mut text, &sources.tables);
-    about_cluster(&mut text, &sources.service);
-    about_topics(&mut text, &sources.service.topics());
+    about_raft(&mut text, &sources.service);
     text.into_page()
 }
 
-fn about_process(text: &mut MetricsText, uptime: Duration) {
-    let version = label("version", env!("CARGO_PKG_VERSION"));
-    text.gauges("millstream_build_info", "The version that runs.", [(version, 1)]);
-    text.gauge("millstream_uptime_seconds", "Seconds since the HTTP port was opened.", uptime.as_secs());
+fn about_process(text: &mut MetricsText, sources: &Sources, uptime: Duration) {
+    text.each(&of::BUILD_INFO, [(label("version", env!("CARGO_PKG_VERSION")), 1)]);
+    text.one(&of::UPTIME, uptime.as_secs());
     let process = process::look();
     if let Some(bytes) = process.resident_bytes {
-        text.gauge("process_resident_memory_bytes", "Memory that is resident.", bytes);
+        text.one(&of::RESIDENT, bytes);
     }
     if let Some(micros) = process.cpu_micros {
-        text.counter("process_cpu_seconds_total", "Processor time of all threads.", seconds(micros));
+        text.one(&of::CPU, seconds(micros));
     }
     if let Some(files) = process.open_files {
-        text.gauge("process_open_fds", "Files and sockets that are open.", files);
+        text.one(&of::OPEN_FDS, files);
+    }
+    text.one(&of::CONNECTIONS, (sources.connections)());
+    if let Some(space) = sources.service.disk_space() {
+        text.one(&of::DISK_TOTAL, space.total_bytes);
+        text.one(&of::DISK_FREE, space.free_bytes);
     }
 }
 
 fn about_requests(text: &mut MetricsText, sources: &Sources) {
     let meter: &Meter = sources.service.meter();
-    text.gauge("millstream_connections", "Kafka connections that are open.", (sources.connections)());
-    let total = &meter.total;
-    text.counter(
-        "millstream_produce_bytes_total",
-        "Bytes of acknowledged batches.",
-        read(&total.produced_bytes),
-    );
-    text.counter("millstream_produce_records_total", "Records of these.", read(&total.produced_records));
-    text.counter(
-        "millstream_produce_refused_total",
-        "Batches that were refused.",
-        read(&meter.produce_refused),
-    );
-    text.counter(
-        "millstream_fetch_bytes_total",
-        "Bytes of batches given to consumers.",
-        read(&total.fetched_bytes),
-    );
     let used: Vec<_> = meter.apis().map(|(key, api)| (api_label(key), api.duration.read())).collect();
     let used: Vec<_> = used.into_iter().filter(|(_, reading)| reading.count > 0).collect();
-    let counts = used.iter().map(|(api, reading)| (api.clone(), reading.count));
-    text.counters("millstream_requests_total", "Requests that were answered, by API.", counts);
-    let help =
-        "Time from a request's arrival to its reply, by API; fetches include their waiting for records.";
-    text.histograms("millstream_request_duration_seconds", help, used);
+    text.each(&of::REQUESTS, used.iter().map(|(api, reading)| (api.clone(), reading.count)));
+    text.histograms(&of::REQUEST_DURATION, used);
+    text.one(&of::PRODUCE_BYTES, read(&meter.total.produced_bytes));
+    text.one(&of::PRODUCE_RECORDS, read(&meter.total.produced_records));
+    text.one(&of::PRODUCE_REFUSED, read(&meter.produce_refused));
+    let stage = |name| label("stage", name);
+    let (queue, log) = commits(&sources.service);
+    let check = meter.stages.produce_check.read();
+    text.histograms(
+        &of::PRODUCE_STAGE,
+        [(stage("check"), check), (stage("queue"), queue), (stage("log"), log)],
+    );
+    text.one(&of::FETCH_BYTES, read(&meter.total.fetched_bytes));
+    let (wait, look) = (meter.stages.fetch_wait.read(), meter.stages.fetch_read.read());
+    text.histograms(&of::FETCH_STAGE, [(stage("wait"), wait), (stage("read"), look)]);
+}
+
+/// Group commits of all shards: their waiting and their writing.
+fn commits(service: &Service) -> (HistogramReading, HistogramReading) {
+    let readings = service.shards().map(|shard| (shard.meter.queue.read(), shard.meter.log.read()));
+    let none = || crate::telemetry::Histogram::default().read();
+    readings.fold((none(), none()), |sum, one| (sum.0.plus(&one.0), sum.1.plus(&one.1)))
 }
 
 fn api_label(key: i16) -> String {
     label("api", ApiKey::from_i16(key).map_or("other", |key| key.name()))
 }
 
-fn about_log(text: &mut MetricsText, wal: &Wal) {
-    let stats = wal.stats();
-    text.counter("millstream_wal_syncs_total", "Durable writes of the log.", read(&stats.syncs));
-    text.counter(
-        "millstream_wal_written_bytes_total",
-        "Bytes of these, padding included.",
-        read(&stats.bytes),
-    );
-    let took = seconds(read(&stats.sync_micros));
-    text.counter("millstream_wal_sync_seconds_total", "Time that these took together.", took);
-    text.gauge("millstream_wal_live_bytes", "Bytes of log files that are still needed.", wal.size_bytes());
-    text.gauge(
-        "millstream_wal_memory_bytes",
-        "Log memory that batches, readers and replies hold.",
-        wal.memory_bytes(),
-    );
-}
-
-fn about_tables(text: &mut MetricsText, tables: &Tables) {
-    let stats = tables.stats();
-    text.gauge(
-        "millstream_memtable_bytes",
-        "Batches in memory that are not in a run yet.",
-        stats.memtable_bytes,
-    );
-    text.gauge("millstream_runs", "Live runs.", stats.runs);
-    text.gauge("millstream_run_bytes", "Bytes of these.", stats.run_bytes);
-    text.gauge("millstream_cache_bytes", "Bytes of runs that are cached.", stats.cache_bytes);
-    text.counter("millstream_cache_hits_total", "Reads of runs that the cache answered.", stats.cache_hits);
-    text.counter("millstream_cache_misses_total", "Reads of runs that went to the disk.", stats.cache_misses);
-    text.counter("millstream_flushes_total", "Memtables that were written to runs.", stats.flushes);
-    text.counter("millstream_flushed_bytes_total", "Bytes of these.", stats.flushed_bytes);
-    text.counter("millstream_merges_total", "Merges of runs.", stats.merges);
-    text.counter("millstream_merged_bytes_total", "Bytes that these wrote.", stats.merged_bytes);
-}
-
-fn about_cluster(text: &mut MetricsText, service: &Service) {
-    let groups = service.shards().map(|shard| shard.group()).chain([service.metadata()]);
-    let led: Vec<bool> = groups.map(|group| group.led_term().is_some()).collect();
-    text.gauge("millstream_raft_groups", "Raft groups on this node.", led.len());
-    text.gauge(
-        "millstream_raft_groups_led",
-        "Raft groups that this node leads.",
-        led.iter().filter(|led| **led).count(),
-    );
-    if let Some(space) = service.disk_space() {
-        text.gauge("millstream_disk_total_bytes", "Size of the data directory's volume.", space.total_bytes);
-        text.gauge("millstream_disk_free_bytes", "What of it is free.", space.free_bytes);
-    }
-}
-
-fn about_topics(text: &mut MetricsText, topics: &[std::sync::Arc<TopicView>]) {
+fn about_topics(text: &mut MetricsText, topics: &[Arc<TopicView>]) {
     let partitions: usize = topics.iter().map(|topic| topic.partitions.len()).sum();
-    text.gauge("millstream_topics", "Topics.", topics.len());
-    text.gauge("millstream_partitions", "Partitions of all topics.", partitions);
+    text.one(&of::TOPICS, topics.len());
+    text.one(&of::PARTITIONS, partitions);
     let meters = || topics.iter().map(|topic| (topic.name.as_str(), &*topic.meter));
     let series = |pick: fn(&TopicMeter) -> &AtomicU64| by_topic(meters(), pick);
-    let (bytes, records) = (series(|m| &m.produced_bytes), series(|m| &m.produced_records));
-    text.counters("millstream_topic_produce_bytes_total", "Bytes of acknowledged batches, by topic.", bytes);
-    text.counters("millstream_topic_produce_records_total", "Records of these.", records);
-    let bytes = series(|m| &m.fetched_bytes);
-    text.counters(
-        "millstream_topic_fetch_bytes_total",
-        "Bytes of batches given to consumers, by topic.",
-        bytes,
-    );
+    text.each(&of::TOPIC_PRODUCE_BYTES, series(|m| &m.produced_bytes));
+    text.each(&of::TOPIC_PRODUCE_RECORDS, series(|m| &m.produced_records));
+    text.each(&of::TOPIC_FETCH_BYTES, series(|m| &m.fetched_bytes));
 }
 
 fn by_topic<'a>(
@@ -163,9 +119,99 @@ fn by_topic<'a>(
         }
     }
     if others > 0 {
-        series.push((label("topic", OTHER_TOPICS), other));
+        series.push((label("topic", OTHER), other));
     }
     series
+}
+
+fn about_groups(text: &mut MetricsText, service: &Service, times: &mut RecordTimes) {
+    let groups = service.groups().list();
+    let mut states: BTreeMap<&str, usize> = BTreeMap::new();
+    groups.iter().for_each(|group| *states.entry(group.state).or_default() += 1);
+    text.each(&of::GROUPS, states.into_iter().map(|(state, n)| (label("state", state), n)));
+    times.forget_unused(READS_MAX);
+    let mut lags = Lags::default();
+    let now_ms = clock::now_ms();
+    for ListedGroup { name, .. } in &groups {
+        // A group that has another coordinator by now is that one's to tell of.
+        for lag in service.group_lag(name, now_ms, times).unwrap_or_default() {
+            lags.add(name, &lag);
+        }
+    }
+    text.each(&of::GROUP_LAG_RECORDS, lags.series(|lag| Some(lag.records)));
+    text.each(&of::GROUP_LAG_SECONDS, lags.series(|lag| lag.age_ms.map(age_text)));
+    text.one(&of::GROUP_LAG_UNKNOWN, lags.unknown);
+}
+
+fn age_text(ms: i64) -> String {
+    seconds(u64::try_from(ms).unwrap_or(0).saturating_mul(1_000))
+}
+
+/// Lags by group and topic, those beyond the bound as one.
+#[derive(Default)]
+struct Lags {
+    by_name: Vec<(String, Lag)>,
+    others: Option<Lag>,
+    unknown: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lag {
+    records: i64,
+    age_ms: Option<i64>,
+}
+
+impl Lags {
+    fn add(&mut self, group: &str, of_topic: &TopicLag) {
+        let lag = Lag { records: of_topic.records(), age_ms: of_topic.age_ms() };
+        self.unknown += usize::from(lag.age_ms.is_none());
+        if self.by_name.len() < GROUP_TOPICS_MAX {
+            return self.by_name.push((labels(group, &of_topic.topic), lag));
+        }
+        let others = self.others.get_or_insert(Lag { records: 0, age_ms: None });
+        others.records += lag.records;
+        others.age_ms = others.age_ms.max(lag.age_ms);
+    }
+
+    fn series<V>(&self, pick: impl Fn(Lag) -> Option<V>) -> Vec<(String, V)> {
+        let other = self.others.map(|lag| (labels(OTHER, OTHER), lag));
+        let all = self.by_name.iter().cloned().chain(other);
+        all.filter_map(|(labels, lag)| Some((labels, pick(lag)?))).collect()
+    }
+}
+
+fn labels(group: &str, topic: &str) -> String {
+    format!("{},{}", label("group", group), label("topic", topic))
+}
+
+fn about_log(text: &mut MetricsText, wal: &Wal) {
+    let stats = wal.stats();
+    text.one(&of::WAL_SYNCS, read(&stats.syncs));
+    text.one(&of::WAL_WRITTEN, read(&stats.bytes));
+    text.one(&of::WAL_SYNC_SECONDS, seconds(read(&stats.sync_micros)));
+    text.one(&of::WAL_LIVE, wal.size_bytes());
+    text.one(&of::WAL_MEMORY, wal.memory_bytes());
+}
+
+fn about_tables(text: &mut MetricsText, tables: &Tables) {
+    let stats = tables.stats();
+    text.one(&of::MEMTABLE, stats.memtable_bytes);
+    text.one(&of::RUNS, stats.runs);
+    text.one(&of::RUN_BYTES, stats.run_bytes);
+    text.one(&of::CACHE, stats.cache_bytes);
+    text.one(&of::CACHE_HITS, stats.cache_hits);
+    text.one(&of::CACHE_MISSES, stats.cache_misses);
+    text.one(&of::FLUSHES, stats.flushes);
+    text.one(&of::FLUSHED, stats.flushed_bytes);
+    text.one(&of::MERGES, stats.merges);
+    text.one(&of::MERGED, stats.merged_bytes);
+}
+
+fn about_raft(text: &mut MetricsText, service: &Service) {
+    let groups = service.shards().map(|shard| shard.group()).chain([service.metadata()]);
+    let led: Vec<bool> = groups.map(|group| group.led_term().is_some()).collect();
+    text.one(&of::RAFT_GROUPS, led.len());
+    text.one(&of::RAFT_GROUPS_LED, led.iter().filter(|led| **led).count());
 }
 
 fn read(counter: &AtomicU64) -> u64 {
@@ -175,6 +221,7 @@ fn read(counter: &AtomicU64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::PartitionLag;
 
     #[test]
     fn topics_beyond_the_bound_are_added_up() {
@@ -188,5 +235,31 @@ mod tests {
         let all = of(TOPICS_MAX + 3);
         assert_eq!((all.len(), all.last()), (TOPICS_MAX + 1, Some(&("topic=\"(other)\"".to_string(), 30))));
         assert_eq!(all.iter().map(|(_, bytes)| bytes).sum::<u64>(), 10 * (TOPICS_MAX as u64 + 3));
+    }
+
+    #[test]
+    fn groups_beyond_the_bound_are_one_that_is_as_late_as_the_latest() {
+        let lag = |records, age_ms| TopicLag {
+            topic: "t".into(),
+            partitions: vec![PartitionLag {
+                partition: 0,
+                committed: 0,
+                log_start: 0,
+                end: records,
+                records,
+                age_ms,
+            }],
+        };
+        let mut lags = Lags::default();
+        (0..GROUP_TOPICS_MAX).for_each(|at| lags.add(&format!("g{at}"), &lag(1, Some(5))));
+        for (records, age_ms) in [(10, Some(70)), (20, None), (30, Some(60))] {
+            lags.add("late", &lag(records, age_ms));
+        }
+        let records = lags.series(|lag| Some(lag.records));
+        assert_eq!(records.len(), GROUP_TOPICS_MAX + 1);
+        let other = "group=\"(other)\",topic=\"(other)\"".to_string();
+        assert_eq!(records.last(), Some(&(other.clone(), 60)));
+        assert_eq!(lags.series(|lag| lag.age_ms.map(age_text)).last(), Some(&(other, "0.07".to_string())));
+        assert_eq!(lags.unknown, 1);
     }
 }

@@ -1,36 +1,42 @@
-//! The HTTP port: health, metrics, and the first of the JSON admin API.
+//! The HTTP port: health, metrics, and the JSON admin API.
 //!
-//! | path | answer |
-//! | --- | --- |
-//! | `/health/live` | 200 while the process runs and its log can be written, else 503 |
-//! | `/health/ready` | 200 while a producer can produce to every shard, else 503 |
-//! | `/metrics` | Prometheus text; names in `docs/metrics.md` |
-//! | `/v1/cluster` | brokers, shards, versions |
-//! | `/v1/topics`, `/v1/topics/{name}` | topics with their partitions and configuration |
+//! [`endpoints`] is the table of what there is; the routes, the description at `/v1/openapi.json` and `docs/http.md` are
+//! made of it. What cannot be answered has a status and one JSON object with the reason, see [`problem`].
 
 mod door;
+mod endpoints;
+mod groups;
 mod metrics;
+mod openapi;
+mod problem;
 mod process;
+mod settings;
+mod topics;
 mod views;
 
 use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::{Path, State},
+    extract::{DefaultBodyLimit, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
 };
 use millstream_store::{tables::Tables, wal::Wal};
+use parking_lot::Mutex;
 use tokio::{
     net::TcpListener,
     sync::Semaphore,
     task::{JoinHandle, JoinSet},
 };
 
-use crate::{clock, service::Service};
+use crate::{
+    clock,
+    service::{RecordTimes, Service},
+    telemetry::LogSwitch,
+};
 use door::Door;
+use problem::Problem;
 
 /// What the pages are made of.
 pub struct Sources {
@@ -42,20 +48,27 @@ pub struct Sources {
     pub tables: Arc<Tables>,
     /// Kafka connections that are open.
     pub connections: Box<dyn Fn() -> usize + Send + Sync>,
+    /// What is logged.
+    pub log: LogSwitch,
 }
 
 struct Admin {
     sources: Sources,
     started: std::time::Instant,
+    /// Times of the records that groups read next; whoever makes a page of metrics holds it.
+    times: Mutex<RecordTimes>,
 }
 
 /// HTTP connections that may be open at once; the pages are for a few people and programs.
 const CONNECTIONS_MAX: usize = 256;
+/// Largest body of a request.
+const BODY_BYTES_MAX: usize = 1 << 20;
 
 /// Answers HTTP on all listeners until the task is aborted.
 pub fn start(listeners: Vec<TcpListener>, sources: Sources) -> JoinHandle<()> {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let admin = Arc::new(Admin { sources, started: clock::monotonic() });
+    let times = Mutex::new(RecordTimes::new(metrics::READS_MAX));
+    let admin = Arc::new(Admin { sources, started: clock::monotonic(), times });
     tokio::spawn(async move {
         let mut doors = JoinSet::new();
         for listener in listeners {
@@ -71,14 +84,24 @@ pub fn start(listeners: Vec<TcpListener>, sources: Sources) -> JoinHandle<()> {
 }
 
 fn router(admin: Arc<Admin>) -> Router {
-    Router::new()
-        .route("/health/live", get(live))
-        .route("/health/ready", get(ready))
-        .route("/metrics", get(metrics_page))
-        .route("/v1/cluster", get(cluster))
-        .route("/v1/topics", get(topics))
-        .route("/v1/topics/{name}", get(topic))
+    let routes = endpoints::all().into_iter();
+    let routes = routes.fold(Router::new(), |router, endpoint| router.route(endpoint.path, endpoint.route));
+    routes
+        .fallback(problem::nowhere)
+        .method_not_allowed_fallback(problem::wrong_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(admin)
+}
+
+/// Work that may wait for the disk, or takes long: not on a thread that requests run on.
+async fn in_background<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> Result<R, Problem> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| {
+        Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the answer could not be made; the broker's log says why",
+        )
+    })
 }
 
 async fn live(State(admin): State<Arc<Admin>>) -> Response {
@@ -100,31 +123,18 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     }
 }
 
-async fn metrics_page(State(admin): State<Arc<Admin>>) -> Response {
-    let uptime = clock::monotonic().saturating_duration_since(admin.started);
-    let page = metrics::page(&admin.sources, uptime);
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response()
+async fn metrics_page(State(admin): State<Arc<Admin>>) -> Result<Response, Problem> {
+    let page = in_background(move || {
+        let uptime = clock::monotonic().saturating_duration_since(admin.started);
+        metrics::page(&admin.sources, uptime, &mut admin.times.lock())
+    });
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page.await?).into_response())
 }
 
 async fn cluster(State(admin): State<Arc<Admin>>) -> Response {
     Json(views::cluster(&admin.sources.service)).into_response()
 }
 
-async fn topics(State(admin): State<Arc<Admin>>) -> Response {
-    // Sizes of a hundred thousand partitions take a while: not on a thread that others wait for.
-    let service = admin.sources.service.clone();
-    match tokio::task::spawn_blocking(move || views::topics(&service)).await {
-        Ok(view) => Json(view).into_response(),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-    }
-}
-
-async fn topic(State(admin): State<Arc<Admin>>, Path(name): Path<String>) -> Response {
-    match views::topic(&admin.sources.service, &name) {
-        Some(view) => Json(view).into_response(),
-        None => {
-            let error = views::Problem { error: format!("topic '{name}' does not exist") };
-            (StatusCode::NOT_FOUND, Json(error)).into_response()
-        }
-    }
+async fn description() -> Response {
+    Json(openapi::description()).into_response()
 }

@@ -1,78 +1,138 @@
-//! What the JSON admin API shows.
+//! What the JSON admin API shows of the cluster and of topics.
 
 use std::collections::BTreeMap;
 
 use millstream_state::cluster::cluster_id_text;
+use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::service::{ConfigSource, PartitionView, Service, TopicView};
+use crate::service::{ConfigEntry, ConfigSource, PartitionView, Service, TopicView};
 
-/// Why a request has no answer.
-#[derive(Debug, Serialize)]
-pub(super) struct Problem {
-    /// In words.
-    pub(super) error: String,
-}
-
-#[derive(Debug, Serialize)]
+/// The cluster as the node that answers knows it.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct ClusterJson {
+    /// The id that Kafka clients see.
     cluster_id: String,
+    /// Of the broker that answers.
     version: &'static str,
+    /// Id of the node that leads the metadata.
     controller: i32,
+    /// All brokers.
     brokers: Vec<BrokerJson>,
+    /// How many topics there are.
     topics: usize,
+    /// How many partitions they have together.
     partitions: usize,
+    /// The Raft groups that carry partitions.
     shards: Vec<ShardJson>,
 }
 
-#[derive(Debug, Serialize)]
+/// A broker, as clients reach it.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 struct BrokerJson {
+    /// Node id.
     id: i32,
+    /// Advertised host.
     host: String,
+    /// Advertised port.
     port: u16,
+    /// Its rack, if it has one.
     rack: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+/// A Raft group that carries partitions.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 struct ShardJson {
+    /// The shard's number.
     id: u32,
-    /// Term of this node's leadership; none while it does not lead.
+    /// Raft term in which the node that answers leads it; null while it does not.
     led_term: Option<u64>,
 }
 
-#[derive(Debug, Serialize)]
+/// Configuration keys.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConfigsJson {
+    /// Every key, with `log.` in front those that topics take from the broker.
+    config: Vec<ConfigJson>,
+}
+
+/// A configuration key.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ConfigJson {
+    /// Kafka's name of it.
+    name: String,
+    /// Its value.
+    value: Option<String>,
+    /// Where the value comes from: `topic`, `broker`, `all brokers`, `start` or `default`.
+    source: &'static str,
+    /// Whether it can change while the broker runs.
+    changeable: bool,
+    /// What it does.
+    documentation: &'static str,
+}
+
+/// Topics in few words.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct TopicsJson {
+    /// Every topic, sorted by name.
     topics: Vec<TopicSummaryJson>,
 }
 
-#[derive(Debug, Serialize)]
+/// A topic in few words.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 struct TopicSummaryJson {
+    /// Its name.
     name: String,
-    /// As Kafka's tools print it.
+    /// Its id, as Kafka's tools print it.
     id: String,
+    /// How many partitions it has.
     partitions: usize,
+    /// Whether it belongs to the broker.
     internal: bool,
+    /// Size of all its batches on the node that answers.
     bytes: u64,
 }
 
-#[derive(Debug, Serialize)]
+/// A topic.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct TopicJson {
+    /// Its name.
     name: String,
+    /// Its id, as Kafka's tools print it.
     id: String,
+    /// Whether it belongs to the broker.
     internal: bool,
+    /// Its partitions.
     partitions: Vec<PartitionJson>,
     /// What is set on the topic itself.
     config: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Serialize)]
+/// A partition.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 struct PartitionJson {
+    /// Kafka's number of it.
     index: i32,
+    /// The shard that holds its end.
     shard: u32,
+    /// Node id of its leader; null while there is none.
     leader: Option<i32>,
+    /// The leader's epoch; -1 without a leader.
     leader_epoch: i32,
+    /// First offset that there is.
     log_start_offset: Option<i64>,
+    /// Offset behind the last record.
     end_offset: Option<i64>,
+    /// Size of its batches on the node that answers.
     bytes: u64,
 }
 
@@ -93,6 +153,28 @@ pub(super) fn cluster(service: &Service) -> ClusterJson {
         topics: topics.len(),
         partitions: topics.iter().map(|topic| topic.partitions.len()).sum(),
         shards,
+    }
+}
+
+/// Every key of the broker.
+pub(super) fn configs(service: &Service) -> ConfigsJson {
+    ConfigsJson { config: service.broker_configs().into_iter().map(config_json).collect() }
+}
+
+fn config_json(entry: ConfigEntry) -> ConfigJson {
+    let source = match entry.source {
+        ConfigSource::DynamicTopic => "topic",
+        ConfigSource::DynamicBroker => "broker",
+        ConfigSource::DynamicDefaultBroker => "all brokers",
+        ConfigSource::StaticBroker => "start",
+        ConfigSource::Default => "default",
+    };
+    ConfigJson {
+        name: entry.name,
+        value: entry.value.filter(|_| !entry.sensitive),
+        source,
+        changeable: !entry.read_only,
+        documentation: entry.documentation,
     }
 }
 

@@ -60,7 +60,7 @@ pub(super) struct ServeArgs {
 
 /// Serves until the process is told to stop.
 pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
-    start_log(
+    let log = start_log(
         match args.log_format {
             LogFormatArg::Text => LogFormat::Text,
             LogFormatArg::Json => LogFormat::Json,
@@ -81,7 +81,7 @@ pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(worker_threads()).enable_all().thread_name("millstream").build();
     let runtime = runtime.map_err(CliError::io("cannot start the worker threads"))?;
-    Ok(runtime.block_on(node::serve(config))?)
+    Ok(runtime.block_on(node::serve(config, log))?)
 }
 
 /// Half of the cores run requests; the log's writer, flushes and reads have threads of their own. A request passes

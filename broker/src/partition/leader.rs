@@ -8,6 +8,7 @@
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
     sync::{Arc, Weak},
+    time::Instant,
 };
 
 use millstream_model::{GroupId, PartitionId, limits};
@@ -23,7 +24,7 @@ use super::{
     check::CheckedBatch,
     staged::{StagedAppend, StagedBatch},
 };
-use crate::{clock, service::ProduceError};
+use crate::{clock, service::ProduceError, telemetry::CommitMeter};
 
 /// Proposals of one shard that may be in flight; what comes meanwhile waits and leaves as one. With fewer, batches wait
 /// here for a write that they could have been part of.
@@ -59,6 +60,8 @@ pub(super) type AppendResult = Result<Appended, ProduceError>;
 pub struct Shard {
     /// The replicated state.
     pub host: Arc<ShardHost>,
+    /// Where the time of group commits goes.
+    pub meter: CommitMeter,
     group: Group,
     leader: Mutex<Leader>,
     /// For callbacks, which must not keep the shard alive.
@@ -87,6 +90,7 @@ struct Ahead {
 }
 
 struct Queued {
+    since: Instant,
     staged: StagedBatch,
     tell: oneshot::Sender<AppendResult>,
 }
@@ -97,7 +101,13 @@ type Waiting = Vec<(PartitionId, Option<i64>, oneshot::Sender<AppendResult>)>;
 impl Shard {
     /// A shard on its running group.
     pub fn new(group: Group, host: Arc<ShardHost>) -> Arc<Shard> {
-        Arc::new_cyclic(|this| Shard { host, group, leader: Mutex::default(), this: this.clone() })
+        Arc::new_cyclic(|this| Shard {
+            host,
+            meter: CommitMeter::default(),
+            group,
+            leader: Mutex::default(),
+            this: this.clone(),
+        })
     }
 
     /// The shard's Raft group.
@@ -118,7 +128,7 @@ impl Shard {
         match self.admit(&mut leader, submission) {
             Ok(Admitted::Queue(staged)) => {
                 leader.queued_bytes += staged.bytes.len();
-                leader.queue.push_back(Queued { staged, tell });
+                leader.queue.push_back(Queued { since: clock::monotonic(), staged, tell });
             }
             Ok(Admitted::Already(appended)) => drop(tell.send(Ok(appended))),
             Err(error) => drop(tell.send(Err(error))),
@@ -139,8 +149,9 @@ impl Shard {
             // Whoever pushes looks at the queue again before it ends.
             return;
         }
-        while let Some((staged, waiting)) = leader.next_wave() {
+        while let Some((since, staged, waiting)) = leader.next_wave() {
             leader.in_flight += 1;
+            self.meter.queue.record(clock::monotonic().saturating_duration_since(since));
             let term = leader.term;
             // Not under the lock: others submit meanwhile, and what is refused at once takes the lock itself. Only one
             // proposes at a time, so the order stays.
@@ -150,10 +161,11 @@ impl Shard {
     }
 
     fn propose(&self, term: u64, staged: Vec<StagedBatch>, waiting: Waiting) {
-        let this = self.this.clone();
+        let (this, begun) = (self.this.clone(), clock::monotonic());
         let command = Command::staged(StagedAppend::new(clock::now_ms(), staged));
         self.group.propose(term, command, move |outcome| {
             if let Some(shard) = this.upgrade() {
+                shard.meter.log.record(clock::monotonic().saturating_duration_since(begun));
                 shard.finish(term, waiting, outcome);
             }
         });
@@ -326,21 +338,22 @@ impl Leader {
     }
 
     /// The batches of the next proposal, or nothing while enough is in flight.
-    fn next_wave(&mut self) -> Option<(Vec<StagedBatch>, Waiting)> {
-        if self.queue.is_empty() || self.in_flight >= PROPOSALS_IN_FLIGHT_MAX {
+    fn next_wave(&mut self) -> Option<(Instant, Vec<StagedBatch>, Waiting)> {
+        if self.in_flight >= PROPOSALS_IN_FLIGHT_MAX {
             return None;
         }
+        let oldest = self.queue.front()?.since;
         let (mut staged, mut waiting, mut bytes) = (Vec::new(), Waiting::new(), 0);
         while let Some(next) = self.queue.front() {
             bytes += next.staged.bytes.len();
             if bytes > limits::ENTRY_BYTES_TARGET && !staged.is_empty() {
                 break;
             }
-            let Some(Queued { staged: batch, tell }) = self.queue.pop_front() else { break };
+            let Some(Queued { staged: batch, tell, .. }) = self.queue.pop_front() else { break };
             self.queued_bytes -= batch.bytes.len();
             waiting.push((batch.partition, batch.log_append_ms, tell));
             staged.push(batch);
         }
-        Some((staged, waiting))
+        Some((oldest, staged, waiting))
     }
 }

@@ -8,7 +8,7 @@ use millstream_model::{
     batch::{BatchHeader, TimestampType, decode_records, split},
     limits,
 };
-use millstream_store::tables::Tables;
+use millstream_store::tables::{MemoryRead, Tables};
 
 use super::{
     ShardHost,
@@ -58,6 +58,36 @@ pub async fn find_offset(
         OffsetQuery::MaxTimestamp => blocking(move || newest(&tables, partition, log_start)).await,
         OffsetQuery::At(time) => blocking(move || first_at(&tables, partition, time, log_start)).await,
     }
+}
+
+/// The first record at or above `offset`; `None` when there is none. May wait for the disk.
+pub fn first_record(
+    host: &ShardHost,
+    partition: PartitionId,
+    offset: i64,
+) -> Result<Option<FoundOffset>, FetchError> {
+    let mut from = offset;
+    while let Some(batch) = batch_at(&host.tables, partition, from)? {
+        // Marks of transactions are no records that anyone waits for.
+        if !batch.header.attributes.is_control()
+            && let Some(found) = batch.find(|record| record.offset >= offset)?
+        {
+            return Ok(Some(found));
+        }
+        from = batch.header.next_offset();
+    }
+    Ok(None)
+}
+
+/// The batch that holds `offset`, or else the first one behind it.
+fn batch_at(tables: &Tables, partition: PartitionId, offset: i64) -> Result<Option<Batch>, FetchError> {
+    // The first batch comes whole, whatever its size.
+    let found = match tables.read_memory(partition, offset, 1) {
+        MemoryRead::Hit(batches) => batches,
+        MemoryRead::Empty => Vec::new(),
+        MemoryRead::Older => tables.read_runs(partition, offset, 1).map_err(|error| damaged(&error))?,
+    };
+    found.into_iter().next().map(Batch::parse).transpose()
 }
 
 async fn blocking<R: Send + 'static>(
@@ -251,6 +281,14 @@ mod tests {
             for time in -1..70 {
                 let first = live().find(|record| record.timestamp_ms >= time).copied();
                 assert_eq!(self.find(OffsetQuery::At(time)).await, first, "{context}: at {time}");
+            }
+            for offset in self.log_start..=self.records.len() as i64 {
+                let found = first_record(&self.host, PARTITION, offset).expect("it can be read");
+                assert_eq!(
+                    found,
+                    live().find(|record| record.offset >= offset).copied(),
+                    "{context}: {offset}"
+                );
             }
             let newest = live().max_by_key(|record| (record.timestamp_ms, -record.offset)).copied();
             assert_eq!(self.find(OffsetQuery::MaxTimestamp).await, newest, "{context}: newest");

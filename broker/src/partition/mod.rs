@@ -21,6 +21,6 @@ mod waiters;
 pub use check::{CheckRules, CheckedBatch, check_batch};
 pub use host::ShardHost;
 pub use leader::{Appended, Shard, Submission, leader_epoch};
-pub use lookup::{FoundOffset, OffsetQuery, find_offset};
+pub use lookup::{FoundOffset, OffsetQuery, find_offset, first_record};
 pub use reader::{FetchBounds, FetchError, FetchPart, Fetched, Locate, check_epoch, fetch};
 pub use replies::Replies;

@@ -1,6 +1,9 @@
 //! The reading side of a shard: fetches, with long polls.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use millstream_model::{
@@ -102,12 +105,14 @@ pub trait Locate {
     fn locate(&self, group: GroupId) -> Result<(&Arc<ShardHost>, u64), FetchError>;
 }
 
-/// Answers a fetch: at once if there is enough, else when there is or when the time is up.
+/// Answers a fetch: at once if there is enough, else when there is or when the time is up. Adds to `waited` how long it
+/// waited for records.
 pub async fn fetch<L: Locate + Sync>(
     shards: &L,
     parts: &[FetchPart],
     bounds: FetchBounds,
     replies: &Replies,
+    waited: &mut Duration,
 ) -> Vec<Result<Fetched, FetchError>> {
     let (results, enough) = pass(shards, parts, &bounds, replies).await;
     if enough || bounds.deadline <= crate::clock::monotonic() {
@@ -125,7 +130,10 @@ pub async fn fetch<L: Locate + Sync>(
         if enough {
             return results;
         }
-        if tokio::time::timeout_at(until, waiter.notified()).await.is_err() {
+        let parked_at = crate::clock::monotonic();
+        let woken = tokio::time::timeout_at(until, waiter.notified()).await;
+        *waited += crate::clock::monotonic().saturating_duration_since(parked_at);
+        if woken.is_err() {
             return results;
         }
         parked.leave();

@@ -172,7 +172,10 @@ mod tests {
         let part = FetchPart { partition, offset: 0, max_bytes: 1 << 20, current_leader_epoch: -1 };
         let deadline = clock::deadline(Duration::from_secs(60));
         let bounds = FetchBounds { max_bytes: 1 << 20, min_bytes, deadline };
-        fetch(shards, &[part], bounds, replies).await.remove(0).expect("it can be read")
+        fetch(shards, &[part], bounds, replies, &mut Duration::default())
+            .await
+            .remove(0)
+            .expect("it can be read")
     }
 
     #[tokio::test]

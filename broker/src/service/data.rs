@@ -181,7 +181,7 @@ impl Service {
         transactional: bool,
         timeout: Duration,
     ) -> impl Future<Output = Vec<Result<Produced, ProduceError>>> + Send + 'static {
-        let now_ms = clock::now_ms();
+        let (now_ms, begun) = (clock::now_ms(), clock::monotonic());
         let mut touched: Vec<&Arc<Shard>> = Vec::new();
         let pending: Vec<_> = parts
             .into_iter()
@@ -195,6 +195,7 @@ impl Service {
                 Ok((shard.submit(submission), Moved { topic, bytes, records }))
             })
             .collect();
+        self.inner.meter.stages.produce_check.record(clock::monotonic().saturating_duration_since(begun));
         touched.iter().for_each(|shard| shard.push());
         let inner = self.inner.clone();
         async move {
@@ -254,7 +255,9 @@ impl Service {
         min_bytes: usize,
     ) -> Vec<Result<Fetched, FetchError>> {
         let bounds = FetchBounds { max_bytes, min_bytes, deadline: clock::deadline(max_wait) };
-        let results = partition::fetch(&*self.inner, parts, bounds, &self.inner.replies).await;
+        let (begun, mut waited) = (clock::monotonic(), Duration::ZERO);
+        let results = partition::fetch(&*self.inner, parts, bounds, &self.inner.replies, &mut waited).await;
+        self.count_fetch(clock::monotonic().saturating_duration_since(begun), waited);
         for (part, fetched) in parts.iter().zip(&results) {
             let Some(bytes) = fetched.as_ref().ok().map(Fetched::len).filter(|bytes| *bytes > 0) else {
                 continue;
@@ -265,6 +268,14 @@ impl Service {
             }
         }
         results
+    }
+
+    fn count_fetch(&self, took: Duration, waited: Duration) {
+        let stages = &self.inner.meter.stages;
+        stages.fetch_read.record(took.saturating_sub(waited));
+        if waited > Duration::ZERO {
+            stages.fetch_wait.record(waited);
+        }
     }
 
     /// Finds an offset; `None` when no record fits.

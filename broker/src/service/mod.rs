@@ -7,6 +7,7 @@ mod error;
 mod founding;
 mod groups;
 mod inspect;
+mod lag;
 mod layers;
 mod producers;
 mod room;
@@ -20,6 +21,7 @@ pub use groups::{
     JoinedMember, ListedGroup, MemberRef, MemberView, OffsetEntry, SyncRequest, Synced, TopicOffsets,
 };
 pub use inspect::{ActiveProducer, DiskSpace};
+pub use lag::{PartitionLag, RecordTimes, TopicLag};
 pub use layers::GivenConfigs;
 pub use types::{
     BrokerInfo, ConfigEntry, ConfigSource, Leadership, NewTopic, PartitionView, ProducePart, Produced,

@@ -52,6 +52,18 @@ impl Histogram {
     }
 }
 
+impl HistogramReading {
+    /// Both together.
+    pub fn plus(mut self, other: &HistogramReading) -> HistogramReading {
+        self.count += other.count;
+        self.sum_micros += other.sum_micros;
+        for ((_, count), (_, more)) in self.at_most.iter_mut().zip(&other.at_most) {
+            *count += more;
+        }
+        self
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,6 +79,18 @@ mod tests {
         assert_eq!(reading.at_most[1], (250, 3));
         assert_eq!(reading.at_most.last(), Some(&(10_000_000, 3)));
         assert_eq!((reading.count, reading.sum_micros), (4, 20_000_202));
+    }
+
+    #[test]
+    fn two_histograms_are_read_as_one() {
+        let (one, other) = (Histogram::default(), Histogram::default());
+        one.record(Duration::from_micros(50));
+        other.record(Duration::from_micros(400));
+        let both = one.read().plus(&other.read());
+        assert_eq!(
+            (both.count, both.sum_micros, both.at_most[0], both.at_most[2]),
+            (2, 450, (100, 1), (500, 2))
+        );
     }
 
     #[test]

@@ -17,6 +17,26 @@ pub struct ApiMeter {
     pub duration: Histogram,
 }
 
+/// Where the time of requests goes.
+#[derive(Debug, Default)]
+pub struct StageMeter {
+    /// Checking and ordering the batches of a produce request.
+    pub produce_check: Histogram,
+    /// What a fetch spends on finding and reading records.
+    pub fetch_read: Histogram,
+    /// What it waits for records that are not there yet; only of those that wait.
+    pub fetch_wait: Histogram,
+}
+
+/// Where the time of a shard's group commits goes.
+#[derive(Debug, Default)]
+pub struct CommitMeter {
+    /// How long the oldest batch of each waited for it.
+    pub queue: Histogram,
+    /// From the proposal until it is applied.
+    pub log: Histogram,
+}
+
 /// Counters of the whole broker since it was started.
 #[derive(Debug)]
 pub struct Meter {
@@ -24,13 +44,20 @@ pub struct Meter {
     pub total: TopicMeter,
     /// Batches that were refused.
     pub produce_refused: AtomicU64,
+    /// Where the time of requests goes.
+    pub stages: StageMeter,
     apis: Box<[ApiMeter]>,
 }
 
 impl Default for Meter {
     fn default() -> Meter {
         let apis = std::iter::repeat_with(ApiMeter::default).take(API_KEYS).collect();
-        Meter { total: TopicMeter::default(), produce_refused: AtomicU64::new(0), apis }
+        Meter {
+            total: TopicMeter::default(),
+            produce_refused: AtomicU64::new(0),
+            stages: StageMeter::default(),
+            apis,
+        }
     }
 }
 

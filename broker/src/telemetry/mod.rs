@@ -3,13 +3,15 @@
 //! Counters are plain atomics that belong to whoever counts; nothing is looked up by name where it is counted, and nothing
 //! runs behind them.
 
+pub mod families;
 mod histogram;
 mod log;
 mod meter;
 mod text;
 
+pub use families::{Family, Kind};
 pub use histogram::{Histogram, HistogramReading};
-pub use log::{LogFormat, start_log};
-pub use meter::{ApiMeter, Meter, TopicMeter};
+pub use log::{FilterError, LogFormat, LogSwitch, start_log};
+pub use meter::{ApiMeter, CommitMeter, Meter, StageMeter, TopicMeter};
 pub use text::MetricsText;
 pub(crate) use text::{label, seconds};

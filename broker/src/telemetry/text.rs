@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write};
 
-use super::HistogramReading;
+use super::{Family, HistogramReading, Kind};
 
 /// A page of metrics that is being written: each family has its help and type once, in front of its samples.
 #[derive(Debug, Default)]
@@ -16,44 +16,29 @@ impl MetricsText {
         self.page
     }
 
-    /// A number that only grows.
-    pub fn counter(&mut self, name: &str, help: &str, value: impl Display) {
-        self.counters(name, help, [(String::new(), value)]);
+    /// A metric without labels.
+    pub fn one(&mut self, family: &Family, value: impl Display) {
+        self.each(family, [(String::new(), value)]);
     }
 
-    /// A number that only grows, one for each set of labels.
-    pub fn counters<V: Display>(
-        &mut self,
-        name: &str,
-        help: &str,
-        samples: impl IntoIterator<Item = (String, V)>,
-    ) {
-        self.family(name, help, "counter", samples);
-    }
-
-    /// A number that comes and goes.
-    pub fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
-        self.gauges(name, help, [(String::new(), value)]);
-    }
-
-    /// A number that comes and goes, one for each set of labels.
-    pub fn gauges<V: Display>(
-        &mut self,
-        name: &str,
-        help: &str,
-        samples: impl IntoIterator<Item = (String, V)>,
-    ) {
-        self.family(name, help, "gauge", samples);
+    /// A metric with one sample for each set of labels.
+    pub fn each<V: Display>(&mut self, family: &Family, samples: impl IntoIterator<Item = (String, V)>) {
+        debug_assert_ne!(family.kind, Kind::Histogram, "{} has buckets", family.name);
+        self.head(family);
+        for (labels, value) in samples {
+            self.sample(family.name, &labels, value);
+        }
     }
 
     /// Durations in buckets, one histogram for each set of labels.
     pub fn histograms(
         &mut self,
-        name: &str,
-        help: &str,
+        family: &Family,
         samples: impl IntoIterator<Item = (String, HistogramReading)>,
     ) {
-        self.head(name, help, "histogram");
+        debug_assert_eq!(family.kind, Kind::Histogram, "{} has no buckets", family.name);
+        self.head(family);
+        let name = family.name;
         for (labels, reading) in samples {
             for (bound, count) in &reading.at_most {
                 self.bucket(name, &labels, &seconds(*bound), *count);
@@ -69,22 +54,10 @@ impl MetricsText {
         self.sample(&format!("{name}_bucket"), &format!("{labels}{comma}le=\"{bound}\""), count);
     }
 
-    fn family<V: Display>(
-        &mut self,
-        name: &str,
-        help: &str,
-        kind: &str,
-        samples: impl IntoIterator<Item = (String, V)>,
-    ) {
-        self.head(name, help, kind);
-        for (labels, value) in samples {
-            self.sample(name, &labels, value);
-        }
-    }
-
     // Writing to a string does not fail.
-    fn head(&mut self, name: &str, help: &str, kind: &str) {
-        let _ = writeln!(self.page, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    fn head(&mut self, family: &Family) {
+        let Family { name, help, kind, .. } = family;
+        let _ = writeln!(self.page, "# HELP {name} {help}\n# TYPE {name} {}", kind.name());
     }
 
     fn sample(&mut self, name: &str, labels: &str, value: impl Display) {
@@ -118,9 +91,11 @@ mod tests {
         let histogram = Histogram::default();
         histogram.record(Duration::from_micros(1500));
         let mut text = MetricsText::default();
-        text.counter("a_total", "Things.", 3);
-        text.gauges("b", "Others.", [(label("x", "1\"\\\n"), 0.5)]);
-        text.histograms("c_seconds", "Times.", [(label("x", "1"), histogram.read())]);
+        let family = |name, kind, help| Family { name, kind, labels: &[], help };
+        text.one(&family("a_total", Kind::Counter, "Things."), 3);
+        text.each(&family("b", Kind::Gauge, "Others."), [(label("x", "1\"\\\n"), 0.5)]);
+        let times = family("c_seconds", Kind::Histogram, "Times.");
+        text.histograms(&times, [(label("x", "1"), histogram.read())]);
         let page = text.into_page();
         assert!(page.starts_with("# HELP a_total Things.\n# TYPE a_total counter\na_total 3\n"), "{page}");
         assert!(page.contains("b{x=\"1\\\"\\\\\\n\"} 0.5\n"), "{page}");

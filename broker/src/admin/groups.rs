@@ -1,0 +1,312 @@
+//! Consumer groups over HTTP: list, show with their lag, move, remove.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+};
+use millstream_protocol::{decode_data, messages::consumer_protocol::ConsumerProtocolAssignment};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Admin, in_background,
+    problem::{Body, Problem},
+};
+use crate::{
+    clock,
+    service::{
+        CommittedOffset, GroupError, MemberRef, MemberView, OffsetEntry, OffsetQuery, PartitionLag,
+        PartitionView, RecordTimes, Service, TopicLag, TopicView,
+    },
+};
+
+/// Batches that are read to show one group.
+const READS_MAX: usize = 10_000;
+/// Whoever commits from outside is of no generation.
+const NO_GENERATION: i32 = -1;
+
+/// Groups in few words.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GroupsJson {
+    /// Every group that the node that answers coordinates, sorted by name.
+    groups: Vec<GroupSummaryJson>,
+}
+
+/// A group in few words.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct GroupSummaryJson {
+    /// Its name.
+    name: String,
+    /// Kafka's name of its state.
+    state: &'static str,
+    /// What its members do: `consumer` for those who read, empty when only offsets were committed.
+    protocol_type: String,
+}
+
+/// A group, and how far it is behind.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GroupJson {
+    /// Its name.
+    name: String,
+    /// Kafka's name of its state.
+    state: &'static str,
+    /// What its members do.
+    protocol_type: String,
+    /// How partitions are given to them; null while that is not settled.
+    protocol: Option<String>,
+    /// Its members.
+    members: Vec<MemberJson>,
+    /// Records that are left to read, of all topics.
+    lag_records: i64,
+    /// Age of the oldest record that is left, in seconds; 0 when nothing is left, null when it is not known.
+    lag_seconds: Option<f64>,
+    /// Topics that it has committed offsets of.
+    topics: Vec<GroupTopicJson>,
+}
+
+/// A member of a group.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct MemberJson {
+    /// Its id.
+    id: String,
+    /// Its instance id, if it is a static member.
+    instance_id: Option<String>,
+    /// What it calls itself.
+    client_id: String,
+    /// Where it connects from.
+    host: String,
+    /// What it reads: topics and their partitions.
+    assignment: BTreeMap<String, Vec<i32>>,
+}
+
+/// What a group has read of a topic.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct GroupTopicJson {
+    /// The topic's name.
+    topic: String,
+    /// Records that are left to read.
+    lag_records: i64,
+    /// Age of the oldest record that is left, in seconds.
+    lag_seconds: Option<f64>,
+    /// Partitions that it has committed an offset of.
+    partitions: Vec<GroupPartitionJson>,
+}
+
+/// What a group has read of a partition.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct GroupPartitionJson {
+    /// The partition's number.
+    partition: i32,
+    /// The offset that the group reads next.
+    committed_offset: i64,
+    /// First offset that there is.
+    log_start_offset: i64,
+    /// Offset behind the last record.
+    end_offset: i64,
+    /// Records that are left to read.
+    lag_records: i64,
+    /// Age of the oldest record that is left, in seconds.
+    lag_seconds: Option<f64>,
+}
+
+/// Where a group is to go on.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ResetJson {
+    /// The topic.
+    topic: String,
+    /// Its partitions; all when it is left out.
+    #[serde(default)]
+    partitions: Option<Vec<i32>>,
+    /// The place to go on from.
+    to: PositionJson,
+}
+
+/// A place in a partition.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum PositionJson {
+    /// The first record that there is.
+    Earliest,
+    /// Behind the last record.
+    Latest,
+    /// This offset; what is outside of the partition is taken as its nearest end.
+    Offset(i64),
+    /// The first record whose timestamp is at or after this, in milliseconds since 1970; behind the last if there is none.
+    TimeMs(i64),
+}
+
+/// Where a group goes on now.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ResetDoneJson {
+    /// The group.
+    group: String,
+    /// The topic.
+    topic: String,
+    /// Offsets by partition.
+    offsets: BTreeMap<i32, i64>,
+}
+
+pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Json<GroupsJson> {
+    let groups = admin.sources.service.groups().list().into_iter();
+    let groups = groups.map(|group| GroupSummaryJson {
+        name: group.name.to_string(),
+        state: group.state,
+        protocol_type: group.protocol_type,
+    });
+    Json(GroupsJson { groups: groups.collect() })
+}
+
+pub(super) async fn show(
+    State(admin): State<Arc<Admin>>,
+    Path(name): Path<String>,
+) -> Result<Json<GroupJson>, Problem> {
+    in_background(move || group(&admin.sources.service, &name)).await?.map(Json)
+}
+
+fn group(service: &Service, name: &str) -> Result<GroupJson, Problem> {
+    let refused = |error| Problem::of_group(name, error);
+    let view = service.groups().describe(name).map_err(refused)?.ok_or_else(|| Problem::no_group(name))?;
+    let mut times = RecordTimes::new(READS_MAX);
+    let lags = service.group_lag(name, clock::now_ms(), &mut times).map_err(refused)?;
+    let oldest: Option<Vec<i64>> = lags.iter().map(TopicLag::age_ms).collect();
+    Ok(GroupJson {
+        name: name.to_string(),
+        state: view.phase.name(),
+        protocol_type: view.protocol_type.unwrap_or_default(),
+        protocol: view.protocol,
+        members: view.members.into_iter().map(member_json).collect(),
+        lag_records: lags.iter().map(TopicLag::records).sum(),
+        lag_seconds: oldest.map(|ages| in_seconds(ages.into_iter().max().unwrap_or(0))),
+        topics: lags.iter().map(topic_json).collect(),
+    })
+}
+
+fn in_seconds(ms: i64) -> f64 {
+    ms as f64 / 1_000.0
+}
+
+fn member_json(member: MemberView) -> MemberJson {
+    MemberJson {
+        id: member.id.to_string(),
+        instance_id: member.instance_id.map(|id| id.to_string()),
+        client_id: member.client_id,
+        host: member.client_host,
+        assignment: assignment(member.assignment),
+    }
+}
+
+/// What a consumer was given; members of other kinds have assignments that only they can read.
+fn assignment(bytes: bytes::Bytes) -> BTreeMap<String, Vec<i32>> {
+    if bytes.is_empty() {
+        return BTreeMap::new();
+    }
+    let read = decode_data::<ConsumerProtocolAssignment>(bytes).map(|(_, read)| read).unwrap_or_default();
+    read.assigned_partitions.into_iter().map(|topic| (topic.topic.to_string(), topic.partitions)).collect()
+}
+
+fn topic_json(lag: &TopicLag) -> GroupTopicJson {
+    GroupTopicJson {
+        topic: lag.topic.to_string(),
+        lag_records: lag.records(),
+        lag_seconds: lag.age_ms().map(in_seconds),
+        partitions: lag.partitions.iter().map(partition_json).collect(),
+    }
+}
+
+fn partition_json(lag: &PartitionLag) -> GroupPartitionJson {
+    GroupPartitionJson {
+        partition: lag.partition,
+        committed_offset: lag.committed,
+        log_start_offset: lag.log_start,
+        end_offset: lag.end,
+        lag_records: lag.records,
+        lag_seconds: lag.age_ms.map(in_seconds),
+    }
+}
+
+pub(super) async fn reset(
+    State(admin): State<Arc<Admin>>,
+    Path(name): Path<String>,
+    Body(wanted): Body<ResetJson>,
+) -> Result<Json<ResetDoneJson>, Problem> {
+    let service = &admin.sources.service;
+    let topic = service.topic(&wanted.topic).ok_or_else(|| Problem::no_topic(&wanted.topic))?;
+    let mut offsets = BTreeMap::new();
+    for partition in chosen(&topic, wanted.partitions)? {
+        offsets.insert(partition.index, position(service, partition, wanted.to).await?);
+    }
+    let commit_ms = clock::now_ms();
+    let entry = |(partition, offset): (&i32, &i64)| OffsetEntry {
+        topic: topic.name.as_str().into(),
+        partition: *partition,
+        committed: CommittedOffset {
+            offset: *offset,
+            leader_epoch: -1,
+            metadata: String::new(),
+            commit_ms,
+            expire_ms: None,
+        },
+    };
+    let nobody = MemberRef { id: "".into(), instance_id: None, generation: NO_GENERATION };
+    let committed =
+        service.groups().commit(name.as_str().into(), nobody, offsets.iter().map(entry).collect()).await;
+    committed.map_err(|error| Problem::of_group(&name, error))?;
+    Ok(Json(ResetDoneJson { group: name, topic: wanted.topic, offsets }))
+}
+
+fn chosen(topic: &TopicView, wanted: Option<Vec<i32>>) -> Result<Vec<&PartitionView>, Problem> {
+    let Some(wanted) = wanted else { return Ok(topic.partitions.iter().collect()) };
+    let find = |index: i32| {
+        let found = usize::try_from(index).ok().and_then(|at| topic.partitions.get(at));
+        found.ok_or_else(|| {
+            let (name, partitions) = (&topic.name, topic.partitions.len());
+            let error =
+                format!("topic '{name}' has {partitions} partitions; partition {index} is not one of them");
+            Problem { status: StatusCode::BAD_REQUEST, error }
+        })
+    };
+    wanted.into_iter().collect::<BTreeSet<_>>().into_iter().map(find).collect()
+}
+
+async fn position(service: &Service, partition: &PartitionView, to: PositionJson) -> Result<i64, Problem> {
+    let find = async |query| {
+        Ok::<_, Problem>(service.list_offset(partition, query, -1).await?.map(|found| found.offset))
+    };
+    let query = match to {
+        PositionJson::Earliest => OffsetQuery::Earliest,
+        PositionJson::Latest => OffsetQuery::Latest,
+        PositionJson::TimeMs(time) => OffsetQuery::At(time.max(0)),
+        PositionJson::Offset(offset) => {
+            let bounds = service.partition_offsets(partition);
+            let (start, end) = bounds.ok_or_else(|| Problem::from(crate::service::FetchError::NotLeader))?;
+            return Ok(offset.clamp(start, end));
+        }
+    };
+    match find(query).await? {
+        Some(offset) => Ok(offset),
+        // No record is late enough.
+        None => Ok(find(OffsetQuery::Latest).await?.unwrap_or(0)),
+    }
+}
+
+pub(super) async fn remove(
+    State(admin): State<Arc<Admin>>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let removed: Result<(), GroupError> = admin.sources.service.groups().delete(&name).await;
+    removed.map(|()| StatusCode::NO_CONTENT).map_err(|error| Problem::of_group(&name, error))
+}

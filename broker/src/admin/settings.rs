@@ -1,0 +1,83 @@
+//! What of a running broker can be switched over HTTP: its configuration, and what it logs.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{Json, extract::State, http::StatusCode};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Admin,
+    problem::{Body, Problem},
+    views::{self, ConfigsJson},
+};
+use crate::service::BrokerScope;
+
+/// Keys of the broker that change; all or none.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConfigChangeJson {
+    /// Keys with their new values.
+    #[serde(default)]
+    set: BTreeMap<String, String>,
+    /// Keys that go back to what was given at start.
+    #[serde(default)]
+    unset: Vec<String>,
+    /// Only the broker that answers, not all.
+    #[serde(default)]
+    this_broker_only: bool,
+}
+
+/// What is logged.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogJson {
+    /// The filter that is in force.
+    filter: String,
+    /// The filter that was in force at start.
+    at_start: String,
+}
+
+/// What is to be logged from now on.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogChangeJson {
+    /// As in RUST_LOG: `info`, or `info,millstream::kafka=debug`. Null brings back what was in force at start.
+    filter: Option<String>,
+}
+
+pub(super) async fn configs(State(admin): State<Arc<Admin>>) -> Json<ConfigsJson> {
+    Json(views::configs(&admin.sources.service))
+}
+
+pub(super) async fn change_configs(
+    State(admin): State<Arc<Admin>>,
+    Body(change): Body<ConfigChangeJson>,
+) -> Result<Json<ConfigsJson>, Problem> {
+    let set = change.set.into_iter().map(|(key, value)| (key, Some(value)));
+    let changes = set.chain(change.unset.into_iter().map(|key| (key, None))).collect();
+    let scope = if change.this_broker_only { BrokerScope::This } else { BrokerScope::All };
+    admin.sources.service.alter_broker_config(scope, changes, false).await?;
+    Ok(Json(views::configs(&admin.sources.service)))
+}
+
+pub(super) async fn log(State(admin): State<Arc<Admin>>) -> Json<LogJson> {
+    Json(log_json(&admin))
+}
+
+pub(super) async fn change_log(
+    State(admin): State<Arc<Admin>>,
+    Body(change): Body<LogChangeJson>,
+) -> Result<Json<LogJson>, Problem> {
+    let log = &admin.sources.log;
+    let filter = change.filter.unwrap_or_else(|| log.first_filter().to_string());
+    log.set(&filter).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error))?;
+    // Whoever reads the log is to know why it changes.
+    tracing::warn!(filter, "the log filter was switched");
+    Ok(Json(log_json(&admin)))
+}
+
+fn log_json(admin: &Admin) -> LogJson {
+    let log = &admin.sources.log;
+    LogJson { filter: log.filter(), at_start: log.first_filter().to_string() }
+}

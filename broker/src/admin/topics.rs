@@ -1,0 +1,160 @@
+//! Topics over HTTP: list, show, make, change, remove.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{
+    Admin, in_background,
+    problem::{Body, Problem},
+    views::{self, TopicJson, TopicsJson},
+};
+use crate::service::NewTopic;
+
+/// A topic to be made.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewTopicJson {
+    /// Its name: 1 to 249 letters, digits, `.`, `_` and `-`.
+    name: String,
+    /// How many partitions; `num.partitions` of the broker when it is left out.
+    #[serde(default)]
+    partitions: Option<i32>,
+    /// How many replicas; the broker's default when it is left out.
+    #[serde(default)]
+    replication_factor: Option<i16>,
+    /// Keys that are set on it.
+    #[serde(default)]
+    config: BTreeMap<String, String>,
+    /// Only check whether it could be made.
+    #[serde(default)]
+    validate_only: bool,
+}
+
+/// What changes of a topic. Either everything that is asked for is allowed, or nothing happens.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TopicChangeJson {
+    /// How many partitions it is to have; more than now.
+    #[serde(default)]
+    partitions: Option<i32>,
+    /// Keys with their new values.
+    #[serde(default)]
+    set: BTreeMap<String, String>,
+    /// Keys that go back to their defaults.
+    #[serde(default)]
+    unset: Vec<String>,
+    /// Only check whether it could be changed.
+    #[serde(default)]
+    validate_only: bool,
+}
+
+pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Result<Json<TopicsJson>, Problem> {
+    // Sizes of a hundred thousand partitions take a while: not on a thread that others wait for.
+    in_background(move || views::topics(&admin.sources.service)).await.map(Json)
+}
+
+pub(super) async fn show(
+    State(admin): State<Arc<Admin>>,
+    Path(name): Path<String>,
+) -> Result<Json<TopicJson>, Problem> {
+    topic(&admin, &name).map(Json)
+}
+
+fn topic(admin: &Admin, name: &str) -> Result<TopicJson, Problem> {
+    views::topic(&admin.sources.service, name).ok_or_else(|| Problem::no_topic(name))
+}
+
+pub(super) async fn create(
+    State(admin): State<Arc<Admin>>,
+    Body(wanted): Body<NewTopicJson>,
+) -> Result<Response, Problem> {
+    let name = wanted.name.clone();
+    let new = NewTopic {
+        name: wanted.name,
+        partitions: some_or_default(wanted.partitions, "partitions")?,
+        replication_factor: some_or_default(wanted.replication_factor, "replication_factor")?,
+        configs: wanted.config.into_iter().map(|(key, value)| (key, Some(value))).collect(),
+        ..NewTopic::default()
+    };
+    let made = admin.sources.service.create_topic(new, wanted.validate_only).await;
+    made.map_err(|error| Problem::of_topic(&name, &error))?;
+    if wanted.validate_only {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    Ok((StatusCode::CREATED, Json(topic(&admin, &name)?)).into_response())
+}
+
+/// -1 is how Kafka asks for the default; here that is done by saying nothing.
+fn some_or_default<N: From<i8> + PartialOrd + std::fmt::Display>(
+    given: Option<N>,
+    field: &str,
+) -> Result<N, Problem> {
+    match given {
+        None => Ok(N::from(-1)),
+        Some(n) if n >= N::from(1) => Ok(n),
+        Some(n) => {
+            let error = format!("{field} is {n}; allowed is 1 or more, or leave it out for the default");
+            Err(Problem { status: StatusCode::BAD_REQUEST, error })
+        }
+    }
+}
+
+pub(super) async fn change(
+    State(admin): State<Arc<Admin>>,
+    Path(name): Path<String>,
+    Body(change): Body<TopicChangeJson>,
+) -> Result<Response, Problem> {
+    let service = &admin.sources.service;
+    let refused = |error| Problem::of_topic(&name, &error);
+    let keys: Vec<(String, Option<String>)> = change
+        .set
+        .into_iter()
+        .map(|(key, value)| (key, Some(value)))
+        .chain(change.unset.into_iter().map(|key| (key, None)))
+        .collect();
+    service.alter_topic_config(&name, keys.clone(), true).await.map_err(refused)?;
+    if let Some(partitions) = change.partitions {
+        service.create_partitions(&name, partitions, change.validate_only).await.map_err(refused)?;
+    }
+    if change.validate_only {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    if !keys.is_empty() {
+        service.alter_topic_config(&name, keys, false).await.map_err(refused)?;
+    }
+    Ok(Json(topic(&admin, &name)?).into_response())
+}
+
+pub(super) async fn remove(
+    State(admin): State<Arc<Admin>>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let removed = admin.sources.service.delete_topic(&name).await;
+    removed.map(|()| StatusCode::NO_CONTENT).map_err(|error| Problem::of_topic(&name, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_is_the_default_and_what_is_given_is_at_least_one() {
+        assert_eq!(some_or_default::<i32>(None, "partitions"), Ok(-1));
+        assert_eq!(some_or_default(Some(3), "partitions"), Ok(3));
+        for wrong in [0, -1] {
+            let refused = some_or_default(Some(wrong), "partitions").expect_err("not allowed");
+            assert!(
+                refused.error.contains("partitions") && refused.error.contains("1 or more"),
+                "{refused:?}"
+            );
+        }
+    }
+}
