@@ -273,6 +273,9 @@ impl Index {
         let mut regions = self.regions.iter();
         for part in &self.parts {
             let mut last = None;
+            if part.regions as usize > regions.len() {
+                return false;
+            }
             for region in regions.by_ref().take(part.regions as usize) {
                 let rises = last.map_or(region.position == 0, |last| region.position > last);
                 if !rises || region.position >= part.bytes {
@@ -342,5 +345,30 @@ pub(super) fn read_index(disk: &dyn Disk, id: u64, record: &RunRecord) -> Result
         Ok(index)
     } else {
         Err(damaged(foot.index_position, "the index contradicts itself"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_with_fewer_regions_than_its_parts_count_contradicts_itself() {
+        let part = |regions| PartEntry {
+            partition: PartitionId(1),
+            start: 0,
+            end: 9,
+            max_timestamp: 5,
+            delete_horizon: i64::MAX,
+            clean_end: i64::MIN,
+            position: HEAD_BYTES as u64,
+            bytes: 100,
+            regions,
+        };
+        let foot = Foot { run: 1, index_position: 4096, parts: 1, regions: 1, index_crc: 0 };
+        let region = Region { base_offset: 0, max_timestamp: 5, position: 0, crc: 0 };
+        let index = |regions| Index { foot, parts: vec![part(regions)], regions: vec![region] };
+        assert!(index(1).is_consistent());
+        assert!(!index(2).is_consistent());
     }
 }
