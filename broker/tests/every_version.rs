@@ -3,68 +3,16 @@
 
 mod common;
 
-use std::{
-    io::{Read, Write},
-    net::TcpStream,
-    time::Duration,
-};
-
-use common::Broker;
+use common::{Broker, client::Client};
 use millstream_protocol::{
-    ErrorCode, Request, Uuid, VersionRange, decode_response, encode_request_frame,
+    ErrorCode, Uuid,
     messages::{
-        alter_configs, alter_partition_reassignments as reassignments, api_versions, create_partitions,
-        create_topics, delete_records, delete_topics, describe_cluster, describe_configs, describe_log_dirs,
+        alter_configs, alter_partition_reassignments as reassignments, create_partitions, create_topics,
+        delete_records, delete_topics, describe_cluster, describe_configs, describe_log_dirs,
         describe_producers, describe_topic_partitions, elect_leaders, incremental_alter_configs,
         init_producer_id, list_offsets, list_partition_reassignments, metadata, offset_for_leader_epoch,
     },
 };
-
-/// A client that says exactly what it is told to.
-struct Client {
-    socket: TcpStream,
-    versions: api_versions::ApiVersionsResponse,
-}
-
-impl Client {
-    fn connect(broker: &Broker) -> Client {
-        let socket = TcpStream::connect(&broker.kafka).expect("connected");
-        socket.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
-        let mut client = Client { socket, versions: Default::default() };
-        client.versions = client.ask(0, &api_versions::ApiVersionsRequest::default());
-        client
-    }
-
-    fn ask<R: Request>(&mut self, version: i16, request: &R) -> R::Response {
-        let name = R::KEY.name();
-        let frame = encode_request_frame(version, 7, Some("test"), request);
-        let frame = frame.unwrap_or_else(|error| panic!("{name} {version}: {error}"));
-        frame.iter().for_each(|piece| self.socket.write_all(piece).expect("written"));
-        let mut length = [0; 4];
-        self.socket.read_exact(&mut length).unwrap_or_else(|error| panic!("{name} {version}: {error}"));
-        let mut answer = vec![0; i32::from_be_bytes(length) as usize];
-        self.socket.read_exact(&mut answer).expect("a whole answer");
-        let (id, response) =
-            decode_response::<R>(answer.into(), version).unwrap_or_else(|e| panic!("{name} {version}: {e}"));
-        assert_eq!(id, 7);
-        response
-    }
-
-    fn advertised<R: Request>(&self) -> VersionRange {
-        let row = self.versions.api_keys.iter().find(|row| row.api_key == R::KEY as i16);
-        let row = row.unwrap_or_else(|| panic!("{} is not advertised", R::KEY.name()));
-        VersionRange { min: row.min_version, max: row.max_version }
-    }
-
-    /// Asks in every version that is advertised, and looks at each answer.
-    fn each<R: Request>(&mut self, make: impl Fn(i16) -> R, look: impl Fn(i16, R::Response)) {
-        let range = self.advertised::<R>();
-        for version in range.min..=range.max {
-            let response = self.ask(version, &make(version));
-            look(version, response);
-        }
-    }
-}
 
 fn codes(codes: impl IntoIterator<Item = i16>) -> Vec<ErrorCode> {
     codes.into_iter().map(ErrorCode).collect()

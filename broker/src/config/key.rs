@@ -26,6 +26,8 @@ pub enum Range {
     Bool,
     /// A whole number between the two, both allowed.
     Number(i64, i64),
+    /// The first number, or one between the other two, both allowed.
+    NumberOr(i64, i64, i64),
     /// A number between the two, both allowed.
     Fraction(f64, f64),
     /// One of these.
@@ -81,6 +83,9 @@ impl Key {
             Range::Any => true,
             Range::Bool => matches!(value, "true" | "false"),
             Range::Number(low, high) => value.parse::<i64>().is_ok_and(|n| (low..=high).contains(&n)),
+            Range::NumberOr(alone, low, high) => {
+                value.parse::<i64>().is_ok_and(|n| n == alone || (low..=high).contains(&n))
+            }
             Range::Fraction(low, high) => value.parse::<f64>().is_ok_and(|n| (low..=high).contains(&n)),
             Range::OneOf(all) => all.contains(&value),
             Range::SomeOf(all) => {
@@ -99,6 +104,7 @@ impl Key {
             Range::Any => "any text".to_string(),
             Range::Bool => "true or false".to_string(),
             Range::Number(low, high) => format!("a whole number from {low} to {high}"),
+            Range::NumberOr(alone, low, high) => format!("{alone}, or a whole number from {low} to {high}"),
             Range::Fraction(low, high) => format!("a number from {low} to {high}"),
             Range::OneOf(all) => format!("one of {}", all.join(", ")),
             Range::SomeOf(all) => format!("a comma-separated list of {}, none twice", all.join(", ")),

@@ -11,4 +11,4 @@ pub use broker::{BROKER_KEYS, BrokerConfig};
 pub use key::{ConfigError, ConfigKind, Key, Range};
 pub use serve::{ServeConfig, ServeConfigError, ServeOptions};
 pub use topic::TopicConfig;
-pub use topic_keys::TOPIC_KEYS;
+pub use topic_keys::{TOPIC_KEYS, broker_name, topic_key_of};

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use super::{BrokerConfig, ConfigError, TopicConfig, memory};
+use super::{
+    BrokerConfig, ConfigError, TopicConfig, memory,
+    topic_keys::{in_topic_units, topic_key_of},
+};
 
 /// What the operator gave, before any default. Sources later in this list lose: `--set`, flags and
 /// environment, the file.
@@ -124,16 +127,15 @@ impl ServeConfig {
         let advertised = take("advertised-kafka");
         let (mut broker_set, mut topic_set) = (BTreeMap::new(), BTreeMap::new());
         for (key, value) in values {
-            // `log.` in front is how Kafka's broker names the defaults of topic keys, and a few keys of its own.
-            match key.strip_prefix("log.").filter(|_| BrokerConfig::default_of(&key).is_none()) {
-                Some(topic_key) => {
-                    TopicConfig::check(topic_key, &value)?;
-                    topic_set.insert(topic_key.to_string(), value);
-                }
-                None => {
-                    BrokerConfig::check(&key, &value)?;
-                    broker_set.insert(key, value);
-                }
+            if let Some(topic_key) = topic_key_of(&key) {
+                TopicConfig::check(topic_key, &value)?;
+                topic_set.insert(topic_key.to_string(), value);
+            } else if let Some(converted) = in_topic_units(&key, &value) {
+                let (topic_key, value) = converted?;
+                topic_set.insert(topic_key.to_string(), value);
+            } else {
+                BrokerConfig::check(&key, &value)?;
+                broker_set.insert(key, value);
             }
         }
         Ok(ServeConfig {
@@ -224,6 +226,40 @@ mod tests {
             ServeConfig::resolve(ServeOptions { set, ..ServeOptions::default() }).expect("a good one");
         assert_eq!(config.broker.retention_check_ms, 7);
         assert!(config.topic_set.is_empty());
+    }
+
+    #[test]
+    fn topic_defaults_have_the_names_that_kafkas_broker_has_for_them() {
+        let topic_set = |set: &[&str]| {
+            let set = set.iter().map(|pair| pair.to_string()).collect();
+            ServeConfig::resolve(ServeOptions { set, ..ServeOptions::default() }).map(|c| c.topic_set)
+        };
+        let all = topic_set(&[
+            "message.max.bytes=5000",
+            "log.cleaner.delete.retention.ms=7",
+            "compression.type=lz4",
+            "log.roll.hours=2",
+        ]);
+        let pairs = [
+            ("compression.type", "lz4"),
+            ("delete.retention.ms", "7"),
+            ("max.message.bytes", "5000"),
+            ("segment.ms", "7200000"),
+        ];
+        let wanted: BTreeMap<_, _> = pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        assert_eq!(all.expect("good"), wanted);
+        let retention = |set: &[&str]| topic_set(set).expect("good")["retention.ms"].clone();
+        assert_eq!(retention(&["log.retention.hours=1"]), "3600000");
+        assert_eq!(retention(&["log.retention.hours=-1"]), "-1");
+        assert_eq!(
+            retention(&["log.retention.ms=5", "log.retention.hours=1", "log.retention.minutes=2"]),
+            "5"
+        );
+        assert_eq!(retention(&["log.retention.minutes=2", "log.retention.hours=1"]), "120000");
+        for bad in ["log.retention.hours=soon", "log.retention.hours=-2", "log.max.message.bytes=5"] {
+            let error = topic_set(&[bad]).expect_err(bad).to_string();
+            assert!(error.contains(bad.split('=').next().unwrap_or(bad)), "{error}");
+        }
     }
 
     #[test]

@@ -9,6 +9,15 @@ use super::{
     topic_keys::TOPIC_KEYS,
 };
 
+/// What batches are compressed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compression {
+    /// The codec.
+    pub codec: Codec,
+    /// Its level; `None` is the codec's own default.
+    pub level: Option<i32>,
+}
+
 /// A topic's configuration, ready for use.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TopicConfig {
@@ -38,8 +47,8 @@ pub struct TopicConfig {
     pub min_cleanable_dirty_ratio: f64,
     /// Replicas that must hold a record before it is acknowledged.
     pub min_insync_replicas: usize,
-    /// Codec that batches are brought to; `None` keeps the producer's.
-    pub compression: Option<Codec>,
+    /// What batches are brought to; `None` keeps the producer's.
+    pub compression: Option<Compression>,
 }
 
 impl TopicConfig {
@@ -74,9 +83,22 @@ impl TopicConfig {
             max_compaction_lag_ms: values.number("max.compaction.lag.ms"),
             min_cleanable_dirty_ratio: values.fraction("min.cleanable.dirty.ratio"),
             min_insync_replicas: values.number("min.insync.replicas") as usize,
-            compression: None,
+            compression: compression(&values),
         }
     }
+}
+
+fn compression(values: &Values<'_>) -> Option<Compression> {
+    let level = |name: &str| i32::try_from(values.number(name)).ok();
+    let (codec, level) = match values.text("compression.type") {
+        "uncompressed" => (Codec::None, None),
+        "gzip" => (Codec::Gzip, level("compression.gzip.level").filter(|&level| level != -1)),
+        "snappy" => (Codec::Snappy, None),
+        "lz4" => (Codec::Lz4, None),
+        "zstd" => (Codec::Zstd, level("compression.zstd.level")),
+        _ => return None,
+    };
+    Some(Compression { codec, level })
 }
 
 #[cfg(test)]
@@ -102,8 +124,13 @@ mod tests {
         assert!(TopicConfig::check("cleanup.policy", "compact,compact").is_err());
         assert!(TopicConfig::check("no.such.key", "1").is_err());
         assert!(
-            TopicConfig::check("compression.type", "zstd").expect_err("").to_string().contains("producer")
+            TopicConfig::check("compression.type", "none")
+                .expect_err("")
+                .to_string()
+                .contains("uncompressed")
         );
+        assert!(TopicConfig::check("compression.gzip.level", "0").is_err());
+        assert!(TopicConfig::check("compression.gzip.level", "-1").is_ok());
     }
 
     #[test]
@@ -130,6 +157,24 @@ mod tests {
         for key in TOPIC_KEYS {
             assert!(key.documentation.len() > 20 && key.documentation.ends_with('.'), "{}", key.name);
         }
+    }
+
+    #[test]
+    fn a_codec_comes_with_its_own_level() {
+        let compression = |pairs: &[(&str, &str)]| {
+            let set = pairs.iter().map(|(key, value)| (key.to_string(), value.to_string()));
+            TopicConfig::from_values(&set.collect()).compression.map(|c| (c.codec, c.level))
+        };
+        assert_eq!(compression(&[]), None);
+        let levels = [("compression.gzip.level", "9"), ("compression.zstd.level", "-5")];
+        let with = |codec| compression(&[levels[0], levels[1], ("compression.type", codec)]);
+        assert_eq!(with("producer"), None);
+        assert_eq!(with("uncompressed"), Some((Codec::None, None)));
+        assert_eq!(with("gzip"), Some((Codec::Gzip, Some(9))));
+        assert_eq!(with("snappy"), Some((Codec::Snappy, None)));
+        assert_eq!(with("lz4"), Some((Codec::Lz4, None)));
+        assert_eq!(with("zstd"), Some((Codec::Zstd, Some(-5))));
+        assert_eq!(compression(&[("compression.type", "gzip")]), Some((Codec::Gzip, None)));
     }
 
     #[test]

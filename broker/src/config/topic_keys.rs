@@ -1,8 +1,10 @@
 //! The table of topic keys: what each one does here, and what is taken only because clients set it.
 
+use std::{collections::HashMap, sync::LazyLock};
+
 use millstream_model::limits;
 
-use super::key::{ConfigKind, Key, Range};
+use super::key::{self, ConfigError, ConfigKind, Key, Range};
 
 const MAX: i64 = i64::MAX;
 const INT_MAX: i64 = i32::MAX as i64;
@@ -52,30 +54,32 @@ pub const TOPIC_KEYS: &[Key] = &[
         documentation: "delete drops what is older or more than the retention allows; compact keeps the newest \
                         record of each key; both may be given, and an empty list keeps everything.",
     },
-    int(
-        "compression.gzip.level",
-        "-1",
-        (-1, 9),
-        "Level of batches that the broker compresses. It stores batches as they were sent, so this has no effect.",
-    ),
+    Key {
+        name: "compression.gzip.level",
+        kind: ConfigKind::Int,
+        default: "-1",
+        range: Range::NumberOr(-1, 1, 9),
+        documentation: "Level of batches that the broker compresses because compression.type is gzip; -1 is the \
+                        codec's default.",
+    },
     int(
         "compression.lz4.level",
         "9",
         (1, 17),
-        "Level of batches that the broker compresses. It stores batches as they were sent, so this has no effect.",
+        "No effect: batches that the broker compresses because compression.type is lz4 have the codec's fast level.",
     ),
     one_of(
         "compression.type",
         "producer",
-        &["producer"],
-        "producer keeps batches as they were sent. The broker does not compress anew; set compression.type on the \
-         producer instead.",
+        &["uncompressed", "gzip", "snappy", "lz4", "zstd", "producer"],
+        "producer keeps batches as they were sent, which costs the broker nothing. With any other value the broker \
+         brings every batch to that codec before it stores it.",
     ),
     int(
         "compression.zstd.level",
         "3",
         (-131072, 22),
-        "Level of batches that the broker compresses. It stores batches as they were sent, so this has no effect.",
+        "Level of batches that the broker compresses because compression.type is zstd.",
     ),
     number(
         "delete.retention.ms",
@@ -202,6 +206,68 @@ pub const TOPIC_KEYS: &[Key] = &[
         "No effect: a leader is only ever elected by a majority, so it has every acknowledged record.",
     ),
 ];
+
+/// What Kafka's broker calls the defaults of topic keys, where it is not the topic's key with `log.` in front.
+const BROKER_NAMES: &[(&str, &str)] = &[
+    ("compression.gzip.level", "compression.gzip.level"),
+    ("compression.lz4.level", "compression.lz4.level"),
+    ("compression.type", "compression.type"),
+    ("compression.zstd.level", "compression.zstd.level"),
+    ("delete.retention.ms", "log.cleaner.delete.retention.ms"),
+    ("file.delete.delay.ms", "log.segment.delete.delay.ms"),
+    ("flush.messages", "log.flush.interval.messages"),
+    ("flush.ms", "log.flush.interval.ms"),
+    ("max.compaction.lag.ms", "log.cleaner.max.compaction.lag.ms"),
+    ("max.message.bytes", "message.max.bytes"),
+    ("min.cleanable.dirty.ratio", "log.cleaner.min.cleanable.ratio"),
+    ("min.compaction.lag.ms", "log.cleaner.min.compaction.lag.ms"),
+    ("min.insync.replicas", "min.insync.replicas"),
+    ("segment.index.bytes", "log.index.size.max.bytes"),
+    ("segment.jitter.ms", "log.roll.jitter.ms"),
+    ("segment.ms", "log.roll.ms"),
+    ("unclean.leader.election.enable", "unclean.leader.election.enable"),
+];
+
+/// What the broker calls the default of a topic key.
+pub fn broker_name(topic_key: &str) -> String {
+    let named = BROKER_NAMES.iter().find(|(key, _)| *key == topic_key);
+    named.map_or_else(|| format!("log.{topic_key}"), |(_, name)| name.to_string())
+}
+
+/// The topic key of which this broker key is the default.
+pub fn topic_key_of(broker_key: &str) -> Option<&'static str> {
+    static TOPIC_KEY_OF: LazyLock<HashMap<String, &'static str>> =
+        LazyLock::new(|| TOPIC_KEYS.iter().map(|key| (broker_name(key.name), key.name)).collect());
+    TOPIC_KEY_OF.get(broker_key).copied()
+}
+
+/// Broker keys that give a default in a coarser unit than the topic's key has, and how many of the topic's it is. They
+/// are read at start; where several are given, the finest counts, which is the last in the order of their names.
+const COARSER: &[(&str, &str, i64)] = &[
+    ("log.retention.hours", "retention.ms", 3_600_000),
+    ("log.retention.minutes", "retention.ms", 60_000),
+    ("log.roll.hours", "segment.ms", 3_600_000),
+    ("log.roll.jitter.hours", "segment.jitter.ms", 3_600_000),
+];
+
+/// The topic key and its value for a broker key in a coarser unit; `None` if it is not one.
+pub(super) fn in_topic_units(
+    broker_key: &str,
+    value: &str,
+) -> Option<Result<(&'static str, String), ConfigError>> {
+    let (_, topic_key, unit) = COARSER.iter().find(|(name, ..)| *name == broker_key)?;
+    let fine = match value.parse::<i64>() {
+        // Without a bound in either unit.
+        Ok(-1) => Some("-1".to_string()),
+        other => other.ok().and_then(|n| n.checked_mul(*unit)).map(|n| n.to_string()),
+    };
+    let fine = fine.filter(|fine| key::check(TOPIC_KEYS, topic_key, fine).is_ok());
+    Some(fine.map(|fine| (*topic_key, fine)).ok_or_else(|| ConfigError::Value {
+        key: broker_key.to_string(),
+        value: value.to_string(),
+        allowed: format!("a whole number that {topic_key} can have as milliseconds"),
+    }))
+}
 
 const fn throttled(name: &'static str) -> Key {
     Key {

@@ -131,6 +131,8 @@ async fn carry_out(
     plan: Plan,
     validate_only: bool,
 ) -> Result<(), Refused> {
+    // What is appended to or replaced must not change before the result is written.
+    let _turn = service.config_turn().await;
     match resource {
         Resource::Topic(name) => {
             let missing =

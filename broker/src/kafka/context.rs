@@ -5,19 +5,21 @@ use std::{net::SocketAddr, sync::Arc};
 use millstream_protocol::Str;
 
 use super::sessions::FetchSessions;
-use crate::service::Service;
+use crate::service::{Service, Turns};
 
 /// The client at the other end of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     /// Its address as Kafka shows it: `/127.0.0.1`.
     pub host: Arc<str>,
+    /// What it produces takes effect in the order of its requests.
+    pub(super) turns: Arc<Turns>,
 }
 
 impl Peer {
     /// The client at `address`.
     pub(crate) fn new(address: SocketAddr) -> Peer {
-        Peer { host: format!("/{}", address.ip().to_canonical()).into() }
+        Peer { host: format!("/{}", address.ip().to_canonical()).into(), turns: Arc::default() }
     }
 }
 
@@ -34,4 +36,6 @@ pub(super) struct RequestContext {
     pub(super) client_id: Option<Str>,
     /// The client's address as Kafka shows it.
     pub(super) client_host: Arc<str>,
+    /// The client's turns to produce.
+    pub(super) turns: Arc<Turns>,
 }

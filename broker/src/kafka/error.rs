@@ -75,7 +75,6 @@ impl From<&ProducerIdError> for ErrorCode {
             // The one retriable code after which an idempotent producer does not look for a coordinator, which it
             // has none of.
             ProducerIdError::Unavailable => ErrorCode::COORDINATOR_LOAD_IN_PROGRESS,
-            ProducerIdError::Fenced => ErrorCode::PRODUCER_FENCED,
         }
     }
 }
@@ -148,7 +147,6 @@ mod tests {
         let told = [
             ErrorCode::from(&ProduceError::MessageTooLarge),
             ErrorCode::from(&ProduceError::InvalidTimestamp(String::new())),
-            ErrorCode::from(&ProducerIdError::Fenced),
             ErrorCode::from(&TopicError::InvalidConfig(String::new())),
         ];
         assert!(told.iter().all(|code| !code.is_retriable()), "{told:?}");

@@ -87,6 +87,7 @@ impl Dispatcher {
             version: header.version,
             client_id: header.client_id,
             client_host: peer.host.clone(),
+            turns: peer.turns.clone(),
         };
         match (row.begin)(context, header.correlation_id, reader) {
             Ok(answer) => answer,

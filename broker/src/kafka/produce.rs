@@ -39,7 +39,7 @@ pub(super) fn produce(
     let mut parts = Vec::new();
     let topics: Vec<_> =
         request.topic_data.into_iter().map(|topic| slots(context, topic, acks, &mut parts)).collect();
-    let pending = context.service.produce(parts, transactional, timeout);
+    let pending = context.service.produce(&context.turns, parts, transactional, timeout);
     async move {
         let mut results = pending.await.into_iter();
         let responses: Vec<_> =

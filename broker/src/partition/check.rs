@@ -1,8 +1,11 @@
 //! What a batch from a client must be before it is stored. Records are looked at only where the topic needs it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use millstream_model::batch::{
-    BatchError, BatchHeader, HEADER_BYTES, TimestampType, check_crc, decode_records,
+    BatchError, BatchHeader, Codec, DecompressedBatch, HEADER_BYTES, TimestampType, check_crc,
+    decode_records, recompress,
 };
 
 use crate::{config::TopicConfig, service::ProduceError};
@@ -18,19 +21,43 @@ pub struct CheckedBatch {
     pub log_append_ms: Option<i64>,
 }
 
+/// What became of a batch that [`check_batch`] let pass.
+#[derive(Clone, Debug)]
+pub enum Checked {
+    /// It can be stored as it was sent.
+    Ready(CheckedBatch),
+    /// Its records must be looked at first.
+    Closed(ClosedBatch),
+}
+
+/// A batch whose records the topic cannot take unseen: it wants their keys, or another codec.
+#[derive(Clone, Debug)]
+pub struct ClosedBatch {
+    batch: CheckedBatch,
+    topic: Arc<TopicConfig>,
+}
+
+/// Why a closed batch could not be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// It has more bytes of records than the caller allowed.
+    TooLarge,
+    /// It may not be stored.
+    Refused(ProduceError),
+}
+
 /// What a batch is checked against.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckRules<'a> {
     /// The topic's configuration.
-    pub topic: &'a TopicConfig,
+    pub topic: &'a Arc<TopicConfig>,
     /// The broker's clock.
     pub now_ms: i64,
-    /// Most bytes that a batch may expand to where its records are looked at.
-    pub decompressed_bytes_max: usize,
 }
 
-/// Checks the record set of one partition of a produce request: exactly one batch, whole and true.
-pub fn check_batch(records: &Bytes, rules: CheckRules<'_>) -> Result<CheckedBatch, ProduceError> {
+/// Checks the record set of one partition of a produce request: exactly one batch, whole and true. Takes no longer than
+/// a look at each byte.
+pub fn check_batch(records: &Bytes, rules: CheckRules<'_>) -> Result<Checked, ProduceError> {
     // Old formats have the magic at the same place and are refused by name.
     let magic =
         *records.get(16).ok_or_else(|| ProduceError::Corrupt("the record set has no batch".into()))?;
@@ -47,11 +74,61 @@ pub fn check_batch(records: &Bytes, rules: CheckRules<'_>) -> Result<CheckedBatc
     check_crc(records).map_err(refusal)?;
     check_header(&header)?;
     check_times(&header, &rules)?;
-    if rules.topic.compact || header.record_count == 0 {
-        check_keys(records, &rules)?;
-    }
     let log_append_ms = (rules.topic.timestamp_type == TimestampType::LogAppend).then_some(rules.now_ms);
-    Ok(CheckedBatch { bytes: records.clone(), header, log_append_ms })
+    let batch = CheckedBatch { bytes: records.clone(), header, log_append_ms };
+    if rules.topic.compact || wanted_codec(&header, rules.topic).is_some() {
+        return Ok(Checked::Closed(ClosedBatch { batch, topic: rules.topic.clone() }));
+    }
+    Ok(Checked::Ready(batch))
+}
+
+/// The codec that the topic brings the batch to, unless it has that already.
+fn wanted_codec(header: &BatchHeader, topic: &TopicConfig) -> Option<Codec> {
+    let wanted = topic.compression?.codec;
+    (header.attributes.codec() != Ok(wanted)).then_some(wanted)
+}
+
+impl ClosedBatch {
+    /// Length of the batch as it was sent.
+    pub fn sent_bytes(&self) -> usize {
+        self.batch.bytes.len()
+    }
+
+    /// Looks at every record, and compresses them anew where the topic says so. Never holds more than `bytes_max` of
+    /// them, whatever the batch declares.
+    pub fn open(&self, bytes_max: usize) -> Result<CheckedBatch, OpenError> {
+        let records = decode_records(&self.batch.bytes, bytes_max).map_err(open_error)?;
+        if records.payload_bytes() > bytes_max {
+            return Err(OpenError::TooLarge);
+        }
+        check_records(&records, self.topic.compact)?;
+        let Some(codec) = wanted_codec(&self.batch.header, &self.topic) else {
+            return Ok(self.batch.clone());
+        };
+        if codec == Codec::None && HEADER_BYTES + records.payload_bytes() > self.topic.max_message_bytes {
+            return Err(OpenError::Refused(ProduceError::MessageTooLarge));
+        }
+        let level = self.topic.compression.and_then(|compression| compression.level);
+        // Memory is all that can fail here, and a length that the header has no room for.
+        let bytes = recompress(&self.batch.header, &records, codec, level)
+            .map_err(|_| OpenError::Refused(ProduceError::MessageTooLarge))?;
+        if bytes.len() > self.topic.max_message_bytes {
+            return Err(OpenError::Refused(ProduceError::MessageTooLarge));
+        }
+        let header = BatchHeader::parse(&bytes).map_err(open_error)?;
+        Ok(CheckedBatch { bytes, header, ..self.batch })
+    }
+}
+
+fn open_error(error: BatchError) -> OpenError {
+    match error {
+        BatchError::TooLarge { .. } => OpenError::TooLarge,
+        // The CRC is right, so this is what the client wrote.
+        BatchError::Record { .. } | BatchError::RecordCount { .. } => {
+            OpenError::Refused(ProduceError::InvalidRecord(error.to_string()))
+        }
+        other => OpenError::Refused(refusal(other)),
+    }
 }
 
 fn refusal(error: BatchError) -> ProduceError {
@@ -112,14 +189,18 @@ fn check_times(header: &BatchHeader, rules: &CheckRules<'_>) -> Result<(), Produ
     Ok(())
 }
 
-fn check_keys(batch: &[u8], rules: &CheckRules<'_>) -> Result<(), ProduceError> {
-    let records = decode_records(batch, rules.decompressed_bytes_max).map_err(refusal)?;
-    for record in records.iter() {
-        let record = record.map_err(refusal)?;
-        if record.key.is_none() {
-            return Err(ProduceError::InvalidRecord(
-                "a compacted topic takes only records with a key".into(),
+fn check_records(records: &DecompressedBatch<'_>, keyed: bool) -> Result<(), OpenError> {
+    let invalid = |what: String| Err(OpenError::Refused(ProduceError::InvalidRecord(what)));
+    for (index, record) in records.iter().enumerate() {
+        let record = record.map_err(open_error)?;
+        if record.offset_delta as i64 != index as i64 {
+            return invalid(format!(
+                "record {index} of the batch has the offset delta {}",
+                record.offset_delta
             ));
+        }
+        if keyed && record.key.is_none() {
+            return invalid("a compacted topic takes only records with a key".into());
         }
     }
     Ok(())

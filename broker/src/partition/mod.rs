@@ -18,7 +18,7 @@ mod shard_tests;
 mod staged;
 mod waiters;
 
-pub use check::{CheckRules, CheckedBatch, check_batch};
+pub use check::{CheckRules, Checked, CheckedBatch, ClosedBatch, OpenError, check_batch};
 pub use host::ShardHost;
 pub use leader::{Appended, Shard, Submission, leader_epoch};
 pub use lookup::{FoundOffset, OffsetQuery, find_offset, first_record};

@@ -5,11 +5,8 @@ use std::collections::BTreeMap;
 use millstream_model::NodeId;
 use millstream_state::cluster;
 
-use super::{
-    BrokerConfigError, ConfigEntry, ConfigSource, Service,
-    layers::{Layers, TOPIC_DEFAULT_PREFIX},
-};
-use crate::config::{BROKER_KEYS, BrokerConfig, Key, TOPIC_KEYS, TopicConfig};
+use super::{BrokerConfigError, ConfigEntry, ConfigSource, Service, layers::Layers};
+use crate::config::{BROKER_KEYS, BrokerConfig, Key, TOPIC_KEYS, TopicConfig, broker_name, topic_key_of};
 
 /// Whose configuration changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,12 +31,17 @@ impl Service {
             .with_layers(|layers| TOPIC_KEYS.iter().map(|key| topic_entry(key, own, &layers)).collect())
     }
 
-    /// The broker's configuration: its own keys, and with `log.` in front the defaults that topics have.
+    /// The broker's configuration: its own keys, and the defaults that topics have.
     pub fn broker_configs(&self) -> Vec<ConfigEntry> {
         self.inner.cluster.with_layers(|layers| {
             let own = BROKER_KEYS.iter().map(|key| broker_entry(key, &layers));
             own.chain(TOPIC_KEYS.iter().map(|key| topic_default_entry(key, &layers))).collect()
         })
+    }
+
+    /// Waits until nobody else changes a configuration that depends on what it was, and keeps others from it.
+    pub async fn config_turn(&self) -> impl Drop + '_ {
+        self.inner.config_turn.lock().await
     }
 
     /// Sets broker keys while the broker runs, or with `None` brings them back to what was given at start.
@@ -63,8 +65,7 @@ impl Service {
 }
 
 fn check_change(key: &str, value: Option<&str>) -> Result<(), BrokerConfigError> {
-    let topic_key = key.strip_prefix(TOPIC_DEFAULT_PREFIX);
-    if let Some(topic_key) = topic_key.filter(|_| BrokerConfig::default_of(key).is_none()) {
+    if let Some(topic_key) = topic_key_of(key) {
         let value = value.or(TopicConfig::default_of(topic_key)).unwrap_or_default();
         return Ok(TopicConfig::check(topic_key, value)?);
     }
@@ -81,16 +82,12 @@ fn topic_entry(key: &Key, own: &BTreeMap<String, String>, layers: &Layers<'_>) -
     if let Some(value) = own.get(key.name) {
         values.insert(0, (key.name.to_string(), Some(value.clone()), ConfigSource::DynamicTopic));
     }
-    values.push((
-        format!("{TOPIC_DEFAULT_PREFIX}{}", key.name),
-        Some(key.default.to_string()),
-        ConfigSource::Default,
-    ));
+    values.push((broker_name(key.name), Some(key.default.to_string()), ConfigSource::Default));
     entry_of(key.name.to_string(), key, values, false)
 }
 
 fn topic_default_entry(key: &Key, layers: &Layers<'_>) -> ConfigEntry {
-    let name = format!("{TOPIC_DEFAULT_PREFIX}{}", key.name);
+    let name = broker_name(key.name);
     let mut values = layers.of_topic(key.name);
     values.push((name.clone(), Some(key.default.to_string()), ConfigSource::Default));
     entry_of(name, key, values, false)
@@ -126,6 +123,8 @@ mod tests {
         assert_eq!(check_change("num.partitions", Some("3")), Ok(()));
         assert_eq!(check_change("num.partitions", None), Ok(()));
         assert_eq!(check_change("log.retention.ms", Some("1000")), Ok(()));
+        assert_eq!(check_change("message.max.bytes", Some("1000")), Ok(()));
+        assert_eq!(check_change("compression.type", Some("zstd")), Ok(()));
         let refused = check_change("log.retention.check.interval.ms", Some("1")).expect_err("read at start");
         assert!(matches!(refused, BrokerConfigError::ReadOnly { .. }), "{refused}");
         let refused = check_change("memtable.bytes", Some("67108864")).expect_err("read at start");

@@ -1,21 +1,19 @@
-//! Produce, fetch and offsets: the verbs that touch partitions.
+//! What a node's service is made of; and fetch and offsets, the verbs that read partitions.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use millstream_model::{GroupId, PartitionId, TopicId, limits};
+use millstream_model::{GroupId, PartitionId, TopicId};
 use millstream_replica::Group;
 use millstream_state::partition as commands;
 
 use super::{
     BrokerInfo, ClusterHost, FetchError, FetchPart, Fetched, FoundOffset, Leadership, OffsetQuery,
-    PartitionView, ProduceError, ProducePart, Produced, TopicView, room::DiskRoom,
+    PartitionView, TopicView, produce::Opener, room::DiskRoom,
 };
 use crate::{
     clock,
     config::{BrokerConfig, ServeConfig, TopicConfig},
-    partition::{
-        self, CheckRules, FetchBounds, Locate, Shard, ShardHost, Submission, check_batch, leader_epoch,
-    },
+    partition::{self, FetchBounds, Locate, Shard, ShardHost, leader_epoch},
     telemetry::Meter,
 };
 
@@ -36,6 +34,9 @@ pub(super) struct Inner {
     /// Memory of records on their way to consumers.
     pub(super) replies: partition::Replies,
     pub(super) disk_room: DiskRoom,
+    pub(super) opener: Opener,
+    /// Held by whoever changes a configuration that depends on what it was.
+    pub(super) config_turn: tokio::sync::Mutex<()>,
     /// What clients are told to connect to.
     pub(super) advertised: (String, u16),
 }
@@ -51,6 +52,7 @@ impl Service {
     ) -> Service {
         let groups = super::Groups::new(&shards, serve.broker.groups.clone());
         let replies = partition::Replies::new(serve.broker.replies_bytes_max);
+        let opener = Opener::new(serve.broker.requests_bytes_max);
         let inner = Inner {
             cluster,
             metadata,
@@ -61,6 +63,8 @@ impl Service {
             meter: Meter::default(),
             replies,
             disk_room: DiskRoom::default(),
+            opener,
+            config_turn: Default::default(),
             advertised,
         };
         Service { inner: Arc::new(inner) }
@@ -173,79 +177,6 @@ impl Service {
         &self.inner.cluster
     }
 
-    /// Checks, orders and queues the batches before it returns; the future tells what became of each. Batches of
-    /// two calls for one partition are appended in the order of the calls.
-    pub fn produce(
-        &self,
-        parts: Vec<ProducePart>,
-        transactional: bool,
-        timeout: Duration,
-    ) -> impl Future<Output = Vec<Result<Produced, ProduceError>>> + Send + 'static {
-        let (now_ms, begun) = (clock::now_ms(), clock::monotonic());
-        let mut touched: Vec<&Arc<Shard>> = Vec::new();
-        let pending: Vec<_> = parts
-            .into_iter()
-            .map(|part| {
-                let topic = part.topic.clone();
-                let (shard, submission) = self.prepare(part, transactional, now_ms)?;
-                if !touched.iter().any(|other| Arc::ptr_eq(other, shard)) {
-                    touched.push(shard);
-                }
-                let (bytes, records) = (submission.batch.bytes.len(), submission.batch.header.record_count);
-                Ok((shard.submit(submission), Moved { topic, bytes, records }))
-            })
-            .collect();
-        self.inner.meter.stages.produce_check.record(clock::monotonic().saturating_duration_since(begun));
-        touched.iter().for_each(|shard| shard.push());
-        let inner = self.inner.clone();
-        async move {
-            let deadline = tokio::time::Instant::from_std(clock::deadline(timeout));
-            let mut results = Vec::with_capacity(pending.len());
-            for one in pending {
-                let result = match one {
-                    Ok((told, moved)) => match tokio::time::timeout_at(deadline, told).await {
-                        Ok(Ok(result)) => result.map(produced).inspect(|_| moved.count(&inner.meter)),
-                        Ok(Err(_)) => Err(ProduceError::NotLeader),
-                        Err(_) => Err(ProduceError::Timeout),
-                    },
-                    Err(error) => Err(error),
-                };
-                if result.is_err() {
-                    inner.meter.refused();
-                }
-                results.push(result);
-            }
-            results
-        }
-    }
-
-    fn prepare(
-        &self,
-        part: ProducePart,
-        transactional: bool,
-        now_ms: i64,
-    ) -> Result<(&Arc<Shard>, Submission), ProduceError> {
-        if transactional {
-            return Err(ProduceError::TransactionalUnsupported("transactions are not supported".into()));
-        }
-        if self.disk_is_low() {
-            return Err(ProduceError::StorageFull);
-        }
-        let partition = part.topic.partitions.get(part.partition).ok_or(ProduceError::UnknownPartition)?;
-        let shard = self.inner.shards.get(&partition.group).ok_or(ProduceError::NotLeader)?;
-        let rules = CheckRules {
-            topic: &part.topic.config,
-            now_ms,
-            decompressed_bytes_max: limits::DECOMPRESSED_BYTES_MAX,
-        };
-        let batch = check_batch(&part.records, rules)?;
-        // What is refused takes no room.
-        if !self.inner.disk_room.take(batch.bytes.len()) {
-            return Err(ProduceError::StorageFull);
-        }
-        Ok((shard, Submission { partition: partition.id, epoch_base: partition.epoch_base, batch }))
-    }
-
     /// Reads what there is; waits until there are `min_bytes`, an error, or the time is up.
     pub async fn fetch(
         &self,
@@ -320,28 +251,6 @@ impl Service {
             shard.write(command).await.map_err(|_| FetchError::NotLeader)?;
         }
         host.partition(partition.id, |p| p.log_start()).ok_or(FetchError::UnknownPartition)
-    }
-}
-
-/// A batch that is on its way.
-struct Moved {
-    topic: Arc<TopicView>,
-    bytes: usize,
-    records: i32,
-}
-
-impl Moved {
-    fn count(&self, meter: &Meter) {
-        meter.total.produced(self.bytes, self.records);
-        self.topic.meter.produced(self.bytes, self.records);
-    }
-}
-
-fn produced(appended: partition::Appended) -> Produced {
-    Produced {
-        base_offset: appended.base_offset,
-        log_append_time_ms: appended.log_append_time_ms,
-        log_start_offset: appended.log_start_offset,
     }
 }
 

@@ -96,9 +96,6 @@ pub enum ProducerIdError {
     /// Retry.
     #[error("no producer id can be given now")]
     Unavailable,
-    /// The producer's epoch is not the newest.
-    #[error("the producer's epoch is older than the newest")]
-    Fenced,
 }
 
 /// Why the broker's configuration did not change.

@@ -1,7 +1,7 @@
 //! Configuration in layers. From the strongest: set on the topic, set on this broker while it runs, set for all brokers
 //! while they run, given at start, the key's default.
 //!
-//! A topic key below the topic itself is a broker key with `log.` in front, as Kafka has it.
+//! A topic key below the topic itself is a broker key of another name, as Kafka has it: see [`broker_name`].
 
 use std::collections::BTreeMap;
 
@@ -9,9 +9,7 @@ use millstream_model::NodeId;
 use millstream_state::cluster::ClusterMachine;
 
 use super::ConfigSource;
-
-/// In front of a topic key where it is a broker's default for topics.
-pub(super) const TOPIC_DEFAULT_PREFIX: &str = "log.";
+use crate::config::{broker_name, topic_key_of};
 
 /// What was given at start.
 #[derive(Clone, Debug, Default)]
@@ -47,7 +45,7 @@ impl<'a> Layers<'a> {
 
     /// Every layer that gives the topic key a default, the strongest first.
     pub(super) fn of_topic(&self, key: &str) -> Vec<(String, Option<String>, ConfigSource)> {
-        self.values(&format!("{TOPIC_DEFAULT_PREFIX}{key}"), self.given.topic.get(key))
+        self.values(&broker_name(key), self.given.topic.get(key))
     }
 
     fn values(&self, key: &str, given: Option<&String>) -> Vec<(String, Option<String>, ConfigSource)> {
@@ -65,7 +63,7 @@ impl<'a> Layers<'a> {
     pub(super) fn broker_values(&self) -> BTreeMap<String, String> {
         let mut values = self.given.broker.clone();
         for layer in [self.all_brokers, self.this_broker].into_iter().flatten() {
-            let keys = layer.iter().filter(|(key, _)| !key.starts_with(TOPIC_DEFAULT_PREFIX));
+            let keys = layer.iter().filter(|(key, _)| topic_key_of(key).is_none());
             values.extend(keys.map(|(key, value)| (key.clone(), value.clone())));
         }
         values
@@ -75,9 +73,7 @@ impl<'a> Layers<'a> {
     pub(super) fn topic_values(&self, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
         let mut values = self.given.topic.clone();
         for layer in [self.all_brokers, self.this_broker].into_iter().flatten() {
-            let defaults = layer
-                .iter()
-                .filter_map(|(key, value)| Some((key.strip_prefix(TOPIC_DEFAULT_PREFIX)?, value)));
+            let defaults = layer.iter().filter_map(|(key, value)| Some((topic_key_of(key)?, value)));
             values.extend(defaults.map(|(key, value)| (key.to_string(), value.clone())));
         }
         values.extend(own.iter().map(|(key, value)| (key.clone(), value.clone())));

@@ -9,9 +9,11 @@ mod groups;
 mod inspect;
 mod lag;
 mod layers;
+mod produce;
 mod producers;
 mod room;
 mod topics;
+mod turns;
 mod types;
 
 pub use configs::BrokerScope;
@@ -23,6 +25,7 @@ pub use groups::{
 pub use inspect::{ActiveProducer, DiskSpace};
 pub use lag::{PartitionLag, RecordTimes, TopicLag};
 pub use layers::GivenConfigs;
+pub use turns::Turns;
 pub use types::{
     BrokerInfo, ConfigEntry, ConfigSource, Leadership, NewTopic, PartitionView, ProducePart, Produced,
     TopicView,

@@ -17,16 +17,11 @@ pub(super) struct ProducerIds {
 }
 
 impl Service {
-    /// A producer id with its epoch: a new one, or the next epoch of the given one.
-    pub async fn init_producer_id(&self, current: Option<(i64, i16)>) -> Result<(i64, i16), ProducerIdError> {
-        if let Some((id, epoch)) = current
-            && epoch < i16::MAX - 1
-        {
-            return Ok((id, epoch + 1));
-        }
+    /// A producer id that nobody else has or had.
+    pub async fn new_producer_id(&self) -> Result<i64, ProducerIdError> {
         let mut rest = self.inner.producer_ids.rest.lock().await;
         if let Some(id) = rest.next() {
-            return Ok((id, 0));
+            return Ok(id);
         }
         let command = cluster::encode_allocate_producer_ids(BLOCK_IDS);
         let term = self.inner.metadata.led_term().ok_or(ProducerIdError::Unavailable)?;
@@ -35,6 +30,6 @@ impl Service {
             return Err(ProducerIdError::Unavailable);
         };
         *rest = first + 1..first + i64::from(BLOCK_IDS);
-        Ok((first, 0))
+        Ok(first)
     }
 }

@@ -1,6 +1,8 @@
 //! A broker process for tests that look from the outside.
 #![allow(dead_code)] // Each test file uses some of it.
 
+pub(crate) mod client;
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
@@ -24,9 +26,19 @@ impl Broker {
     }
 
     pub(crate) fn start_at(dir: &Path, kafka_addr: &str) -> Broker {
+        Broker::start_with(dir, kafka_addr, &[])
+    }
+
+    /// With these keys, each as `key=value`.
+    pub(crate) fn start_set(dir: &Path, set: &[&str]) -> Broker {
+        Broker::start_with(dir, "127.0.0.1:0", set)
+    }
+
+    fn start_with(dir: &Path, kafka_addr: &str, set: &[&str]) -> Broker {
         let mut process = Command::new(PROGRAM)
             .args(["serve", "--kafka-addr", kafka_addr, "--http-addr", "127.0.0.1:0", "--data-dir"])
             .arg(dir)
+            .args(set.iter().flat_map(|pair| ["--set", pair]))
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -40,6 +52,11 @@ impl Broker {
         };
         assert!(line.starts_with("millstream ready "), "{line:?}");
         Broker { kafka: word("kafka="), http: word("http="), process }
+    }
+
+    /// The process's id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     /// Runs a command that asks this broker.

@@ -46,6 +46,26 @@ proptest! {
     }
 
     #[test]
+    fn another_codec_changes_nothing_but_itself(values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..20)) {
+        for (from, to) in CODECS.iter().flat_map(|from| CODECS.iter().map(move |to| (*from, *to))) {
+            let before = batch(from, &values);
+            let header = BatchHeader::parse(&before).expect("a header");
+            let records = decode_records(&before, 1 << 20).expect("decodes");
+            let after = recompress(&header, &records, to, None).expect("compressed");
+            check_crc(&after).expect("a good CRC");
+            let changed = BatchHeader::parse(&after).expect("a header");
+            prop_assert_eq!(changed.attributes.codec(), Ok(to));
+            let (batch_length, crc, attributes) = (changed.batch_length, changed.crc, changed.attributes);
+            prop_assert_eq!(changed, BatchHeader { batch_length, crc, attributes, ..header });
+            let encoded = |batch: &[u8]| {
+                let records = decode_records(batch, 1 << 20).expect("decodes");
+                records.iter().map(|record| record.expect("a record").encoded.to_vec()).collect::<Vec<_>>()
+            };
+            prop_assert_eq!(encoded(&after), encoded(&before));
+        }
+    }
+
+    #[test]
     fn mutated_batches_are_refused_or_read_but_never_more(at in any::<prop::sample::Index>(), bit in 0..8u8) {
         for codec in CODECS {
             let mut bytes = batch(codec, &vec![vec![9; 100]; 20]).to_vec();

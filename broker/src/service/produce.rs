@@ -1,0 +1,230 @@
+//! Produce: batches are checked, opened where the topic wants that, ordered and queued; then their outcome is waited for.
+//!
+//! A batch that is opened may take long, so it is opened on a thread for such work, and all that the same client sends
+//! meanwhile queues behind it: see [`Turns`].
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::{Either, join_all, ready};
+use millstream_model::{PartitionId, limits};
+use tokio::sync::{Semaphore, oneshot};
+
+use super::{ProduceError, ProducePart, Produced, Service, TopicView, Turns, data::Inner};
+use crate::{
+    clock,
+    partition::{
+        self, CheckRules, Checked, CheckedBatch, ClosedBatch, OpenError, Shard, Submission, check_batch,
+    },
+    telemetry::Meter,
+};
+
+/// A batch that is at most as large, closed and open, is opened at once: that takes less than the way to another thread
+/// and back.
+const OPENED_AT_ONCE_BYTES_MAX: usize = 32 << 10;
+/// Larger ones that are open at the same time; each may take as much memory as a batch may expand to.
+const OPEN_AT_ONCE_MAX: usize = 2;
+
+/// Opens batches away from the threads that serve connections.
+#[derive(Debug)]
+pub(super) struct Opener {
+    places: Arc<Semaphore>,
+    /// Most bytes that a batch may expand to.
+    opened_bytes_max: usize,
+}
+
+impl Opener {
+    /// With a small memory for requests, less fits into an open batch.
+    pub(super) fn new(requests_bytes_max: usize) -> Opener {
+        Opener {
+            places: Arc::new(Semaphore::new(OPEN_AT_ONCE_MAX)),
+            opened_bytes_max: limits::DECOMPRESSED_BYTES_MAX.min(requests_bytes_max),
+        }
+    }
+
+    async fn open(&self, batch: ClosedBatch) -> Result<CheckedBatch, ProduceError> {
+        let place = self.places.clone().acquire_owned().await;
+        let place = place.map_err(|_| ProduceError::Unavailable)?;
+        let bytes_max = self.opened_bytes_max;
+        let opened = tokio::task::spawn_blocking(move || {
+            let opened = batch.open(bytes_max);
+            drop(place);
+            opened
+        });
+        match opened.await {
+            Ok(opened) => opened.map_err(|error| refusal(error, bytes_max)),
+            Err(error) => {
+                tracing::error!(%error, "a batch could not be opened");
+                Err(ProduceError::Unavailable)
+            }
+        }
+    }
+}
+
+fn refusal(error: OpenError, bytes_max: usize) -> ProduceError {
+    match error {
+        OpenError::Refused(error) => error,
+        OpenError::TooLarge => ProduceError::InvalidRecord(format!(
+            "the batch has more than {bytes_max} bytes of records when it is decompressed"
+        )),
+    }
+}
+
+/// A batch with its place.
+struct Prepared {
+    topic: Arc<TopicView>,
+    shard: Arc<Shard>,
+    partition: PartitionId,
+    epoch_base: i32,
+    batch: Checked,
+}
+
+type PreparedBatch = Result<Prepared, ProduceError>;
+/// A batch that is queued, and who tells what became of it.
+type Queued = Result<(oneshot::Receiver<Result<partition::Appended, ProduceError>>, Moved), ProduceError>;
+
+impl Service {
+    /// Checks, orders and queues the batches before it returns, unless some must be opened that are large; the future
+    /// tells what became of each. Batches of two calls with the same turns for one partition are appended in the order
+    /// of the calls. Those that wait for their turn when the future is dropped are not appended.
+    pub fn produce(
+        &self,
+        turns: &Turns,
+        parts: Vec<ProducePart>,
+        transactional: bool,
+        timeout: Duration,
+    ) -> impl Future<Output = Vec<Result<Produced, ProduceError>>> + Send + 'static {
+        let (now_ms, begun) = (clock::now_ms(), clock::monotonic());
+        let prepared: Vec<_> =
+            parts.into_iter().map(|part| self.prepare(part, transactional, now_ms)).collect();
+        let takes_time = |one: &PreparedBatch| matches!(one, Ok(Prepared { batch: Checked::Closed(_), .. }));
+        let turn = turns.take(prepared.iter().any(takes_time));
+        let inner = self.inner.clone();
+        let queued = match turn {
+            None => {
+                let (queued, touched) = inner.queue(prepared);
+                inner.meter.stages.produce_check.record(clock::monotonic().saturating_duration_since(begun));
+                touched.iter().for_each(|shard| shard.push());
+                Either::Left(ready(queued))
+            }
+            Some(mut turn) => {
+                let inner = inner.clone();
+                Either::Right(async move {
+                    let opened = join_all(prepared.into_iter().map(|one| inner.open(one))).await;
+                    turn.comes().await;
+                    let (queued, touched) = inner.queue(opened);
+                    touched.iter().for_each(|shard| shard.push());
+                    queued
+                })
+            }
+        };
+        let deadline = tokio::time::Instant::from_std(clock::deadline(timeout));
+        async move {
+            let mut results = Vec::new();
+            for one in queued.await {
+                let result = inner.outcome(one, deadline).await;
+                if result.is_err() {
+                    inner.meter.refused();
+                }
+                results.push(result);
+            }
+            results
+        }
+    }
+
+    fn prepare(&self, part: ProducePart, transactional: bool, now_ms: i64) -> PreparedBatch {
+        if transactional {
+            return Err(ProduceError::TransactionalUnsupported("transactions are not supported".into()));
+        }
+        if self.disk_is_low() {
+            return Err(ProduceError::StorageFull);
+        }
+        let ProducePart { topic, partition, records } = part;
+        let place = topic.partitions.get(partition).ok_or(ProduceError::UnknownPartition)?;
+        let shard = self.inner.shards.get(&place.group).ok_or(ProduceError::NotLeader)?.clone();
+        let (partition, epoch_base) = (place.id, place.epoch_base);
+        let batch = open_if_small(check_batch(&records, CheckRules { topic: &topic.config, now_ms })?)?;
+        Ok(Prepared { topic, shard, partition, epoch_base, batch })
+    }
+}
+
+fn open_if_small(batch: Checked) -> Result<Checked, ProduceError> {
+    match &batch {
+        Checked::Closed(closed) if closed.sent_bytes() <= OPENED_AT_ONCE_BYTES_MAX => {
+            match closed.open(OPENED_AT_ONCE_BYTES_MAX) {
+                Ok(opened) => Ok(Checked::Ready(opened)),
+                Err(OpenError::TooLarge) => Ok(batch),
+                Err(OpenError::Refused(error)) => Err(error),
+            }
+        }
+        _ => Ok(batch),
+    }
+}
+
+impl Inner {
+    async fn open(&self, prepared: PreparedBatch) -> PreparedBatch {
+        let prepared = prepared?;
+        match prepared.batch {
+            Checked::Ready(_) => Ok(prepared),
+            Checked::Closed(closed) => {
+                let batch = Checked::Ready(self.opener.open(closed).await?);
+                Ok(Prepared { batch, ..prepared })
+            }
+        }
+    }
+
+    /// Orders the batches and gives them to their shards, which are to be pushed then.
+    fn queue(&self, prepared: Vec<PreparedBatch>) -> (Vec<Queued>, Vec<Arc<Shard>>) {
+        let mut touched: Vec<Arc<Shard>> = Vec::new();
+        let queued = prepared.into_iter().map(|one| {
+            let Prepared { topic, shard, partition, epoch_base, batch } = one?;
+            // All are open by now.
+            let Checked::Ready(batch) = batch else { return Err(ProduceError::Unavailable) };
+            // What is refused takes no room.
+            if !self.disk_room.take(batch.bytes.len()) {
+                return Err(ProduceError::StorageFull);
+            }
+            let moved = Moved { topic, bytes: batch.bytes.len(), records: batch.header.record_count };
+            let told = shard.submit(Submission { partition, epoch_base, batch });
+            if !touched.iter().any(|other| Arc::ptr_eq(other, &shard)) {
+                touched.push(shard);
+            }
+            Ok((told, moved))
+        });
+        (queued.collect(), touched)
+    }
+
+    async fn outcome(
+        &self,
+        queued: Queued,
+        deadline: tokio::time::Instant,
+    ) -> Result<Produced, ProduceError> {
+        let (told, moved) = queued?;
+        match tokio::time::timeout_at(deadline, told).await {
+            Ok(Ok(result)) => result.map(produced).inspect(|_| moved.count(&self.meter)),
+            Ok(Err(_)) => Err(ProduceError::NotLeader),
+            Err(_) => Err(ProduceError::Timeout),
+        }
+    }
+}
+
+/// A batch that is on its way.
+struct Moved {
+    topic: Arc<TopicView>,
+    bytes: usize,
+    records: i32,
+}
+
+impl Moved {
+    fn count(&self, meter: &Meter) {
+        meter.total.produced(self.bytes, self.records);
+        self.topic.meter.produced(self.bytes, self.records);
+    }
+}
+
+fn produced(appended: partition::Appended) -> Produced {
+    Produced {
+        base_offset: appended.base_offset,
+        log_append_time_ms: appended.log_append_time_ms,
+        log_start_offset: appended.log_start_offset,
+    }
+}
