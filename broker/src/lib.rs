@@ -4,6 +4,8 @@ pub mod admin;
 pub mod cli;
 mod clock;
 pub mod config;
+#[cfg(test)]
+mod generated;
 mod housekeeping;
 mod kafka;
 mod net;

@@ -46,6 +46,7 @@ pub(super) enum Content {
 /// The shape of a JSON value.
 #[derive(Clone)]
 pub(super) struct Shape {
+    #[cfg_attr(not(test), expect(dead_code, reason = "only the documents name shapes"))]
     pub(super) name: Cow<'static, str>,
     pub(super) schema: fn(&mut SchemaGenerator) -> Schema,
 }

@@ -3,6 +3,8 @@
 //! [`endpoints`] is the table of what there is; the routes, the description at `/v1/openapi.json` and `docs/http.md` are
 //! made of it. What cannot be answered has a status and one JSON object with the reason, see [`problem`].
 
+#[cfg(test)]
+mod document;
 mod door;
 mod endpoints;
 mod groups;

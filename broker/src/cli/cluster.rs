@@ -1,12 +1,13 @@
-//! `millstream cluster`: shows the brokers, and shows and changes what they are configured with.
+//! `millstream cluster`: shows the brokers and how they are, and shows and changes what they are configured with.
 
 use clap::{Args, Subcommand};
-use millstream_client::admin::{Admin, ConfigChange, ConfigOf};
-use serde_json::json;
+use millstream_client::admin::{Admin, ConfigChange, ConfigOf, ConfigOrigin};
+use serde_json::{Value, json};
 
 use super::{
     connect::{Common, Output, runtime},
     error::CliError,
+    http,
     output::Out,
     topic::{changes, show_configs},
 };
@@ -21,6 +22,8 @@ pub(super) struct ClusterArgs {
 
 #[derive(Debug, Subcommand)]
 enum ClusterCommand {
+    /// Show whether every partition can be written and read; ends with 1 when not.
+    Status,
     /// Show the cluster and its brokers.
     Describe,
     /// Show the configuration of a broker.
@@ -44,6 +47,19 @@ enum ClusterCommand {
         #[arg(long, value_name = "KEY")]
         unset: Vec<String>,
     },
+    /// Show or change what a broker logs, until it ends.
+    LogLevel {
+        /// As in RUST_LOG, like `debug` or `info,millstream::kafka=trace`; `default` is what was in force at start.
+        filter: Option<String>,
+        /// Where the broker answers HTTP.
+        #[arg(
+            long,
+            value_name = "HOST:PORT",
+            default_value = "127.0.0.1:9644",
+            env = "MILLSTREAM_HTTP_ADDR"
+        )]
+        http_addr: String,
+    },
 }
 
 /// Does what the command line says.
@@ -52,15 +68,97 @@ pub(super) fn run(args: ClusterArgs) -> Result<(), CliError> {
     runtime()?.block_on(async move {
         let mut out = Out::new();
         match args.command {
+            ClusterCommand::Status => status(&admin, output, &mut out).await?,
             ClusterCommand::Describe => describe(&admin, output, &mut out).await?,
             ClusterCommand::Config { broker, all } => config(&admin, broker, all, output, &mut out).await?,
             ClusterCommand::Alter { broker, set, unset } => {
                 let of = broker.map_or(ConfigOf::AllBrokers, ConfigOf::Broker);
                 alter(&admin, &of, &changes(&set, unset)?, output, &mut out).await?;
             }
+            ClusterCommand::LogLevel { filter, http_addr } => {
+                log_level(filter, &http_addr, output, &mut out).await?;
+            }
         }
         out.flush()
     })
+}
+
+/// What the metadata says of all partitions.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Health {
+    topics: usize,
+    partitions: usize,
+    without_leader: Vec<String>,
+    under_replicated: Vec<String>,
+}
+
+async fn health(admin: &Admin) -> Result<Health, CliError> {
+    let mut health = Health::default();
+    for topic in admin.cluster().topics().await? {
+        health.topics += 1;
+        health.partitions += topic.partitions.len();
+        for partition in &topic.partitions {
+            let name = || format!("{}-{}", topic.name, partition.index);
+            if partition.leader.is_none() {
+                health.without_leader.push(name());
+            }
+            if partition.in_sync.len() < partition.replicas.len() {
+                health.under_replicated.push(name());
+            }
+        }
+    }
+    Ok(health)
+}
+
+/// Partitions that are named; the others are counted.
+const NAMED_MAX: usize = 10;
+
+async fn status(admin: &Admin, output: Output, out: &mut Out) -> Result<(), CliError> {
+    let (cluster_id, controller, brokers) = admin.cluster().describe().await?;
+    let health = health(admin).await?;
+    let groups = admin.groups().await?.len();
+    let lacking = health.without_leader.len();
+    match output {
+        Output::Json => out.json(&json!({
+            "cluster_id": cluster_id,
+            "controller": controller,
+            "brokers": brokers.len(),
+            "topics": health.topics,
+            "partitions": health.partitions,
+            "groups": groups,
+            "without_leader": health.without_leader,
+            "under_replicated": health.under_replicated,
+            "healthy": lacking == 0 && controller.is_some(),
+        }))?,
+        Output::Table => {
+            let led = controller.map_or_else(|| "nobody".to_string(), |id| format!("broker {id}"));
+            let row = |what: &str, value: String| vec![what.to_string(), value];
+            let rows = [
+                row("cluster", cluster_id.unwrap_or_else(|| "-".to_string())),
+                row("brokers", format!("{}, metadata led by {led}", brokers.len())),
+                row("topics", format!("{} with {} partitions", health.topics, health.partitions)),
+                row("groups", groups.to_string()),
+                row("without leader", named(&health.without_leader)),
+                row("under-replicated", named(&health.under_replicated)),
+            ];
+            out.pairs(&rows)?;
+        }
+    }
+    out.flush()?;
+    if lacking > 0 || controller.is_none() {
+        Err(CliError::Unhealthy { partitions: lacking })
+    } else {
+        Ok(())
+    }
+}
+
+fn named(partitions: &[String]) -> String {
+    let shown = partitions.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match partitions.len() {
+        0 => "none".to_string(),
+        n if n > NAMED_MAX => format!("{shown} and {} more", n - NAMED_MAX),
+        _ => shown,
+    }
 }
 
 async fn describe(admin: &Admin, output: Output, out: &mut Out) -> Result<(), CliError> {
@@ -101,8 +199,12 @@ async fn config(
         None => admin.cluster().describe().await?.1.unwrap_or_default(),
     };
     let mut entries = admin.configs(&ConfigOf::Broker(id)).await?;
-    entries.retain(|entry| all || entry.origin != millstream_client::admin::ConfigOrigin::Default);
+    entries.retain(|entry| all || entry.origin != ConfigOrigin::Default);
     match output {
+        Output::Table if entries.is_empty() => {
+            eprintln!("broker {id} has the default configuration; --all shows it");
+            Ok(())
+        }
         Output::Table => show_configs(&entries, out),
         Output::Json => {
             let entries = entries.iter().map(|entry| {
@@ -129,5 +231,41 @@ async fn alter(
     match output {
         Output::Table => out.line(&format!("configuration of {of} altered")),
         Output::Json => out.json(&json!({ "of": of.to_string(), "result": "altered" })),
+    }
+}
+
+async fn log_level(
+    filter: Option<String>,
+    http_addr: &str,
+    output: Output,
+    out: &mut Out,
+) -> Result<(), CliError> {
+    let body = filter.map(|filter| match filter.as_str() {
+        "default" => json!({ "filter": Value::Null }).to_string(),
+        filter => json!({ "filter": filter }).to_string(),
+    });
+    let method = if body.is_some() { "PUT" } else { "GET" };
+    let answer = http::ask(http_addr, method, "/v1/log", body.as_deref()).await?;
+    let told: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+    match (answer.status, told["filter"].as_str(), output) {
+        (200, Some(filter), Output::Table) => out.line(&format!("the broker logs {filter}")),
+        (200, Some(_), Output::Json) => out.json(&told),
+        (status, ..) => {
+            let said = told["error"].as_str().unwrap_or("no reason was given").to_string();
+            Err(CliError::Answer { status, said })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_are_named_and_the_others_counted() {
+        let names = |n: usize| (0..n).map(|at| format!("t-{at}")).collect::<Vec<_>>();
+        assert_eq!(named(&names(0)), "none");
+        assert_eq!(named(&names(2)), "t-0, t-1");
+        assert!(named(&names(13)).ends_with("t-9 and 3 more"));
     }
 }

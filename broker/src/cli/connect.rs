@@ -50,6 +50,25 @@ impl Common {
     }
 }
 
+/// The topic, by its place or by its flag.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct TopicName {
+    /// The topic.
+    #[arg(value_name = "TOPIC")]
+    place: Option<String>,
+    /// The topic, as a flag.
+    #[arg(long = "topic", value_name = "NAME")]
+    flag: Option<String>,
+}
+
+impl TopicName {
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        self.place.as_deref().or(self.flag.as_deref()).unwrap_or_default()
+    }
+}
+
 /// The threads that connections run on.
 pub(super) fn runtime() -> Result<Runtime, CliError> {
     let built = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();

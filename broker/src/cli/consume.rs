@@ -2,69 +2,76 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use millstream_client::{
     TopicMeta,
     admin::{Admin, OffsetAt},
-    consumer::{
-        Chunk, ConsumedRecord, Consumer, ConsumerConfig, GroupConfig, GroupConsumer, Start, TopicPartition,
-    },
+    consumer::{Chunk, Consumer, ConsumerConfig, GroupConfig, GroupConsumer, Start, TopicPartition},
 };
-use serde_json::{Value, json};
 
 use super::{
-    connect::{Common, runtime},
+    connect::{Common, Output, TopicName, runtime},
     error::{CliError, Missing},
     output::Out,
+    record_text::Format,
+    when::When,
 };
-
-/// The shape of records.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
-    /// The value, and what --key-separator asks for.
-    Text,
-    /// One JSON object in a line; bytes that are not UTF-8 come as hexadecimal digits in `key_hex` and `value_hex`.
-    Json,
-}
+use crate::clock;
 
 /// Without --follow: what there is, from the beginning, and then it ends. With --follow: what is written from now on,
 /// unless another beginning is given.
 #[derive(Debug, Args)]
 pub(super) struct ConsumeArgs {
-    /// The topic.
-    #[arg(long, value_name = "NAME")]
-    topic: String,
-    /// Only this partition.
+    #[command(flatten)]
+    topic: TopicName,
+    /// Only this partition; may be given several times.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
-    partition: Option<i32>,
+    partition: Vec<i32>,
     /// Begin with the first record that there is.
-    #[arg(long, conflicts_with_all = ["offset", "since_ms"])]
+    #[arg(long, conflicts_with_all = ["offset", "since"])]
     from_beginning: bool,
     /// Begin with this offset; a negative number counts from the end.
-    #[arg(long, value_name = "N", allow_negative_numbers = true, conflicts_with = "since_ms")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, conflicts_with = "since")]
     offset: Option<i64>,
-    /// Begin with the first record whose timestamp is at or after this, in milliseconds since 1970.
-    #[arg(long, value_name = "MS")]
-    since_ms: Option<i64>,
+    /// Begin with the first record whose timestamp is at or after this: how long ago (90s, 15m, 2h, 7d), a date in UTC
+    /// (2026-01-31T18:30:00Z), or milliseconds since 1970.
+    #[arg(long, value_name = "TIME", alias = "since-ms")]
+    since: Option<When>,
     /// End after so many records.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", visible_alias = "limit")]
     max_messages: Option<u64>,
     /// Wait for more at the end.
     #[arg(long)]
     follow: bool,
     /// Read as a member of this group: go on where the group was, and note what was read. Without --follow it ends when
     /// nothing came for a while.
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["offset", "since_ms", "partition"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["offset", "since", "partition"])]
     group: Option<String>,
-    /// The shape of records.
-    #[arg(long, value_enum, default_value = "text")]
+    /// `text` (the value), `json` (one object in a line, with everything; bytes that are not UTF-8 as hexadecimal digits in
+    /// `key_hex` and `value_hex`), or a template like '{partition} {offset} {time} {key} {value} {headers}'.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
     /// Print the key and this text in front of the value.
     #[arg(long, value_name = "TEXT")]
     key_separator: Option<String>,
     #[command(flatten)]
     common: Common,
+}
+
+impl ConsumeArgs {
+    /// What --output and --key-separator make of the format.
+    fn settle_format(&mut self) -> Result<(), CliError> {
+        match (&self.format, self.key_separator.take()) {
+            (Format::Text, None) if self.common.output == Output::Json => self.format = Format::Json,
+            (Format::Text, Some(separator)) => self.format = Format::keyed(&separator),
+            (_, None) => {}
+            (_, Some(value)) => {
+                let allowed = "only with --format text; the other formats have the key anyway";
+                return Err(CliError::Flag { flag: "--key-separator", value, allowed });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Without --follow a member of a group ends after so long without a record.
@@ -76,7 +83,8 @@ const GROUP_JOIN_MAX: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Prints records until it is told to end.
-pub(super) fn run(args: ConsumeArgs) -> Result<(), CliError> {
+pub(super) fn run(mut args: ConsumeArgs) -> Result<(), CliError> {
+    args.settle_format()?;
     let runtime = runtime()?;
     match args.group.clone() {
         Some(group) => runtime.block_on(read_as_member(args, &group)),
@@ -87,9 +95,9 @@ pub(super) fn run(args: ConsumeArgs) -> Result<(), CliError> {
 async fn read_as_member(args: ConsumeArgs, group: &str) -> Result<(), CliError> {
     let cluster = args.common.cluster();
     // A topic that is not there is told at once, not waited for.
-    cluster.topic(&args.topic, false).await?;
+    cluster.topic(args.topic.name(), false).await?;
     let start = if args.from_beginning || !args.follow { Start::Beginning } else { Start::End };
-    let config = GroupConfig { start, ..GroupConfig::new(group, [args.topic.clone()]) };
+    let config = GroupConfig { start, ..GroupConfig::new(group, [args.topic.name().to_string()]) };
     let mut member = GroupConsumer::new(cluster, config);
     let mut left = Left { follow: true, messages: args.max_messages, ends: BTreeMap::new() };
     let mut out = Out::new();
@@ -134,11 +142,11 @@ async fn next_shown(
 
 async fn read(args: ConsumeArgs) -> Result<(), CliError> {
     let admin = Admin::new(args.common.cluster());
-    let topic = admin.cluster().topic(&args.topic, false).await?;
-    let partitions = chosen(&topic, args.partition)?;
+    let topic = admin.cluster().topic(args.topic.name(), false).await?;
+    let partitions = chosen(&topic, &args.partition)?;
     let begin = bounds(&admin, &partitions, OffsetAt::Earliest).await?;
     let end = bounds(&admin, &partitions, OffsetAt::Latest).await?;
-    let since = match args.since_ms {
+    let since = match args.since.map(|since| since.resolve(clock::now_ms())) {
         Some(time) => found(&admin, &partitions, OffsetAt::Time(time)).await?,
         None => BTreeMap::new(),
     };
@@ -174,20 +182,20 @@ async fn read(args: ConsumeArgs) -> Result<(), CliError> {
     out.flush()
 }
 
-fn chosen(topic: &TopicMeta, only: Option<i32>) -> Result<Vec<TopicPartition>, CliError> {
+/// The partitions that are wanted; all when none is named.
+pub(super) fn chosen(topic: &TopicMeta, only: &[i32]) -> Result<Vec<TopicPartition>, CliError> {
     let name: Arc<str> = topic.name.as_str().into();
-    let all = topic.partitions.iter().map(|p| p.index).filter(|index| only.is_none_or(|only| only == *index));
-    let chosen: Vec<_> = all.map(|partition| TopicPartition { topic: name.clone(), partition }).collect();
-    match (chosen.is_empty(), only) {
-        (true, Some(partition)) => {
-            let (topic, partitions) = (topic.name.clone(), topic.partitions.len());
-            Err(CliError::Missing(Missing::Partition { topic, partitions, partition }))
-        }
-        _ => Ok(chosen),
+    let all: Vec<i32> = topic.partitions.iter().map(|p| p.index).collect();
+    if let Some(partition) = only.iter().find(|wanted| !all.contains(wanted)) {
+        let (topic, partitions, partition) = (topic.name.to_string(), all.len(), *partition);
+        return Err(CliError::Missing(Missing::Partition { topic, partitions, partition }));
     }
+    let chosen = all.into_iter().filter(|index| only.is_empty() || only.contains(index));
+    Ok(chosen.map(|partition| TopicPartition { topic: name.clone(), partition }).collect())
 }
 
-async fn bounds(
+/// Such an offset of every partition, 0 where there is none.
+pub(super) async fn bounds(
     admin: &Admin,
     partitions: &[TopicPartition],
     at: OffsetAt,
@@ -198,7 +206,7 @@ async fn bounds(
 }
 
 /// Offsets of partitions that have such a record.
-async fn found(
+pub(super) async fn found(
     admin: &Admin,
     partitions: &[TopicPartition],
     at: OffsetAt,
@@ -215,7 +223,7 @@ async fn found(
 /// The offset to begin with. `since` is that of the first record which is late enough, if there is one.
 fn start(args: &ConsumeArgs, begin: i64, end: i64, since: Option<i64>) -> i64 {
     match args.offset {
-        _ if args.since_ms.is_some() => since.unwrap_or(end),
+        _ if args.since.is_some() => since.unwrap_or(end),
         Some(offset @ 0..) => offset.clamp(begin, end),
         Some(back) => (end + back).max(begin),
         None if args.from_beginning || !args.follow => begin,
@@ -277,75 +285,15 @@ fn print(args: &ConsumeArgs, chunk: &Chunk, left: &mut Left, out: &mut Out) -> R
             left.reached(&chunk.partition, record.offset);
             return Ok(record.offset);
         }
-        match args.format {
-            Format::Json => out.json(&record_json(&chunk.partition, record))?,
-            Format::Text => {
-                if let Some(separator) = &args.key_separator {
-                    out.bytes(record.key.as_deref().unwrap_or_default())?;
-                    out.bytes(separator.as_bytes())?;
-                }
-                out.bytes(record.value.as_deref().unwrap_or_default())?;
-                out.bytes(b"\n")?;
-            }
-        }
+        args.format.write(&chunk.partition, record, out)?;
     }
     left.reached(&chunk.partition, chunk.next_offset);
     Ok(chunk.next_offset)
 }
 
-fn record_json(partition: &TopicPartition, record: &ConsumedRecord) -> Value {
-    let mut object = json!({
-        "topic": &*partition.topic,
-        "partition": partition.partition,
-        "offset": record.offset,
-        "timestamp_ms": record.timestamp_ms,
-    });
-    put(&mut object, "key", record.key.as_ref());
-    put(&mut object, "value", record.value.as_ref());
-    let headers = record.headers.iter().map(|(name, value)| {
-        let mut header = json!({ "name": name });
-        put(&mut header, "value", value.as_ref());
-        header
-    });
-    object["headers"] = headers.collect();
-    object
-}
-
-/// Text as text, other bytes as digits under another name.
-fn put(object: &mut Value, name: &str, bytes: Option<&Bytes>) {
-    match bytes.map(|bytes| std::str::from_utf8(bytes).map_err(|_| bytes)) {
-        None => object[name] = Value::Null,
-        Some(Ok(text)) => object[name] = text.into(),
-        Some(Err(bytes)) => {
-            let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            object[format!("{name}_hex")] = digits.into();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn record(value: &'static [u8]) -> ConsumedRecord {
-        ConsumedRecord {
-            offset: 3,
-            timestamp_ms: 9,
-            key: None,
-            value: Some(Bytes::from_static(value)),
-            headers: vec![("h".to_string(), Some(Bytes::from_static(b"x")))],
-        }
-    }
-
-    #[test]
-    fn bytes_that_are_not_text_come_as_digits() {
-        let partition = TopicPartition { topic: "a".into(), partition: 1 };
-        let text = record_json(&partition, &record(b"v"));
-        assert_eq!((&text["value"], &text["key"]), (&json!("v"), &Value::Null));
-        assert_eq!(text["headers"], json!([{ "name": "h", "value": "x" }]));
-        let bytes = record_json(&partition, &record(&[0xff, 0x01]));
-        assert_eq!((&bytes["value_hex"], bytes.get("value")), (&json!("ff01"), None));
-    }
 
     #[test]
     fn reading_ends_where_the_end_was_or_after_enough_records() {

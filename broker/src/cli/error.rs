@@ -8,6 +8,7 @@ use millstream_client::{
 };
 use millstream_store::doctor::DoctorError;
 
+use super::line_record::LineProblem;
 use crate::{config::ServeConfigError, node::NodeError};
 
 /// Each kind has its exit code.
@@ -20,7 +21,7 @@ pub(super) enum CliError {
     #[error(transparent)]
     Node(#[from] NodeError),
     /// The brokers could not be asked, or said no.
-    #[error("{0}{next}", next = next_step(.0))]
+    #[error("{words}{next}", words = words(.0), next = next_step(.0))]
     Client(#[from] ClientError),
     /// A record was not taken.
     #[error(transparent)]
@@ -47,6 +48,50 @@ pub(super) enum CliError {
         value: String,
         /// What would be allowed.
         allowed: &'static str,
+    },
+    /// A group that cannot be changed now.
+    #[error(
+        "group '{group}' has members; stop them first, `millstream group describe {group}` shows who they are"
+    )]
+    GroupBusy {
+        /// The group.
+        group: String,
+    },
+    /// A line of the input is no record.
+    #[error("line {line} of {source_name}: {problem}")]
+    Line {
+        /// Where the line is.
+        source_name: String,
+        /// Its number.
+        line: u64,
+        /// What is wrong with it.
+        problem: LineProblem,
+    },
+    /// Partitions cannot be written and read.
+    #[error(
+        "{partitions} partitions have no leader, so that they can be neither written nor read; are all brokers running?"
+    )]
+    Unhealthy {
+        /// How many.
+        partitions: usize,
+    },
+    /// The HTTP port does not answer.
+    #[error(
+        "cannot read {url}: {source}; --http-addr names the broker's HTTP port, which `serve` prints when it is ready"
+    )]
+    Http {
+        /// What was asked for.
+        url: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The HTTP port says no.
+    #[error("the broker answers {status}: {said}")]
+    Answer {
+        /// The status.
+        status: u16,
+        /// In its words.
+        said: String,
     },
     /// The data directory could not be looked at or repaired.
     #[error(transparent)]
@@ -80,6 +125,12 @@ pub(super) enum Missing {
         /// What was asked for.
         partition: i32,
     },
+    /// A group.
+    #[error("group '{name}' does not exist; `millstream group list` shows what there is")]
+    Group {
+        /// Its name.
+        name: String,
+    },
 }
 
 impl From<SendError> for CliError {
@@ -111,6 +162,19 @@ impl CliError {
     }
 }
 
+/// What went wrong. Kafka's own words for what happens most do not say it.
+fn words(error: &ClientError) -> String {
+    match error {
+        ClientError::Refused { what, code: ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, .. } => {
+            format!("{what}: there is no such topic or partition (UNKNOWN_TOPIC_OR_PARTITION)")
+        }
+        ClientError::Refused { what, code: ErrorCode::TOPIC_ALREADY_EXISTS, .. } => {
+            format!("{what}: it is there already (TOPIC_ALREADY_EXISTS)")
+        }
+        other => other.to_string(),
+    }
+}
+
 /// What one can do about it.
 fn next_step(error: &ClientError) -> &'static str {
     if let ClientError::Unreachable { .. } = error {
@@ -121,7 +185,15 @@ fn next_step(error: &ClientError) -> &'static str {
             "; `millstream topic list` shows what there is, `millstream topic create` makes one"
         }
         Some(ErrorCode::TOPIC_ALREADY_EXISTS) => "; `millstream topic describe` shows it",
-        Some(ErrorCode::INVALID_CONFIG) => "; `millstream topic describe --all` shows the keys",
+        Some(ErrorCode::INVALID_CONFIG) => {
+            "; `millstream topic describe NAME --all` shows the keys of a topic, `millstream cluster config --all` those of a broker"
+        }
+        Some(ErrorCode::COORDINATOR_NOT_AVAILABLE | ErrorCode::COORDINATOR_LOAD_IN_PROGRESS) => {
+            "; try again in a moment"
+        }
+        Some(ErrorCode::LEADER_NOT_AVAILABLE | ErrorCode::NOT_LEADER_OR_FOLLOWER) => {
+            "; `millstream cluster status` shows what is without a leader"
+        }
         _ => "",
     }
 }

@@ -10,16 +10,28 @@ mod consume;
 mod doctor;
 mod error;
 mod group;
+mod group_reset;
+mod http;
+mod lag;
+mod line_record;
 mod log;
 mod output;
+mod pace;
+mod pages;
 mod produce;
+mod progress;
+mod record_text;
+#[cfg(test)]
+mod reference;
+mod screen;
 mod serve;
 mod top;
 mod topic;
+mod when;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, error::ErrorKind};
+use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 
 /// A durable message broker that speaks the Kafka protocol.
 #[derive(Debug, Parser)]
@@ -39,9 +51,9 @@ enum Command {
     Produce(produce::ProduceArgs),
     /// Read records.
     Consume(consume::ConsumeArgs),
-    /// Show consumer groups and how far they have read, and remove them.
+    /// Show consumer groups and how far they have read; move and remove them.
     Group(group::GroupArgs),
-    /// Show the brokers; show and change their configuration.
+    /// Show the brokers and how they are; show and change their configuration.
     Cluster(cluster::ClusterArgs),
     /// Measure how fast records are written and read.
     Bench(bench::BenchArgs),
@@ -51,6 +63,15 @@ enum Command {
     Log(log::LogArgs),
     /// Check, and repair, the data directory of a broker that does not run.
     Doctor(doctor::DoctorArgs),
+    /// Print what a shell needs to complete commands.
+    Completions(pages::CompletionsArgs),
+    /// Print the manual page, or write all of them into a folder.
+    Man(pages::ManArgs),
+}
+
+/// All commands with their flags.
+fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Does what the command line says.
@@ -70,6 +91,8 @@ pub fn run() -> ExitCode {
         Command::Top(args) => top::run(args),
         Command::Log(args) => log::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Completions(args) => pages::completions(&args),
+        Command::Man(args) => pages::man(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -111,11 +134,10 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_commands_fit_together() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]

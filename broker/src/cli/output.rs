@@ -42,13 +42,20 @@ impl Out {
         Ok(())
     }
 
+    /// What something is, and its value, below each other.
+    pub(super) fn pairs(&mut self, rows: &[Vec<String>]) -> Result<(), CliError> {
+        // The head of a table, which this is without, is its first line.
+        table_lines(&["", ""], rows).iter().skip(1).try_for_each(|line| self.line(line))
+    }
+
     /// Hands over what is gathered.
     pub(super) fn flush(&mut self) -> Result<(), CliError> {
         self.writer.flush().map_err(CliError::io("cannot write the result"))
     }
 }
 
-fn table_lines(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
+/// The lines of a table whose columns are as wide as they must be.
+pub(super) fn table_lines(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     let widths: Vec<usize> = (0..head.len())
         .map(|column| {
             let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());

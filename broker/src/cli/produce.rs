@@ -3,22 +3,25 @@
 use std::{
     collections::VecDeque,
     fs::File,
-    io::{self, BufRead, BufReader},
+    io::{self, BufRead, BufReader, IsTerminal},
     path::PathBuf,
 };
 
-use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use millstream_client::{
     Codec,
-    producer::{Acks, Delivery, DeliveryError, Producer, ProducerConfig, Record},
+    producer::{Acks, Delivered, Delivery, DeliveryError, Producer, ProducerConfig, Record},
 };
 use serde_json::json;
+use tokio::runtime::Runtime;
 
 use super::{
-    connect::{Common, Output, runtime},
+    connect::{Common, Output, TopicName, runtime},
     error::CliError,
+    line_record::{self, LineFormat},
     output::Out,
+    pace::Pace,
+    progress::{Progress, When},
 };
 
 /// Records whose results are not looked at yet.
@@ -48,27 +51,47 @@ pub(super) enum CompressionArg {
     Zstd,
 }
 
-/// One record for each line of a file or of standard input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum FormatArg {
+    /// The line is the value; --key-separator splits a key off.
+    Text,
+    /// The line is a JSON object: `value`, and if wanted `key`, `headers` and `timestamp_ms`. `consume --format json` writes
+    /// such lines.
+    Json,
+}
+
+/// One record for each line of files or of standard input.
 #[derive(Debug, Args)]
 pub(super) struct ProduceArgs {
-    /// The topic; made if it is not there and the broker allows that.
-    #[arg(long, value_name = "NAME")]
-    topic: String,
-    /// Read this file, not standard input.
+    #[command(flatten)]
+    topic: TopicName,
+    /// Read this file, not standard input; may be given several times. `-` is standard input.
     #[arg(long, value_name = "FILE")]
-    file: Option<PathBuf>,
+    file: Vec<PathBuf>,
+    /// What a line is.
+    #[arg(long, value_enum, default_value = "text")]
+    format: FormatArg,
     /// What is in front of this text in a line is the key; a line without it has none.
     #[arg(long, value_name = "TEXT")]
     key_separator: Option<String>,
+    /// A header for every record; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE")]
+    header: Vec<String>,
     /// The partition [default: by the key, or in turn].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     partition: Option<i32>,
+    /// Most records in a second [default: as fast as it goes].
+    #[arg(long, value_name = "RECORDS", value_parser = clap::value_parser!(u64).range(1..))]
+    rate: Option<u64>,
     /// When a record counts as delivered.
     #[arg(long, value_enum, default_value = "all")]
     acks: AcksArg,
     /// How batches are compressed.
     #[arg(long, value_enum, default_value = "none")]
     compression: CompressionArg,
+    /// Whether standard error shows how far it has come.
+    #[arg(long, value_enum, default_value = "auto")]
+    progress: When,
     #[command(flatten)]
     common: Common,
 }
@@ -82,7 +105,7 @@ struct Tally {
 }
 
 impl Tally {
-    fn count(&mut self, result: Result<millstream_client::producer::Delivered, DeliveryError>) {
+    fn count(&mut self, result: Result<Delivered, DeliveryError>) {
         self.all += 1;
         if let Err(error) = result {
             self.failed += 1;
@@ -93,33 +116,98 @@ impl Tally {
 
 /// Produces until the input ends.
 pub(super) fn run(args: ProduceArgs) -> Result<(), CliError> {
-    let input: Box<dyn BufRead> = match &args.file {
-        Some(path) => {
-            let file = File::open(path).map_err(CliError::io(format!("cannot read {}", path.display())))?;
-            Box::new(BufReader::new(file))
-        }
-        None => Box::new(io::stdin().lock()),
-    };
+    let sources = sources(&args.file)?;
+    let lines = line_format(&args)?;
     let runtime = runtime()?;
     let producer = {
         let _on_runtime = runtime.enter();
         Producer::new(args.common.cluster(), config(&args))
     };
-    let tally = produce(&runtime, producer, &args, input)?;
+    // Before the first line is read, so that whoever types does not type in vain.
+    runtime.block_on(args.common.cluster().describe())?;
+    let mut progress = Progress::new(args.progress, sources.iter().map(|source| source.bytes).sum());
+    let mut sending = Sending {
+        runtime: &runtime,
+        producer,
+        args: &args,
+        lines,
+        pace: args.rate.map(Pace::new),
+        waiting: VecDeque::new(),
+        tally: Tally::default(),
+    };
+    let sent = sources.into_iter().try_for_each(|source| sending.send_all(source, &mut progress));
+    let tally = sending.finish();
+    progress.clear();
+    let told = tell(&args, &tally);
+    sent.and(told)
+}
+
+fn tell(args: &ProduceArgs, tally: &Tally) -> Result<(), CliError> {
+    let (delivered, topic) = (tally.all - tally.failed, args.topic.name());
     let mut out = Out::new();
     match args.common.output {
-        Output::Json => out.json(&json!({
-            "topic": args.topic,
-            "delivered": tally.all - tally.failed,
-            "failed": tally.failed,
-        }))?,
-        Output::Table => eprintln!("{} records produced to '{}'", tally.all - tally.failed, args.topic),
+        Output::Json => {
+            out.json(&json!({ "topic": topic, "delivered": delivered, "failed": tally.failed }))?
+        }
+        Output::Table => {
+            eprintln!("{delivered} record{} produced to '{topic}'", if delivered == 1 { "" } else { "s" })
+        }
     }
     out.flush()?;
-    match tally.first {
-        Some(first) => Err(CliError::Delivery { failed: tally.failed, all: tally.all, first }),
+    match &tally.first {
+        Some(first) => Err(CliError::Delivery { failed: tally.failed, all: tally.all, first: first.clone() }),
         None => Ok(()),
     }
+}
+
+/// Where lines come from.
+struct Source {
+    name: String,
+    input: Box<dyn BufRead>,
+    /// Its size, where that is known.
+    bytes: Option<u64>,
+    /// A person types; each line is sent and answered at once.
+    typed: bool,
+}
+
+fn sources(files: &[PathBuf]) -> Result<Vec<Source>, CliError> {
+    if files.is_empty() {
+        return Ok(vec![standard_input()]);
+    }
+    let open = |path: &PathBuf| {
+        if path.as_os_str() == "-" {
+            return Ok(standard_input());
+        }
+        let file = File::open(path).map_err(CliError::io(format!("cannot read {}", path.display())))?;
+        let bytes = file.metadata().ok().filter(|meta| meta.is_file()).map(|meta| meta.len());
+        let input = Box::new(BufReader::new(file));
+        Ok(Source { name: path.display().to_string(), input, bytes, typed: false })
+    };
+    files.iter().map(open).collect()
+}
+
+fn standard_input() -> Source {
+    let input = io::stdin().lock();
+    let typed = input.is_terminal();
+    if typed {
+        eprintln!("one record for each line; Ctrl-D ends");
+    }
+    Source { name: "standard input".to_string(), input: Box::new(input), bytes: None, typed }
+}
+
+fn line_format(args: &ProduceArgs) -> Result<LineFormat, CliError> {
+    let headers = args.header.iter().map(|header| line_record::header(header)).collect::<Result<_, _>>()?;
+    Ok(match (args.format, &args.key_separator) {
+        (FormatArg::Json, Some(separator)) => {
+            return Err(CliError::Flag {
+                flag: "--key-separator",
+                value: separator.clone(),
+                allowed: "not with --format json, where lines name their keys",
+            });
+        }
+        (FormatArg::Json, None) => LineFormat::Json { headers },
+        (FormatArg::Text, separator) => LineFormat::Text { separator: separator.clone(), headers },
+    })
 }
 
 fn config(args: &ProduceArgs) -> ProducerConfig {
@@ -148,68 +236,66 @@ impl From<CompressionArg> for Codec {
     }
 }
 
-/// The input is read on this thread, which may wait for a person; connections go on behind it.
-fn produce(
-    runtime: &tokio::runtime::Runtime,
+/// Lines become records on this thread, which may wait for a person; connections go on behind it.
+struct Sending<'a> {
+    runtime: &'a Runtime,
     producer: Producer,
-    args: &ProduceArgs,
-    mut input: Box<dyn BufRead>,
-) -> Result<Tally, CliError> {
-    let mut tally = Tally::default();
-    let mut waiting: VecDeque<Delivery> = VecDeque::new();
-    let mut line = Vec::new();
-    while input.read_until(b'\n', &mut line).map_err(CliError::io("cannot read the input"))? > 0 {
-        let (key, value) = split(&line, args.key_separator.as_deref());
-        let record = Record { key, value: Some(value), partition: args.partition, ..Record::default() };
-        waiting.push_back(runtime.block_on(producer.send(&args.topic, record))?);
-        if waiting.len() >= IN_FLIGHT_MAX
-            && let Some(oldest) = waiting.pop_front()
+    args: &'a ProduceArgs,
+    lines: LineFormat,
+    pace: Option<Pace>,
+    waiting: VecDeque<Delivery>,
+    tally: Tally,
+}
+
+impl Sending<'_> {
+    fn send_all(&mut self, mut source: Source, progress: &mut Progress) -> Result<(), CliError> {
+        let in_flight_max = if source.typed { 1 } else { IN_FLIGHT_MAX };
+        let (mut line, mut number) = (Vec::new(), 0);
+        loop {
+            line.clear();
+            let read = source.input.read_until(b'\n', &mut line);
+            let bytes = read.map_err(CliError::io(format!("cannot read {}", source.name)))?;
+            if bytes == 0 {
+                return Ok(());
+            }
+            number += 1;
+            let mut record = self.lines.record(&line).map_err(|problem| CliError::Line {
+                source_name: source.name.clone(),
+                line: number,
+                problem,
+            })?;
+            record.partition = self.args.partition;
+            self.send(record, in_flight_max)?;
+            if source.typed && self.tally.first.is_some() {
+                return Ok(());
+            }
+            progress.add(1, bytes as u64);
+        }
+    }
+
+    fn send(&mut self, record: Record, in_flight_max: usize) -> Result<(), CliError> {
+        if let Some(pace) = &mut self.pace {
+            pace.wait();
+        }
+        let sent = self.runtime.block_on(self.producer.send(self.args.topic.name(), record));
+        self.waiting.push_back(sent?);
+        if self.waiting.len() >= in_flight_max
+            && let Some(oldest) = self.waiting.pop_front()
         {
-            tally.count(runtime.block_on(oldest.wait()));
+            self.tally.count(self.runtime.block_on(oldest.wait()));
         }
-        line.clear();
+        Ok(())
     }
-    runtime.block_on(async {
-        producer.close().await;
-        for delivery in waiting {
-            tally.count(delivery.wait().await);
-        }
-    });
-    Ok(tally)
-}
 
-/// Key and value of a line, without its end.
-fn split(line: &[u8], separator: Option<&str>) -> (Option<Bytes>, Bytes) {
-    let line = line.strip_suffix(b"\n").unwrap_or(line);
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let copy = Bytes::copy_from_slice;
-    let Some(separator) = separator.map(str::as_bytes).filter(|separator| !separator.is_empty()) else {
-        return (None, copy(line));
-    };
-    match line.windows(separator.len()).position(|at| at == separator) {
-        Some(at) => (Some(copy(&line[..at])), copy(&line[at + separator.len()..])),
-        None => (None, copy(line)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_is_a_value_with_a_key_in_front_of_the_separator() {
-        let text = |bytes: Bytes| String::from_utf8_lossy(&bytes).into_owned();
-        for (line, separator, key, value) in [
-            ("a\n", None, None, "a"),
-            ("a:b\r\n", None, None, "a:b"),
-            ("a:b:c\n", Some(":"), Some("a"), "b:c"),
-            ("a::b", Some("::"), Some("a"), "b"),
-            ("none\n", Some(":"), None, "none"),
-            (":v\n", Some(":"), Some(""), "v"),
-            ("\n", Some(":"), None, ""),
-        ] {
-            let (k, v) = split(line.as_bytes(), separator);
-            assert_eq!((k.map(text).as_deref(), text(v).as_str()), (key, value), "{line:?}");
-        }
+    /// Waits until everything that was taken has its result.
+    fn finish(self) -> Tally {
+        let Sending { runtime, producer, waiting, mut tally, .. } = self;
+        runtime.block_on(async {
+            producer.close().await;
+            for delivery in waiting {
+                tally.count(delivery.wait().await);
+            }
+        });
+        tally
     }
 }

@@ -168,6 +168,10 @@ async fn list(cluster: &Cluster, internal: bool, output: Output, out: &mut Out) 
             });
             out.json(&all.collect::<Vec<_>>())
         }
+        Output::Table if topics.is_empty() => {
+            eprintln!("there are no topics; `millstream topic create NAME` makes one");
+            Ok(())
+        }
         Output::Table => {
             let row = |topic: &Arc<TopicMeta>| {
                 vec![topic.name.clone(), topic.partitions.len().to_string(), replicas(topic).to_string()]

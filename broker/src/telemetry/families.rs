@@ -121,9 +121,30 @@ pub fn all() -> impl Iterator<Item = &'static Family> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, fmt::Write, path::PathBuf};
 
     use super::*;
+    use crate::generated;
+
+    #[test]
+    fn the_document_has_every_metric_as_it_is() {
+        let mut text = String::new();
+        for (section, families) in SECTIONS {
+            // Writing to a string does not fail.
+            let _ = write!(
+                text,
+                "### {section}\n\n| name | type | labels | meaning |\n| --- | --- | --- | --- |\n"
+            );
+            for Family { name, kind, labels, help } in *families {
+                let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
+                let (kind, labels) = (kind.name(), labels.join(", "));
+                let _ = writeln!(text, "| `{name}` | {kind} | {labels} | {help} |");
+            }
+            text.push('\n');
+        }
+        let document = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
+        generated::check(&document, "metrics", &text);
+    }
 
     #[test]
     fn names_are_unique_and_say_their_unit() {

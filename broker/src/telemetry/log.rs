@@ -76,7 +76,7 @@ fn parse(filter: &str) -> Result<EnvFilter, FilterError> {
     }
     // A bare word that is no level would be taken for a module, and silence everything else.
     for word in filter.split(',').map(str::trim).filter(|word| !word.contains(['=', '[', ':'])) {
-        if word.parse::<LevelFilter>().is_err() {
+        if word.is_empty() || word.parse::<LevelFilter>().is_err() {
             return Err(refused(format!("'{word}' is no level")));
         }
     }

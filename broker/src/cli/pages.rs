@@ -1,0 +1,95 @@
+//! `millstream completions` and `millstream man`: what shells and `man` know of the commands, made of the commands.
+
+use std::{fs, io, path::PathBuf};
+
+use clap::{Args, Command};
+use clap_complete::Shell;
+
+use super::{command, error::CliError, output::Out};
+
+/// For bash: `millstream completions bash > ~/.local/share/bash-completion/completions/millstream`. For zsh: into a file
+/// `_millstream` in a folder of $fpath. For fish: `~/.config/fish/completions/millstream.fish`.
+#[derive(Debug, Args)]
+pub(super) struct CompletionsArgs {
+    /// The shell.
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+/// `millstream man | man -l -` shows the page; `millstream man ~/.local/share/man/man1` installs all of them.
+#[derive(Debug, Args)]
+pub(super) struct ManArgs {
+    /// Write one page for each command into this folder, which is made if it is not there.
+    #[arg(value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// Prints completions.
+pub(super) fn completions(args: &CompletionsArgs) -> Result<(), CliError> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut command(), "millstream", &mut script);
+    let mut out = Out::new();
+    out.bytes(&script)?;
+    out.flush()
+}
+
+/// Prints or writes manual pages.
+pub(super) fn man(args: &ManArgs) -> Result<(), CliError> {
+    let mut out = Out::new();
+    match &args.dir {
+        None => {
+            out.bytes(&page(&command()).map_err(CliError::io("cannot make the page"))?)?;
+        }
+        Some(dir) => {
+            let failed =
+                |source| CliError::Io { what: format!("cannot write into {}", dir.display()), source };
+            fs::create_dir_all(dir).map_err(failed)?;
+            for (name, page) in pages().map_err(CliError::io("cannot make the pages"))? {
+                fs::write(dir.join(&name), page).map_err(failed)?;
+            }
+            out.line(&format!("manual pages written to {}", dir.display()))?;
+        }
+    }
+    out.flush()
+}
+
+fn page(command: &Command) -> io::Result<Vec<u8>> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command.clone()).render(&mut page)?;
+    Ok(page)
+}
+
+/// The page of every command, as `millstream-topic-create.1`.
+fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
+    let mut root = command().disable_help_subcommand(true);
+    root.build();
+    let mut pages = Vec::new();
+    let mut open = vec![(root.get_name().to_string(), root)];
+    while let Some((name, command)) = open.pop() {
+        let children = command.get_subcommands().filter(|child| !child.is_hide_set());
+        open.extend(children.map(|child| (format!("{name}-{}", child.get_name()), child.clone())));
+        // The page's title is the command's name.
+        let title: &'static str = name.clone().leak();
+        pages.push((format!("{name}.1"), page(&command.name(title))?));
+    }
+    pages.sort();
+    Ok(pages)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_has_a_page() {
+        let pages = pages().expect("pages");
+        let names: Vec<&str> = pages.iter().map(|(name, _)| name.as_str()).collect();
+        for name in
+            ["millstream.1", "millstream-serve.1", "millstream-topic-create.1", "millstream-group-reset.1"]
+        {
+            assert!(names.contains(&name), "{names:?}");
+        }
+        let page = String::from_utf8_lossy(&pages[1].1);
+        assert!(page.contains(".TH millstream"), "{page}");
+    }
+}

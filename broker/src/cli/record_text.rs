@@ -1,0 +1,222 @@
+//! Records as text: values, JSON, or what a template says.
+
+use std::str::FromStr;
+
+use bytes::Bytes;
+use millstream_client::consumer::{ConsumedRecord, TopicPartition};
+use serde_json::{Value, json};
+
+use super::{error::CliError, output::Out, when::date_text};
+
+/// The shape of records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    /// The value, with a new line behind it.
+    Text,
+    /// One JSON object in a line.
+    Json,
+    /// Pieces one behind the other.
+    Template(Vec<Piece>),
+}
+
+/// A piece of a template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    Text(String),
+    Topic,
+    Partition,
+    Offset,
+    TimestampMs,
+    Time,
+    Key,
+    Value,
+    Headers,
+}
+
+/// A template with something in braces that is not known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a format is text, json, or a template with {{topic}}, {{partition}}, {{offset}}, {{timestamp_ms}}, {{time}}, {{key}}, {{value}}, {{headers}}; \\n and \\t are a new line and a tab"
+)]
+pub(super) struct NotAFormat;
+
+impl FromStr for Format {
+    type Err = NotAFormat;
+
+    fn from_str(text: &str) -> Result<Format, NotAFormat> {
+        match text {
+            "text" => Ok(Format::Text),
+            "json" => Ok(Format::Json),
+            template if template.contains('{') => pieces(template).map(Format::Template),
+            _ => Err(NotAFormat),
+        }
+    }
+}
+
+fn pieces(template: &str) -> Result<Vec<Piece>, NotAFormat> {
+    let mut pieces = Vec::new();
+    let mut rest = template;
+    while let Some((text, behind)) = rest.split_once('{') {
+        if !text.is_empty() {
+            pieces.push(Piece::Text(unescaped(text)));
+        }
+        let (name, behind) = behind.split_once('}').ok_or(NotAFormat)?;
+        pieces.push(match name {
+            "topic" => Piece::Topic,
+            "partition" => Piece::Partition,
+            "offset" => Piece::Offset,
+            "timestamp_ms" => Piece::TimestampMs,
+            "time" => Piece::Time,
+            "key" => Piece::Key,
+            "value" => Piece::Value,
+            "headers" => Piece::Headers,
+            _ => return Err(NotAFormat),
+        });
+        rest = behind;
+    }
+    pieces.push(Piece::Text(format!("{}\n", unescaped(rest))));
+    Ok(pieces)
+}
+
+fn unescaped(text: &str) -> String {
+    text.replace("\\n", "\n").replace("\\t", "\t")
+}
+
+impl Format {
+    /// The key, a text, and the value.
+    pub(super) fn keyed(separator: &str) -> Format {
+        let text = |text: &str| Piece::Text(text.to_string());
+        Format::Template(vec![Piece::Key, text(separator), Piece::Value, text("\n")])
+    }
+
+    /// Writes a record.
+    pub(super) fn write(
+        &self,
+        partition: &TopicPartition,
+        record: &ConsumedRecord,
+        out: &mut Out,
+    ) -> Result<(), CliError> {
+        match self {
+            Format::Json => out.json(&record_json(partition, record)),
+            Format::Text => {
+                out.bytes(record.value.as_deref().unwrap_or_default())?;
+                out.bytes(b"\n")
+            }
+            Format::Template(pieces) => pieces
+                .iter()
+                .try_for_each(|piece| piece.write(partition, record, &mut |bytes| out.bytes(bytes))),
+        }
+    }
+}
+
+impl Piece {
+    fn write<E>(
+        &self,
+        partition: &TopicPartition,
+        record: &ConsumedRecord,
+        out: &mut impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match self {
+            Piece::Text(text) => out(text.as_bytes()),
+            Piece::Topic => out(partition.topic.as_bytes()),
+            Piece::Partition => out(partition.partition.to_string().as_bytes()),
+            Piece::Offset => out(record.offset.to_string().as_bytes()),
+            Piece::TimestampMs => out(record.timestamp_ms.to_string().as_bytes()),
+            Piece::Time if record.timestamp_ms < 0 => out(b"-"),
+            Piece::Time => out(date_text(record.timestamp_ms).as_bytes()),
+            Piece::Key => out(record.key.as_deref().unwrap_or_default()),
+            Piece::Value => out(record.value.as_deref().unwrap_or_default()),
+            Piece::Headers => {
+                let header = |(name, value): &(String, Option<Bytes>)| {
+                    format!("{name}={}", String::from_utf8_lossy(value.as_deref().unwrap_or_default()))
+                };
+                out(record.headers.iter().map(header).collect::<Vec<_>>().join(",").as_bytes())
+            }
+        }
+    }
+
+    /// What it makes of a record, for tests.
+    #[cfg(test)]
+    fn text(&self, partition: &TopicPartition, record: &ConsumedRecord) -> String {
+        let mut text = Vec::new();
+        let written: Result<(), std::convert::Infallible> = self.write(partition, record, &mut |bytes| {
+            text.extend_from_slice(bytes);
+            Ok(())
+        });
+        assert_eq!(written, Ok(()));
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+fn record_json(partition: &TopicPartition, record: &ConsumedRecord) -> Value {
+    let mut object = json!({
+        "topic": &*partition.topic,
+        "partition": partition.partition,
+        "offset": record.offset,
+        "timestamp_ms": record.timestamp_ms,
+    });
+    put(&mut object, "key", record.key.as_ref());
+    put(&mut object, "value", record.value.as_ref());
+    let headers = record.headers.iter().map(|(name, value)| {
+        let mut header = json!({ "name": name });
+        put(&mut header, "value", value.as_ref());
+        header
+    });
+    object["headers"] = headers.collect();
+    object
+}
+
+/// Text as text, other bytes as digits under another name.
+fn put(object: &mut Value, name: &str, bytes: Option<&Bytes>) {
+    match bytes.map(|bytes| std::str::from_utf8(bytes).map_err(|_| bytes)) {
+        None => object[name] = Value::Null,
+        Some(Ok(text)) => object[name] = text.into(),
+        Some(Err(bytes)) => {
+            let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            object[format!("{name}_hex")] = digits.into();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(value: &'static [u8]) -> ConsumedRecord {
+        ConsumedRecord {
+            offset: 3,
+            timestamp_ms: 9,
+            key: None,
+            value: Some(Bytes::from_static(value)),
+            headers: vec![("h".to_string(), Some(Bytes::from_static(b"x")))],
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_not_text_come_as_digits() {
+        let partition = TopicPartition { topic: "a".into(), partition: 1 };
+        let text = record_json(&partition, &record(b"v"));
+        assert_eq!((&text["value"], &text["key"]), (&json!("v"), &Value::Null));
+        assert_eq!(text["headers"], json!([{ "name": "h", "value": "x" }]));
+        let bytes = record_json(&partition, &record(&[0xff, 0x01]));
+        assert_eq!((&bytes["value_hex"], bytes.get("value")), (&json!("ff01"), None));
+    }
+
+    #[test]
+    fn a_template_is_filled_in() {
+        let format: Format =
+            r"{topic}-{partition}@{offset}\t{time} [{key}] {value} {headers}".parse().expect("a format");
+        let Format::Template(pieces) = format else { panic!("a template: {format:?}") };
+        let partition = TopicPartition { topic: "a".into(), partition: 1 };
+        let line: String = pieces.iter().map(|piece| piece.text(&partition, &record(b"v"))).collect();
+        assert_eq!(line, "a-1@3\t1970-01-01T00:00:00.009Z [] v h=x\n");
+    }
+
+    #[test]
+    fn what_is_no_format_is_refused() {
+        for wrong in ["", "xml", "{nothing}", "{value"] {
+            assert_eq!(wrong.parse::<Format>(), Err(NotAFormat), "{wrong}");
+        }
+        assert_eq!("json".parse(), Ok(Format::Json));
+    }
+}
