@@ -2,13 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{
-        Arc,
-        atomic::{
-            AtomicU64,
-            Ordering::{AcqRel, Acquire},
-        },
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -25,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    ConsumerConfig, Start, TopicPartition,
+    ConsumerConfig, TopicPartition,
     aborted::without_aborted,
     positions::{After, Positions, Wanted},
 };
@@ -43,36 +37,27 @@ pub(super) struct Fetched {
     /// Offset behind the last of them.
     pub(super) next: i64,
     pub(super) bytes: usize,
-    pub(super) generation: u64,
+    pub(super) reading: u64,
 }
 
 /// What the reader and the fetching task share.
 pub(super) struct Shared {
     pub(super) positions: Mutex<Positions>,
-    /// Grows with each assignment: what was fetched for an older one is dropped.
-    pub(super) generation: AtomicU64,
     pub(super) wake: Notify,
 }
 
 impl Shared {
-    pub(super) fn generation(&self) -> u64 {
-        self.generation.load(Acquire)
-    }
-
-    /// From now on exactly these are read; what was fetched for earlier assignments is dropped.
-    pub(super) fn assign(&self, starts: impl IntoIterator<Item = (TopicPartition, Start)>) {
-        {
-            let mut positions = self.positions.lock();
-            self.generation.fetch_add(1, AcqRel);
-            positions.assign(starts);
-        }
+    /// Changes what is read, and has the fetching task look.
+    pub(super) fn change<R>(&self, change: impl FnOnce(&mut Positions) -> R) -> R {
+        let result = change(&mut self.positions.lock());
         self.wake.notify_one();
+        result
     }
 }
 
 enum Done {
-    Fetched { broker: i32, wanted: Vec<Wanted>, generation: u64, answer: Result<FetchResponse, ClientError> },
-    Sought { generation: u64, found: Vec<(TopicPartition, Result<i64, ClientError>)> },
+    Fetched { broker: i32, wanted: Vec<Wanted>, answer: Result<FetchResponse, ClientError> },
+    Sought { found: Vec<(TopicPartition, u64, Result<i64, ClientError>)> },
     Refreshed,
 }
 
@@ -142,10 +127,17 @@ impl Fetcher {
             return;
         }
         self.seeking = true;
-        let (cluster, generation) = (self.cluster.clone(), self.shared.generation());
+        let cluster = self.cluster.clone();
         self.tasks.spawn(async move {
-            let found = crate::admin::find_starts(&cluster, wanted).await;
-            Done::Sought { generation, found }
+            let readings: HashMap<_, _> =
+                wanted.iter().map(|sought| (sought.partition.clone(), sought.reading)).collect();
+            let starts = wanted.into_iter().map(|sought| (sought.partition, sought.start)).collect();
+            let found = crate::admin::find_starts(&cluster, starts).await.into_iter();
+            let with_reading = |(partition, result)| {
+                let reading = readings.get(&partition).copied().unwrap_or_default();
+                (partition, reading, result)
+            };
+            Done::Sought { found: found.map(with_reading).collect() }
         });
     }
 
@@ -158,10 +150,9 @@ impl Fetcher {
         for (broker, wanted) in wanted {
             self.brokers_in_flight.insert(broker);
             let (cluster, config) = (self.cluster.clone(), self.config.clone());
-            let generation = self.shared.generation();
             self.tasks.spawn(async move {
                 let answer = ask(&cluster, &config, broker, &wanted).await;
-                Done::Fetched { broker, wanted, generation, answer }
+                Done::Fetched { broker, wanted, answer }
             });
         }
     }
@@ -197,15 +188,14 @@ impl Fetcher {
                 self.refreshing = false;
                 Vec::new()
             }
-            Done::Sought { generation, found } => {
+            Done::Sought { found } => {
                 self.seeking = false;
-                if generation == self.shared.generation() { self.take_starts(found) } else { Vec::new() }
+                self.take_starts(found)
             }
-            Done::Fetched { broker, wanted, generation, answer } => {
+            Done::Fetched { broker, wanted, answer } => {
                 self.brokers_in_flight.remove(&broker);
                 match answer {
-                    _ if generation != self.shared.generation() => Vec::new(),
-                    Ok(response) => self.take_answer(&wanted, response, generation),
+                    Ok(response) => self.take_answer(&wanted, response),
                     Err(error) => self.take_loss(&wanted, &error),
                 }
             }
@@ -214,20 +204,20 @@ impl Fetcher {
 
     fn take_starts(
         &mut self,
-        found: Vec<(TopicPartition, Result<i64, ClientError>)>,
+        found: Vec<(TopicPartition, u64, Result<i64, ClientError>)>,
     ) -> Vec<Result<Fetched, ClientError>> {
         let mut told = Vec::new();
-        for (partition, result) in found {
+        for (partition, reading, result) in found {
             match result {
-                Ok(offset) => self.shared.positions.lock().found(&partition, offset),
+                Ok(offset) => self.shared.positions.lock().found(&partition, reading, offset),
                 Err(error) if error.is_retriable() => {
                     self.stale.insert(partition.topic.clone());
                     let retry_at = self.retry_at(&partition);
-                    self.shared.positions.lock().lost(&partition, retry_at);
+                    self.shared.positions.lock().lost(&partition, reading, retry_at);
                 }
                 Err(error) => {
                     let retry_at = self.retry_at(&partition);
-                    self.shared.positions.lock().lost(&partition, retry_at);
+                    self.shared.positions.lock().lost(&partition, reading, retry_at);
                     told.push(Err(error));
                 }
             }
@@ -240,7 +230,7 @@ impl Fetcher {
         for one in wanted {
             self.stale.insert(one.partition.topic.clone());
             let retry_at = self.retry_at(&one.partition);
-            self.shared.positions.lock().lost(&one.partition, retry_at);
+            self.shared.positions.lock().lost(&one.partition, one.reading, retry_at);
         }
         Vec::new()
     }
@@ -249,7 +239,6 @@ impl Fetcher {
         &mut self,
         wanted: &[Wanted],
         response: FetchResponse,
-        generation: u64,
     ) -> Vec<Result<Fetched, ClientError>> {
         let mut answers: HashMap<(String, i32), PartitionData> = HashMap::new();
         for topic in response.responses {
@@ -265,7 +254,7 @@ impl Fetcher {
             let data = answers.remove(&key);
             let code = data.as_ref().map_or(response.error_code, |data| data.error_code);
             match (ErrorCode(code), data) {
-                (ErrorCode::NONE, data) => told.extend(self.take_records(one, data, drained, generation)),
+                (ErrorCode::NONE, data) => told.extend(self.take_records(one, data, drained)),
                 (code, _) => told.extend(self.take_error(one, code)),
             }
         }
@@ -277,7 +266,6 @@ impl Fetcher {
         wanted: &Wanted,
         data: Option<PartitionData>,
         drained: bool,
-        generation: u64,
     ) -> Option<Result<Fetched, ClientError>> {
         self.failures = 0;
         let high_watermark = data.as_ref().map(|data| data.high_watermark);
@@ -286,7 +274,7 @@ impl Fetcher {
             Ok(found) => found,
             Err(source) => {
                 let retry_at = self.retry_at(&wanted.partition);
-                self.shared.positions.lock().lost(&wanted.partition, retry_at);
+                self.shared.positions.lock().lost(&wanted.partition, wanted.reading, retry_at);
                 let (topic, partition) = (wanted.partition.topic.to_string(), wanted.partition.partition);
                 return Some(Err(ClientError::Records { topic, partition, offset: wanted.offset, source }));
             }
@@ -306,18 +294,19 @@ impl Fetcher {
         if !is_next || batches.is_empty() {
             return None;
         }
-        let partition = wanted.partition.clone();
-        Some(Ok(Fetched { partition, batches, from: wanted.offset, next, bytes, generation }))
+        let (partition, reading) = (wanted.partition.clone(), wanted.reading);
+        Some(Ok(Fetched { partition, batches, from: wanted.offset, next, bytes, reading }))
     }
 
     fn take_error(&mut self, wanted: &Wanted, code: ErrorCode) -> Option<Result<Fetched, ClientError>> {
         let retry_at = self.retry_at(&wanted.partition);
-        let after = self.shared.positions.lock().failed(&wanted.partition, code, retry_at);
+        let after = self.shared.positions.lock().failed(wanted, code, retry_at);
         match (after, self.config.reset) {
             (After::Refresh, _) => {
                 self.stale.insert(wanted.partition.topic.clone());
                 None
             }
+            (After::Nothing, _) => None,
             (After::Reset, Some(start)) => {
                 tracing::warn!(partition = %wanted.partition, offset = wanted.offset, "the offset is not there any more");
                 self.shared.positions.lock().reset(&wanted.partition, start);

@@ -4,18 +4,20 @@
 //! for the whole: a reader that stops stops the fetching.
 
 mod aborted;
+mod chunk;
 mod fetcher;
 mod group;
 mod positions;
 
 use std::{
-    collections::VecDeque,
-    sync::{Arc, atomic::AtomicU64},
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
-use millstream_batch::{BatchHeader, TimestampType, decode_records};
+use futures::Stream;
+use millstream_batch::BatchHeader;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, mpsc},
@@ -23,15 +25,15 @@ use tokio::{
 };
 
 use crate::{ClientError, Cluster};
+use chunk::chunk;
 use fetcher::{Fetched, Fetcher, Shared};
 use positions::Positions;
 
+pub use chunk::{Chunk, ConsumedRecord};
 pub(crate) use group::read_assignment;
-pub use group::{GroupConfig, GroupConsumer};
+pub use group::{Assignor, Commit, Event, GroupConfig, GroupConsumer};
 pub use positions::{Start, TopicPartition};
 
-/// Most bytes that a batch may expand to.
-const DECOMPRESSED_BYTES_MAX: usize = 256 << 20;
 /// Answers that wait to be taken.
 const ANSWERS_AHEAD_MAX: usize = 64;
 
@@ -68,38 +70,17 @@ impl Default for ConsumerConfig {
     }
 }
 
-/// A record that was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConsumedRecord {
-    /// Its offset.
-    pub offset: i64,
-    /// Its timestamp in milliseconds.
-    pub timestamp_ms: i64,
-    /// Its key.
-    pub key: Option<Bytes>,
-    /// Its value; none is a tombstone.
-    pub value: Option<Bytes>,
-    /// Names and values, in order.
-    pub headers: Vec<(String, Option<Bytes>)>,
-}
-
-/// Records of one partition, in order.
-#[derive(Clone, Debug)]
-pub struct Chunk {
-    /// The partition.
-    pub partition: TopicPartition,
-    /// The records; there may be none where compaction left a gap.
-    pub records: Vec<ConsumedRecord>,
-    /// The offset to go on with.
-    pub next_offset: i64,
-}
+/// Batches that were fetched and wait to be given.
+type Waiting = VecDeque<(Arc<Fetched>, Bytes)>;
 
 /// Reads partitions.
 pub struct Consumer {
     shared: Arc<Shared>,
     answers: mpsc::Receiver<Result<Fetched, ClientError>>,
     /// Batches of the last answer that were not given yet.
-    pending: VecDeque<(Arc<Fetched>, Bytes)>,
+    pending: Waiting,
+    /// The same of partitions that are paused.
+    held: BTreeMap<TopicPartition, Waiting>,
     fetcher: JoinHandle<()>,
 }
 
@@ -108,18 +89,59 @@ impl Consumer {
     pub fn new(cluster: Cluster, config: ConsumerConfig) -> Consumer {
         let shared = Arc::new(Shared {
             positions: Mutex::new(Positions::new(config.ahead_bytes_max)),
-            generation: AtomicU64::new(0),
             wake: Notify::new(),
         });
         let (out, answers) = mpsc::channel(ANSWERS_AHEAD_MAX);
         let fetcher = tokio::spawn(Fetcher::new(cluster, Arc::new(config), shared.clone(), out).run());
-        Consumer { shared, answers, pending: VecDeque::new(), fetcher }
+        Consumer { shared, answers, pending: VecDeque::new(), held: BTreeMap::new(), fetcher }
     }
 
     /// From now on reads exactly these partitions, each from its start.
     pub fn assign(&mut self, starts: impl IntoIterator<Item = (TopicPartition, Start)>) {
-        self.shared.assign(starts);
+        self.shared.change(|positions| positions.assign(starts));
         self.pending.clear();
+        self.held.clear();
+    }
+
+    /// From now on reads these partitions too; the others go on as they are.
+    pub fn add(&mut self, starts: impl IntoIterator<Item = (TopicPartition, Start)>) {
+        self.shared.change(|positions| positions.add(starts));
+    }
+
+    /// From now on does not read these partitions; the others go on as they are.
+    pub fn remove(&mut self, partitions: &[TopicPartition]) {
+        self.shared.change(|positions| positions.remove(partitions));
+        self.held.retain(|partition, _| !partitions.contains(partition));
+    }
+
+    /// Goes on from elsewhere in a partition; records that were read ahead are not given any more. False when the
+    /// partition is not read.
+    pub fn seek(&mut self, partition: &TopicPartition, start: Start) -> bool {
+        self.held.remove(partition);
+        self.shared.change(|positions| positions.seek(partition, start))
+    }
+
+    /// Gives no records of these partitions until they are [resumed](Consumer::resume), and fetches none. What was read
+    /// ahead is kept.
+    pub fn pause(&mut self, partitions: &[TopicPartition]) {
+        for partition in partitions {
+            self.shared.change(|positions| positions.set_paused(partition, true));
+        }
+    }
+
+    /// Goes on with these partitions where they were paused.
+    pub fn resume(&mut self, partitions: &[TopicPartition]) {
+        for partition in partitions {
+            self.shared.change(|positions| positions.set_paused(partition, false));
+            for waiting in self.held.remove(partition).into_iter().flatten().rev() {
+                self.pending.push_front(waiting);
+            }
+        }
+    }
+
+    /// The offset of the next record to be given; none while it is looked for, and for a partition that is not read.
+    pub fn position(&self, partition: &TopicPartition) -> Option<i64> {
+        self.shared.positions.lock().given(partition)
     }
 
     /// The offset behind the partition's last record, as the last answer told it.
@@ -136,93 +158,46 @@ impl Consumer {
     /// Waits for the next records. A call that is dropped has taken nothing.
     pub async fn next(&mut self) -> Result<Chunk, ClientError> {
         loop {
-            if let Some((fetched, batch)) = self.pending.pop_front() {
-                if fetched.generation != self.shared.generation() {
-                    continue;
+            while let Some((fetched, batch)) = self.pending.pop_front() {
+                if let Some(chunk) = self.give(fetched, batch) {
+                    return chunk;
                 }
-                self.shared.positions.lock().taken(&fetched.partition, batch.len());
-                self.shared.wake.notify_one();
-                return chunk(&fetched, &batch);
             }
             let fetched = Arc::new(self.answers.recv().await.ok_or(ClientError::Closed)??);
-            if fetched.generation == self.shared.generation() {
-                debug_assert_eq!(fetched.bytes, fetched.batches.iter().map(Bytes::len).sum::<usize>());
-                debug_assert!(fetched.next > fetched.from);
-                self.pending.extend(fetched.batches.iter().map(|batch| (fetched.clone(), batch.clone())));
-            }
+            debug_assert_eq!(fetched.bytes, fetched.batches.iter().map(Bytes::len).sum::<usize>());
+            debug_assert!(fetched.next > fetched.from);
+            self.pending.extend(fetched.batches.iter().map(|batch| (fetched.clone(), batch.clone())));
         }
+    }
+
+    /// The records of a batch, if they are wanted now.
+    fn give(&mut self, fetched: Arc<Fetched>, batch: Bytes) -> Option<Result<Chunk, ClientError>> {
+        let mut positions = self.shared.positions.lock();
+        if !positions.is_current(&fetched.partition, fetched.reading) {
+            return None;
+        }
+        if positions.is_paused(&fetched.partition) {
+            self.held.entry(fetched.partition.clone()).or_default().push_back((fetched, batch));
+            return None;
+        }
+        let next_offset = BatchHeader::parse(&batch).map_or(fetched.next, |header| header.next_offset());
+        positions.taken(&fetched.partition, batch.len(), next_offset);
+        drop(positions);
+        self.shared.wake.notify_one();
+        Some(chunk(&fetched, &batch))
+    }
+
+    /// The records as a stream of chunks, which goes on after an error and ends when the consumer is closed.
+    pub fn stream(&mut self) -> impl Stream<Item = Result<Chunk, ClientError>> {
+        futures::stream::unfold(self, |consumer| async move {
+            let next = consumer.next().await;
+            (!matches!(next, Err(ClientError::Closed))).then_some((next, consumer))
+        })
     }
 }
 
 impl Drop for Consumer {
     fn drop(&mut self) {
         self.fetcher.abort();
-    }
-}
-
-/// The records of one batch; marks of transactions and what is below the position are left out.
-fn chunk(fetched: &Fetched, batch: &Bytes) -> Result<Chunk, ClientError> {
-    let damaged = |source| ClientError::Records {
-        topic: fetched.partition.topic.to_string(),
-        partition: fetched.partition.partition,
-        offset: fetched.from,
-        source,
-    };
-    let header = BatchHeader::parse(batch).map_err(damaged)?;
-    let mut records = Vec::new();
-    if !header.attributes.is_control() {
-        let log_append = header.attributes.timestamp_type() == TimestampType::LogAppend;
-        let decoded = decode_records(batch, DECOMPRESSED_BYTES_MAX).map_err(damaged)?;
-        for record in decoded.iter() {
-            let record = record.map_err(damaged)?;
-            let offset = header.base_offset + i64::from(record.offset_delta);
-            if offset < fetched.from {
-                continue;
-            }
-            let timestamp = header.base_timestamp.saturating_add(record.timestamp_delta);
-            records.push(ConsumedRecord {
-                offset,
-                timestamp_ms: if log_append { header.max_timestamp } else { timestamp },
-                key: record.key.map(Bytes::copy_from_slice),
-                value: record.value.map(Bytes::copy_from_slice),
-                headers: record
-                    .headers()
-                    .map(|(k, v)| (String::from_utf8_lossy(k).into_owned(), v.map(Bytes::copy_from_slice)))
-                    .collect(),
-            });
-        }
-    }
-    Ok(Chunk { partition: fetched.partition.clone(), records, next_offset: header.next_offset() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use millstream_batch::{BatchBuilder, Codec, NewRecord};
-
-    #[test]
-    fn records_below_the_position_are_left_out() {
-        let mut builder = BatchBuilder::new(Codec::Gzip).base_offset(10);
-        for n in 0..3 {
-            let headers: [(&[u8], Option<&[u8]>); 1] = [(b"h", Some(b"x"))];
-            builder.push(NewRecord {
-                timestamp_ms: 100 + n,
-                key: None,
-                value: Some(b"v"),
-                headers: &headers,
-            });
-        }
-        let batch = builder.build().expect("a batch");
-        let partition = TopicPartition { topic: "a".into(), partition: 0 };
-        let bytes = batch.len();
-        let fetched =
-            Fetched { partition, batches: vec![batch.clone()], from: 11, next: 13, bytes, generation: 0 };
-        let chunk = chunk(&fetched, &batch).expect("records");
-        assert_eq!(
-            chunk.records.iter().map(|r| (r.offset, r.timestamp_ms)).collect::<Vec<_>>(),
-            [(11, 101), (12, 102)]
-        );
-        assert_eq!(chunk.next_offset, 13);
-        assert_eq!(chunk.records[0].headers, [("h".to_string(), Some(Bytes::from_static(b"x")))]);
     }
 }

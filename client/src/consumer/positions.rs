@@ -45,6 +45,16 @@ pub(super) struct Wanted {
     pub(super) partition: TopicPartition,
     pub(super) offset: i64,
     pub(super) leader_epoch: i32,
+    /// Which reading of the partition it is for.
+    pub(super) reading: u64,
+}
+
+/// A partition whose start is looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sought {
+    pub(super) partition: TopicPartition,
+    pub(super) start: Start,
+    pub(super) reading: u64,
 }
 
 /// What the reading of one partition waits for.
@@ -58,7 +68,13 @@ enum State {
 
 #[derive(Clone, Debug)]
 struct Position {
+    /// Changes with each assignment and each seek: what comes for another reading is of no use.
+    reading: u64,
     state: State,
+    /// Neither fetched nor given.
+    paused: bool,
+    /// The next offset to be given to the reader; none until it is known.
+    given: Option<i64>,
     /// The next offset to be fetched.
     next: i64,
     /// Bytes that were fetched and not taken yet.
@@ -80,6 +96,27 @@ pub(super) enum After {
     Reset,
     /// Tell the reader.
     Fail,
+    /// Nothing: nobody wants it any more.
+    Nothing,
+}
+
+impl Position {
+    fn begin(reading: u64, start: Start) -> Position {
+        let known = if let Start::Offset(offset) = start { Some(offset) } else { None };
+        Position {
+            reading,
+            state: if known.is_some() { State::Reading } else { State::Seeking(start) },
+            paused: false,
+            given: known,
+            next: known.unwrap_or(-1),
+            ahead_bytes: 0,
+            in_flight: false,
+            not_before: None,
+            failures: 0,
+            high_watermark: None,
+            drained: false,
+        }
+    }
 }
 
 /// The partitions that are read.
@@ -87,46 +124,86 @@ pub(super) enum After {
 pub(super) struct Positions {
     all: BTreeMap<TopicPartition, Position>,
     ahead_bytes_max: usize,
+    readings: u64,
 }
 
 impl Positions {
     pub(super) fn new(ahead_bytes_max: usize) -> Positions {
-        Positions { all: BTreeMap::new(), ahead_bytes_max }
+        Positions { ahead_bytes_max, ..Positions::default() }
     }
 
-    /// From now on exactly these are read, each from its start; what was fetched of others is of no use any more.
+    /// From now on exactly these are read, each from its start; what was fetched before is of no use any more.
     pub(super) fn assign(&mut self, starts: impl IntoIterator<Item = (TopicPartition, Start)>) {
-        let position = |start| Position {
-            state: match start {
-                Start::Offset(_) => State::Reading,
-                start => State::Seeking(start),
-            },
-            next: if let Start::Offset(offset) = start { offset } else { -1 },
-            ahead_bytes: 0,
-            in_flight: false,
-            not_before: None,
-            failures: 0,
-            high_watermark: None,
-            drained: false,
-        };
-        self.all = starts.into_iter().map(|(partition, start)| (partition, position(start))).collect();
+        self.all.clear();
+        self.add(starts);
+    }
+
+    /// From now on these are read too.
+    pub(super) fn add(&mut self, starts: impl IntoIterator<Item = (TopicPartition, Start)>) {
+        for (partition, start) in starts {
+            self.readings += 1;
+            self.all.insert(partition, Position::begin(self.readings, start));
+        }
+    }
+
+    /// From now on these are not read.
+    pub(super) fn remove(&mut self, partitions: &[TopicPartition]) {
+        partitions.iter().for_each(|partition| drop(self.all.remove(partition)));
+    }
+
+    /// Goes on from elsewhere; false for a partition that is not read.
+    pub(super) fn seek(&mut self, partition: &TopicPartition, start: Start) -> bool {
+        let Some(position) = self.all.get_mut(partition) else { return false };
+        self.readings += 1;
+        let (paused, high_watermark) = (position.paused, position.high_watermark);
+        *position = Position { paused, high_watermark, ..Position::begin(self.readings, start) };
+        true
+    }
+
+    /// Stops or resumes; false for a partition that is not read.
+    pub(super) fn set_paused(&mut self, partition: &TopicPartition, paused: bool) -> bool {
+        self.all.get_mut(partition).map(|position| position.paused = paused).is_some()
+    }
+
+    pub(super) fn is_paused(&self, partition: &TopicPartition) -> bool {
+        self.all.get(partition).is_some_and(|position| position.paused)
+    }
+
+    /// The next offset to be given to the reader.
+    pub(super) fn given(&self, partition: &TopicPartition) -> Option<i64> {
+        self.all.get(partition)?.given
+    }
+
+    /// Whether what was fetched for this reading is still wanted.
+    pub(super) fn is_current(&self, partition: &TopicPartition, reading: u64) -> bool {
+        self.all.get(partition).is_some_and(|position| position.reading == reading)
+    }
+
+    fn current(&mut self, partition: &TopicPartition, reading: u64) -> Option<&mut Position> {
+        self.all.get_mut(partition).filter(|position| position.reading == reading)
     }
 
     /// Partitions that wait for the offset to begin with, and may be asked about now.
-    pub(super) fn seeking(&self, now: Instant) -> Vec<(TopicPartition, Start)> {
+    pub(super) fn seeking(&self, now: Instant) -> Vec<Sought> {
         let due = self.all.iter().filter(|(_, p)| p.not_before.is_none_or(|at| at <= now));
         due.filter_map(|(partition, position)| match position.state {
-            State::Seeking(start) => Some((partition.clone(), start)),
+            State::Seeking(start) => {
+                Some(Sought { partition: partition.clone(), start, reading: position.reading })
+            }
             State::Reading => None,
         })
         .collect()
     }
 
     /// The offset to begin with; that of the end when no record is late enough.
-    pub(super) fn found(&mut self, partition: &TopicPartition, offset: i64) {
-        if let Some(position) = self.all.get_mut(partition) {
+    pub(super) fn found(&mut self, partition: &TopicPartition, reading: u64, offset: i64) {
+        if let Some(position) = self.current(partition, reading) {
             (position.state, position.next, position.failures) = (State::Reading, offset, 0);
             position.not_before = None;
+            // Where records wait to be given, they are what comes next.
+            if position.ahead_bytes == 0 {
+                position.given = Some(offset);
+            }
         }
     }
 
@@ -143,6 +220,7 @@ impl Positions {
         let may = |p: &Position| {
             p.state == State::Reading
                 && !p.in_flight
+                && !p.paused
                 && p.ahead_bytes < ahead_bytes_max
                 && p.not_before.is_none_or(|at| at <= now)
         };
@@ -151,7 +229,8 @@ impl Positions {
             match lead(partition) {
                 Some((leader, leader_epoch)) if is_free(leader) => {
                     position.in_flight = true;
-                    let one = Wanted { partition: partition.clone(), offset: position.next, leader_epoch };
+                    let (offset, reading) = (position.next, position.reading);
+                    let one = Wanted { partition: partition.clone(), offset, leader_epoch, reading };
                     wanted.entry(leader).or_default().push(one);
                 }
                 Some(_) => {}
@@ -162,7 +241,7 @@ impl Positions {
     }
 
     /// Takes in an answer: the records end before `next`. `drained` says that the whole answer was empty, though it could
-    /// have held records. False when they are not what is read next: the partition was assigned anew meanwhile.
+    /// have held records. False when they are not wanted any more.
     pub(super) fn fetched(
         &mut self,
         wanted: &Wanted,
@@ -171,10 +250,7 @@ impl Positions {
         high_watermark: Option<i64>,
         drained: bool,
     ) -> bool {
-        let Some(position) = self.all.get_mut(&wanted.partition) else { return false };
-        if !position.in_flight || position.next != wanted.offset {
-            return false;
-        }
+        let Some(position) = self.current(&wanted.partition, wanted.reading) else { return false };
         position.in_flight = false;
         position.failures = 0;
         position.next = next.max(position.next);
@@ -185,13 +261,10 @@ impl Positions {
     }
 
     /// Takes in an error: says what it means, and holds the partition back until `retry_at`.
-    pub(super) fn failed(&mut self, partition: &TopicPartition, code: ErrorCode, retry_at: Instant) -> After {
-        if let Some(position) = self.all.get_mut(partition) {
-            position.in_flight = false;
-            position.failures += 1;
-            position.not_before = Some(retry_at);
-        }
+    pub(super) fn failed(&mut self, wanted: &Wanted, code: ErrorCode, retry_at: Instant) -> After {
+        self.lost(&wanted.partition, wanted.reading, retry_at);
         match code {
+            _ if !self.is_current(&wanted.partition, wanted.reading) => After::Nothing,
             ErrorCode::OFFSET_OUT_OF_RANGE => After::Reset,
             code if code.is_retriable() && code != ErrorCode::CORRUPT_MESSAGE => After::Refresh,
             _ => After::Fail,
@@ -199,8 +272,8 @@ impl Positions {
     }
 
     /// The request was not answered: what it asked for is asked for again.
-    pub(super) fn lost(&mut self, partition: &TopicPartition, retry_at: Instant) {
-        if let Some(position) = self.all.get_mut(partition) {
+    pub(super) fn lost(&mut self, partition: &TopicPartition, reading: u64, retry_at: Instant) {
+        if let Some(position) = self.current(partition, reading) {
             position.in_flight = false;
             position.failures += 1;
             position.not_before = Some(retry_at);
@@ -215,10 +288,11 @@ impl Positions {
         }
     }
 
-    /// The reader has taken so many bytes.
-    pub(super) fn taken(&mut self, partition: &TopicPartition, bytes: usize) {
+    /// The reader has taken so many bytes, and goes on with `next_offset`.
+    pub(super) fn taken(&mut self, partition: &TopicPartition, bytes: usize, next_offset: i64) {
         if let Some(position) = self.all.get_mut(partition) {
             position.ahead_bytes = position.ahead_bytes.saturating_sub(bytes);
+            position.given = Some(next_offset);
         }
     }
 
@@ -263,10 +337,15 @@ mod tests {
     fn reading_begins_where_it_was_told_to() {
         let (mut positions, now) = (Positions::new(100), clock::now());
         positions.assign([(place(0), Start::Beginning), (place(1), Start::Offset(7))]);
-        assert_eq!(positions.seeking(now), [(place(0), Start::Beginning)]);
+        assert_eq!(
+            positions.seeking(now),
+            [Sought { partition: place(0), start: Start::Beginning, reading: 1 }]
+        );
         let first = wanted(&mut positions, now);
-        assert_eq!(first, [Wanted { partition: place(1), offset: 7, leader_epoch: 3 }]);
-        positions.found(&place(0), 2);
+        assert_eq!(first, [Wanted { partition: place(1), offset: 7, leader_epoch: 3, reading: 2 }]);
+        assert_eq!(positions.given(&place(0)), None);
+        positions.found(&place(0), 1, 2);
+        assert_eq!(positions.given(&place(0)), Some(2));
         assert_eq!(wanted(&mut positions, now)[0].offset, 2);
         assert!(wanted(&mut positions, now).is_empty(), "both are on their way");
     }
@@ -278,7 +357,7 @@ mod tests {
         let one = wanted(&mut positions, now).remove(0);
         assert!(positions.fetched(&one, 5, 100, Some(9), false));
         assert!(wanted(&mut positions, now).is_empty(), "enough is waiting");
-        positions.taken(&place(0), 60);
+        positions.taken(&place(0), 60, 3);
         assert_eq!(wanted(&mut positions, now)[0].offset, 5);
         assert_eq!(positions.high_watermark(&place(0)), Some(9));
     }
@@ -308,7 +387,7 @@ mod tests {
         let one = wanted(&mut positions, now).remove(0);
         assert!(positions.fetched(&one, 5, 0, None, true));
         assert!(!positions.is_drained(&place(0)), "ten bytes are not taken yet");
-        positions.taken(&place(0), 10);
+        positions.taken(&place(0), 10, 5);
         assert!(positions.is_drained(&place(0)));
         assert_eq!(positions.high_watermark(&place(0)), Some(9));
     }
@@ -324,18 +403,47 @@ mod tests {
     }
 
     #[test]
+    fn what_was_asked_before_a_seek_is_dropped_and_a_pause_asks_for_nothing() {
+        let (mut positions, now) = (Positions::new(100), clock::now());
+        positions.assign([(place(0), Start::Offset(0)), (place(1), Start::Offset(0))]);
+        let before = wanted(&mut positions, now);
+        assert!(positions.seek(&place(0), Start::Offset(9)) && !positions.seek(&place(7), Start::End));
+        assert!(!positions.fetched(&before[0], 5, 1, None, false));
+        positions.lost(&before[0].partition, before[0].reading, now + Duration::from_secs(9));
+        assert_eq!(positions.given(&place(0)), Some(9));
+        assert!(positions.set_paused(&place(0), true));
+        assert!(wanted(&mut positions, now).is_empty());
+        assert!(positions.set_paused(&place(0), false));
+        assert_eq!(wanted(&mut positions, now)[0].offset, 9);
+        assert!(positions.fetched(&before[1], 5, 1, None, false), "the other one went on");
+    }
+
+    #[test]
+    fn adding_and_removing_leaves_the_others_alone() {
+        let (mut positions, now) = (Positions::new(100), clock::now());
+        positions.assign([(place(0), Start::Offset(3))]);
+        let kept = wanted(&mut positions, now).remove(0);
+        positions.add([(place(1), Start::Offset(0))]);
+        positions.remove(&[place(1)]);
+        assert!(positions.is_current(&place(0), kept.reading) && positions.given(&place(1)).is_none());
+        assert!(positions.fetched(&kept, 5, 1, None, false));
+    }
+
+    #[test]
     fn errors_hold_back_and_say_what_to_do() {
         let (mut positions, now) = (Positions::new(100), clock::now());
         let later = now + Duration::from_millis(10);
         positions.assign([(place(0), Start::Offset(0))]);
-        wanted(&mut positions, now);
-        assert_eq!(positions.failed(&place(0), ErrorCode::NOT_LEADER_OR_FOLLOWER, later), After::Refresh);
+        let one = wanted(&mut positions, now).remove(0);
+        assert_eq!(positions.failed(&one, ErrorCode::NOT_LEADER_OR_FOLLOWER, later), After::Refresh);
         assert!(wanted(&mut positions, now).is_empty());
         assert_eq!((positions.next_try(now), positions.failures(&place(0))), (Some(later), 1));
-        wanted(&mut positions, later);
-        assert_eq!(positions.failed(&place(0), ErrorCode::OFFSET_OUT_OF_RANGE, later), After::Reset);
+        let one = wanted(&mut positions, later).remove(0);
+        assert_eq!(positions.failed(&one, ErrorCode::OFFSET_OUT_OF_RANGE, later), After::Reset);
         positions.reset(&place(0), Start::Beginning);
         assert_eq!(positions.seeking(now).len(), 1);
-        assert_eq!(positions.failed(&place(0), ErrorCode::TOPIC_AUTHORIZATION_FAILED, later), After::Fail);
+        assert_eq!(positions.failed(&one, ErrorCode::TOPIC_AUTHORIZATION_FAILED, later), After::Fail);
+        positions.seek(&place(0), Start::End);
+        assert_eq!(positions.failed(&one, ErrorCode::TOPIC_AUTHORIZATION_FAILED, later), After::Nothing);
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Release},
+    },
     time::{Duration, Instant},
 };
 
@@ -10,178 +13,253 @@ use millstream_protocol::{
     ErrorCode, Request, Str,
     messages::{
         heartbeat::HeartbeatRequest,
-        join_group::JoinGroupRequest,
-        leave_group::{LeaveGroupRequest, MemberIdentity},
-        offset_commit::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic},
-        offset_fetch::{OffsetFetchRequest, OffsetFetchRequestTopic},
+        join_group::{JoinGroupRequest, JoinGroupRequestProtocol},
         sync_group::{SyncGroupRequest, SyncGroupRequestAssignment},
     },
 };
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    GroupConfig, Progress,
-    assignor::{Member, RANGE, assign, write_assignment, write_subscription},
-    membership::{Ask, Membership, News, Times, protocols, topics_of},
+    Progress,
+    assignor::{Assignor, Member, write_assignment, write_subscription},
+    link::{Link, Offsets},
+    membership::{Ask, Membership, News, Rules, topics_of},
 };
 use crate::{
-    ClientError, Cluster, clock,
+    ClientError, clock,
     cluster::Lane,
-    consumer::{Start, TopicPartition, fetcher::Shared},
+    consumer::{Start, TopicPartition},
 };
 
 /// Kafka's name of groups of consumers.
 const CONSUMER: &str = "consumer";
-/// The newest OffsetCommit version of classic groups.
-const COMMIT_VERSION_MAX: i16 = 8;
-/// The newest OffsetFetch version that asks for one group.
-const FETCH_VERSION_MAX: i16 = 7;
-/// First LeaveGroup version that names several members.
-const MANY_LEAVE_FROM: i16 = 3;
 
+/// What the reader asks of the task.
 pub(super) enum Command {
-    Commit(oneshot::Sender<Result<(), ClientError>>),
+    /// Note these offsets, or what was read.
+    Commit { offsets: Option<Offsets>, tell: oneshot::Sender<Result<(), ClientError>> },
+    /// Note what was read, and leave.
     Leave(oneshot::Sender<Result<(), ClientError>>),
 }
 
+/// What the task tells the reader.
+pub(super) enum Change {
+    /// Begin to read these.
+    Assigned(Vec<(TopicPartition, Start)>),
+    /// Stop reading these, and say when all is done that is to be done before others begin. It may be `late` for that.
+    Revoked { partitions: Vec<TopicPartition>, late: Arc<AtomicBool>, done: oneshot::Sender<()> },
+    /// Stop reading these: others may read them already.
+    Lost(Vec<TopicPartition>),
+}
+
+/// How the membership ends.
+enum Ended {
+    Failed(ClientError),
+    Left,
+}
+
+impl From<ClientError> for Ended {
+    fn from(error: ClientError) -> Ended {
+        Ended::Failed(error)
+    }
+}
+
 pub(super) struct Coordinator {
-    cluster: Cluster,
-    config: GroupConfig,
-    reader: Arc<Shared>,
+    link: Link,
     progress: Arc<Mutex<Progress>>,
-    failed: Arc<Notify>,
+    changes: mpsc::Sender<Change>,
+    orders: mpsc::Receiver<Command>,
     membership: Membership,
     /// Number of partitions of each topic when this member gave them out; empty when another one did.
     given_out: BTreeMap<String, i32>,
+    commit_at: Option<Instant>,
+    look_at: Instant,
 }
 
 impl Coordinator {
     pub(super) fn new(
-        cluster: Cluster,
-        config: GroupConfig,
-        reader: Arc<Shared>,
+        link: Link,
         progress: Arc<Mutex<Progress>>,
-        failed: Arc<Notify>,
+        changes: mpsc::Sender<Change>,
+        orders: mpsc::Receiver<Command>,
     ) -> Coordinator {
-        let times = Times {
+        let (config, now) = (&link.config, clock::now());
+        let rules = Rules {
             session_timeout: config.session_timeout,
             heartbeat_interval: config.heartbeat_interval,
-            backoff: cluster.backoff(),
+            backoff: link.cluster.backoff(),
+            cooperative: config.assignors.iter().all(|assignor| assignor.is_cooperative()),
         };
-        let membership = Membership::new(times, clock::now());
-        Coordinator { cluster, config, reader, progress, failed, membership, given_out: BTreeMap::new() }
+        Coordinator {
+            membership: Membership::new(rules, now),
+            commit_at: config.commit_every.map(|every| now + every),
+            look_at: now + link.cluster.config().metadata_age_max,
+            given_out: BTreeMap::new(),
+            link,
+            progress,
+            changes,
+            orders,
+        }
     }
 
-    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Command>) {
-        let mut commit_at = self.config.commit_every.map(|every| clock::now() + every);
-        let look_every = self.cluster.config().metadata_age_max;
-        let mut look_at = clock::now() + look_every;
+    /// Is a member until it is told to leave, or cannot be one any more.
+    pub(super) async fn run(mut self) {
         loop {
-            let (at, ask) = self.membership.next();
-            let news = tokio::select! {
-                () = tokio::time::sleep_until(at.into()) => self.ask(ask).await,
-                () = sleep_until(commit_at) => {
-                    commit_at = self.config.commit_every.map(|every| clock::now() + every);
-                    self.commit_in_time().await
+            match self.turn().await {
+                Ok(()) => {}
+                Err(Ended::Left) => return,
+                Err(Ended::Failed(error)) => {
+                    // The reader finds it when the changes end.
+                    self.progress.lock().failed = Some(error);
+                    return;
                 }
-                () = sleep_until(Some(look_at)) => {
-                    look_at = clock::now() + look_every;
-                    self.look_for_partitions().await
-                }
-                order = orders.recv() => match order {
-                    Some(Command::Commit(tell)) => {
-                        // Whoever does not wait any more needs no answer.
-                        let _ = tell.send(self.commit().await.map(|_| ()));
-                        Ok(None)
-                    }
-                    Some(Command::Leave(tell)) => {
-                        let _ = tell.send(self.leave().await);
-                        return;
-                    }
-                    None => return,
-                },
-            };
-            if let Err(error) = self.hear(news).await {
-                self.progress.lock().failed = Some(error);
-                self.failed.notify_one();
-                return;
             }
         }
     }
 
-    /// Does what the news ask for; an error ends the membership.
-    async fn hear(&mut self, news: Result<Option<News>, ClientError>) -> Result<(), ClientError> {
-        let news = match news {
-            Ok(None) => return Ok(()),
-            Ok(Some(news)) => news,
-            Err(error) if error.is_retriable() => {
-                tracing::debug!(%error, "the group's coordinator does not answer");
-                match self.membership.unanswered(clock::now(), clock::random_u64()) {
-                    Some(news) => news,
-                    None => return Ok(()),
-                }
+    async fn turn(&mut self) -> Result<(), Ended> {
+        let (at, ask) = self.membership.next();
+        let heard = tokio::select! {
+            () = sleep_until(Some(at)) => self.ask(ask).await,
+            () = sleep_until(self.commit_at) => {
+                self.commit_at = self.link.config.commit_every.map(|every| clock::now() + every);
+                self.commit_in_time().await
             }
-            Err(error) => return Err(error),
+            () = sleep_until(Some(self.look_at)) => {
+                self.look_at = clock::now() + self.link.cluster.config().metadata_age_max;
+                self.look_for_partitions().await.map_err(Ended::from)
+            }
+            order = self.orders.recv() => self.serve(order).await.map(|()| None),
+        };
+        let news = match heard {
+            Ok(news) => news,
+            Err(Ended::Failed(error)) if error.is_retriable() => {
+                tracing::debug!(%error, "the group's coordinator does not answer");
+                self.membership.unanswered(clock::now(), clock::random_u64())
+            }
+            Err(ended) => return Err(ended),
         };
         match news {
-            News::Assigned(partitions) => self.begin(partitions).await,
-            News::Revoked => {
-                self.reader.assign([]);
-                if self.config.commit_every.is_some()
-                    && let Err(error) = self.commit().await
-                {
-                    tracing::warn!(%error, "what was read is not noted; it will be read again");
-                }
-                self.progress.lock().assign([]);
-                Ok(())
-            }
-            News::Lost => {
-                tracing::warn!(group = self.config.group, "the group went on without this member");
-                self.reader.assign([]);
-                self.progress.lock().assign([]);
-                Ok(())
-            }
-            News::Failed(code) => Err(ClientError::Refused {
-                what: format!("be in group '{}'", self.config.group),
-                code,
-                reason: None,
-            }),
-            News::Malformed(reason) => Err(ClientError::Refused {
-                what: format!("be in group '{}'", self.config.group),
-                code: ErrorCode::INCONSISTENT_GROUP_PROTOCOL,
-                reason: Some(reason),
-            }),
+            Some(news) => self.hear(news).await,
+            None => Ok(()),
         }
     }
 
-    async fn ask(&mut self, ask: Ask) -> Result<Option<News>, ClientError> {
-        let group_id = Str::from(&self.config.group);
+    /// Does what the news ask for.
+    async fn hear(&mut self, news: News) -> Result<(), Ended> {
+        let refused = |code, reason| {
+            let what = format!("be in group '{}'", self.link.config.group);
+            Err(Ended::Failed(ClientError::Refused { what, code, reason }))
+        };
+        match news {
+            News::Assigned { revoked, added } => {
+                if !revoked.is_empty() {
+                    self.revoke(revoked).await?;
+                }
+                self.begin(added).await
+            }
+            News::Revoked(partitions) => self.revoke(partitions).await,
+            News::Lost(partitions) => {
+                tracing::warn!(group = self.link.config.group, "the group went on without this member");
+                self.tell(Change::Lost(partitions)).await
+            }
+            News::Failed(code) => refused(code, None),
+            News::Malformed(reason) => refused(ErrorCode::INCONSISTENT_GROUP_PROTOCOL, Some(reason)),
+        }
+    }
+
+    async fn tell(&mut self, change: Change) -> Result<(), Ended> {
+        let changes = self.changes.clone();
+        let mut telling = std::pin::pin!(changes.send(change));
+        loop {
+            tokio::select! {
+                told = &mut telling => return told.map_err(|_| Ended::Left),
+                order = self.orders.recv() => self.serve(order).await?,
+                () = tokio::time::sleep(self.link.config.heartbeat_interval) => self.stay().await,
+            }
+        }
+    }
+
+    /// Begins to read, each partition from what the group has noted of it.
+    async fn begin(&mut self, partitions: Vec<TopicPartition>) -> Result<(), Ended> {
+        let noted = self.link.noted(&partitions).await?;
+        let start = |partition: &TopicPartition| match noted.get(partition) {
+            Some(offset) => Start::Offset(*offset),
+            None => self.link.config.start,
+        };
+        let starts = partitions.iter().map(|partition| (partition.clone(), start(partition))).collect();
+        self.tell(Change::Assigned(starts)).await
+    }
+
+    /// Has the reader give partitions up, and notes what was read of them. The others of the group wait for that, up to
+    /// the rebalance timeout: a reader that is later than that is not a member any more.
+    async fn revoke(&mut self, partitions: Vec<TopicPartition>) -> Result<(), Ended> {
+        let ((done, mut is_done), late) = (oneshot::channel(), Arc::new(AtomicBool::new(false)));
+        self.tell(Change::Revoked { partitions: partitions.clone(), late: late.clone(), done }).await?;
+        let deadline = clock::now() + self.link.config.rebalance_timeout;
+        let (mut left, mut others) = (false, None);
+        loop {
+            tokio::select! {
+                // Where the reader is gone, the orders end too.
+                _ = &mut is_done => break,
+                order = self.orders.recv() => self.serve(order).await?,
+                () = tokio::time::sleep(self.link.config.heartbeat_interval), if !left => self.stay().await,
+                () = sleep_until(Some(deadline)), if !left => {
+                    tracing::warn!(group = self.link.config.group, "the reader was too slow for its group");
+                    left = true;
+                    late.store(true, Release);
+                    self.leave_group().await;
+                    others = self.membership.begin_anew(clock::now());
+                }
+            }
+        }
+        if self.link.config.commit_every.is_some() && !left {
+            let due = self.progress.lock().due(|partition| partitions.contains(partition));
+            let (generation, member_id) = self.membership.identity();
+            if let Err(error) = self.link.commit(generation, member_id, &due).await {
+                tracing::warn!(%error, "what was read is not noted; it will be read again");
+            }
+        }
+        self.progress.lock().remove(&partitions);
+        match others {
+            Some(News::Lost(others)) => self.tell(Change::Lost(others)).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Is heard of while the reader takes its time; what the coordinator says is asked for again later.
+    async fn stay(&mut self) {
+        let (generation, member_id) = self.membership.identity();
+        let request = self.heartbeat(generation, member_id.to_string());
+        let code = match self.link.call(Lane::Group, &request, i16::MAX, Duration::ZERO).await {
+            Ok(answer) => ErrorCode(answer.error_code),
+            Err(error) => return tracing::debug!(%error, "a heartbeat was not answered"),
+        };
+        if matches!(code, ErrorCode::NONE | ErrorCode::REBALANCE_IN_PROGRESS) {
+            self.membership.heard_of(clock::now());
+        }
+    }
+
+    fn heartbeat(&self, generation_id: i32, member_id: String) -> HeartbeatRequest {
+        HeartbeatRequest {
+            group_id: self.link.group_id(),
+            generation_id,
+            member_id: Str::from(member_id),
+            group_instance_id: self.link.instance_id(),
+        }
+    }
+
+    async fn ask(&mut self, ask: Ask) -> Result<Option<News>, Ended> {
         match ask {
             Ask::Coordinator => {
-                let node = self.cluster.coordinator(&self.config.group).await?;
+                let node = self.link.find().await?;
                 self.membership.found(node, clock::now());
                 Ok(None)
             }
-            Ask::Join { member_id } => {
-                let subscription = write_subscription(&self.config.topics).map_err(|source| {
-                    ClientError::Unwritable { api: JoinGroupRequest::KEY.name(), source }
-                })?;
-                let request = JoinGroupRequest {
-                    group_id,
-                    session_timeout_ms: millis(self.config.session_timeout),
-                    rebalance_timeout_ms: millis(self.config.rebalance_timeout),
-                    member_id: Str::from(member_id),
-                    protocol_type: Str::from(CONSUMER),
-                    protocols: protocols(subscription),
-                    reason: None,
-                    ..Default::default()
-                };
-                let answer = self.call(&request, i16::MAX, self.config.rebalance_timeout).await?;
-                Ok(self.membership.joined(answer, clock::now(), clock::random_u64()))
-            }
-            Ask::AssignAndSync { generation, member_id, members } => {
-                let assignments = self.decide(&members).await?;
+            Ask::Join { member_id } => self.join(member_id).await,
+            Ask::AssignAndSync { generation, member_id, assignor, members } => {
+                let assignments = self.decide(assignor, &members).await?;
                 self.sync(generation, member_id, assignments).await
             }
             Ask::Sync { generation, member_id } => {
@@ -189,38 +267,76 @@ impl Coordinator {
                 self.sync(generation, member_id, Vec::new()).await
             }
             Ask::Heartbeat { generation, member_id } => {
-                let request = HeartbeatRequest {
-                    group_id,
-                    generation_id: generation,
-                    member_id: Str::from(member_id),
-                    ..Default::default()
-                };
-                let answer = self.call(&request, i16::MAX, Duration::ZERO).await?;
+                let request = self.heartbeat(generation, member_id);
+                let answer = self.call(&request, Duration::ZERO).await?;
                 Ok(self.membership.beat(ErrorCode(answer.error_code), clock::now(), clock::random_u64()))
             }
         }
     }
 
-    async fn call<R: Request>(
-        &self,
-        request: &R,
-        version_max: i16,
-        longer: Duration,
-    ) -> Result<R::Response, ClientError> {
-        let node = self.membership.coordinator().ok_or_else(|| ClientError::Refused {
-            what: format!("ask group '{}'", self.config.group),
-            code: ErrorCode::COORDINATOR_NOT_AVAILABLE,
+    async fn join(&mut self, member_id: String) -> Result<Option<News>, Ended> {
+        let config = self.link.config.clone();
+        let subscription = self.membership.subscription(&config.topics);
+        let mut protocols = Vec::with_capacity(config.assignors.len());
+        for assignor in &config.assignors {
+            let metadata = write_subscription(*assignor, &subscription)
+                .map_err(|source| ClientError::Unwritable { api: JoinGroupRequest::KEY.name(), source })?;
+            protocols.push(JoinGroupRequestProtocol { name: Str::from(assignor.name()), metadata });
+        }
+        let request = JoinGroupRequest {
+            group_id: self.link.group_id(),
+            session_timeout_ms: millis(config.session_timeout),
+            rebalance_timeout_ms: millis(config.rebalance_timeout),
+            member_id: Str::from(member_id),
+            group_instance_id: self.link.instance_id(),
+            protocol_type: Str::from(CONSUMER),
+            protocols,
             reason: None,
-        })?;
-        let connection = self.cluster.broker(node, Lane::Group).await?;
-        connection.call_waiting(connection.version::<R>(version_max)?, request, longer).await
+        };
+        let answer = self.call(&request, config.rebalance_timeout).await?;
+        Ok(self.membership.joined(answer, clock::now(), clock::random_u64()))
+    }
+
+    async fn sync(
+        &mut self,
+        generation_id: i32,
+        member_id: String,
+        assignments: Vec<SyncGroupRequestAssignment>,
+    ) -> Result<Option<News>, Ended> {
+        let request = SyncGroupRequest {
+            group_id: self.link.group_id(),
+            generation_id,
+            member_id: Str::from(member_id),
+            group_instance_id: self.link.instance_id(),
+            protocol_type: Some(Str::from(CONSUMER)),
+            protocol_name: self.membership.assignor().map(|assignor| Str::from(assignor.name())),
+            assignments,
+        };
+        let answer = self.call(&request, self.link.config.rebalance_timeout).await?;
+        Ok(self.membership.synced(answer, clock::now(), clock::random_u64()))
+    }
+
+    /// Asks, and serves the reader while the answer takes its time: a join waits for all members.
+    async fn call<R: Request>(&mut self, request: &R, longer: Duration) -> Result<R::Response, Ended> {
+        let link = self.link.clone();
+        let mut call = std::pin::pin!(link.call(Lane::Group, request, i16::MAX, longer));
+        loop {
+            tokio::select! {
+                answer = &mut call => return answer.map_err(Ended::from),
+                order = self.orders.recv() => self.serve(order).await?,
+            }
+        }
     }
 
     /// Decides for all members who reads what.
-    async fn decide(&mut self, members: &[Member]) -> Result<Vec<SyncGroupRequestAssignment>, ClientError> {
+    async fn decide(
+        &mut self,
+        assignor: Assignor,
+        members: &[Member],
+    ) -> Result<Vec<SyncGroupRequestAssignment>, ClientError> {
         let mut partitions = BTreeMap::new();
         for topic in topics_of(members) {
-            match self.cluster.topic(&topic, false).await {
+            match self.link.cluster.topic(&topic, false).await {
                 Ok(known) => drop(partitions.insert(topic, known.partitions.len() as i32)),
                 // A topic that does not exist yet has nothing to read.
                 Err(error) if error.code() == Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) => {
@@ -229,12 +345,12 @@ impl Coordinator {
                 Err(error) => return Err(error),
             }
         }
-        self.given_out.clone_from(&partitions);
-        let encoded = assign(members, &partitions).into_iter().map(|(member, partitions)| {
+        let encoded = assignor.assign(members, &partitions).into_iter().map(|(member, partitions)| {
             let assignment = write_assignment(&partitions)
                 .map_err(|source| ClientError::Unwritable { api: SyncGroupRequest::KEY.name(), source })?;
             Ok(SyncGroupRequestAssignment { member_id: Str::from(member), assignment })
         });
+        self.given_out = partitions;
         encoded.collect()
     }
 
@@ -244,184 +360,77 @@ impl Coordinator {
         if topics.is_empty() {
             return Ok(None);
         }
-        self.cluster.refresh(&topics).await?;
-        let count =
-            |topic: &String| self.cluster.known(topic).map_or(0, |known| known.partitions.len() as i32);
+        let cluster = &self.link.cluster;
+        cluster.refresh(&topics).await?;
+        let count = |topic: &String| cluster.known(topic).map_or(0, |known| known.partitions.len() as i32);
         let changed = self.given_out.iter().any(|(topic, given)| count(topic) != *given);
         Ok(if changed { self.membership.regroup(clock::now()) } else { None })
     }
 
-    async fn sync(
-        &mut self,
-        generation_id: i32,
-        member_id: String,
-        assignments: Vec<SyncGroupRequestAssignment>,
-    ) -> Result<Option<News>, ClientError> {
-        let request = SyncGroupRequest {
-            group_id: Str::from(&self.config.group),
-            generation_id,
-            member_id: Str::from(member_id),
-            protocol_type: Some(Str::from(CONSUMER)),
-            protocol_name: Some(Str::from(RANGE)),
-            assignments,
-            ..Default::default()
-        };
-        let answer = self.call(&request, i16::MAX, self.config.rebalance_timeout).await?;
-        Ok(self.membership.synced(answer, clock::now(), clock::random_u64()))
+    async fn serve(&mut self, order: Option<Command>) -> Result<(), Ended> {
+        match order {
+            None => Err(Ended::Left),
+            Some(Command::Commit { offsets, tell }) => {
+                // Whoever does not wait any more needs no answer.
+                let _ = tell.send(self.commit(offsets).await);
+                Ok(())
+            }
+            Some(Command::Leave(tell)) => {
+                let committed =
+                    if self.link.config.commit_every.is_some() { self.commit(None).await } else { Ok(()) };
+                self.leave_group().await;
+                let _ = tell.send(committed);
+                Err(Ended::Left)
+            }
+        }
     }
 
-    /// Begins to read, each partition from what the group has noted of it.
-    async fn begin(&mut self, partitions: Vec<TopicPartition>) -> Result<(), ClientError> {
-        let noted = loop {
-            match self.fetch_noted(&partitions).await {
-                Ok(noted) => break noted,
-                Err(error) if error.is_retriable() => {
-                    tracing::debug!(%error, "what the group has noted is not known yet");
-                    tokio::time::sleep(self.cluster.backoff().after(1, clock::random_u64())).await;
-                    if error.code() == Some(ErrorCode::NOT_COORDINATOR) {
-                        let node = self.cluster.coordinator(&self.config.group).await?;
-                        self.membership.found(node, clock::now());
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        };
-        self.progress.lock().assign(partitions.clone());
-        let start = |partition: &TopicPartition| match noted.get(partition) {
-            Some(offset) => Start::Offset(*offset),
-            None => self.config.start,
-        };
-        let starts: Vec<_> =
-            partitions.iter().map(|partition| (partition.clone(), start(partition))).collect();
-        self.reader.assign(starts);
+    /// Notes these offsets, or what was read.
+    async fn commit(&mut self, offsets: Option<Offsets>) -> Result<(), ClientError> {
+        let due = offsets.unwrap_or_else(|| self.progress.lock().due(|_| true));
+        let (generation, member_id) = self.membership.identity();
+        self.link.commit(generation, member_id, &due).await?;
+        self.progress.lock().note(due);
         Ok(())
     }
 
-    async fn fetch_noted(
-        &self,
-        partitions: &[TopicPartition],
-    ) -> Result<BTreeMap<TopicPartition, i64>, ClientError> {
-        let mut noted = BTreeMap::new();
-        if partitions.is_empty() {
-            return Ok(noted);
-        }
-        let mut topics: Vec<OffsetFetchRequestTopic> = Vec::new();
-        for partition in partitions {
-            match topics.last_mut().filter(|topic| *topic.name == *partition.topic) {
-                Some(topic) => topic.partition_indexes.push(partition.partition),
-                None => topics.push(OffsetFetchRequestTopic {
-                    name: Str::from(partition.topic.to_string()),
-                    partition_indexes: vec![partition.partition],
-                }),
-            }
-        }
-        let group_id = Str::from(&self.config.group);
-        let request = OffsetFetchRequest { group_id, topics: Some(topics), ..Default::default() };
-        let answer = self.call(&request, FETCH_VERSION_MAX, Duration::ZERO).await?;
-        let what = || format!("ask for the offsets of group '{}'", self.config.group);
-        ClientError::check(answer.error_code, what, None)?;
-        for topic in answer.topics {
-            let name: Arc<str> = topic.name.as_str().into();
-            for found in topic.partitions {
-                ClientError::check(found.error_code, what, None)?;
-                if found.committed_offset >= 0 {
-                    let place = TopicPartition { topic: name.clone(), partition: found.partition_index };
-                    noted.insert(place, found.committed_offset);
-                }
-            }
-        }
-        Ok(noted)
-    }
-
     /// Notes what was read because it is time to; what the answer tells of the membership is news.
-    async fn commit_in_time(&mut self) -> Result<Option<News>, ClientError> {
-        match self.commit().await {
-            Ok(code) if code == ErrorCode::REBALANCE_IN_PROGRESS => Ok(None),
-            Ok(code) => {
-                Ok(self.membership.beat(code, clock::now(), clock::random_u64()).filter(|_| !code.is_none()))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Notes what was read. The code is that of the membership: `NONE` when all is well.
-    async fn commit(&mut self) -> Result<ErrorCode, ClientError> {
-        let due = self.progress.lock().due();
+    async fn commit_in_time(&mut self) -> Result<Option<News>, Ended> {
+        let due = self.progress.lock().due(|_| true);
         let (generation, member_id) = self.membership.identity();
         if due.is_empty() || generation < 0 {
-            return Ok(ErrorCode::NONE);
+            return Ok(None);
         }
-        let mut topics: Vec<OffsetCommitRequestTopic> = Vec::new();
-        for (partition, offset) in &due {
-            let one = OffsetCommitRequestPartition {
-                partition_index: partition.partition,
-                committed_offset: *offset,
-                committed_metadata: Some(Str::EMPTY),
-                ..Default::default()
-            };
-            match topics.last_mut().filter(|topic| *topic.name == *partition.topic) {
-                Some(topic) => topic.partitions.push(one),
-                None => topics.push(OffsetCommitRequestTopic {
-                    name: Str::from(partition.topic.to_string()),
-                    partitions: vec![one],
-                    ..Default::default()
-                }),
+        match self.link.commit_once(generation, member_id, &due).await {
+            Ok(()) => {
+                self.progress.lock().note(due);
+                Ok(None)
             }
-        }
-        let request = OffsetCommitRequest {
-            group_id: Str::from(&self.config.group),
-            generation_id_or_member_epoch: generation,
-            member_id: Str::from(member_id.to_string()),
-            topics,
-            ..Default::default()
-        };
-        let answer = self.call(&request, COMMIT_VERSION_MAX, Duration::ZERO).await?;
-        let codes =
-            answer.topics.iter().flat_map(|topic| topic.partitions.iter().map(|p| ErrorCode(p.error_code)));
-        match codes.into_iter().find(|code| !code.is_none()) {
-            None => {
-                self.progress.lock().noted.extend(due);
-                Ok(ErrorCode::NONE)
-            }
-            Some(code) if is_of_membership(code) => Ok(code),
-            Some(code) => Err(ClientError::Refused {
-                what: format!("note the offsets of group '{}'", self.config.group),
-                code,
-                reason: None,
-            }),
+            // The next heartbeat tells the same.
+            Err(error) if error.code() == Some(ErrorCode::REBALANCE_IN_PROGRESS) => Ok(None),
+            Err(error) => match error.code().filter(|code| is_of_membership(*code)) {
+                Some(code) => Ok(self.membership.beat(code, clock::now(), clock::random_u64())),
+                None => Err(error.into()),
+            },
         }
     }
 
-    async fn leave(&mut self) -> Result<(), ClientError> {
-        let committed = self.commit().await.map(|_| ());
-        let (generation, member_id) = self.membership.identity();
-        if generation < 0 || member_id.is_empty() {
-            return committed;
+    /// A member with a name keeps its place: it comes back under it.
+    async fn leave_group(&mut self) {
+        let (_, member_id) = self.membership.identity();
+        if self.link.config.instance.is_some() || member_id.is_empty() {
+            return;
         }
-        let member_id = Str::from(member_id.to_string());
-        let group_id = Str::from(&self.config.group);
-        let node = self.membership.coordinator();
-        let Some(node) = node else { return committed };
-        let connection = self.cluster.broker(node, Lane::Group).await?;
-        let version = connection.version::<LeaveGroupRequest>(i16::MAX)?;
-        let request = match version {
-            MANY_LEAVE_FROM.. => LeaveGroupRequest {
-                group_id,
-                members: vec![MemberIdentity { member_id, reason: None, ..Default::default() }],
-                ..Default::default()
-            },
-            _ => LeaveGroupRequest { group_id, member_id, ..Default::default() },
-        };
-        connection.call_in(version, &request).await?;
-        committed
+        if let Err(error) = self.link.leave(member_id).await {
+            tracing::debug!(%error, "the group will notice by itself that this member is gone");
+        }
     }
 }
 
 fn is_of_membership(code: ErrorCode) -> bool {
     matches!(
         code,
-        ErrorCode::REBALANCE_IN_PROGRESS
-            | ErrorCode::ILLEGAL_GENERATION
+        ErrorCode::ILLEGAL_GENERATION
             | ErrorCode::UNKNOWN_MEMBER_ID
             | ErrorCode::NOT_COORDINATOR
             | ErrorCode::COORDINATOR_NOT_AVAILABLE

@@ -4,29 +4,32 @@
 //!
 //! Invariants, each said as an absence:
 //! 1. No request but a join carries a generation that the coordinator has not confirmed.
-//! 2. No partition is read between the moment at which a rebalance is heard of and the next sync.
-//! 3. No heartbeat is sent less often than `heartbeat_interval` while there is an assignment.
+//! 2. No partition is read between the moment at which a rebalance is heard of and the next sync, unless all of the
+//!    member's assignors are cooperative: then only partitions that the sync takes away are given up, after it.
+//! 3. No member that has given something up in a sync waits for its next heartbeat to join again.
+//! 4. No heartbeat is sent less often than `heartbeat_interval` while there is an assignment.
 
 use std::{
     collections::BTreeSet,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use millstream_protocol::{
     ErrorCode,
     messages::{join_group::JoinGroupResponse, sync_group::SyncGroupResponse},
 };
 
-use super::assignor::{Member, RANGE, read_assignment, read_subscription};
+use super::assignor::{Assignor, Member, Subscription, read_assignment, read_subscription};
 use crate::{backoff::Backoff, consumer::TopicPartition};
 
 /// What the machine goes by.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Times {
+pub(super) struct Rules {
     pub(super) session_timeout: Duration,
     pub(super) heartbeat_interval: Duration,
     pub(super) backoff: Backoff,
+    /// Whether what is read is kept while the group changes.
+    pub(super) cooperative: bool,
 }
 
 /// What to ask next.
@@ -42,6 +45,7 @@ pub(super) enum Ask {
     AssignAndSync {
         generation: i32,
         member_id: String,
+        assignor: Assignor,
         members: Vec<Member>,
     },
     /// Sync, to hear what is to be read.
@@ -58,12 +62,12 @@ pub(super) enum Ask {
 /// What the reader must do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum News {
-    /// Read these and no others.
-    Assigned(Vec<TopicPartition>),
-    /// Stop reading; offsets can still be committed.
-    Revoked,
-    /// Stop reading; others may read already, and offsets cannot be committed.
-    Lost,
+    /// Stop reading some, then begin to read others; all else goes on.
+    Assigned { revoked: Vec<TopicPartition>, added: Vec<TopicPartition> },
+    /// Stop reading these; offsets can still be committed.
+    Revoked(Vec<TopicPartition>),
+    /// Stop reading these; others may read already, and offsets cannot be committed.
+    Lost(Vec<TopicPartition>),
     /// The group cannot be joined.
     Failed(ErrorCode),
     /// The coordinator's bytes make no sense.
@@ -74,7 +78,7 @@ pub(super) enum News {
 enum State {
     Unknown,
     Joining,
-    Leading(Vec<Member>),
+    Leading(Assignor, Vec<Member>),
     Following,
     Stable,
 }
@@ -82,7 +86,7 @@ enum State {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Membership {
-    times: Times,
+    rules: Rules,
     state: State,
     coordinator: Option<i32>,
     member_id: String,
@@ -91,13 +95,18 @@ pub(super) struct Membership {
     not_before: Instant,
     /// When the coordinator last confirmed the membership.
     confirmed: Instant,
-    assigned: bool,
+    /// What it reads.
+    owned: BTreeSet<TopicPartition>,
+    /// What it was given last, and in which generation.
+    last: (BTreeSet<TopicPartition>, i32),
+    /// The assignor that the group has agreed on; none before the first join.
+    assignor: Option<Assignor>,
 }
 
 impl Membership {
-    pub(super) fn new(times: Times, now: Instant) -> Membership {
+    pub(super) fn new(rules: Rules, now: Instant) -> Membership {
         Membership {
-            times,
+            rules,
             state: State::Unknown,
             coordinator: None,
             member_id: String::new(),
@@ -105,7 +114,9 @@ impl Membership {
             failures: 0,
             not_before: now,
             confirmed: now,
-            assigned: false,
+            owned: BTreeSet::new(),
+            last: (BTreeSet::new(), -1),
+            assignor: None,
         }
     }
 
@@ -115,8 +126,8 @@ impl Membership {
         let ask = match (&self.state, self.coordinator) {
             (_, None) | (State::Unknown, _) => Ask::Coordinator,
             (State::Joining, _) => Ask::Join { member_id },
-            (State::Leading(members), _) => {
-                Ask::AssignAndSync { generation, member_id, members: members.clone() }
+            (State::Leading(assignor, members), _) => {
+                Ask::AssignAndSync { generation, member_id, assignor: *assignor, members: members.clone() }
             }
             (State::Following, _) => Ask::Sync { generation, member_id },
             (State::Stable, _) => Ask::Heartbeat { generation, member_id },
@@ -124,14 +135,31 @@ impl Membership {
         (self.not_before, ask)
     }
 
-    /// The broker to ask.
-    pub(super) fn coordinator(&self) -> Option<i32> {
-        self.coordinator
-    }
-
     /// The generation and the member that offsets may be committed as.
     pub(super) fn identity(&self) -> (i32, &str) {
         (self.generation, &self.member_id)
+    }
+
+    /// What it says of itself when it joins.
+    pub(super) fn subscription(&self, topics: &BTreeSet<String>) -> Subscription {
+        let (last, generation) = self.last.clone();
+        Subscription { topics: topics.clone(), owned: self.owned.clone(), last, generation }
+    }
+
+    /// The assignor that the group has agreed on.
+    pub(super) fn assignor(&self) -> Option<Assignor> {
+        self.assignor
+    }
+
+    /// The coordinator has heard of this member, whatever it said.
+    pub(super) fn heard_of(&mut self, now: Instant) {
+        self.confirmed = now;
+    }
+
+    /// The member has left: it begins anew, and what it had is not its own any more.
+    pub(super) fn begin_anew(&mut self, now: Instant) -> Option<News> {
+        self.member_id.clear();
+        self.rejoin(now)
     }
 
     /// The broker that coordinates the group.
@@ -165,23 +193,29 @@ impl Membership {
         self.generation = answer.generation_id;
         self.confirmed = now;
         self.soon(now);
-        if answer.leader != answer.member_id {
+        let agreed = answer.protocol_name.as_ref().and_then(|name| Assignor::named(name));
+        let Some(assignor) = agreed else {
+            let name = answer.protocol_name.as_deref().unwrap_or_default();
+            return Some(News::Malformed(format!("the group agreed on the assignor '{name}'")));
+        };
+        self.assignor = Some(assignor);
+        // A leader whose group goes on as it was gives nothing out.
+        if answer.leader != answer.member_id || answer.skip_assignment {
             self.state = State::Following;
             return None;
         }
         let mut members = Vec::with_capacity(answer.members.len());
-        for member in answer.members {
-            match read_subscription(member.metadata) {
-                Ok(topics) => members.push(Member { id: member.member_id.to_string(), topics }),
+        for told in answer.members {
+            let instance = told.group_instance_id.as_deref();
+            match read_subscription(assignor, &told.member_id, instance, told.metadata) {
+                Ok(member) => members.push(member),
                 Err(error) => {
-                    return Some(News::Malformed(format!(
-                        "the subscription of {}: {error}",
-                        member.member_id
-                    )));
+                    let reason = format!("the subscription of {}: {error}", told.member_id);
+                    return Some(News::Malformed(reason));
                 }
             }
         }
-        self.state = State::Leading(members);
+        self.state = State::Leading(assignor, members);
         None
     }
 
@@ -195,12 +229,22 @@ impl Membership {
             Ok(partitions) => partitions,
             Err(error) => return Some(News::Malformed(format!("the assignment: {error}"))),
         };
-        self.state = State::Stable;
         self.confirmed = now;
         self.failures = 0;
-        self.assigned = true;
-        self.not_before = now + self.times.heartbeat_interval;
-        Some(News::Assigned(partitions))
+        let given: BTreeSet<TopicPartition> = partitions.into_iter().collect();
+        let revoked: Vec<_> = self.owned.difference(&given).cloned().collect();
+        let added = given.difference(&self.owned).cloned().collect();
+        self.owned = given.clone();
+        self.last = (given, self.generation);
+        if revoked.is_empty() {
+            self.state = State::Stable;
+            self.not_before = now + self.rules.heartbeat_interval;
+        } else {
+            // What is given up here goes to others in the next round.
+            self.state = State::Joining;
+            self.soon(now);
+        }
+        Some(News::Assigned { revoked, added })
     }
 
     /// Takes in the answer to a heartbeat, or the error of a commit, which tells the same.
@@ -208,7 +252,7 @@ impl Membership {
         if code == ErrorCode::NONE {
             self.confirmed = now;
             self.failures = 0;
-            self.not_before = now + self.times.heartbeat_interval;
+            self.not_before = now + self.rules.heartbeat_interval;
             return None;
         }
         self.refused(code, now, chance)
@@ -221,15 +265,16 @@ impl Membership {
         }
         self.state = State::Joining;
         self.soon(now);
-        self.give_up(News::Revoked)
+        self.revoke()
     }
 
+    /// What an error means for the membership.
     fn refused(&mut self, code: ErrorCode, now: Instant, chance: u64) -> Option<News> {
         match code {
             ErrorCode::REBALANCE_IN_PROGRESS => {
                 self.state = State::Joining;
                 self.soon(now);
-                self.give_up(News::Revoked)
+                self.revoke()
             }
             ErrorCode::UNKNOWN_MEMBER_ID => {
                 self.member_id.clear();
@@ -251,21 +296,29 @@ impl Membership {
         self.generation = -1;
         self.state = State::Joining;
         self.soon(now);
-        self.give_up(News::Lost)
+        self.lose()
     }
 
     /// After the session timeout without an answer the coordinator has given the partitions to others.
     fn check_session(&mut self, now: Instant) -> Option<News> {
-        if !self.assigned || now.saturating_duration_since(self.confirmed) < self.times.session_timeout {
+        if self.generation < 0 || now.saturating_duration_since(self.confirmed) < self.rules.session_timeout {
             return None;
         }
         self.generation = -1;
         self.state = State::Joining;
-        self.give_up(News::Lost)
+        self.lose()
     }
 
-    fn give_up(&mut self, news: News) -> Option<News> {
-        std::mem::take(&mut self.assigned).then_some(news)
+    fn revoke(&mut self) -> Option<News> {
+        if self.rules.cooperative || self.owned.is_empty() {
+            return None;
+        }
+        Some(News::Revoked(std::mem::take(&mut self.owned).into_iter().collect()))
+    }
+
+    fn lose(&mut self) -> Option<News> {
+        let lost: Vec<_> = std::mem::take(&mut self.owned).into_iter().collect();
+        (!lost.is_empty()).then_some(News::Lost(lost))
     }
 
     fn soon(&mut self, now: Instant) {
@@ -274,16 +327,8 @@ impl Membership {
 
     fn later(&mut self, now: Instant, chance: u64) {
         self.failures += 1;
-        self.not_before = now + self.times.backoff.after(self.failures, chance);
+        self.not_before = now + self.rules.backoff.after(self.failures, chance);
     }
-}
-
-/// A join's protocols: the one assignor that this client has.
-pub(super) fn protocols(
-    subscription: Bytes,
-) -> Vec<millstream_protocol::messages::join_group::JoinGroupRequestProtocol> {
-    let name = millstream_protocol::Str::from(RANGE);
-    vec![millstream_protocol::messages::join_group::JoinGroupRequestProtocol { name, metadata: subscription }]
 }
 
 /// Topics of all members, which the leader must know the partitions of.
@@ -292,128 +337,5 @@ pub(super) fn topics_of(members: &[Member]) -> BTreeSet<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{
-        super::assignor::{write_assignment, write_subscription},
-        *,
-    };
-    use crate::clock;
-    use millstream_protocol::{Str, messages::join_group::JoinGroupResponseMember};
-
-    const SESSION: Duration = Duration::from_secs(10);
-
-    fn times() -> Times {
-        let backoff = Backoff { first: Duration::from_millis(50), longest: Duration::from_secs(1) };
-        Times { session_timeout: SESSION, heartbeat_interval: Duration::from_secs(3), backoff }
-    }
-
-    fn place() -> TopicPartition {
-        TopicPartition { topic: "t".into(), partition: 2 }
-    }
-
-    fn join(member: &'static str, leader: &'static str, generation_id: i32) -> JoinGroupResponse {
-        let topics: BTreeSet<String> = ["t".to_string()].into();
-        let metadata = write_subscription(&topics).expect("written");
-        let one = JoinGroupResponseMember { member_id: Str::from(member), metadata, ..Default::default() };
-        JoinGroupResponse {
-            generation_id,
-            leader: Str::from(leader),
-            member_id: Str::from(member),
-            members: if member == leader { vec![one] } else { Vec::new() },
-            ..Default::default()
-        }
-    }
-
-    fn sync() -> SyncGroupResponse {
-        SyncGroupResponse { assignment: write_assignment(&[place()]).expect("written"), ..Default::default() }
-    }
-
-    /// A member of generation 5 that reads something.
-    fn stable(now: Instant) -> Membership {
-        let mut member = Membership::new(times(), now);
-        member.found(7, now);
-        assert_eq!(member.joined(join("m", "l", 5), now, 0), None);
-        assert_eq!(member.synced(sync(), now, 0), Some(News::Assigned(vec![place()])));
-        member
-    }
-
-    #[test]
-    fn a_member_finds_joins_syncs_and_beats() {
-        let now = clock::now();
-        let mut member = Membership::new(times(), now);
-        assert_eq!(member.next().1, Ask::Coordinator);
-        member.found(7, now);
-        assert_eq!(member.next().1, Ask::Join { member_id: String::new() });
-        let first = JoinGroupResponse {
-            error_code: ErrorCode::MEMBER_ID_REQUIRED.0,
-            member_id: Str::from("m"),
-            ..Default::default()
-        };
-        assert_eq!(member.joined(first, now, 0), None);
-        assert_eq!(member.next().1, Ask::Join { member_id: "m".into() });
-        member.joined(join("m", "m", 1), now, 0);
-        assert!(
-            matches!(member.next().1, Ask::AssignAndSync { generation: 1, members, .. } if members.len() == 1)
-        );
-        member.synced(sync(), now, 0);
-        let (at, ask) = member.next();
-        assert_eq!(
-            (at, ask),
-            (now + times().heartbeat_interval, Ask::Heartbeat { generation: 1, member_id: "m".into() })
-        );
-        assert_eq!(member.beat(ErrorCode::NONE, at, 0), None);
-        assert_eq!(member.next().0, at + times().heartbeat_interval);
-    }
-
-    #[test]
-    fn a_rebalance_revokes_and_joins_under_the_same_id() {
-        let now = clock::now();
-        let mut member = stable(now);
-        assert_eq!(member.beat(ErrorCode::REBALANCE_IN_PROGRESS, now, 0), Some(News::Revoked));
-        assert_eq!(member.next(), (now, Ask::Join { member_id: "m".into() }));
-        assert_eq!(member.identity(), (5, "m"), "offsets of the old generation can still be committed");
-        assert_eq!(member.beat(ErrorCode::REBALANCE_IN_PROGRESS, now, 0), None, "told once");
-    }
-
-    #[test]
-    fn a_member_that_is_not_known_any_more_begins_anew() {
-        let now = clock::now();
-        let mut member = stable(now);
-        assert_eq!(member.beat(ErrorCode::UNKNOWN_MEMBER_ID, now, 0), Some(News::Lost));
-        assert_eq!(member.next().1, Ask::Join { member_id: String::new() });
-        let mut member = stable(now);
-        assert_eq!(member.beat(ErrorCode::ILLEGAL_GENERATION, now, 0), Some(News::Lost));
-        assert_eq!(member.next().1, Ask::Join { member_id: "m".into() });
-    }
-
-    #[test]
-    fn what_is_assigned_stays_while_a_new_coordinator_is_looked_for_until_the_session_is_over() {
-        let now = clock::now();
-        let mut member = stable(now);
-        assert_eq!(member.beat(ErrorCode::NOT_COORDINATOR, now, 0), None);
-        let (at, ask) = member.next();
-        assert!(ask == Ask::Coordinator && at > now, "not at once");
-        member.found(8, at);
-        assert!(matches!(member.next().1, Ask::Heartbeat { generation: 5, .. }));
-        assert_eq!(member.unanswered(now + SESSION, 0), Some(News::Lost));
-        member.found(8, now + SESSION);
-        assert_eq!(member.next().1, Ask::Join { member_id: "m".into() });
-    }
-
-    #[test]
-    fn new_partitions_form_the_group_anew() {
-        let now = clock::now();
-        let mut member = stable(now);
-        assert_eq!(member.regroup(now), Some(News::Revoked));
-        assert_eq!(member.next(), (now, Ask::Join { member_id: "m".into() }));
-        assert_eq!(member.regroup(now), None, "that is under way already");
-    }
-
-    #[test]
-    fn errors_that_stay_are_told() {
-        let now = clock::now();
-        let mut member = stable(now);
-        let code = ErrorCode::GROUP_AUTHORIZATION_FAILED;
-        assert_eq!(member.beat(code, now, 0), Some(News::Failed(code)));
-    }
-}
+#[path = "membership_tests.rs"]
+mod tests;
