@@ -51,9 +51,10 @@ pub struct Manifest {
     pub workspace_lints: bool,
 }
 
-/// The crates of the workspace.
+/// The crates of the workspace; tools of the tests that are workspaces of their own are not among them.
 pub fn manifests(files: &BTreeMap<String, String>) -> Vec<Manifest> {
-    let crates = files.iter().filter(|(path, _)| path.ends_with("/Cargo.toml"));
+    let found = files.iter().filter(|(path, _)| path.ends_with("/Cargo.toml"));
+    let crates = found.filter(|(_, text)| !text.lines().any(|line| line.trim() == "[workspace]"));
     crates.map(|(path, text)| manifest(path.trim_end_matches("/Cargo.toml"), text)).collect()
 }
 
