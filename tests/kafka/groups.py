@@ -2,8 +2,8 @@
 
 Every record of a topic must be read by the group once: each member commits what it read before the next change.
 """
+import collections
 import os
-import re
 import signal
 import subprocess
 import threading
@@ -15,14 +15,13 @@ from wire import KafkaError, Wire, eventually
 ROUND_RECORDS = 120
 # The members' session timeout is 6 s; joining takes up to 3 s more, and eight clients share the machine.
 CHANGE_SECONDS_MAX = 45.0
-KCAT_REBALANCE = re.compile(r"^% Group \S+ rebalanced .*: (assigned|revoked): (.*)$")
 
 
-class Member:
-    """One running group member and what it told."""
+class Program:
+    """One of a client's programs, running: `heard` gets each thing that it says, in the client's own words."""
 
-    def __init__(self, command):
-        self.assigned, self.read, self.committed, self.said = None, [], False, []
+    def __init__(self, client, command, heard):
+        self.client, self.heard, self.said = client, heard, collections.deque(maxlen=40)
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                         text=True, start_new_session=True)
         self.reader = threading.Thread(target=self._listen, daemon=True)
@@ -30,32 +29,23 @@ class Member:
 
     def _listen(self):
         for line in self.process.stdout:
-            words = line.split()
-            rebalance = KCAT_REBALANCE.match(line)
-            if rebalance:
-                found = {int(p) for p in re.findall(r"\[(\d+)\]", rebalance[2])}
-                self.assigned = found if rebalance[1] == "assigned" else (self.assigned or set()) - found
-            elif words[:1] == ["assigned"]:
-                self.assigned = {int(p) for p in words[1:]}
-            elif words[:1] == ["read"]:
-                self.committed = False
-                self.read.append((int(words[1]), int(words[2]), " ".join(words[3:])))
-            elif words == ["committed"]:
-                self.committed = True
+            if event := self.client.hear(line):
+                self.heard(*event)
             else:
                 self.said.append(line.strip())
 
     def running(self):
-        assert self.process.poll() is None, f"a member ended: {self.said[-3:]}"
+        assert self.process.poll() is None, f"a program of {self.client.name} ended: {list(self.said)[-40:]}"
         return True
 
-    def leave(self, by_signal):
-        """Asks it to leave the group and waits until it has ended."""
-        if by_signal:
-            self.process.send_signal(signal.SIGTERM)
-        else:
-            self.process.stdin.close()
-        self.process.wait(15)
+    def leave(self, seconds_max=15):
+        """Asks it to end and waits until it has; its exit code."""
+        if self.client.leave_by and not self.fed:
+            self.process.send_signal(self.client.leave_by)
+        self.process.stdin.close()
+        code = self.process.wait(seconds_max)
+        self.reader.join(seconds_max)
+        return code
 
     def kill(self):
         if self.process.poll() is None:
@@ -63,18 +53,36 @@ class Member:
             self.process.wait(10)
 
 
+class Member(Program):
+    """One running group member and what it told."""
+    fed = False
+
+    def __init__(self, client, command):
+        self.assigned, self.read, self.committed = None, [], False
+        super().__init__(client, command, self._told)
+
+    def _told(self, verb, *what):
+        if verb == "read":
+            self.committed = False
+            self.read.append(what)
+        elif verb == "assigned":
+            self.assigned = what[0]
+        elif verb == "revoked":
+            self.assigned = (self.assigned or set()) - what[0]
+        elif verb == "committed":
+            self.committed = True
+
+
 class GroupCase:
     """The story of one client's group; `resume` goes on with it after something happened to the broker."""
 
-    def __init__(self, name, command, prefix):
-        self.name, self.command = name, command
-        self.topic, self.group = f"{prefix}-group-{name}", f"{prefix}-{name}"
-        self.by_signal = command[0] == "kcat"
+    def __init__(self, client, prefix):
+        self.client, self.name = client, client.name
+        self.topic, self.group = f"{prefix}-group-{client.name}", f"{prefix}-{client.name}"
         self.written, self.members = 0, []
 
     def _start(self, bootstrap):
-        filled = [part.format(bootstrap=bootstrap, topic=self.topic, group=self.group) for part in self.command]
-        self.members.append(Member(filled))
+        self.members.append(Member(self.client, filled(self.client.member, bootstrap=bootstrap, topic=self.topic, group=self.group)))
         return self.members[-1]
 
     def _write(self, bootstrap):
@@ -98,7 +106,7 @@ class GroupCase:
         def read():
             return sorted(record for member, count in zip(members, before) for record in member.read[count:])
         eventually(lambda: all(m.running() for m in members) and len(read()) >= len(wanted), lambda: f"read {len(read())} of {len(wanted)}", CHANGE_SECONDS_MAX)
-        if not self.by_signal:  # kcat commits by itself, at the latest when it loses its partitions
+        if self.client.tells_committed:  # kcat commits by itself, at the latest when it loses its partitions
             eventually(lambda: all(m.committed for m in members if m.read), "a commit of what was read", CHANGE_SECONDS_MAX)
         assert read() == wanted, f"read {len(read())} records, not those {len(wanted)} that were written, each once"
 
@@ -111,7 +119,7 @@ class GroupCase:
     def _story(self, bootstrap):
         with Wire(bootstrap) as wire:
             wire.create_topic(self.topic, PARTITIONS)
-            eventually(lambda: _writable(wire, self.topic), "the new topic has leaders")
+            eventually(lambda: writable(wire, self.topic), "the new topic has leaders")
         wanted = self._write(bootstrap)
         first = self._start(bootstrap)
         self._share([first])
@@ -120,14 +128,14 @@ class GroupCase:
         self._share([first, second])
         before = [len(first.read), 0]
         self._reads([first, second], self._write(bootstrap), before)
-        if self.by_signal:  # kcat does not say when it has committed, so that it is not killed
-            second.leave(self.by_signal)
-        else:
+        if self.client.tells_committed:
             second.kill()
+        else:  # kcat does not say when it has committed, so that it is not killed
+            second.leave()
         self._share([first])
         before = [len(first.read)]
         self._reads([first], self._write(bootstrap), before)
-        first.leave(self.by_signal)
+        first.leave()
         self.resume(bootstrap)
 
     def resume(self, bootstrap):
@@ -137,7 +145,7 @@ class GroupCase:
             again = self._start(bootstrap)
             self._share([again])
             self._reads([again], wanted, [0])
-            again.leave(self.by_signal)
+            again.leave()
             with Wire(bootstrap) as wire:
                 found = wire.committed(self.group, self.topic, range(PARTITIONS))
             assert found == dict.fromkeys(range(PARTITIONS), self.written // PARTITIONS), f"committed {found} of {self.written // PARTITIONS} each"
@@ -150,7 +158,14 @@ class GroupCase:
         self.members.clear()
 
 
-def _writable(wire, topic):
+def filled(command, **values):
+    """The command with its {placeholders} filled in; other braces stay."""
+    for name, filling in values.items():
+        command = [part.replace(f"{{{name}}}", str(filling)) for part in command]
+    return command
+
+
+def writable(wire, topic):
     """Whether each partition takes an offset request; a new topic's leaders may need a moment."""
     try:
         return all(wire.list_offset(topic, p) == 0 for p in range(PARTITIONS))

@@ -11,13 +11,17 @@ class Report:
 
     def __init__(self):
         self.passed, self.failed = 0, 0
+        # By name whether the case passed.
+        self.results = {}
 
     def ok(self, name, note=""):
         self.passed += 1
+        self.results[name] = True
         print(f"ok   {name}{'  ' + note if note else ''}", flush=True)
 
     def fail(self, name, reason):
         self.failed += 1
+        self.results[name] = False
         print(f"FAIL {name}: {reason}", flush=True)
 
     def check(self, name, condition, reason="", note=""):

@@ -18,6 +18,7 @@ import (
 const (
 	sessionTimeout = 6 * time.Second
 	heartbeatEvery = 500 * time.Millisecond
+	pollMax        = 200 * time.Millisecond
 )
 
 // What a group member tells its driver: one line for each thing that happened.
@@ -63,6 +64,7 @@ func (saramaHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim sar
 		session.MarkMessage(m, "")
 		if len(claim.Messages()) == 0 {
 			// A commit waits its turn behind the fetch that is under way, up to half a second: not one for each record.
+			// It does not say whether it worked, so that no place is told.
 			session.Commit()
 			tell("committed")
 		}
@@ -83,8 +85,9 @@ func saramaMember(ctx context.Context, bootstrap, topic, group string) error {
 	}
 	defer consumer.Close()
 	for ctx.Err() == nil {
+		// It ends with each rebalance, and with an error while no broker is there: its users call it again.
 		if err := consumer.Consume(ctx, []string{topic}, saramaHandler{topic}); err != nil {
-			return err
+			time.Sleep(pollMax)
 		}
 	}
 	return nil
@@ -136,7 +139,7 @@ func kafkaGoPartition(ctx context.Context, generation *kafka.Generation, bootstr
 		}
 		tell("read", m.Partition, m.Offset, string(m.Key))
 		if generation.CommitOffsets(map[string]map[int]int64{topic: {place.ID: m.Offset + 1}}) == nil {
-			tell("committed")
+			tell("committed", m.Partition, m.Offset+1)
 		}
 	}
 }
@@ -169,16 +172,19 @@ func franzMember(ctx context.Context, bootstrap, topic, group string) error {
 	}
 	defer client.Close()
 	for ctx.Err() == nil {
-		fetches := client.PollFetches(ctx)
-		records := fetches.Records()
-		for _, r := range records {
+		turn, cancel := context.WithTimeout(ctx, pollMax)
+		for _, r := range client.PollFetches(turn).Records() {
 			tell("read", r.Partition, r.Offset, string(r.Key))
 		}
-		if len(records) > 0 {
-			if err := client.CommitRecords(context.Background(), records...); err != nil {
-				return err
+		cancel()
+		positions := client.UncommittedOffsets()[topic]
+		// While the group is rebalanced or the broker is away this fails, and the next round tries again.
+		if len(positions) > 0 && client.CommitUncommittedOffsets(context.Background()) == nil {
+			words := []any{"committed"}
+			for p, position := range positions {
+				words = append(words, p, position.Offset)
 			}
-			tell("committed")
+			tell(words...)
 		}
 	}
 	return nil

@@ -1,10 +1,12 @@
-// Command clients writes and reads back records with one of three Go clients:
+// Command clients is the programs of three Go clients; tests/README.md says what they are told and tell.
 // clients sarama|kafka-go|franz-go BOOTSTRAP PREFIX RECORDS; a line "ok CASE" or "FAIL CASE: reason" for each codec.
 // clients sarama|kafka-go|franz-go group BOOTSTRAP TOPIC GROUP; a member of the group, see group.go.
+// clients sarama|kafka-go|franz-go produce BOOTSTRAP TOPIC CODEC; sends what it is asked to, see produce.go.
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -38,31 +40,42 @@ func expect(partition int, following, offset int64, gotKey, gotValue string, got
 	return nil
 }
 
-func main() {
-	clients := map[string]func(context.Context, string, string, string, int) error{
-		"sarama": saramaRoundTrip, "kafka-go": kafkaGoRoundTrip, "franz-go": franzRoundTrip,
+// client is what one library can do here.
+type client struct {
+	roundTrip func(ctx context.Context, bootstrap, topic, codec string, records int) error
+	member    func(ctx context.Context, bootstrap, topic, group string) error
+	produce   func(bootstrap, topic, codec string) error
+}
+
+var clients = map[string]client{
+	"sarama":   {saramaRoundTrip, saramaMember, saramaProduceAsked},
+	"kafka-go": {kafkaGoRoundTrip, kafkaGoMember, kafkaGoProduceAsked},
+	"franz-go": {franzRoundTrip, franzMember, franzProduceAsked},
+}
+
+func run(words []string) error {
+	if len(words) < 4 || clients[words[0]].member == nil {
+		return errors.New("usage: clients sarama|kafka-go|franz-go BOOTSTRAP PREFIX RECORDS | group BOOTSTRAP TOPIC GROUP | produce BOOTSTRAP TOPIC CODEC")
 	}
-	members := map[string]func(context.Context, string, string, string) error{"sarama": saramaMember, "kafka-go": kafkaGoMember, "franz-go": franzMember}
-	if len(os.Args) == 6 && os.Args[2] == "group" && members[os.Args[1]] != nil {
-		if err := members[os.Args[1]](untilInputEnds(), os.Args[3], os.Args[4], os.Args[5]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
+	of := clients[words[0]]
+	switch {
+	case len(words) == 5 && words[1] == "group":
+		return of.member(untilInputEnds(), words[2], words[3], words[4])
+	case len(words) == 5 && words[1] == "produce":
+		return of.produce(words[2], words[3], words[4])
 	}
-	if len(os.Args) != 5 || clients[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: clients sarama|kafka-go|franz-go BOOTSTRAP PREFIX RECORDS")
-		os.Exit(2)
-	}
-	records, err := strconv.Atoi(os.Args[4])
+	records, err := strconv.Atoi(words[3])
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(2)
+		return err
 	}
+	return roundTrips(of, words[1], words[2], records)
+}
+
+func roundTrips(of client, bootstrap, prefix string, records int) error {
 	failed := 0
 	for _, codec := range codecs {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		if err := clients[os.Args[1]](ctx, os.Args[2], os.Args[3]+"-"+codec, codec, records); err != nil {
+		if err := of.roundTrip(ctx, bootstrap, prefix+"-"+codec, codec, records); err != nil {
 			failed++
 			fmt.Printf("FAIL %s: %v\n", codec, err)
 		} else {
@@ -71,6 +84,14 @@ func main() {
 		cancel()
 	}
 	if failed > 0 {
+		return fmt.Errorf("%d codecs failed", failed)
+	}
+	return nil
+}
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }

@@ -5,7 +5,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListen
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 
-from common import PARTITIONS, expect, headers, key, main, stopping, tell_assigned, tell_committed, tell_read, value
+from common import PARTITIONS, Telling, expect, headers, key, lines, main, stopping, tell_acked, tell_refused, value
 
 
 async def produce(bootstrap, topic, codec, records):
@@ -45,32 +45,56 @@ def round_trip(bootstrap, topic, codec, records):
     asyncio.run(whole(bootstrap, topic, codec, records))
 
 
+async def produce_lines(bootstrap, topic, codec):
+    compression = None if codec == "none" else codec
+
+    def acknowledged(number):
+        def tell(sent):
+            if error := sent.exception():
+                tell_refused(number, error)
+            else:
+                tell_acked(sent.result().partition, sent.result().offset, number)
+        return tell
+
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap, enable_idempotence=True, compression_type=compression) as producer:
+        asked, loop = lines(), asyncio.get_running_loop()
+        while asking := await loop.run_in_executor(None, next, asked, None):
+            partition, number = asking
+            sent = await producer.send(topic, value(number), key(number), partition)
+            sent.add_done_callback(acknowledged(number))
+
+
+def produce_asked(bootstrap, topic, codec):
+    asyncio.run(produce_lines(bootstrap, topic, codec))
+
+
 class Listener(ConsumerRebalanceListener):
+    def __init__(self, telling):
+        self.telling = telling
+
     async def on_partitions_revoked(self, revoked):
-        pass
+        self.telling.revoked(place.partition for place in revoked)
 
     async def on_partitions_assigned(self, assigned):
-        tell_assigned(place.partition for place in assigned)
+        self.telling.assigned(place.partition for place in assigned)
 
 
 async def whole_member(bootstrap, topic, group):
+    telling, stop = Telling(), stopping()
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False, auto_offset_reset="earliest",
                                 session_timeout_ms=6000, heartbeat_interval_ms=500)
-    consumer.subscribe([topic], listener=Listener())
+    consumer.subscribe([topic], listener=Listener(telling))
     await consumer.start()
-    stop, pending = stopping(), False
     while not stop.is_set():
         for messages in (await consumer.getmany(timeout_ms=200)).values():
             for message in messages:
-                tell_read(message.partition, message.offset, message.key)
-                pending = True
-        if pending:
+                telling.read(message.partition, message.offset, message.key)
+        if telling.pending:
             try:
-                await consumer.commit()
-            except KafkaError:  # the group is being rebalanced; the next round tries again
+                await consumer.commit({TopicPartition(topic, p): offset for p, offset in telling.pending.items()})
+            except KafkaError:  # the group is being rebalanced or the broker is away; the next round tries again
                 continue
-            tell_committed()
-            pending = False
+            telling.committed()
     await consumer.stop()
 
 
@@ -79,4 +103,4 @@ def member(bootstrap, topic, group):
 
 
 if __name__ == "__main__":
-    main(round_trip, member)
+    main(round_trip, member, produce_asked)

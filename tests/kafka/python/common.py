@@ -30,6 +30,20 @@ def expect(partition, offset, got_offset, got_key, got_value, got_headers):
         raise AssertionError(f"partition {partition}: read {got}, wrote {wanted}")
 
 
+def lines():
+    """Standard input's (partition, number) pairs, until it ends: what a producing program is asked to send."""
+    for line in sys.stdin:
+        yield tuple(map(int, line.split()))
+
+
+def tell_acked(partition, offset, number):
+    print("acked", partition, offset, number, flush=True)
+
+
+def tell_refused(number, error):
+    print("refused", number, repr(error), flush=True)
+
+
 def stopping():
     """An event that is set when standard input ends: how a group member is told to leave."""
     ended = threading.Event()
@@ -42,25 +56,48 @@ def stopping():
     return ended
 
 
-def tell_assigned(partitions):
-    print("assigned", *sorted(partitions), flush=True)
+class Telling:
+    """What a group member is assigned, reads and commits, told to its driver. `pending` has by partition the offset to
+    commit: behind what was read, for partitions that are still the member's."""
+
+    def __init__(self):
+        self.pending = {}
+
+    def assigned(self, partitions):
+        print("assigned", *sorted(partitions), flush=True)
+
+    def revoked(self, partitions):
+        for partition in partitions:
+            self.pending.pop(partition, None)
+
+    def read(self, partition, offset, key):
+        print("read", partition, offset, key.decode(), flush=True)
+        self.pending[partition] = offset + 1
+
+    def committed(self):
+        print("committed", *(word for place in sorted(self.pending.items()) for word in place), flush=True)
+        self.pending = {}
 
 
-def tell_read(partition, offset, key):
-    print("read", partition, offset, key.decode(), flush=True)
+def read_and_commit(telling, poll, commit, refused):
+    """A group member's work until it shall leave. `poll` gives messages; `commit` takes {partition: offset} and raises
+    `refused` while the group is rebalanced or the broker is away: the next round tries again."""
+    stop = stopping()
+    while not stop.is_set():
+        for message in poll():
+            telling.read(*message)
+        if telling.pending:
+            try:
+                commit(dict(telling.pending))
+            except refused:
+                continue
+            telling.committed()
 
 
-def tell_committed():
-    print("committed", flush=True)
-
-
-def main(round_trip, member):
-    """CLIENT BOOTSTRAP PREFIX RECORDS: a line "ok CASE" or "FAIL CASE: reason" for each codec.
-
-    CLIENT group BOOTSTRAP TOPIC GROUP: a member of the group, which tells what it is assigned, reads and commits.
-    """
-    if sys.argv[1] == "group":
-        member(*sys.argv[2:5])
+def main(round_trip, member, produce):
+    """The three things that a client's program does; tests/README.md says what it is told and tells."""
+    if sys.argv[1] in ("group", "produce"):
+        (member if sys.argv[1] == "group" else produce)(*sys.argv[2:5])
         return
     bootstrap, prefix, records = sys.argv[1], sys.argv[2], int(sys.argv[3])
     failed = 0

@@ -2,7 +2,7 @@
 import confluent_kafka as ck
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from common import PARTITIONS, expect, headers, key, main, stopping, tell_assigned, tell_committed, tell_read, value
+from common import PARTITIONS, Telling, expect, headers, key, lines, main, read_and_commit, tell_acked, tell_refused, value
 
 
 def produce(bootstrap, topic, codec, records):
@@ -47,25 +47,36 @@ def round_trip(bootstrap, topic, codec, records):
     consume(bootstrap, topic, records)
 
 
+def produce_lines(bootstrap, topic, codec):
+    producer = ck.Producer({"bootstrap.servers": bootstrap, "compression.codec": codec, "enable.idempotence": True, "reconnect.backoff.max.ms": 1000})
+
+    def acknowledged(number):
+        return lambda error, message: tell_refused(number, error) if error else tell_acked(message.partition(), message.offset(), number)
+
+    for partition, number in lines():
+        producer.produce(topic, value(number), key(number), partition, on_delivery=acknowledged(number))
+        producer.poll(0)
+    assert producer.flush(60) == 0, "records are still queued after 60 s"
+
+
 def member(bootstrap, topic, group):
+    telling = Telling()
     consumer = ck.Consumer({"bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False, "auto.offset.reset": "earliest",
-                            "session.timeout.ms": 6000, "heartbeat.interval.ms": 500})
-    consumer.subscribe([topic], on_assign=lambda _, places: tell_assigned(place.partition for place in places))
-    stop, pending = stopping(), False
-    while not stop.is_set():
+                            "session.timeout.ms": 6000, "heartbeat.interval.ms": 500, "reconnect.backoff.max.ms": 1000})
+    consumer.subscribe([topic], on_assign=lambda _, places: telling.assigned(place.partition for place in places),
+                       on_revoke=lambda _, places: telling.revoked(place.partition for place in places))
+
+    def poll():
         for message in consumer.consume(500, 0.2):
             assert not message.error(), message.error()
-            tell_read(message.partition(), message.offset(), message.key())
-            pending = True
-        if pending:
-            try:
-                consumer.commit(asynchronous=False)
-            except ck.KafkaException:  # the group is being rebalanced; the next round tries again
-                continue
-            tell_committed()
-            pending = False
+            yield message.partition(), message.offset(), message.key()
+
+    def commit(positions):
+        consumer.commit(offsets=[ck.TopicPartition(topic, p, offset) for p, offset in positions.items()], asynchronous=False)
+
+    read_and_commit(telling, poll, commit, ck.KafkaException)
     consumer.close()
 
 
 if __name__ == "__main__":
-    main(round_trip, member)
+    main(round_trip, member, produce_lines)

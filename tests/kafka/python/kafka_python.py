@@ -1,11 +1,11 @@
-"""kafka-python: pure Python client, acks=all, manual assignment."""
+"""kafka-python: pure Python client, idempotent producer, manual assignment."""
 import time
 
-from kafka import ConsumerRebalanceListener, KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import ConsumerRebalanceListener, KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError
 
-from common import PARTITIONS, expect, headers, key, main, stopping, tell_assigned, tell_committed, tell_read, value
+from common import PARTITIONS, Telling, expect, headers, key, lines, main, read_and_commit, tell_acked, tell_refused, value
 
 
 def round_trip(bootstrap, topic, codec, records):
@@ -34,36 +34,47 @@ def round_trip(bootstrap, topic, codec, records):
     consumer.close()
 
 
+def produce(bootstrap, topic, codec):
+    producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, compression_type=None if codec == "none" else codec)
+    for partition, number in lines():
+        sent = producer.send(topic, value(number), key(number), None, partition)
+        sent.add_callback(lambda place, number=number: tell_acked(place.partition, place.offset, number))
+        sent.add_errback(lambda error, number=number: tell_refused(number, error))
+    producer.flush(60)
+    producer.close(10)
+
+
 class Listener(ConsumerRebalanceListener):
+    def __init__(self, telling):
+        self.telling = telling
+
     def on_partitions_revoked(self, revoked):
-        pass
+        self.telling.revoked(place.partition for place in revoked)
 
     def on_partitions_assigned(self, assigned):
-        tell_assigned(place.partition for place in assigned)
+        self.telling.assigned(place.partition for place in assigned)
 
 
 def member(bootstrap, topic, group):
+    telling = Telling()
     consumer = KafkaConsumer(bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False, auto_offset_reset="earliest",
                              session_timeout_ms=6000, heartbeat_interval_ms=500)
     # Without the topic's metadata a leader of kafka-python 3.0 assigns nothing, and looks again only after minutes.
     while not consumer.partitions_for_topic(topic):
         time.sleep(0.1)
-    consumer.subscribe([topic], listener=Listener())
-    stop, pending = stopping(), False
-    while not stop.is_set():
+    consumer.subscribe([topic], listener=Listener(telling))
+
+    def poll():
         for messages in consumer.poll(timeout_ms=200).values():
             for message in messages:
-                tell_read(message.partition, message.offset, message.key)
-                pending = True
-        if pending:
-            try:
-                consumer.commit()
-            except KafkaError:  # the group is being rebalanced; the next round tries again
-                continue
-            tell_committed()
-            pending = False
+                yield message.partition, message.offset, message.key
+
+    def commit(positions):
+        consumer.commit({TopicPartition(topic, p): OffsetAndMetadata(offset) for p, offset in positions.items()})
+
+    read_and_commit(telling, poll, commit, KafkaError)
     consumer.close()
 
 
 if __name__ == "__main__":
-    main(round_trip, member)
+    main(round_trip, member, produce)
