@@ -7,6 +7,7 @@ import concurrent.futures
 import functools
 import pathlib
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -208,7 +209,7 @@ class Kills:
     """All cases at once against one broker, which is killed as KILLS says."""
 
     def __init__(self, report, broker, clients, prefix, with_perf):
-        settings = pathlib.Path(broker.data_dir).with_name(f"{prefix}-retries.properties")
+        settings = pathlib.Path(tempfile.gettempdir()) / f"{prefix}-retries.properties"
         # The verifiable producer is made for brokers that are watched when they fail: it does not retry unless told so.
         settings.write_text("retries=2147483647\nenable.idempotence=true\n")
         self.report, self.broker, self.settings = report, broker, settings
