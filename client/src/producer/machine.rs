@@ -6,7 +6,9 @@
 //! 1. No batch of a partition is sent for the first time while an earlier one waits to be tried again.
 //! 2. No record of an idempotent producer is given a second sequence while its first try may have been appended.
 //! 3. No more than `in_flight_max` batches of one partition are on their way: a broker remembers as many.
-//! 4. No record is forgotten: each is in exactly one batch until its result is told.
+//! 4. No batch follows another one of its partition on its way before the broker has appended one under the producer's
+//!    identity: a broker that knows nothing of a producer yet takes any sequence, and could take a later batch first.
+//! 5. No record is forgotten: each is in exactly one batch until its result is told.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -89,6 +91,8 @@ struct Partition {
     again: VecDeque<Batch>,
     in_flight: usize,
     next_sequence: i32,
+    /// The broker has appended a batch under this identity.
+    introduced: bool,
     /// Whether it is in the machine's list of those that are not idle.
     busy: bool,
     /// Bytes of the last batch, which the next one will need too.
@@ -107,6 +111,7 @@ impl Default for Partition {
             again: VecDeque::new(),
             in_flight: 0,
             next_sequence: 0,
+            introduced: false,
             busy: false,
             last_bytes: 0,
             batch_bytes_max: None,
@@ -235,7 +240,7 @@ impl Machine {
         self.renew = false;
         let mut settled = Vec::new();
         for partition in self.partitions.values_mut() {
-            partition.next_sequence = 0;
+            (partition.next_sequence, partition.introduced) = (0, false);
             let reason = partition.last_failure.clone().unwrap_or_default();
             for mut batch in std::mem::take(&mut partition.again) {
                 if batch.doubtful {
@@ -320,7 +325,8 @@ impl Machine {
             }
             return Some(first.payload_bytes());
         }
-        let in_flight_max = if self.rules.idempotent { self.rules.in_flight_max } else { 1 };
+        let many = self.rules.idempotent && partition.introduced;
+        let in_flight_max = if many { self.rules.in_flight_max } else { 1 };
         let first = partition.ready.front().filter(|_| partition.in_flight < in_flight_max)?;
         Some(first.payload_bytes())
     }
@@ -363,9 +369,13 @@ impl Machine {
             partition.in_flight = partition.in_flight.saturating_sub(1);
         }
         match outcome {
-            Try::Appended(appended) => Some(Settled { batch, result: Ok(appended) }),
+            Try::Appended(appended) => {
+                self.introduce(&batch);
+                Some(Settled { batch, result: Ok(appended) })
+            }
             // It is in the log; where, the broker does not remember.
             Try::Refused { code: ErrorCode::DUPLICATE_SEQUENCE_NUMBER, .. } => {
+                self.introduce(&batch);
                 let appended = Appended { base_offset: -1, log_append_time_ms: -1 };
                 Some(Settled { batch, result: Ok(appended) })
             }
@@ -379,6 +389,14 @@ impl Machine {
                 Some(Settled { batch, result: Err(DeliveryError::Encoding(reason)) })
             }
             Try::Refused { code, reason } => self.judge_refusal(batch, code, reason, now, chance),
+        }
+    }
+
+    /// The broker knows the producer now, if this is its identity still.
+    fn introduce(&mut self, batch: &Batch) {
+        let identity = batch.sequence.map(|sequence| (sequence.producer_id, sequence.epoch));
+        if let Some(partition) = self.partitions.get_mut(&batch.place).filter(|_| identity == self.identity) {
+            partition.introduced = true;
         }
     }
 

@@ -35,6 +35,16 @@ impl Rig {
         Rig { machine, now: clock::now(), next: 0, deliveries: BTreeMap::new() }
     }
 
+    /// A machine whose partition the broker has appended a batch of, with the sequence 0.
+    fn introduced(rules: Rules) -> Rig {
+        let mut rig = Rig::new(rules);
+        rig.append();
+        let first = rig.one();
+        assert!(rig.step().is_empty());
+        rig.answer(first, appended(0));
+        rig
+    }
+
     /// Appends a record that fills a batch of its own.
     fn append(&mut self) -> u32 {
         let (n, added) = self.append_of(198);
@@ -142,34 +152,34 @@ fn a_flush_sends_what_is_there() {
 
 #[test]
 fn batches_that_failed_come_again_in_order_and_before_new_ones() {
-    let mut rig = Rig::new(rules());
+    let mut rig = Rig::introduced(rules());
     for _ in 0..4 {
         rig.append();
     }
     let mut sent: Vec<_> = (0..3).map(|_| rig.one()).collect();
-    assert_eq!(sent.iter().map(sequence).collect::<Vec<_>>(), [0, 1, 2]);
+    assert_eq!(sent.iter().map(sequence).collect::<Vec<_>>(), [1, 2, 3]);
     // The last answer comes first: it is out of order because the first one failed.
+    rig.answer(sent.pop().expect("3"), refused(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER));
     rig.answer(sent.pop().expect("2"), refused(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER));
-    rig.answer(sent.pop().expect("1"), refused(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER));
-    rig.answer(sent.pop().expect("0"), refused(ErrorCode::NOT_LEADER_OR_FOLLOWER));
+    rig.answer(sent.pop().expect("1"), refused(ErrorCode::NOT_LEADER_OR_FOLLOWER));
     assert!(rig.step().is_empty(), "not before the wait is over");
     rig.now += Duration::from_millis(20);
-    for expected in 0..4 {
+    for expected in 1..5 {
         let batch = rig.one();
         assert_eq!(sequence(&batch), expected);
         // The last of them may be followed by a new one.
-        if expected < 2 {
+        if expected < 3 {
             assert!(rig.step().is_empty(), "one after the other while there is something to try again");
         }
         rig.answer(batch, appended(i64::from(expected) * 10));
     }
-    let offsets: Vec<_> = (1..=4).map(|n| rig.result(n)).collect();
-    assert_eq!(offsets, [0, 10, 20, 30].map(|offset| Some(Ok(offset))));
+    let offsets: Vec<_> = (2..=5).map(|n| rig.result(n)).collect();
+    assert_eq!(offsets, [10, 20, 30, 40].map(|offset| Some(Ok(offset))));
 }
 
 #[test]
 fn no_more_than_the_allowed_batches_are_on_their_way() {
-    let mut rig = Rig::new(rules());
+    let mut rig = Rig::introduced(rules());
     for _ in 0..9 {
         rig.append();
     }
@@ -179,7 +189,7 @@ fn no_more_than_the_allowed_batches_are_on_their_way() {
 
 #[test]
 fn a_batch_that_may_be_in_the_log_is_not_given_another_sequence() {
-    let mut rig = Rig::new(rules());
+    let mut rig = Rig::introduced(rules());
     let (lost, refused_one) = (rig.append(), rig.append());
     let (first, second) = (rig.one(), rig.one());
     rig.answer(first, Try::Lost { reason: "gone".into() });
@@ -253,27 +263,27 @@ fn sequences_wrap() {
 
 #[test]
 fn a_batch_that_is_too_large_comes_again_in_pieces_and_later_ones_are_smaller() {
-    let mut rig = Rig::new(rules());
+    let mut rig = Rig::introduced(rules());
     for _ in 0..4 {
         rig.append_of(25);
     }
     rig.now += rules().linger;
     let mut large = rig.one();
-    assert_eq!(numbers(&mut large), [1, 2, 3, 4]);
+    assert_eq!(numbers(&mut large), [2, 3, 4, 5]);
     let bytes = large.payload_bytes();
     let behind = rig.append();
     let sent_behind = rig.one();
     rig.answer(large, refused(ErrorCode::MESSAGE_TOO_LARGE));
     rig.answer(sent_behind, refused(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER));
     rig.now += Duration::from_millis(20);
-    for (expected, sequence_expected) in [(vec![1, 2], 0), (vec![3, 4], 2), (vec![behind], 4)] {
+    for (expected, sequence_expected) in [(vec![2, 3], 1), (vec![4, 5], 3), (vec![behind], 5)] {
         let mut piece = rig.one();
         assert_eq!((numbers(&mut piece), sequence(&piece)), (expected, sequence_expected));
         rig.answer(piece, appended(i64::from(sequence_expected)));
     }
     assert_eq!(
-        (1..=5).map(|n| rig.result(n).expect("told").expect("there")).collect::<Vec<_>>(),
-        [0, 1, 2, 3, 4]
+        (2..=6).map(|n| rig.result(n).expect("told").expect("there")).collect::<Vec<_>>(),
+        [1, 2, 3, 4, 5]
     );
     for _ in 0..4 {
         rig.append_of(25);
@@ -282,7 +292,7 @@ fn a_batch_that_is_too_large_comes_again_in_pieces_and_later_ones_are_smaller() 
     assert!(rig.one().payload_bytes() <= bytes / 2);
 }
 
-/// A broker that appends batches in the order of their sequences and no other, as Kafka does.
+/// A broker that appends batches in the order of their sequences and no other, from whichever it sees first, as Kafka does.
 #[derive(Default)]
 struct Log {
     next: BTreeMap<i64, i32>,
@@ -292,7 +302,7 @@ struct Log {
 impl Log {
     fn take(&mut self, batch: &mut Batch) -> Try {
         let sequence = batch.sequence.expect("an idempotent batch");
-        let next = self.next.entry(sequence.producer_id).or_default();
+        let next = self.next.entry(sequence.producer_id).or_insert(sequence.first);
         if sequence.first < *next {
             return refused(ErrorCode::DUPLICATE_SEQUENCE_NUMBER);
         }

@@ -190,8 +190,8 @@ impl Shared {
     /// Tells each batch's result and gives its memory back.
     pub(super) fn settle(&self, settled: Vec<Settled>) {
         for Settled { batch, result } in settled {
-            self.memory.add_permits(batch.memory_bytes);
             batch.promise.keep(result);
+            self.memory.add_permits(batch.memory_bytes);
         }
         if self.is_idle() {
             self.idle.notify_waiters();

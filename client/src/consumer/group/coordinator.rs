@@ -176,7 +176,10 @@ impl Coordinator {
             tokio::select! {
                 told = &mut telling => return told.map_err(|_| Ended::Left),
                 order = self.orders.recv() => self.serve(order).await?,
-                () = tokio::time::sleep(self.link.config.heartbeat_interval) => self.stay().await,
+                // Whether it is out is heard of again with the next request.
+                () = tokio::time::sleep(self.link.config.heartbeat_interval) => {
+                    self.stay().await;
+                }
             }
         }
     }
@@ -200,18 +203,24 @@ impl Coordinator {
         let deadline = clock::now() + self.link.config.rebalance_timeout;
         let (mut left, mut others) = (false, None);
         loop {
-            tokio::select! {
+            let is_out = tokio::select! {
                 // Where the reader is gone, the orders end too.
                 _ = &mut is_done => break,
-                order = self.orders.recv() => self.serve(order).await?,
-                () = tokio::time::sleep(self.link.config.heartbeat_interval), if !left => self.stay().await,
-                () = sleep_until(Some(deadline)), if !left => {
-                    tracing::warn!(group = self.link.config.group, "the reader was too slow for its group");
-                    left = true;
-                    late.store(true, Release);
-                    self.leave_group().await;
-                    others = self.membership.begin_anew(clock::now());
+                order = self.orders.recv() => {
+                    self.serve(order).await?;
+                    false
                 }
+                () = tokio::time::sleep(self.link.config.heartbeat_interval), if !left => !self.stay().await,
+                () = sleep_until(Some(deadline)), if !left => {
+                    self.leave_group().await;
+                    true
+                }
+            };
+            if is_out && !left {
+                tracing::warn!(group = self.link.config.group, "the reader was too slow for its group");
+                left = true;
+                late.store(true, Release);
+                others = self.membership.begin_anew(clock::now());
             }
         }
         if self.link.config.commit_every.is_some() && !left {
@@ -228,17 +237,25 @@ impl Coordinator {
         }
     }
 
-    /// Is heard of while the reader takes its time; what the coordinator says is asked for again later.
-    async fn stay(&mut self) {
+    /// Is heard of while the reader takes its time. False when the group has taken this member out; whatever else the
+    /// coordinator says is asked for again later.
+    async fn stay(&mut self) -> bool {
         let (generation, member_id) = self.membership.identity();
         let request = self.heartbeat(generation, member_id.to_string());
         let code = match self.link.call(Lane::Group, &request, i16::MAX, Duration::ZERO).await {
             Ok(answer) => ErrorCode(answer.error_code),
-            Err(error) => return tracing::debug!(%error, "a heartbeat was not answered"),
+            Err(error) => {
+                tracing::debug!(%error, "a heartbeat was not answered");
+                return true;
+            }
         };
         if matches!(code, ErrorCode::NONE | ErrorCode::REBALANCE_IN_PROGRESS) {
             self.membership.heard_of(clock::now());
         }
+        !matches!(
+            code,
+            ErrorCode::UNKNOWN_MEMBER_ID | ErrorCode::ILLEGAL_GENERATION | ErrorCode::FENCED_INSTANCE_ID
+        )
     }
 
     fn heartbeat(&self, generation_id: i32, member_id: String) -> HeartbeatRequest {
