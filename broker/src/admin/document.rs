@@ -11,12 +11,8 @@ use super::{
 };
 use crate::generated;
 
-fn name(shape: &Shape) -> String {
-    shape.name.trim_end_matches("Json").to_string()
-}
-
 fn link(shape: &Shape) -> String {
-    format!("[{}](#{})", name(shape), name(shape).to_lowercase())
+    format!("[{}](#{})", shape.name, shape.name.to_lowercase())
 }
 
 fn paths() -> String {
@@ -41,8 +37,7 @@ fn values() -> String {
     let description = openapi::description();
     let schemas = description["components"]["schemas"].as_object().expect("schemas");
     let mut text = String::new();
-    for (schema_name, schema) in schemas {
-        let title = schema_name.trim_end_matches("Json");
+    for (title, schema) in schemas {
         let about = schema["description"].as_str().unwrap_or_default();
         let _ = write!(text, "### {title}\n\n{about}\n\n");
         if let Some(fields) = schema["properties"].as_object() {
@@ -72,7 +67,7 @@ fn shown(choice: &Value) -> String {
 
 fn kind(schema: &Value) -> String {
     if let Some(reference) = schema["$ref"].as_str().or(schema["allOf"][0]["$ref"].as_str()) {
-        let name = reference.rsplit('/').next().unwrap_or_default().trim_end_matches("Json");
+        let name = reference.rsplit('/').next().unwrap_or_default();
         return format!("[{name}](#{})", name.to_lowercase());
     }
     match &schema["type"] {

@@ -34,6 +34,7 @@ const NO_GENERATION: i32 = -1;
 /// Groups in few words.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Groups")]
 pub(super) struct GroupsJson {
     /// Every group that the node that answers coordinates, sorted by name.
     groups: Vec<GroupSummaryJson>,
@@ -42,6 +43,7 @@ pub(super) struct GroupsJson {
 /// A group in few words.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "GroupSummary")]
 struct GroupSummaryJson {
     /// Its name.
     name: String,
@@ -54,6 +56,7 @@ struct GroupSummaryJson {
 /// A group, and how far it is behind.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Group")]
 pub(super) struct GroupJson {
     /// Its name.
     name: String,
@@ -76,6 +79,7 @@ pub(super) struct GroupJson {
 /// A member of a group.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Member")]
 struct MemberJson {
     /// Its id.
     id: String,
@@ -92,6 +96,7 @@ struct MemberJson {
 /// What a group has read of a topic.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "GroupTopic")]
 struct GroupTopicJson {
     /// The topic's name.
     topic: String,
@@ -106,6 +111,7 @@ struct GroupTopicJson {
 /// What a group has read of a partition.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "GroupPartition")]
 struct GroupPartitionJson {
     /// The partition's number.
     partition: i32,
@@ -124,6 +130,7 @@ struct GroupPartitionJson {
 /// Where a group is to go on.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Reset")]
 pub(super) struct ResetJson {
     /// The topic.
     topic: String,
@@ -137,6 +144,7 @@ pub(super) struct ResetJson {
 /// A place in a partition.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[schemars(rename = "Position")]
 enum PositionJson {
     /// The first record that there is.
     Earliest,
@@ -151,6 +159,7 @@ enum PositionJson {
 /// Where a group goes on now.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "ResetDone")]
 pub(super) struct ResetDoneJson {
     /// The group.
     group: String,

@@ -14,6 +14,7 @@ use crate::service::{BrokerConfigError, FetchError, GroupError, TopicError};
 /// Why a request has no answer.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Problem")]
 pub(super) struct ProblemJson {
     /// In words, with what is allowed.
     pub(super) error: String,

@@ -16,6 +16,7 @@ use crate::service::BrokerScope;
 /// Keys of the broker that change; all or none.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "ConfigChange")]
 pub(super) struct ConfigChangeJson {
     /// Keys with their new values.
     #[serde(default)]
@@ -31,6 +32,7 @@ pub(super) struct ConfigChangeJson {
 /// What is logged.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Log")]
 pub(super) struct LogJson {
     /// The filter that is in force.
     filter: String,
@@ -41,6 +43,7 @@ pub(super) struct LogJson {
 /// What is to be logged from now on.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "LogChange")]
 pub(super) struct LogChangeJson {
     /// As in RUST_LOG: `info`, or `info,millstream::kafka=debug`. Null brings back what was in force at start.
     filter: Option<String>,

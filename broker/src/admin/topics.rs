@@ -21,6 +21,7 @@ use crate::service::NewTopic;
 /// A topic to be made.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "NewTopic")]
 pub(super) struct NewTopicJson {
     /// Its name: 1 to 249 letters, digits, `.`, `_` and `-`.
     name: String,
@@ -41,6 +42,7 @@ pub(super) struct NewTopicJson {
 /// What changes of a topic. Either everything that is asked for is allowed, or nothing happens.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "TopicChange")]
 pub(super) struct TopicChangeJson {
     /// How many partitions it is to have; more than now.
     #[serde(default)]

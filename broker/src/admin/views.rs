@@ -11,6 +11,7 @@ use crate::service::{ConfigEntry, ConfigSource, PartitionView, Service, TopicVie
 /// The cluster as the node that answers knows it.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Cluster")]
 pub(super) struct ClusterJson {
     /// The id that Kafka clients see.
     cluster_id: String,
@@ -31,6 +32,7 @@ pub(super) struct ClusterJson {
 /// A broker, as clients reach it.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Broker")]
 struct BrokerJson {
     /// Node id.
     id: i32,
@@ -45,6 +47,7 @@ struct BrokerJson {
 /// A Raft group that carries partitions.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Shard")]
 struct ShardJson {
     /// The shard's number.
     id: u32,
@@ -55,6 +58,7 @@ struct ShardJson {
 /// Configuration keys.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Configs")]
 pub(super) struct ConfigsJson {
     /// Every key, with `log.` in front those that topics take from the broker.
     config: Vec<ConfigJson>,
@@ -63,6 +67,7 @@ pub(super) struct ConfigsJson {
 /// A configuration key.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Config")]
 struct ConfigJson {
     /// Kafka's name of it.
     name: String,
@@ -79,6 +84,7 @@ struct ConfigJson {
 /// Topics in few words.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Topics")]
 pub(super) struct TopicsJson {
     /// Every topic, sorted by name.
     topics: Vec<TopicSummaryJson>,
@@ -87,6 +93,7 @@ pub(super) struct TopicsJson {
 /// A topic in few words.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "TopicSummary")]
 struct TopicSummaryJson {
     /// Its name.
     name: String,
@@ -103,6 +110,7 @@ struct TopicSummaryJson {
 /// A topic.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Topic")]
 pub(super) struct TopicJson {
     /// Its name.
     name: String,
@@ -119,6 +127,7 @@ pub(super) struct TopicJson {
 /// A partition.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Partition")]
 struct PartitionJson {
     /// Kafka's number of it.
     index: i32,

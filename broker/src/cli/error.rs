@@ -116,7 +116,7 @@ pub(super) enum CliError {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Missing {
     /// A partition of a topic.
-    #[error("topic '{topic}' has {partitions} partitions; partition {partition} is not one of them")]
+    #[error("topic '{topic}' has no partition {partition}; {}", those_there_are(*partitions))]
     Partition {
         /// The topic.
         topic: String,
@@ -133,10 +133,20 @@ pub(super) enum Missing {
     },
 }
 
+fn those_there_are(partitions: usize) -> String {
+    match partitions {
+        0 | 1 => "its only one is 0".to_string(),
+        n => format!("there are 0 to {}", n - 1),
+    }
+}
+
 impl From<SendError> for CliError {
     fn from(error: SendError) -> CliError {
         match error {
             SendError::Topic(error) => CliError::Client(error),
+            SendError::Partition { topic, partition, partitions } => {
+                CliError::Missing(Missing::Partition { topic, partitions, partition })
+            }
             other => CliError::Send(other),
         }
     }

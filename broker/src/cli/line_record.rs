@@ -112,7 +112,7 @@ fn take_bytes(object: &mut Map<String, Value>, name: &str) -> Result<Option<Opti
 
 fn hex(digits: &str) -> Option<Bytes> {
     let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    let is_hex = digits.len() % 2 == 0 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let is_hex = digits.len().is_multiple_of(2) && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     if is_hex { digits.as_bytes().chunks(2).map(pair).collect() } else { None }
 }
 

@@ -125,7 +125,8 @@ pub(super) fn run(args: ProduceArgs) -> Result<(), CliError> {
     };
     // Before the first line is read, so that whoever types does not type in vain.
     runtime.block_on(args.common.cluster().describe())?;
-    let mut progress = Progress::new(args.progress, sources.iter().map(|source| source.bytes).sum());
+    let typed = sources.iter().any(|source| source.typed);
+    let mut progress = Progress::new(args.progress, typed, sources.iter().map(|source| source.bytes).sum());
     let mut sending = Sending {
         runtime: &runtime,
         producer,

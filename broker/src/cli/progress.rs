@@ -19,7 +19,7 @@ const BAR_WIDTH: u64 = 24;
 /// Whether it is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum When {
-    /// When standard error is a terminal and standard input is not.
+    /// When standard error is a terminal and nobody types the records.
     Auto,
     /// Always.
     Always,
@@ -38,11 +38,11 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Nothing is done yet of so many bytes, if that is known.
-    pub(super) fn new(when: When, bytes_total: Option<u64>) -> Progress {
+    /// Nothing is done yet of so many bytes, if that is known; `typed` when a person gives the records.
+    pub(super) fn new(when: When, typed: bool, bytes_total: Option<u64>) -> Progress {
         let now = clock::monotonic();
         let shown = match when {
-            When::Auto => io::stderr().is_terminal() && !io::stdin().is_terminal(),
+            When::Auto => io::stderr().is_terminal() && !typed,
             When::Always => true,
             When::Never => false,
         };
@@ -53,7 +53,7 @@ impl Progress {
     pub(super) fn add(&mut self, records: u64, bytes: u64) {
         self.records += records;
         self.bytes += bytes;
-        if !self.shown || (self.records % LOOK_EVERY != 0 && self.records > LOOK_EVERY) {
+        if !self.shown || (self.records > LOOK_EVERY && !self.records.is_multiple_of(LOOK_EVERY)) {
             return;
         }
         let now = clock::monotonic();
@@ -101,12 +101,12 @@ mod tests {
 
     #[test]
     fn the_bar_grows_with_what_is_done() {
-        let mut progress = Progress::new(When::Never, Some(1_000));
+        let mut progress = Progress::new(When::Never, false, Some(1_000));
         progress.add(10, 500);
         let line = progress.line(progress.begun + Duration::from_secs(5));
         assert!(line.starts_with("[############............]  50 %  10 records"), "{line}");
         assert!(line.ends_with("2 records/s, 5.0s left"), "{line}");
-        let unknown = Progress::new(When::Never, None);
+        let unknown = Progress::new(When::Never, false, None);
         assert!(!unknown.line(unknown.begun).contains('['));
     }
 }

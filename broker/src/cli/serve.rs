@@ -32,13 +32,13 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "DIR", env = "MILLSTREAM_DATA_DIR")]
     data_dir: Option<PathBuf>,
     /// Where Kafka clients connect; port 0 takes any free one [default: 127.0.0.1:9092].
-    #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_KAFKA_ADDR")]
+    #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_KAFKA_ADDR", value_parser = host_and_port)]
     kafka_addr: Option<String>,
     /// Where HTTP is answered; port 0 takes any free one [default: 127.0.0.1:9644].
-    #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_HTTP_ADDR")]
+    #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_HTTP_ADDR", value_parser = host_and_port)]
     http_addr: Option<String>,
     /// What Kafka clients are told to connect to [default: the bound address].
-    #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_ADVERTISED_KAFKA")]
+    #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_ADVERTISED_KAFKA", value_parser = host_and_port)]
     advertised_kafka: Option<String>,
     /// This node's id [default: 1].
     #[arg(long, value_name = "N", env = "MILLSTREAM_NODE_ID")]
@@ -53,9 +53,20 @@ pub(super) struct ServeArgs {
     /// Any configuration key; may be given several times.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// The shape of log lines, which go to standard error; RUST_LOG filters them.
+    /// The shape of log lines, which go to standard error; RUST_LOG filters them, and `cluster log-level` while it runs.
     #[arg(long, value_enum, default_value_t, env = "MILLSTREAM_LOG_FORMAT")]
     log_format: LogFormatArg,
+}
+
+/// An address as it is given, if it could be one.
+fn host_and_port(text: &str) -> Result<String, &'static str> {
+    let is_address =
+        text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if is_address {
+        Ok(text.to_string())
+    } else {
+        Err("an address is HOST:PORT, like 127.0.0.1:9092 or [::1]:9092")
+    }
 }
 
 /// Serves until the process is told to stop.

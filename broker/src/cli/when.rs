@@ -119,10 +119,11 @@ pub(super) fn date_text(ms: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
 }
 
-/// How long something lasts, in at most two units: `4.2s`, `3m 20s`, `2h 5m`, `3d 4h`.
+/// How long something lasts, in at most two units: `0s`, `4.2s`, `3m 20s`, `2h 5m`, `3d 4h`.
 pub(super) fn lasting(ms: i64) -> String {
     let seconds = ms / 1_000;
     match seconds {
+        _ if ms == 0 => "0s".to_string(),
         0..10 => format!("{}.{}s", seconds, ms % 1_000 / 100),
         10..60 => format!("{seconds}s"),
         60..3_600 => format!("{}m {}s", seconds / 60, seconds % 60),
@@ -168,7 +169,8 @@ mod tests {
     #[test]
     fn durations_are_short() {
         for (ms, text) in [
-            (0, "0.0s"),
+            (0, "0s"),
+            (50, "0.0s"),
             (4_250, "4.2s"),
             (59_999, "59s"),
             (200_000, "3m 20s"),

@@ -1,0 +1,173 @@
+"""Every path of the HTTP port is asked, and its answers are held against the description that the port itself gives."""
+import json
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+from schema import check
+
+# What is sent, by operation. {name} in a path is the topic or the group below.
+TOPIC, GROUP = "described", "described-group"
+NAMES = {"topic": TOPIC, "change_topic": TOPIC, "delete_topic": TOPIC, "group": GROUP, "reset_group": GROUP, "delete_group": GROUP}
+BODIES = {
+    "create_topic": {"name": TOPIC, "partitions": 2, "config": {"retention.ms": "60000"}},
+    "change_topic": {"partitions": 3, "set": {"retention.ms": "70000"}},
+    "reset_group": {"topic": TOPIC, "to": "earliest"},
+    "change_cluster_config": {"set": {"num.partitions": "2"}},
+    "change_log": {"filter": "info,openraft=error"},
+}
+# What must be there before others can be asked, and what takes it away, last.
+ORDER = ["create_topic", "change_topic", "topic", "reset_group", "group", "delete_group", "delete_topic"]
+# Refusals that can be provoked: operation, name in the path, body, status.
+REFUSED = [
+    ("create_topic", None, {"name": "a b"}, 400),
+    ("create_topic", None, {"name": "x", "partitions": 0}, 400),
+    ("create_topic", None, {"name": "x", "config": {"retention.ms": "never"}}, 400),
+    ("create_topic", None, {"name": "x", "no-such-field": 1}, 400),
+    ("create_topic", None, b"{", 400),
+    ("topic", "no-such", None, 404),
+    ("change_topic", "no-such", {"partitions": 3}, 404),
+    ("delete_topic", "no-such", None, 404),
+    ("group", "no-such", None, 404),
+    ("delete_group", "no-such", None, 404),
+    ("reset_group", "g", {"topic": "no-such", "to": "latest"}, 404),
+    ("change_cluster_config", None, {"set": {"no.such": "1"}}, 400),
+    ("change_cluster_config", None, {"set": {"memtable.bytes": "67108864"}}, 400),
+    ("change_log", None, {"filter": "loud"}, 400),
+]
+
+
+class Port:
+    """The HTTP port of a broker and its description."""
+
+    def __init__(self, broker):
+        self.address = broker.http
+        status, _, body = self.ask("GET", "/v1/openapi.json")
+        assert status == 200, f"the description: {status}"
+        self.description = json.loads(body)
+        self.operations = {operation["operationId"]: (method.upper(), path, operation)
+                           for path, item in self.description["paths"].items()
+                           for method, operation in item.items() if method != "parameters"}
+
+    def ask(self, method, path, body=None, media="application/json"):
+        """Status, media type and text of an answer."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"content-type": media} if data is not None and media else {}
+        request = urllib.request.Request(f"http://{self.address}{path}", data=data, method=method, headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, answer.headers.get("content-type"), answer.read().decode()
+        except urllib.error.HTTPError as refused:
+            return refused.code, refused.headers.get("content-type"), refused.read().decode()
+
+    def call(self, operation_id, name=None, body=None, media="application/json"):
+        """Asks, and checks status, media type and shape of the answer; gives status and value."""
+        method, path, operation = self.operations[operation_id]
+        if isinstance(body, dict):
+            taken = operation["requestBody"]["content"]["application/json"]["schema"]
+            problems = check(body, taken, self.description)
+        status, found_media, text = self.ask(method, path.replace("{name}", urllib.parse.quote(name or "")), body, media)
+        what = f"{method} {path} {body}: {status} {text[:300]}"
+        if isinstance(body, dict) and status < 300:
+            assert not problems, f"{what}: it took what it does not describe: {problems}"
+        answer = operation["responses"].get(str(status))
+        assert answer, f"{what}: the status is not described"
+        if "content" not in answer:
+            assert not text, f"{what}: nothing is described"
+            return status, None
+        media_types = list(answer["content"])
+        assert found_media == media_types[0], f"{what}: {found_media} is not {media_types}"
+        if found_media != "application/json":
+            return status, text
+        value = json.loads(text)
+        problems = check(value, answer["content"]["application/json"]["schema"], self.description)
+        assert not problems, f"{what}: {problems}"
+        return status, value
+
+
+def everything_is_as_described(broker):
+    port = Port(broker)
+    others = [operation for operation in port.operations if operation not in ORDER]
+    assert set(ORDER) | set(others) == set(port.operations), "an operation of the test is not described"
+    for operation in others + ORDER:
+        status, value = port.call(operation, NAMES.get(operation), BODIES.get(operation))
+        assert status < 300, f"{operation}: {status} {value}"
+        if operation == "change_topic":
+            assert len(value["partitions"]) == 3 and value["config"] == {"retention.ms": "70000"}, value
+        if operation == "reset_group":
+            assert value["offsets"] == {"0": 0, "1": 0, "2": 0}, value
+    status, _ = port.call("create_topic", None, {"name": "only-asked", "validate_only": True})
+    assert status == 204 and port.call("topic", "only-asked")[0] == 404, "validate_only made a topic"
+    return f"{len(port.operations)} operations"
+
+
+def refusals_have_a_reason(broker):
+    port = Port(broker)
+    for operation, name, body, wanted in REFUSED:
+        status, value = port.call(operation, name, body)
+        assert status == wanted and len(value["error"]) > 10, f"{operation} {name} {body}: {status} {value}"
+    port.call("create_topic", None, {"name": "twice"})
+    assert port.call("create_topic", None, {"name": "twice"})[0] == 409, "made twice"
+    assert port.call("create_topic", None, b"{}", media=None)[0] == 415, "a body without a media type"
+    for method, path, wanted in [("GET", "/nothing", 404), ("PUT", "/v1/topics", 405), ("GET", "/v1/topics/a/b/c", 404)]:
+        status, media, text = port.ask(method, path)
+        assert (status, media) == (wanted, "application/json") and json.loads(text)["error"], f"{method} {path}: {status} {text}"
+    status, _, text = port.ask("POST", "/v1/topics", b'{"name": "' + b"x" * (2 << 20) + b'"}')
+    assert status == 413 and json.loads(text)["error"], f"a large body: {status} {text[:200]}"
+    return f"{len(REFUSED) + 7} refusals"
+
+
+def the_log_is_switched(broker):
+    """The new filter is in force when the answer comes, without a restart."""
+    port = Port(broker)
+    before = port.call("log")[1]
+    lines = lambda: broker.log_path.read_text().count("DEBUG")  # noqa: E731
+    assert lines() == 0, "debug lines before the switch"
+    port.call("change_log", None, {"filter": "debug"})
+    port.call("cluster")
+    port.call("create_topic", None, {"name": "logged"})
+    debug = lines()
+    assert debug > 0, "no debug lines after the switch"
+    back = port.call("change_log", None, {"filter": None})[1]
+    assert back == before, f"{back}, before {before}"
+    debug = lines()
+    port.call("create_topic", None, {"name": "not-logged"})
+    assert lines() == debug, "debug lines after the switch back"
+    return f"{debug} lines"
+
+
+def lag_in_seconds(broker):
+    """A record that is an hour old and not read makes a group an hour late, on every page; when it has read on, it is not."""
+    import os
+    import subprocess
+
+    from broker import binary
+    environment = dict(os.environ, MILLSTREAM_BOOTSTRAP=broker.bootstrap)
+    port = Port(broker)
+
+    def millstream(*words, text=None):
+        done = subprocess.run([binary(), *words], input=text, capture_output=True, text=True, timeout=60, env=environment)
+        assert done.returncode == 0, f"{words}: {done.stderr}"
+        return done.stdout
+
+    hour_ago = int(time.time() * 1000) - 3_600_000
+    port.call("create_topic", None, {"name": "late", "partitions": 1})
+    # All in one batch, so that the record's own time must be found within it.
+    lines = "".join(json.dumps({"value": str(n), "timestamp_ms": hour_ago + n * 600_000}) + "\n" for n in range(4))
+    millstream("produce", "late", "--format", "json", "--compression", "zstd", text=lines)
+
+    def seen():
+        page = port.ask("GET", "/metrics")[2].splitlines()
+        sample = lambda name: float(next(line for line in page if line.startswith(f'{name}{{group="g",topic="late"}}')).split()[-1])  # noqa: E731
+        from_http = port.call("group", "g")[1]
+        from_kafka = json.loads(millstream("group", "describe", "g", "--output", "json"))
+        return [(sample("millstream_group_lag_records"), sample("millstream_group_lag_seconds")),
+                (from_http["lag_records"], from_http["lag_seconds"]), (from_kafka["lag"], from_kafka["lag_seconds"])]
+
+    for offset, records, age in [(0, 4, 3_600), (1, 3, 3_000), (3, 1, 1_800), (4, 0, 0)]:
+        port.call("reset_group", "g", {"topic": "late", "to": {"offset": offset}})
+        for found in seen():
+            late_by = found[1] - age
+            assert found[0] == records and (0 <= late_by < 60 if records else found[1] == 0), f"at {offset}: {found}"
+    return "metrics, HTTP and command line agree"

@@ -1,0 +1,67 @@
+"""Commands that look different on a terminal, run on a pseudo-terminal."""
+import os
+import pty
+import select
+import subprocess
+import tempfile
+import termios
+import time
+
+from broker import binary
+
+SECONDS_MAX = 30
+
+
+class Terminal:
+    """A command on a terminal of 24 lines and 100 columns."""
+
+    def __init__(self, broker, *words):
+        self.ours, self.theirs = pty.openpty()
+        termios.tcsetwinsize(self.theirs, (24, 100))
+        self.before = termios.tcgetattr(self.theirs)
+        environment = dict(os.environ, MILLSTREAM_BOOTSTRAP=broker.bootstrap, MILLSTREAM_HTTP_ADDR=broker.http, TERM="xterm")
+        self.process = subprocess.Popen([binary(), *words], stdin=self.theirs, stdout=self.theirs, stderr=self.theirs,
+                                        env=environment, start_new_session=True)
+        self.text = ""
+
+    def read_until(self, *wanted):
+        """Reads until all of the texts were shown."""
+        deadline = time.monotonic() + SECONDS_MAX
+        while not all(text in self.text for text in wanted):
+            left = deadline - time.monotonic()
+            assert left > 0, f"{wanted} not shown in {self.text[-1500:]!r}"
+            if select.select([self.ours], [], [], min(left, 0.2))[0]:
+                self.text += os.read(self.ours, 65536).decode(errors="replace")
+
+    def type(self, keys):
+        os.write(self.ours, keys)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+        os.close(self.ours)
+        os.close(self.theirs)
+
+
+def top_shows_and_ends(broker):
+    with Terminal(broker, "top") as top:
+        top.read_until("produce", "LATENCY", "disk", "q ends")
+        assert "\x1b[?1049h" in top.text and not termios.tcgetattr(top.theirs)[3] & termios.ICANON, "not the whole terminal"
+        top.type(b"q")
+        top.read_until("\x1b[?1049l")
+        assert top.process.wait(SECONDS_MAX) == 0, "it does not end well"
+        assert termios.tcgetattr(top.theirs) == top.before, "the terminal is not as it was"
+
+
+def produce_shows_progress(broker):
+    with tempfile.NamedTemporaryFile("w", suffix=".lines") as lines:
+        lines.write("x" * 99 + "\n" + ("y" * 99 + "\n") * 2999)
+        lines.flush()
+        with Terminal(broker, "produce", "shown", "--rate", "2000", "--file", lines.name) as produce:
+            produce.read_until("[#", " %  ", "records/s", " left")
+            produce.read_until("3000 records produced to 'shown'")
+            assert produce.process.wait(SECONDS_MAX) == 0, "it does not end well"
