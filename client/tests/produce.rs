@@ -147,7 +147,7 @@ async fn records_without_a_key_go_to_all_partitions_in_large_batches() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_broker_delivery_ends_at_its_deadline() {
+async fn where_no_broker_is_nothing_is_taken() {
     let nobody =
         std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
     let config = ClientConfig {

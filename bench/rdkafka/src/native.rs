@@ -63,6 +63,8 @@ pub fn consume(job: &Job) -> u64 {
         .set("bootstrap.servers", &job.bootstrap)
         .set("group.id", "client-speed")
         .set("enable.auto.commit", "false")
+        // Its default stops the reading of small records for a second at a time.
+        .set("queued.min.messages", "1000000")
         .create()
         .expect("a consumer");
     let metadata = consumer.fetch_metadata(Some(&job.topic), WAIT).expect("metadata");

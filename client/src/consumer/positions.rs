@@ -148,7 +148,9 @@ impl Positions {
 
     /// From now on these are not read.
     pub(super) fn remove(&mut self, partitions: &[TopicPartition]) {
-        partitions.iter().for_each(|partition| drop(self.all.remove(partition)));
+        for partition in partitions {
+            self.all.remove(partition);
+        }
     }
 
     /// Goes on from elsewhere; false for a partition that is not read.

@@ -84,6 +84,7 @@ pub(crate) struct Step {
     pub(crate) wake_at: Option<Instant>,
 }
 
+#[derive(Default)]
 struct Partition {
     open: Option<Batch>,
     ready: VecDeque<Batch>,
@@ -101,23 +102,6 @@ struct Partition {
     batch_bytes_max: Option<usize>,
     /// What the last try that failed ended with.
     last_failure: Option<String>,
-}
-
-impl Default for Partition {
-    fn default() -> Partition {
-        Partition {
-            open: None,
-            ready: VecDeque::new(),
-            again: VecDeque::new(),
-            in_flight: 0,
-            next_sequence: 0,
-            introduced: false,
-            busy: false,
-            last_bytes: 0,
-            batch_bytes_max: None,
-            last_failure: None,
-        }
-    }
 }
 
 impl Partition {
@@ -433,10 +417,7 @@ impl Machine {
             self.try_again(batch, doubtful, code.name().to_string(), now, chance);
             return None;
         }
-        let batch = match self.split(batch, code, now) {
-            Ok(()) => return None,
-            Err(batch) => batch,
-        };
+        let batch = self.split(batch, code, now)?;
         // Its sequence is not in the log and never will be; what follows would be out of order.
         self.renew |= batch.sequence.is_some();
         Some(Settled { batch, result: Err(DeliveryError::Refused { code, reason }) })
@@ -444,12 +425,15 @@ impl Machine {
 
     /// A batch that is too large for the broker comes again in two pieces, and later ones are made smaller; gives back what
     /// cannot be split.
-    fn split(&mut self, batch: Batch, code: ErrorCode, now: Instant) -> Result<(), Batch> {
+    fn split(&mut self, batch: Batch, code: ErrorCode, now: Instant) -> Option<Batch> {
         if !matches!(code, ErrorCode::MESSAGE_TOO_LARGE | ErrorCode::RECORD_LIST_TOO_LARGE) {
-            return Err(batch);
+            return Some(batch);
         }
         let bytes = batch.payload_bytes();
-        let pieces = batch.split(self.rules.codec)?;
+        let mut pieces = batch.split(self.rules.codec);
+        if pieces.len() < 2 {
+            return pieces.pop();
+        }
         for mut piece in pieces {
             piece.not_before = now;
             let Some(partition) = self.partitions.get_mut(&piece.place) else { continue };
@@ -458,7 +442,7 @@ impl Machine {
             partition.batch_bytes_max = Some(smaller);
             partition.put_again(piece);
         }
-        Ok(())
+        None
     }
 
     /// Whether an earlier batch of the partition is on its way or waits to be tried again.

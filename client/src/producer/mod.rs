@@ -1,7 +1,8 @@
 //! The producer: records in, batches out, a result for each record.
 //!
-//! What it decides is in [`machine`] (pure); what it does is in `sender` (one task, and `lane`: one for each broker). A record is copied once, into its
-//! batch. Memory is bounded: who produces faster than the brokers take waits in [`Producer::send`].
+//! What it decides is in `machine` (pure); what it does is in `sender` (one task, and `lane`: one for each broker). A record
+//! is copied once, into its batch, which is sent from where it lies. Memory is bounded: who produces faster than the brokers
+//! take waits in [`Producer::send`].
 
 mod batch;
 mod lane;

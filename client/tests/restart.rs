@@ -1,0 +1,140 @@
+//! A broker that is killed and comes back, under a producer and a group that go on.
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use millstream_client::{
+    ClientConfig, Cluster,
+    admin::{Admin, NewTopic},
+    consumer::{Assignor, Consumer, ConsumerConfig, GroupConsumer, Start},
+    producer::{DeliveryError, Producer, ProducerConfig, Record},
+};
+use support::{in_time, member, number, place};
+
+const PARTITIONS: i32 = 3;
+const RECORDS: u32 = 6000;
+const KILLS: usize = 3;
+
+/// A broker of its own, killed at the end.
+struct Broker {
+    child: Child,
+    address: String,
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Broker {
+    fn start(folder: &Path, address: &str) -> Broker {
+        let program = std::env::var("MILLSTREAM_BIN").expect("MILLSTREAM_BIN=the broker's program");
+        let mut child = Command::new(program)
+            .args(["serve", "--kafka-addr", address, "--http-addr", "127.0.0.1:0", "--data-dir"])
+            .arg(folder)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("started");
+        let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+        let ready = |line: &String| {
+            Some(line.strip_prefix("millstream ready kafka=")?.split(' ').next()?.to_string())
+        };
+        let address = lines.by_ref().map_while(Result::ok).find_map(|line| ready(&line)).expect("ready");
+        std::thread::spawn(move || lines.for_each(drop));
+        Broker { child, address }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a broker's program: client/tests/run"]
+async fn a_broker_that_is_killed_and_comes_back_loses_nothing_and_gets_nothing_twice() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    let mut broker = Broker::start(&data, "127.0.0.1:0");
+    let address = broker.address.clone();
+    let cluster = || Cluster::new(ClientConfig::new(&address));
+    let new = NewTopic { name: "t".into(), partitions: Some(PARTITIONS), ..NewTopic::default() };
+    Admin::new(cluster()).create_topic(&new, false).await.expect("created");
+
+    let producing = tokio::spawn(produce(cluster()));
+    let reading = tokio::spawn(read_as_member(cluster()));
+    for _ in 0..KILLS {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        drop(broker);
+        broker = Broker::start(&data, &address);
+    }
+    in_time("all delivered", producing).await.expect("no panic");
+    let seen = in_time("all read", reading).await.expect("no panic");
+    assert!((0..RECORDS).all(|n| seen.contains_key(&n)), "the group missed none");
+
+    let mut log = BTreeMap::<i32, Vec<u32>>::new();
+    let mut consumer = Consumer::new(cluster(), ConsumerConfig::default());
+    consumer.assign((0..PARTITIONS).map(|partition| (place("t", partition), Start::Beginning)));
+    while log.values().map(Vec::len).sum::<usize>() < RECORDS as usize {
+        let chunk = in_time("records", consumer.next()).await.expect("records");
+        let numbers = chunk.records.iter().map(|record| number(&record.value));
+        log.entry(chunk.partition.partition).or_default().extend(numbers);
+    }
+    assert!(log.values().all(|numbers| numbers.is_sorted_by(|a, b| a < b)), "in order, none twice");
+}
+
+/// Numbered records, some each millisecond, so that every kill hits some of them.
+async fn produce(cluster: Cluster) {
+    let producer = Producer::new(cluster, ProducerConfig::default());
+    let mut deliveries = Vec::new();
+    for n in 0..RECORDS {
+        let partition = Some((n % PARTITIONS as u32) as i32);
+        let record = Record { value: Some(n.to_string().into()), partition, ..Record::default() };
+        deliveries.push(producer.send("t", record).await.expect("taken"));
+        if n % 3 == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    for delivery in deliveries {
+        delivery.await.expect("delivered");
+    }
+    producer.close().await;
+}
+
+/// How often a group has read each record.
+async fn read_as_member(cluster: Cluster) -> BTreeMap<u32, u32> {
+    let mut member = GroupConsumer::new(cluster, member("g", "t", Assignor::CooperativeSticky));
+    let mut seen = BTreeMap::new();
+    while seen.len() < RECORDS as usize {
+        let chunk = member.next().await.expect("records");
+        chunk.records.iter().for_each(|record| *seen.entry(number(&record.value)).or_default() += 1);
+    }
+    // The group's last offsets are noted, or it is said why not.
+    member.close().await.expect("left");
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a broker's program: client/tests/run"]
+async fn when_a_broker_that_is_killed_stays_away_delivery_ends_at_its_deadline() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let broker = Broker::start(&folder.path().join("data"), "127.0.0.1:0");
+    let delivery_timeout = Duration::from_secs(1);
+    let config = ProducerConfig { delivery_timeout, ..ProducerConfig::default() };
+    let producer = Producer::new(Cluster::new(ClientConfig::new(&broker.address)), config);
+    producer.send("t", Record::default()).await.expect("taken").await.expect("delivered");
+    drop(broker);
+    let waiting = producer.send("t", Record::default()).await.expect("taken").wait();
+    let result = tokio::time::timeout(delivery_timeout * 5, waiting).await.expect("in time");
+    assert!(
+        matches!(result, Err(DeliveryError::Expired { .. } | DeliveryError::Unknown { .. })),
+        "{result:?}"
+    );
+    in_time("closed", producer.close()).await;
+}
