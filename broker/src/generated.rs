@@ -21,7 +21,7 @@ pub(crate) fn check(document: &Path, name: &str, wanted: &str) {
     }
     let differ = found.lines().zip(wanted.lines()).find(|(found, wanted)| found != wanted);
     panic!(
-        "{} is not what the code says, first at {differ:?}; `MILLSTREAM_UPDATE_DOCS=1 cargo test -p millstream --lib document` writes it",
+        "{} is not what the code says, first at {differ:?}; `MILLSTREAM_UPDATE_DOCS=1 cargo test -p millstream --lib document -- --test-threads=1` writes it",
         document.display()
     );
 }

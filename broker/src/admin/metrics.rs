@@ -186,9 +186,8 @@ fn labels(group: &str, topic: &str) -> String {
 
 fn about_log(text: &mut MetricsText, wal: &Wal) {
     let stats = wal.stats();
-    text.one(&of::WAL_SYNCS, read(&stats.syncs));
+    text.histograms(&of::WAL_SYNC, [(String::new(), stats.syncs.read())]);
     text.one(&of::WAL_WRITTEN, read(&stats.bytes));
-    text.one(&of::WAL_SYNC_SECONDS, seconds(read(&stats.sync_micros)));
     text.one(&of::WAL_LIVE, wal.size_bytes());
     text.one(&of::WAL_MEMORY, wal.memory_bytes());
 }

@@ -33,9 +33,18 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 
+/// What a newcomer does first.
+const FIRST_STEPS: &str = "\
+First steps:
+  millstream serve                              runs a broker on 127.0.0.1:9092, with its data in ./millstream-data
+  millstream topic create orders                makes a topic
+  echo hello | millstream produce orders        writes a record
+  millstream consume orders                     reads what there is; with --follow also what comes
+  millstream top                                shows what the broker does";
+
 /// A durable message broker that speaks the Kafka protocol.
 #[derive(Debug, Parser)]
-#[command(name = "millstream", version, propagate_version = true, arg_required_else_help = true)]
+#[command(name = "millstream", version, propagate_version = true, arg_required_else_help = true, after_help = FIRST_STEPS)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

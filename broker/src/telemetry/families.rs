@@ -89,9 +89,9 @@ families! {
             "Pairs of group and topic whose age is not known now, so that they have no millstream_group_lag_seconds: records without a timestamp, or more partitions moved since the last look than one look may read.";
     }
     "Log" {
-        WAL_SYNCS: Counter "millstream_wal_syncs_total" [] "Durable writes of the log. Records per sync say how well group commit works.";
+        WAL_SYNC: Histogram "millstream_wal_sync_seconds" []
+            "Durable writes of the log. Records for each of them say how well group commit works.";
         WAL_WRITTEN: Counter "millstream_wal_written_bytes_total" [] "Bytes of these, padding included.";
-        WAL_SYNC_SECONDS: Counter "millstream_wal_sync_seconds_total" [] "Time that these took together.";
         WAL_LIVE: Gauge "millstream_wal_live_bytes" [] "Bytes of log files that are still needed.";
         WAL_MEMORY: Gauge "millstream_wal_memory_bytes" [] "Log memory that batches, readers and replies hold.";
     }

@@ -4,13 +4,13 @@
 //! runs behind them.
 
 pub mod families;
-mod histogram;
 mod log;
 mod meter;
 mod text;
 
 pub use families::{Family, Kind};
-pub use histogram::{Histogram, HistogramReading};
+pub use millstream_model::{Histogram, HistogramReading};
+
 pub use log::{FilterError, LogFormat, LogSwitch, start_log};
 pub use meter::{ApiMeter, CommitMeter, Meter, StageMeter, TopicMeter};
 pub use text::MetricsText;

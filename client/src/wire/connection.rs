@@ -329,6 +329,9 @@ async fn read_frame(
     fill(socket, buffer, FRAME_LENGTH_BYTES).await?;
     let prefix = buffer.split_to(FRAME_LENGTH_BYTES);
     let prefix = prefix.first_chunk().copied().unwrap_or_default();
+    if &prefix == b"HTTP" {
+        return Err(io::Error::other("this port answers HTTP, not the Kafka protocol"));
+    }
     let length = frame_length(prefix, bytes_max).map_err(io::Error::other)?;
     fill(socket, buffer, length).await?;
     Ok(buffer.split_to(length).freeze())

@@ -95,7 +95,8 @@ impl Change<'_> {
     /// The time that part of the durations of a histogram since the last look did not exceed, in seconds; `None` without
     /// any. Within a bucket durations are taken to be spread evenly.
     pub(super) fn quantile(&self, family: &str, labels: &str, part: f64) -> Option<f64> {
-        let prefix = format!("{family}_bucket{{{labels},le=\"");
+        let comma = if labels.is_empty() { "" } else { "," };
+        let prefix = format!("{family}_bucket{{{labels}{comma}le=\"");
         let bound = |name: &str| name.strip_prefix(&prefix)?.strip_suffix("\"}")?.parse::<f64>().ok();
         let buckets =
             self.now.samples.range(prefix.clone()..).take_while(|(name, _)| name.starts_with(&prefix));

@@ -24,11 +24,12 @@ const REQUESTS: &str = "millstream_request_duration_seconds";
 const PRODUCE: &str = "millstream_produce_stage_seconds";
 const FETCH: &str = "millstream_fetch_stage_seconds";
 /// Where time goes: name for people, name for programs, histogram, labels.
-const TIMES: [(&str, &str, &str, &str); 6] = [
+const TIMES: [(&str, &str, &str, &str); 7] = [
     ("produce", "produce", REQUESTS, "api=\"Produce\""),
     ("  check", "produce_check", PRODUCE, "stage=\"check\""),
     ("  queue", "produce_queue", PRODUCE, "stage=\"queue\""),
     ("  log", "produce_log", PRODUCE, "stage=\"log\""),
+    ("  sync", "wal_sync", "millstream_wal_sync_seconds", ""),
     ("fetch read", "fetch_read", FETCH, "stage=\"read\""),
     ("fetch wait", "fetch_wait", FETCH, "stage=\"wait\""),
 ];
@@ -92,8 +93,8 @@ pub(super) fn summary(change: &Change<'_>) -> Value {
         "fetch_bytes_per_second": change.rate("millstream_fetch_bytes_total"),
         "latency_ms": latency,
         "lag": lags.collect::<Vec<_>>(),
-        "wal_syncs_per_second": change.rate("millstream_wal_syncs_total"),
-        "wal_busy": change.rate("millstream_wal_sync_seconds_total"),
+        "wal_syncs_per_second": change.rate("millstream_wal_sync_seconds_count"),
+        "wal_busy": change.rate("millstream_wal_sync_seconds_sum"),
         "cpus": change.rate("process_cpu_seconds_total"),
         "connections": change.value("millstream_connections"),
         "resident_bytes": change.value("process_resident_memory_bytes"),
@@ -160,14 +161,14 @@ fn requests(change: &Change<'_>) -> String {
 }
 
 fn log(change: &Change<'_>) -> String {
-    let syncs = change.growth("millstream_wal_syncs_total");
+    let syncs = change.growth("millstream_wal_sync_seconds_count");
     let each_ms =
-        if syncs > 0.0 { change.growth("millstream_wal_sync_seconds_total") * 1000.0 / syncs } else { 0.0 };
+        if syncs > 0.0 { change.growth("millstream_wal_sync_seconds_sum") * 1000.0 / syncs } else { 0.0 };
     format!(
         "{:.0} syncs/s of {each_ms:.2} ms, {:.1} MiB/s, busy {:.0} %",
-        change.rate("millstream_wal_syncs_total"),
+        change.rate("millstream_wal_sync_seconds_count"),
         change.rate("millstream_wal_written_bytes_total") / MIB,
-        change.rate("millstream_wal_sync_seconds_total") * 100.0,
+        change.rate("millstream_wal_sync_seconds_sum") * 100.0,
     )
 }
 

@@ -33,7 +33,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_model::{GroupId, LogId};
+use millstream_model::{GroupId, Histogram, LogId};
 use parking_lot::Mutex;
 
 pub use group::{GroupLog, GroupState};
@@ -219,14 +219,10 @@ pub enum ReadError {
 /// What the log has done since it was opened.
 #[derive(Debug, Default)]
 pub struct WalStats {
-    /// Durable writes.
-    pub syncs: AtomicU64,
+    /// Durable writes, and how long each took.
+    pub syncs: Histogram,
     /// Bytes of these, padding included.
     pub bytes: AtomicU64,
-    /// Microseconds that they took together.
-    pub sync_micros: AtomicU64,
-    /// The longest one in microseconds since it was last read.
-    pub sync_micros_max: AtomicU64,
 }
 
 impl fmt::Debug for WalConfig {

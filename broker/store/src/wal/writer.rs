@@ -248,17 +248,15 @@ impl Writer {
         if !file.is_durable() {
             file.sync()?;
         }
-        let micros = started.elapsed().as_micros() as u64;
+        let took = started.elapsed();
         let end = Position::new(last.at.seq(), last.at.offset() + last.range.len());
         // In the second half of a file the one behind the next is wanted too: under load two are ahead.
         if first.at.offset() < last.file_middle() && end.offset() >= last.file_middle() {
             self.shared.files.want(last.at.seq() + 2);
         }
         let stats = &self.shared.stats;
-        stats.syncs.fetch_add(1, Relaxed);
+        stats.syncs.record(took);
         stats.bytes.fetch_add((end.offset() - first.at.offset()) as u64, Relaxed);
-        stats.sync_micros.fetch_add(micros, Relaxed);
-        stats.sync_micros_max.fetch_max(micros, Relaxed);
         Ok(end)
     }
 
