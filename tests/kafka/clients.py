@@ -131,7 +131,8 @@ def _java():
     shown = [word for name in ("partition", "offset", "key") for word in ("--formatter-property", f"print.{name}=true")]
     properties = [word for name in ("session.timeout.ms=6000", "heartbeat.interval.ms=500", "auto.commit.interval.ms=100") for word in ("--command-property", name)]
     console = Client("console", "Java", version, [TOOL, "console-consumer", *server, "--group", "{group}", "--from-beginning", *shown, *properties],
-                     [TOOL, "console-producer", *server, "--reader-property", "parse.key=true", "--reader-property", "key.separator=|", "--compression-codec", "{codec}"],
+                     [TOOL, "console-producer", *server, "--reader-property", "parse.key=true", "--reader-property", "key.separator=|", "--compression-codec", "{codec}",
+                      "--message-send-max-retries", "2147483647"],
                      None, console_consumer, lambda _, n: f"{key(n).decode()}|{value(n).decode()}\n", signal.SIGTERM,
                      tells_assigned=False, tells_committed=False, in_groups=False)
     consumer = [TOOL, "verifiable-consumer", *server, "--group-id", "{group}", "--reset-policy", "earliest", "--session-timeout", "6000", "--verbose"]

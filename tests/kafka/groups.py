@@ -21,7 +21,7 @@ class Program:
     """One of a client's programs, running: `heard` gets each thing that it says, in the client's own words."""
 
     def __init__(self, client, command, heard):
-        self.client, self.heard, self.said = client, heard, collections.deque(maxlen=40)
+        self.client, self.heard, self.said = client, heard, collections.deque(maxlen=20)
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                         text=True, start_new_session=True)
         self.reader = threading.Thread(target=self._listen, daemon=True)
@@ -35,7 +35,7 @@ class Program:
                 self.said.append(line.strip())
 
     def running(self):
-        assert self.process.poll() is None, f"a program of {self.client.name} ended: {list(self.said)[-40:]}"
+        assert self.process.poll() is None, f"a program of {self.client.name} ended: {list(self.said)[-8:]}"
         return True
 
     def leave(self, seconds_max=15):

@@ -21,7 +21,7 @@ PER_SECOND, TICK_SECONDS = 100, 0.05
 # Joining again takes a session timeout (6 s) and what the client waits between two tries; all clients share the machine.
 PROGRESS_SECONDS_MAX, DRAIN_SECONDS_MAX = 60.0, 60.0
 # How long after the broker is ready it is killed, and how long it is away; the first kill comes while second members join.
-KILLS = ((0.5, 0.0), (None, 0.0), (0.7, 1.5), (None, 3.0))
+KILLS = ((0.5, 1.0), (None, 0.0), (0.7, 1.5), (None, 3.0))
 PERF_RECORDS, PERF_PER_SECOND = 6000, 300
 
 
@@ -89,6 +89,11 @@ class KillCase:
     def progressed(self):
         """Whether a record that was produced since `look` has been read by the group."""
         return all(program.running() for program in [self.producer, *self.members]) and self.read_max > self.mark
+
+    def standing(self):
+        """Where it stands, for whom it does not go on."""
+        changes = [event for event in self.events if event[1] in ("assigned", "revoked")][-4:]
+        return f"record {self.mark} is not read; {len(self.acked)} acknowledged, {self.read_max} read, last changes {changes}, said {[list(m.said)[-2:] for m in self.members]}"
 
     def finish(self, bootstrap):
         """Stops the producer, lets the group read to the end, and checks everything; gives what was seen."""
@@ -189,6 +194,9 @@ class PerfCase:
     def progressed(self):
         return True
 
+    def standing(self):
+        return "at work"
+
     def finish(self, bootstrap):
         producer, consumer = (process.communicate(timeout=DRAIN_SECONDS_MAX)[0] for process in self.processes)
         assert f"{PERF_RECORDS} records sent" in producer, producer[-300:]
@@ -235,7 +243,7 @@ class Kills:
         [case.look() for case in self.cases]
 
         def wait(case):
-            eventually(case.progressed, "the group does not read what is produced now", PROGRESS_SECONDS_MAX)
+            eventually(case.progressed, case.standing, PROGRESS_SECONDS_MAX)
             self.slowest[case.name] = max(self.slowest[case.name], time.monotonic() - started)
         self._each(wait)
 

@@ -79,6 +79,8 @@ func saramaMember(ctx context.Context, bootstrap, topic, group string) error {
 	config.Consumer.Offsets.AutoCommit.Enable = false
 	config.Consumer.Group.Session.Timeout = sessionTimeout
 	config.Consumer.Group.Heartbeat.Interval = heartbeatEvery
+	// It cannot be made while no broker is there.
+	config.Metadata.Retry.Max = attemptsMax
 	consumer, err := sarama.NewConsumerGroup([]string{bootstrap}, group, config)
 	if err != nil {
 		return err

@@ -79,12 +79,25 @@ class Listener(ConsumerRebalanceListener):
         self.telling.assigned(place.partition for place in assigned)
 
 
+async def started_consumer(bootstrap, topic, group, telling):
+    """A consumer of the group; its start fails when the broker is away just then, and is tried again."""
+    for tries_left in reversed(range(100)):
+        consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False, auto_offset_reset="earliest",
+                                    session_timeout_ms=6000, heartbeat_interval_ms=500)
+        consumer.subscribe([topic], listener=Listener(telling))
+        try:
+            await consumer.start()
+            return consumer
+        except KafkaError:
+            await consumer.stop()
+            if not tries_left:
+                raise
+            await asyncio.sleep(0.2)
+
+
 async def whole_member(bootstrap, topic, group):
     telling, stop = Telling(), stopping()
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False, auto_offset_reset="earliest",
-                                session_timeout_ms=6000, heartbeat_interval_ms=500)
-    consumer.subscribe([topic], listener=Listener(telling))
-    await consumer.start()
+    consumer = await started_consumer(bootstrap, topic, group, telling)
     while not stop.is_set():
         for messages in (await consumer.getmany(timeout_ms=200)).values():
             for message in messages:

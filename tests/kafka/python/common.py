@@ -4,6 +4,7 @@ Record i of a topic goes to partition i % 3 and must come back there at offset i
 """
 import sys
 import threading
+import time
 
 PARTITIONS = 3
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
@@ -79,19 +80,31 @@ class Telling:
         self.pending = {}
 
 
+def patiently(start, refused):
+    """What `start()` gives; some clients raise `refused` when the broker is away just then, and are tried again."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return start()
+        except refused:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
 def read_and_commit(telling, poll, commit, refused):
-    """A group member's work until it shall leave. `poll` gives messages; `commit` takes {partition: offset} and raises
+    """A group member's work until it shall leave. `poll` gives messages; `commit` takes {partition: offset}. Both raise
     `refused` while the group is rebalanced or the broker is away: the next round tries again."""
     stop = stopping()
     while not stop.is_set():
-        for message in poll():
-            telling.read(*message)
-        if telling.pending:
-            try:
+        try:
+            for message in poll():
+                telling.read(*message)
+            if telling.pending:
                 commit(dict(telling.pending))
-            except refused:
-                continue
-            telling.committed()
+                telling.committed()
+        except refused:
+            stop.wait(0.1)
 
 
 def main(round_trip, member, produce):

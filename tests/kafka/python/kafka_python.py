@@ -5,7 +5,7 @@ from kafka import ConsumerRebalanceListener, KafkaAdminClient, KafkaConsumer, Ka
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError
 
-from common import PARTITIONS, Telling, expect, headers, key, lines, main, read_and_commit, tell_acked, tell_refused, value
+from common import PARTITIONS, Telling, expect, headers, key, lines, main, patiently, read_and_commit, tell_acked, tell_refused, value
 
 
 def round_trip(bootstrap, topic, codec, records):
@@ -57,15 +57,16 @@ class Listener(ConsumerRebalanceListener):
 
 def member(bootstrap, topic, group):
     telling = Telling()
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False, auto_offset_reset="earliest",
-                             session_timeout_ms=6000, heartbeat_interval_ms=500)
+    settings = {"group_id": group, "enable_auto_commit": False, "auto_offset_reset": "earliest", "session_timeout_ms": 6000, "heartbeat_interval_ms": 500}
+    consumer = patiently(lambda: KafkaConsumer(bootstrap_servers=bootstrap, **settings), KafkaError)
     # Without the topic's metadata a leader of kafka-python 3.0 assigns nothing, and looks again only after minutes.
-    while not consumer.partitions_for_topic(topic):
+    while not patiently(lambda: consumer.partitions_for_topic(topic), KafkaError):
         time.sleep(0.1)
     consumer.subscribe([topic], listener=Listener(telling))
 
     def poll():
-        for messages in consumer.poll(timeout_ms=200).values():
+        # Where metadata that changed made it join again, kafka-python 3.0 forgets a join that outlasts the poll.
+        for messages in consumer.poll(timeout_ms=2000).values():
             for message in messages:
                 yield message.partition, message.offset, message.key
 
