@@ -53,6 +53,13 @@ pub(super) enum Change {
     Lost(Vec<TopicPartition>),
 }
 
+/// Whether heartbeats go on during something: behind a join on its connection they would wait for it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beats {
+    GoOn,
+    Pause,
+}
+
 /// How the membership ends.
 enum Ended {
     Failed(ClientError),
@@ -171,28 +178,47 @@ impl Coordinator {
 
     async fn tell(&mut self, change: Change) -> Result<(), Ended> {
         let changes = self.changes.clone();
-        let mut telling = std::pin::pin!(changes.send(change));
-        loop {
-            tokio::select! {
-                told = &mut telling => return told.map_err(|_| Ended::Left),
-                order = self.orders.recv() => self.serve(order).await?,
-                // Whether it is out is heard of again with the next request.
-                () = tokio::time::sleep(self.link.config.heartbeat_interval) => {
-                    self.stay().await;
-                }
-            }
-        }
+        let telling = async { changes.send(change).await.map_err(|_| ClientError::Closed) };
+        self.meanwhile(telling, Beats::GoOn).await
     }
 
-    /// Begins to read, each partition from what the group has noted of it.
+    /// Begins to read, each partition from what the group has noted of it, however long that takes to be known.
     async fn begin(&mut self, partitions: Vec<TopicPartition>) -> Result<(), Ended> {
-        let noted = self.link.noted(&partitions).await?;
+        let link = self.link.clone();
+        let noted = loop {
+            match self.meanwhile(link.noted(&partitions), Beats::GoOn).await {
+                Ok(noted) => break noted,
+                Err(Ended::Failed(error)) if error.is_retriable() => {
+                    tracing::debug!(%error, "what the group has noted is not known yet");
+                }
+                Err(ended) => return Err(ended),
+            }
+        };
         let start = |partition: &TopicPartition| match noted.get(partition) {
             Some(offset) => Start::Offset(*offset),
             None => self.link.config.start,
         };
         let starts = partitions.iter().map(|partition| (partition.clone(), start(partition))).collect();
         self.tell(Change::Assigned(starts)).await
+    }
+
+    /// Does something that may take its time, and serves the reader meanwhile.
+    async fn meanwhile<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, ClientError>>,
+        beats: Beats,
+    ) -> Result<T, Ended> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done.map_err(Ended::from),
+                order = self.orders.recv() => self.serve(order).await?,
+                // Whether it is out of the group is heard of again with the next request.
+                () = tokio::time::sleep(self.link.config.heartbeat_interval), if beats == Beats::GoOn => {
+                    self.stay().await;
+                }
+            }
+        }
     }
 
     /// Has the reader give partitions up, and notes what was read of them. The others of the group wait for that, up to
@@ -336,13 +362,7 @@ impl Coordinator {
     /// Asks, and serves the reader while the answer takes its time: a join waits for all members.
     async fn call<R: Request>(&mut self, request: &R, longer: Duration) -> Result<R::Response, Ended> {
         let link = self.link.clone();
-        let mut call = std::pin::pin!(link.call(Lane::Group, request, i16::MAX, longer));
-        loop {
-            tokio::select! {
-                answer = &mut call => return answer.map_err(Ended::from),
-                order = self.orders.recv() => self.serve(order).await?,
-            }
-        }
+        self.meanwhile(link.call(Lane::Group, request, i16::MAX, longer), Beats::Pause).await
     }
 
     /// Decides for all members who reads what.
