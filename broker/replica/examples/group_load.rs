@@ -101,7 +101,7 @@ async fn run(args: Vec<String>) {
         per_second((after.1 - before.1) as f64)
     );
     let payload = Bytes::from(vec![7; bytes as usize]);
-    let syncs = || wal.stats().syncs.load(std::sync::atomic::Ordering::Relaxed);
+    let syncs = || wal.stats().syncs.read().count;
     let (before, synced, until) = (used(), syncs(), Instant::now() + Duration::from_secs(seconds));
     let tasks: Vec<_> = (0..writers as usize)
         .map(|n| tokio::spawn(write(groups[n % groups.len()].clone(), payload.clone(), until, every)))

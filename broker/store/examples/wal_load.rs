@@ -78,7 +78,7 @@ impl Latencies {
 
 fn report(wal: &Wal, entries: u64, bytes: u64, took: Duration) {
     let stats = wal.stats();
-    let (syncs, mib) = (stats.syncs.load(Relaxed), bytes as f64 / f64::from(1 << 20));
+    let (syncs, mib) = (stats.syncs.read().count, bytes as f64 / f64::from(1 << 20));
     println!(
         "{entries} entries, {mib:.0} MiB in {:.2} s: {:.0} entries/s, {:.0} MiB/s, {syncs} writes of {:.0} KiB",
         took.as_secs_f64(),
