@@ -1,11 +1,18 @@
 """Every path of the HTTP port is asked, and its answers are held against the description that the port itself gives."""
 import json
+import os
+import pathlib
+import re
+import subprocess
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 
+from broker import binary
 from schema import check
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # What is sent, by operation. {name} in a path is the topic or the group below.
 TOPIC, GROUP = "described", "described-group"
@@ -118,6 +125,48 @@ def refusals_have_a_reason(broker):
     return f"{len(REFUSED) + 7} refusals"
 
 
+def metrics_are_as_documented(broker):
+    """Every sample has the labels that docs/metrics.md says, and every family is there once."""
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?) \|", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE)
+    told = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    page = Port(broker).call("metrics")[1]
+    families = re.findall(r"^# TYPE (\S+) (\S+)$", page, re.MULTILINE)
+    assert len(dict(families)) == len(families), "a family is there twice"
+    assert {name: kind for name, (kind, _) in told.items()} == dict(families), set(told) ^ set(dict(families))
+    for line in page.splitlines():
+        if line.startswith("#"):
+            continue
+        name, labels, value = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line).groups()
+        float(value)
+        base = name if name in told else re.sub(r"_(bucket|sum|count)$", "", name)
+        kind, wanted = told[base]
+        wanted = wanted | {"le"} if name.endswith("_bucket") and kind == "histogram" else wanted
+        found = set(re.findall(r'(\w+)="(?:[^"\\]|\\.)*"', labels or ""))
+        assert found == wanted, f"{line}: the labels are {found}, not {wanted}"
+    return f"{len(told)} families"
+
+
+def members_are_shown(broker):
+    """A group with a member shows what that one reads, and can be neither moved nor removed."""
+    port = Port(broker)
+    port.call("create_topic", None, {"name": "read", "partitions": 2})
+    reader = subprocess.Popen([binary(), "consume", "read", "--group", "readers", "--follow", "--bootstrap", broker.bootstrap],
+                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 30
+        while (group := port.call("group", "readers"))[0] != 200 or group[1]["state"] != "Stable":
+            assert time.monotonic() < deadline, f"never stable: {group}"
+            time.sleep(0.05)
+        members = group[1]["members"]
+        assert [member["assignment"] for member in members] == [{"read": [0, 1]}], members
+        for operation, body in [("reset_group", {"topic": "read", "to": "latest"}), ("delete_group", None)]:
+            status, value = port.call(operation, "readers", body)
+            assert status == 409 and "stop them" in value["error"], f"{operation}: {status} {value}"
+    finally:
+        reader.terminate()
+        reader.wait(10)
+
+
 def the_log_is_switched(broker):
     """The new filter is in force when the answer comes, without a restart."""
     port = Port(broker)
@@ -139,10 +188,6 @@ def the_log_is_switched(broker):
 
 def lag_in_seconds(broker):
     """A record that is an hour old and not read makes a group an hour late, on every page; when it has read on, it is not."""
-    import os
-    import subprocess
-
-    from broker import binary
     environment = dict(os.environ, MILLSTREAM_BOOTSTRAP=broker.bootstrap)
     port = Port(broker)
 

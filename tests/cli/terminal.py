@@ -1,7 +1,9 @@
 """Commands that look different on a terminal, run on a pseudo-terminal."""
 import os
 import pty
+import re
 import select
+import signal
 import subprocess
 import tempfile
 import termios
@@ -65,3 +67,11 @@ def produce_shows_progress(broker):
             produce.read_until("[#", " %  ", "records/s", " left")
             produce.read_until("3000 records produced to 'shown'")
             assert produce.process.wait(SECONDS_MAX) == 0, "it does not end well"
+        with Terminal(broker, "produce", "stopped", "--rate", "1000", "--file", lines.name) as produce:
+            produce.read_until("[#")
+            produce.process.send_signal(signal.SIGINT)
+            produce.read_until("records produced to 'stopped'", "interrupted behind line")
+            assert produce.process.wait(SECONDS_MAX) == 1, "it does not tell that it was interrupted"
+            told = int(re.search(r"(\d+) records produced", produce.text)[1])
+    done = subprocess.run([binary(), "consume", "stopped", "--bootstrap", broker.bootstrap], capture_output=True, text=True, timeout=60)
+    assert len(done.stdout.splitlines()) == told, f"{told} told, {len(done.stdout.splitlines())} there"

@@ -67,6 +67,14 @@ pub(super) enum CliError {
         /// What is wrong with it.
         problem: LineProblem,
     },
+    /// Whoever started it has had enough.
+    #[error("interrupted behind line {line} of {source_name}; what was read until then was sent")]
+    Interrupted {
+        /// Where the line is.
+        source_name: String,
+        /// The last line that was read.
+        line: u64,
+    },
     /// Partitions cannot be written and read.
     #[error(
         "{partitions} partitions have no leader, so that they can be neither written nor read; are all brokers running?"

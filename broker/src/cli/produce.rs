@@ -5,6 +5,10 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader, IsTerminal},
     path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use clap::{Args, ValueEnum};
@@ -24,6 +28,8 @@ use super::{
     progress::{Progress, When},
 };
 
+/// Exit code of a program that was interrupted twice, as shells have it.
+const INTERRUPTED: i32 = 130;
 /// Records whose results are not looked at yet.
 const IN_FLIGHT_MAX: usize = 10_000;
 
@@ -133,6 +139,7 @@ pub(super) fn run(args: ProduceArgs) -> Result<(), CliError> {
         args: &args,
         lines,
         pace: args.rate.map(Pace::new),
+        stopped: if typed { Arc::default() } else { stop_when_interrupted(&runtime) },
         waiting: VecDeque::new(),
         tally: Tally::default(),
     };
@@ -141,6 +148,21 @@ pub(super) fn run(args: ProduceArgs) -> Result<(), CliError> {
     progress.clear();
     let told = tell(&args, &tally);
     sent.and(told)
+}
+
+/// The first Ctrl-C ends the reading, so that what was read is delivered and told of; the second one ends everything.
+fn stop_when_interrupted(runtime: &Runtime) -> Arc<AtomicBool> {
+    let stopped = Arc::new(AtomicBool::new(false));
+    let told = stopped.clone();
+    runtime.spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            told.store(true, Relaxed);
+        }
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(INTERRUPTED);
+        }
+    });
+    stopped
 }
 
 fn tell(args: &ProduceArgs, tally: &Tally) -> Result<(), CliError> {
@@ -244,6 +266,8 @@ struct Sending<'a> {
     args: &'a ProduceArgs,
     lines: LineFormat,
     pace: Option<Pace>,
+    /// Nothing more is to be read.
+    stopped: Arc<AtomicBool>,
     waiting: VecDeque<Delivery>,
     tally: Tally,
 }
@@ -253,6 +277,9 @@ impl Sending<'_> {
         let in_flight_max = if source.typed { 1 } else { IN_FLIGHT_MAX };
         let (mut line, mut number) = (Vec::new(), 0);
         loop {
+            if self.stopped.load(Relaxed) {
+                return Err(CliError::Interrupted { source_name: source.name, line: number });
+            }
             line.clear();
             let read = source.input.read_until(b'\n', &mut line);
             let bytes = read.map_err(CliError::io(format!("cannot read {}", source.name)))?;
