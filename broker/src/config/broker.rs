@@ -135,6 +135,13 @@ pub const BROKER_KEYS: &[Key] = &[
         documentation: "How long the offsets of an empty group are kept.",
     },
     Key {
+        name: "producer.id.expiration.check.interval.ms",
+        kind: ConfigKind::Int,
+        default: "60000",
+        range: Range::Number(1, i32::MAX as i64),
+        documentation: "Time between two looks for idempotent producers whose state has expired.",
+    },
+    Key {
         name: "producer.id.expiration.ms",
         kind: ConfigKind::Int,
         default: "86400000",
@@ -216,6 +223,8 @@ pub struct BrokerConfig {
     pub offset_metadata_bytes_max: usize,
     /// Milliseconds for which offsets of an empty group are kept.
     pub offsets_retention_ms: i64,
+    /// Milliseconds between two looks for idle producers.
+    pub producer_id_check_ms: u64,
     /// Milliseconds for which an idle producer's state is kept.
     pub producer_id_expiration_ms: i64,
     /// Bytes of the block cache.
@@ -282,6 +291,7 @@ impl BrokerConfig {
             num_partitions: values.number("num.partitions") as u32,
             offset_metadata_bytes_max: values.number("offset.metadata.max.bytes") as usize,
             offsets_retention_ms: values.number("offsets.retention.minutes") * 60_000,
+            producer_id_check_ms: values.number("producer.id.expiration.check.interval.ms") as u64,
             producer_id_expiration_ms: values.number("producer.id.expiration.ms"),
             read_cache_bytes: set_or("read.cache.bytes", shares.read_cache),
             request_bytes_max: (values.number("socket.request.max.bytes") as usize)

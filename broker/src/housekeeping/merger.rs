@@ -27,8 +27,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const MERGE_EVERY: Duration = Duration::from_secs(5);
 /// Time between two looks for compactions that become due with time alone.
 const COMPACT_EVERY: Duration = Duration::from_secs(60);
-/// Time between two looks for producers that have been idle for too long.
-const PRODUCERS_EVERY: Duration = Duration::from_secs(60);
 /// Time between two rounds of retention while the disk is low.
 const RETENTION_EVERY_LOW: Duration = Duration::from_secs(5);
 /// A command may wait so long: the log may have no room for it.
@@ -73,7 +71,7 @@ impl Merger {
                 self.retained_at = now;
                 self.retain(stopped);
             }
-            if now >= self.producers_at + PRODUCERS_EVERY {
+            if now >= self.producers_at + self.expiry_every() {
                 self.producers_at = now;
                 self.expire_producers(stopped);
             }
@@ -86,6 +84,10 @@ impl Merger {
     fn retention_every(&self) -> Duration {
         let usual = Duration::from_millis(self.service.broker_config().retention_check_ms);
         if self.service.disk_is_low() { usual.min(RETENTION_EVERY_LOW) } else { usual }
+    }
+
+    fn expiry_every(&self) -> Duration {
+        Duration::from_millis(self.service.broker_config().producer_id_check_ms)
     }
 
     /// Moves log starts as the topics' retention says, by replicated command.

@@ -30,11 +30,12 @@ pub enum Checked {
     Closed(ClosedBatch),
 }
 
-/// A batch whose records the topic cannot take unseen: it wants their keys, or another codec.
+/// A batch whose records the topic cannot take unseen: it wants their keys, their times, or another codec.
 #[derive(Clone, Debug)]
 pub struct ClosedBatch {
     batch: CheckedBatch,
     topic: Arc<TopicConfig>,
+    now_ms: i64,
 }
 
 /// Why a closed batch could not be opened.
@@ -76,8 +77,12 @@ pub fn check_batch(records: &Bytes, rules: CheckRules<'_>) -> Result<Checked, Pr
     check_times(&header, &rules)?;
     let log_append_ms = (rules.topic.timestamp_type == TimestampType::LogAppend).then_some(rules.now_ms);
     let batch = CheckedBatch { bytes: records.clone(), header, log_append_ms };
-    if rules.topic.compact || wanted_codec(&header, rules.topic).is_some() {
-        return Ok(Checked::Closed(ClosedBatch { batch, topic: rules.topic.clone() }));
+    if rules.topic.compact
+        || wanted_codec(&header, rules.topic).is_some()
+        || wants_times(&header, rules.topic)
+    {
+        let (topic, now_ms) = (rules.topic.clone(), rules.now_ms);
+        return Ok(Checked::Closed(ClosedBatch { batch, topic, now_ms }));
     }
     Ok(Checked::Ready(batch))
 }
@@ -86,6 +91,13 @@ pub fn check_batch(records: &Bytes, rules: CheckRules<'_>) -> Result<Checked, Pr
 fn wanted_codec(header: &BatchHeader, topic: &TopicConfig) -> Option<Codec> {
     let wanted = topic.compression?.codec;
     (header.attributes.codec() != Ok(wanted)).then_some(wanted)
+}
+
+/// Whether the header does not tell that no record is too old: it has the first record's time and the largest.
+fn wants_times(header: &BatchHeader, topic: &TopicConfig) -> bool {
+    topic.timestamp_type == TimestampType::Create
+        && topic.timestamp_before_max_ms < i64::MAX
+        && header.record_count > 1
 }
 
 impl ClosedBatch {
@@ -101,7 +113,7 @@ impl ClosedBatch {
         if records.payload_bytes() > bytes_max {
             return Err(OpenError::TooLarge);
         }
-        check_records(&records, self.topic.compact)?;
+        self.check_records(&records)?;
         let Some(codec) = wanted_codec(&self.batch.header, &self.topic) else {
             return Ok(self.batch.clone());
         };
@@ -117,6 +129,29 @@ impl ClosedBatch {
         }
         let header = BatchHeader::parse(&bytes).map_err(open_error)?;
         Ok(CheckedBatch { bytes, header, ..self.batch })
+    }
+
+    fn check_records(&self, records: &DecompressedBatch<'_>) -> Result<(), OpenError> {
+        let refused = |error| Err(OpenError::Refused(error));
+        let by_client = self.topic.timestamp_type == TimestampType::Create;
+        for (index, record) in records.iter().enumerate() {
+            let record = record.map_err(open_error)?;
+            if record.offset_delta as i64 != index as i64 {
+                let found = record.offset_delta;
+                return refused(ProduceError::InvalidRecord(format!(
+                    "record {index} has the offset delta {found}"
+                )));
+            }
+            if self.topic.compact && record.key.is_none() {
+                let reason = "a compacted topic takes only records with a key";
+                return refused(ProduceError::InvalidRecord(reason.into()));
+            }
+            if by_client {
+                let time = self.batch.header.base_timestamp.saturating_add(record.timestamp_delta);
+                check_time(time, &self.topic, self.now_ms).map_err(OpenError::Refused)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -172,36 +207,24 @@ fn check_times(header: &BatchHeader, rules: &CheckRules<'_>) -> Result<(), Produ
     if rules.topic.timestamp_type == TimestampType::LogAppend {
         return Ok(());
     }
-    let newest = header.max_timestamp.saturating_sub(rules.now_ms);
-    let oldest = rules.now_ms.saturating_sub(header.base_timestamp.min(header.max_timestamp));
-    if header.max_timestamp >= 0 && newest > rules.topic.timestamp_after_max_ms {
-        return Err(ProduceError::InvalidTimestamp(format!(
-            "timestamp {} is {newest} ms ahead of the broker; message.timestamp.after.max.ms is {}",
-            header.max_timestamp, rules.topic.timestamp_after_max_ms
-        )));
-    }
-    if header.base_timestamp >= 0 && oldest > rules.topic.timestamp_before_max_ms {
-        return Err(ProduceError::InvalidTimestamp(format!(
-            "timestamp {} is {oldest} ms behind the broker; message.timestamp.before.max.ms is {}",
-            header.base_timestamp, rules.topic.timestamp_before_max_ms
-        )));
-    }
-    Ok(())
+    check_time(header.max_timestamp, rules.topic, rules.now_ms)?;
+    check_time(header.base_timestamp, rules.topic, rules.now_ms)
 }
 
-fn check_records(records: &DecompressedBatch<'_>, keyed: bool) -> Result<(), OpenError> {
-    let invalid = |what: String| Err(OpenError::Refused(ProduceError::InvalidRecord(what)));
-    for (index, record) in records.iter().enumerate() {
-        let record = record.map_err(open_error)?;
-        if record.offset_delta as i64 != index as i64 {
-            return invalid(format!(
-                "record {index} of the batch has the offset delta {}",
-                record.offset_delta
-            ));
-        }
-        if keyed && record.key.is_none() {
-            return invalid("a compacted topic takes only records with a key".into());
-        }
+/// Whether a time is near enough to the broker's; negative ones are none.
+fn check_time(time: i64, topic: &TopicConfig, now_ms: i64) -> Result<(), ProduceError> {
+    let (ahead, behind) = (time.saturating_sub(now_ms), now_ms.saturating_sub(time));
+    if time >= 0 && ahead > topic.timestamp_after_max_ms {
+        return Err(ProduceError::InvalidTimestamp(format!(
+            "timestamp {time} is {ahead} ms ahead of the broker; message.timestamp.after.max.ms is {}",
+            topic.timestamp_after_max_ms
+        )));
+    }
+    if time >= 0 && behind > topic.timestamp_before_max_ms {
+        return Err(ProduceError::InvalidTimestamp(format!(
+            "timestamp {time} is {behind} ms behind the broker; message.timestamp.before.max.ms is {}",
+            topic.timestamp_before_max_ms
+        )));
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::{
     net::TcpStream,
     path::Path,
     process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 /// The program under test.
@@ -52,6 +53,13 @@ impl Broker {
         };
         assert!(line.starts_with("millstream ready "), "{line:?}");
         Broker { kafka: word("kafka="), http: word("http="), process }
+    }
+
+    /// Stops it as an operator does, and waits until it has ended.
+    pub(crate) fn stop(mut self) {
+        let stopped = Command::new("kill").arg(self.pid().to_string()).status().expect("kill runs");
+        assert!(stopped.success());
+        assert!(self.process.wait().expect("it ends").success());
     }
 
     /// The process's id.
@@ -101,6 +109,19 @@ impl Drop for Broker {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+    }
+}
+
+/// Asks again and again until it holds.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "what goes on in the background of another process takes its time"
+)]
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < end, "not yet: {what}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -14,6 +14,8 @@ use super::{super::context::RequestContext, ErrorCode};
 const LIST_FROM: i16 = 4;
 /// The kind of a key that names a group.
 const GROUP: i8 = 0;
+/// The kind of a key that is a transactional id.
+const TRANSACTION: i8 = 1;
 
 /// Tells which broker coordinates.
 pub(in crate::kafka) async fn find_coordinator(
@@ -45,9 +47,11 @@ fn find(ctx: &RequestContext, kind: i8, key: &Str) -> Coordinator {
         error_message: Some(Str::from(reason)),
         ..Default::default()
     };
-    if kind != GROUP {
+    match kind {
+        GROUP => {}
         // Not a retriable code: a client that asks for a transaction must not ask for ever.
-        return refused(ErrorCode::INVALID_REQUEST, "this broker coordinates consumer groups only");
+        TRANSACTION => return refused(ErrorCode::INVALID_REQUEST, "transactions are not supported"),
+        _ => return refused(ErrorCode::INVALID_REQUEST, "this broker coordinates consumer groups only"),
     }
     let this = ctx.service.brokers().into_iter().find(|broker| broker.id == ctx.service.node_id());
     match this.filter(|_| ctx.service.groups().coordinates(key)) {
