@@ -30,6 +30,8 @@ def ours(line):
             return "committed", dict(zip(map(int, words[1::2]), map(int, words[2::2])))
         case ["acked"]:
             return "acked", int(words[1]), int(words[2]), int(words[3])
+        case ["refused"]:
+            return "refused", int(words[1]), " ".join(words[2:])
     return None
 
 

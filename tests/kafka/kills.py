@@ -14,6 +14,7 @@ import time
 from clients import TOOL
 from common import PARTITIONS, key, value
 from groups import Program, filled, writable
+from stillness import Stillness
 from wire import Wire, eventually
 
 CODECS_IN_TURN = ("lz4", "none", "zstd", "snappy", "gzip")
@@ -216,11 +217,11 @@ class PerfCase:
 class Kills:
     """All cases at once against one broker, which is killed as KILLS says."""
 
-    def __init__(self, report, broker, clients, prefix, with_perf):
+    def __init__(self, broker, clients, prefix, with_perf):
         settings = pathlib.Path(tempfile.gettempdir()) / f"{prefix}-retries.properties"
         # The verifiable producer is made for brokers that are watched when they fail: it does not retry unless told so.
         settings.write_text("retries=2147483647\nenable.idempotence=true\n")
-        self.report, self.broker, self.settings = report, broker, settings
+        self.broker, self.settings, self.outcomes = broker, settings, {}
         codecs = (CODECS_IN_TURN[n % len(CODECS_IN_TURN)] for n in range(len(clients)))
         self.cases = [KillCase(client, prefix, codec, settings) for client, codec in zip(clients, codecs)]
         self.cases += [PerfCase(prefix)] if with_perf else []
@@ -232,7 +233,7 @@ class Kills:
             doing = {case: pool.submit(step, case) for case in self.cases}
         for case, done in doing.items():
             if error := done.exception():
-                self.report.fail(f"{case.name} kills", f"{type(error).__name__}: {error}")
+                self.outcomes[case.name] = (False, f"{type(error).__name__}: {error}")
                 case.end()
         self.cases = [case for case in self.cases if not doing[case].exception()]
         return {case.name: done.result() for case, done in doing.items() if not done.exception()}
@@ -257,7 +258,7 @@ class Kills:
         self.broker.start()
 
     def run(self):
-        """One case for each client: it passes when all that the module promises holds for it."""
+        """By client whether all that the module promises holds for it, and what was seen."""
         try:
             self._each(lambda case: case.start(self.broker.bootstrap))
             self._all_go_on()
@@ -267,7 +268,22 @@ class Kills:
                 self._kill(*kill)
             self._all_go_on()
             for name, note in self._each(lambda case: case.finish(self.broker.bootstrap)).items():
-                self.report.ok(f"{name} kills", f"{note}, going on within {self.slowest[name]:.1f} s")
+                self.outcomes[name] = (True, f"{note}, going on within {self.slowest[name]:.1f} s")
+            return self.outcomes
         finally:
             [case.end() for case in self.cases]
             self.settings.unlink(missing_ok=True)
+
+
+def run_kills(report, broker, clients, prefix, with_perf):
+    """One case for each client. What failed while the machine stood still, for longer than clients wait, is run once more."""
+    with Stillness() as watch:
+        outcomes = Kills(broker, clients, prefix, with_perf).run()
+    failed = {name for name, (passed, _) in outcomes.items() if not passed}
+    if failed and watch.disturbed:
+        print(f"     kills of {', '.join(sorted(failed))}: the machine stood still for {watch.longest_s:.1f} s, once more", flush=True)
+        for name in sorted(failed):
+            print(f"     {name}: {outcomes[name][1]}", flush=True)
+        outcomes |= Kills(broker, [client for client in clients if client.name in failed], f"{prefix}-again", PerfCase.name in failed).run()
+    for name, (passed, note) in outcomes.items():
+        report.check(f"{name} kills", passed, note, note)
