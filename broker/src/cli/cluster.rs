@@ -1,18 +1,22 @@
 //! `millstream cluster`: shows the brokers and how they are, and shows and changes what they are configured with.
 
 use clap::{Args, Subcommand};
-use millstream_client::admin::{Admin, ConfigChange, ConfigOf, ConfigOrigin};
+use millstream_client::{
+    BrokerMeta,
+    admin::{Admin, ConfigChange, ConfigOf, ConfigOrigin},
+};
 use serde_json::{Value, json};
 
 use super::{
     connect::{Common, Output, runtime},
-    error::CliError,
+    error::{CliError, Missing},
     http,
     output::Out,
     topic::{changes, show_configs},
 };
 
 #[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
 pub(super) struct ClusterArgs {
     #[command(subcommand)]
     command: ClusterCommand,
@@ -72,6 +76,9 @@ pub(super) fn run(args: ClusterArgs) -> Result<(), CliError> {
             ClusterCommand::Describe => describe(&admin, output, &mut out).await?,
             ClusterCommand::Config { broker, all } => config(&admin, broker, all, output, &mut out).await?,
             ClusterCommand::Alter { broker, set, unset } => {
+                if let Some(id) = broker {
+                    known(&admin.cluster().describe().await?.2, id)?;
+                }
                 let of = broker.map_or(ConfigOf::AllBrokers, ConfigOf::Broker);
                 alter(&admin, &of, &changes(&set, unset)?, output, &mut out).await?;
             }
@@ -194,10 +201,9 @@ async fn config(
     output: Output,
     out: &mut Out,
 ) -> Result<(), CliError> {
-    let id = match broker {
-        Some(id) => id,
-        None => admin.cluster().describe().await?.1.unwrap_or_default(),
-    };
+    let (_, controller, brokers) = admin.cluster().describe().await?;
+    let id = broker.or(controller).unwrap_or_default();
+    known(&brokers, id)?;
     let mut entries = admin.configs(&ConfigOf::Broker(id)).await?;
     entries.retain(|entry| all || entry.origin != ConfigOrigin::Default);
     match output {
@@ -217,6 +223,14 @@ async fn config(
             });
             out.json(&json!({ "broker": id, "config": entries.collect::<Vec<_>>() }))
         }
+    }
+}
+
+/// Whether there is such a broker.
+fn known(brokers: &[BrokerMeta], id: i32) -> Result<(), CliError> {
+    match brokers.iter().any(|broker| broker.id == id) {
+        true => Ok(()),
+        false => Err(CliError::Missing(Missing::Broker { id })),
     }
 }
 

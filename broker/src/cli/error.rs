@@ -18,7 +18,7 @@ pub(super) enum CliError {
     #[error(transparent)]
     Config(#[from] ServeConfigError),
     /// The broker could not start or had to stop.
-    #[error(transparent)]
+    #[error("{0}{next}", next = after_start(.0))]
     Node(#[from] NodeError),
     /// The brokers could not be asked, or said no.
     #[error("{words}{next}", words = words(.0), next = next_step(.0))]
@@ -133,6 +133,12 @@ pub(super) enum Missing {
         /// What was asked for.
         partition: i32,
     },
+    /// A broker.
+    #[error("the cluster has no broker {id}; `millstream cluster describe` shows which there are")]
+    Broker {
+        /// Its id.
+        id: i32,
+    },
     /// A group.
     #[error("group '{name}' does not exist; `millstream group list` shows what there is")]
     Group {
@@ -177,6 +183,17 @@ impl CliError {
     pub(super) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> CliError {
         let what = what.into();
         move |source| CliError::Io { what, source }
+    }
+}
+
+/// What one can do about a broker that does not start.
+fn after_start(error: &NodeError) -> &'static str {
+    match error {
+        NodeError::Io { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+            "; stop what has the port, or choose another one with --kafka-addr or --http-addr (port 0 takes any free one)"
+        }
+        NodeError::InUse(_) => "; stop that one, or choose another directory with --data-dir",
+        _ => "",
     }
 }
 

@@ -18,6 +18,7 @@ use super::{
 use crate::clock;
 
 #[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
 pub(super) struct GroupArgs {
     #[command(subcommand)]
     command: GroupCommand,

@@ -12,6 +12,7 @@ use super::{
 };
 
 #[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
 pub(super) struct LogArgs {
     #[command(subcommand)]
     command: LogCommand,

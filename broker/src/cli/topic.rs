@@ -17,6 +17,7 @@ use super::{
 };
 
 #[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
 pub(super) struct TopicArgs {
     #[command(subcommand)]
     command: TopicCommand,
