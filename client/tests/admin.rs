@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 use millstream_client::{
     ErrorCode,
     admin::{Admin, ConfigChange, ConfigOf, ConfigOrigin, NewTopic, OffsetAt},
-    consumer::{Assignor, GroupConsumer},
+    consumer::{Assignor, GroupConfig, GroupConsumer},
 };
 use support::{cluster, fill, in_time, member, place, topic, unique};
 
@@ -85,6 +85,20 @@ async fn groups_are_listed_described_moved_and_removed() {
     let moved = BTreeMap::from([(place(&topic, 0), 4)]);
     admin.set_group_offsets(&group, &moved).await.expect("moved");
     assert_eq!(admin.group_offsets(&group).await.expect("told"), moved);
+    admin.delete_group_offsets(&group, &[place(&topic, 0)]).await.expect("removed");
+    assert!(admin.group_offsets(&group).await.expect("told").is_empty());
+
+    // A member with a name stays in its group until it is taken out.
+    let named = GroupConfig { instance: Some("one".into()), ..member(&group, &topic, Assignor::Range) };
+    let mut reader = GroupConsumer::new(cluster(), named);
+    in_time("records", reader.next()).await.expect("records");
+    reader.close().await.expect("closed");
+    let described = admin.describe_group(&group).await.expect("described");
+    assert_eq!(described.members[0].instance.as_deref(), Some("one"));
+    let refused = admin.remove_member(&group, "two").await.expect_err("there is none");
+    assert_eq!(refused.code(), Some(ErrorCode::UNKNOWN_MEMBER_ID));
+    admin.remove_member(&group, "one").await.expect("taken out");
+    assert!(admin.describe_group(&group).await.expect("described").members.is_empty());
     admin.delete_group(&group).await.expect("removed");
     let gone = async {
         while admin.groups().await.expect("listed").iter().any(|summary| summary.name == group) {

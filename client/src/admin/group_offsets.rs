@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use millstream_protocol::{
     Str,
-    messages::offset_commit::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic},
+    messages::{
+        offset_commit::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic},
+        offset_delete::{OffsetDeleteRequest, OffsetDeleteRequestPartition, OffsetDeleteRequestTopic},
+    },
 };
 
 use super::Admin;
@@ -43,6 +46,27 @@ impl Admin {
             }
         }
         Ok(())
+    }
+
+    /// Removes what a group has noted of these partitions. Refused for topics that members of the group read.
+    pub async fn delete_group_offsets(
+        &self,
+        group: &str,
+        partitions: &[TopicPartition],
+    ) -> Result<(), ClientError> {
+        let connection = self.cluster.broker(self.cluster.coordinator(group).await?, Lane::Ask).await?;
+        let one = |place: &TopicPartition| OffsetDeleteRequestTopic {
+            name: Str::from(place.topic.to_string()),
+            partitions: vec![OffsetDeleteRequestPartition { partition_index: place.partition }],
+        };
+        let group_id = Str::from(group.to_string());
+        let request = OffsetDeleteRequest { group_id, topics: partitions.iter().map(one).collect() };
+        let version = connection.version::<OffsetDeleteRequest>(i16::MAX)?;
+        let answer = connection.call_in(version, &request).await?;
+        let what = || format!("remove offsets of group '{group}'");
+        ClientError::check(answer.error_code, what, None)?;
+        let mut all = answer.topics.iter().flat_map(|topic| &topic.partitions);
+        all.try_for_each(|partition| ClientError::check(partition.error_code, what, None))
     }
 }
 

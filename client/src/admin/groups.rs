@@ -5,8 +5,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use millstream_protocol::{
     ErrorCode, Str,
     messages::{
-        delete_groups::DeleteGroupsRequest, describe_groups::DescribeGroupsRequest,
-        list_groups::ListGroupsRequest, offset_fetch::OffsetFetchRequest,
+        delete_groups::DeleteGroupsRequest,
+        describe_groups::DescribeGroupsRequest,
+        leave_group::{LeaveGroupRequest, MemberIdentity},
+        list_groups::ListGroupsRequest,
+        offset_fetch::OffsetFetchRequest,
     },
 };
 
@@ -47,6 +50,8 @@ pub struct GroupDescription {
 pub struct GroupMember {
     /// Its id.
     pub id: String,
+    /// The name under which it keeps its place while it is away, if it has one.
+    pub instance: Option<String>,
     /// What it calls itself.
     pub client_id: String,
     /// Where it connects from.
@@ -92,6 +97,7 @@ impl Admin {
         ClientError::check(found.error_code, || format!("describe group '{group}'"), reason)?;
         let members = found.members.into_iter().map(|member| GroupMember {
             id: member.member_id.to_string(),
+            instance: member.group_instance_id.map(|name| name.to_string()),
             client_id: member.client_id.to_string(),
             host: member.client_host.to_string(),
             // Members of other kinds of groups have assignments that only they can read.
@@ -127,6 +133,19 @@ impl Admin {
             }));
         }
         Ok(noted)
+    }
+
+    /// Takes a member with a name out of its group, which else would wait for it until its session is over.
+    pub async fn remove_member(&self, group: &str, instance: &str) -> Result<(), ClientError> {
+        let connection = self.cluster.broker(self.cluster.coordinator(group).await?, Lane::Ask).await?;
+        let member =
+            MemberIdentity { group_instance_id: Some(Str::from(instance.to_string())), ..Default::default() };
+        let group_id = Str::from(group.to_string());
+        let request = LeaveGroupRequest { group_id, members: vec![member], ..Default::default() };
+        let answer = connection.call_in(connection.version::<LeaveGroupRequest>(i16::MAX)?, &request).await?;
+        let what = || format!("take member '{instance}' out of group '{group}'");
+        ClientError::check(answer.error_code, what, None)?;
+        answer.members.iter().try_for_each(|member| ClientError::check(member.error_code, what, None))
     }
 
     /// Removes a group that has no members, and what it has noted.
