@@ -225,14 +225,15 @@ fn records_that_cannot_be_read_are_refused_where_they_must_be() {
     with_broker(|client| {
         client.create_topic("t", &[("compression.type", "zstd")]);
         let no_records = compress(Codec::Gzip, None, b"these are no records").expect("compressed");
-        let cases = [
-            (forged(Codec::Gzip, &no_records), ErrorCode::INVALID_RECORD),
-            (forged(Codec::Gzip, b"this is not gzip"), ErrorCode::CORRUPT_MESSAGE),
-            (forged(Codec::Lz4, b"nor is it LZ4"), ErrorCode::CORRUPT_MESSAGE),
+        let sent = [
+            forged(Codec::Gzip, &no_records),
+            forged(Codec::Gzip, b"this is not gzip"),
+            forged(Codec::Lz4, b"nor is it LZ4"),
         ];
-        for (batch, code) in cases {
+        for batch in sent {
             let refused = client.produce("t", batch);
-            assert_eq!((ErrorCode(refused.error_code), refused.base_offset), (code, -1));
+            // Not as corrupt: that would be sent again and again.
+            assert_eq!((ErrorCode(refused.error_code), refused.base_offset), (ErrorCode::INVALID_RECORD, -1));
             assert!(refused.error_message.is_some_and(|text| !text.is_empty()));
         }
         assert_eq!(client.append("t", batch_of(Codec::Snappy, &[b"good"])), 0);

@@ -158,11 +158,8 @@ impl ClosedBatch {
 fn open_error(error: BatchError) -> OpenError {
     match error {
         BatchError::TooLarge { .. } => OpenError::TooLarge,
-        // The CRC is right, so this is what the client wrote.
-        BatchError::Record { .. } | BatchError::RecordCount { .. } => {
-            OpenError::Refused(ProduceError::InvalidRecord(error.to_string()))
-        }
-        other => OpenError::Refused(refusal(other)),
+        // The CRC is right, so this is what the client wrote: it would be no better if it were sent again.
+        other => OpenError::Refused(ProduceError::InvalidRecord(other.to_string())),
     }
 }
 
