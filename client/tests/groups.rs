@@ -252,27 +252,25 @@ async fn a_member_with_a_name_comes_back_to_its_own_partitions_and_nobody_notice
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs a broker: client/tests/run"]
 async fn a_reader_that_is_too_slow_loses_its_place_and_hears_of_it() {
-    let (topic, group) = (topic("slow", PARTITIONS, &[]).await, unique("group"));
-    let hasty =
-        GroupConfig { rebalance_timeout: Duration::from_secs(1), ..member(&group, &topic, Assignor::Range) };
-    let mut slow = GroupConsumer::new(cluster(), hasty.clone());
-    assert!(matches!(in_time("assigned", slow.event()).await, Ok(Event::Assigned(_))));
-    let other = Reader::start(hasty);
-    until("the other one has all", || other.has().len() == PARTITIONS as usize).await;
-    // The next heartbeat tells the slow one that it is out.
-    tokio::time::sleep(Duration::from_millis(600)).await;
-    match in_time("lost", slow.event()).await {
-        Ok(Event::Lost(lost)) => assert_eq!(lost.len(), PARTITIONS as usize),
-        other => panic!("{other:?}"),
+    for assignor in [Assignor::Range, Assignor::CooperativeSticky] {
+        let (topic, group) = (topic("slow", PARTITIONS, &[]).await, unique("group"));
+        let hasty =
+            GroupConfig { rebalance_timeout: Duration::from_secs(1), ..member(&group, &topic, assignor) };
+        let mut slow = GroupConsumer::new(cluster(), hasty.clone());
+        assert!(matches!(in_time("assigned", slow.event()).await, Ok(Event::Assigned(_))));
+        let other = Reader::start(hasty);
+        until("the other one has all", || other.has().len() == PARTITIONS as usize).await;
+        // The next heartbeat tells the slow one that it is out.
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        match in_time("lost", slow.event()).await {
+            Ok(Event::Lost(lost)) => assert_eq!(lost.len(), PARTITIONS as usize, "{assignor:?}"),
+            other => panic!("{assignor:?}: {other:?}"),
+        }
+        let again = in_time("assigned again", slow.event()).await;
+        assert!(matches!(&again, Ok(Event::Assigned(partitions)) if partitions.len() == 3), "{again:?}");
+        slow.close().await.expect("left");
+        other.stop().await;
     }
-    let back = tokio::spawn(async move {
-        let event = slow.event().await;
-        (slow, event)
-    });
-    let (slow, event) = in_time("assigned again", back).await.expect("no panic");
-    assert!(matches!(event, Ok(Event::Assigned(partitions)) if partitions.len() == 3));
-    slow.close().await.expect("left");
-    other.stop().await;
 }
 
 /// Kafka's own consumer, which tells what happens to it line by line.

@@ -161,12 +161,10 @@ impl Coordinator {
         };
         match news {
             News::Assigned { revoked, added } => {
-                if !revoked.is_empty() {
-                    self.revoke(revoked).await?;
-                }
-                self.begin(added).await
+                let is_member = revoked.is_empty() || self.revoke(revoked).await?;
+                if is_member { self.begin(added).await } else { Ok(()) }
             }
-            News::Revoked(partitions) => self.revoke(partitions).await,
+            News::Revoked(partitions) => self.revoke(partitions).await.map(|_| ()),
             News::Lost(partitions) => {
                 tracing::warn!(group = self.link.config.group, "the group went on without this member");
                 self.tell(Change::Lost(partitions)).await
@@ -222,8 +220,8 @@ impl Coordinator {
     }
 
     /// Has the reader give partitions up, and notes what was read of them. The others of the group wait for that, up to
-    /// the rebalance timeout: a reader that is later than that is not a member any more.
-    async fn revoke(&mut self, partitions: Vec<TopicPartition>) -> Result<(), Ended> {
+    /// the rebalance timeout: a reader that is later than that is not a member any more. Says whether it still is one.
+    async fn revoke(&mut self, partitions: Vec<TopicPartition>) -> Result<bool, Ended> {
         let ((done, mut is_done), late) = (oneshot::channel(), Arc::new(AtomicBool::new(false)));
         self.tell(Change::Revoked { partitions: partitions.clone(), late: late.clone(), done }).await?;
         let deadline = clock::now() + self.link.config.rebalance_timeout;
@@ -257,10 +255,10 @@ impl Coordinator {
             }
         }
         self.progress.lock().remove(&partitions);
-        match others {
-            Some(News::Lost(others)) => self.tell(Change::Lost(others)).await,
-            _ => Ok(()),
+        if let Some(News::Lost(others)) = others {
+            self.tell(Change::Lost(others)).await?;
         }
+        Ok(!left)
     }
 
     /// Is heard of while the reader takes its time. False when the group has taken this member out; whatever else the

@@ -241,21 +241,25 @@ impl GroupConsumer {
                 self.consumer.add(starts);
                 (!partitions.is_empty()).then_some(Event::Assigned(partitions))
             }
-            Change::Revoked { partitions, late, done } => {
+            // Its sender is dropped, which tells the task that all is done.
+            Change::Revoked { late, .. } if late.load(Acquire) => self.lose(self.assignment()),
+            Change::Revoked { partitions, done, .. } => {
                 self.consumer.remove(&partitions);
-                if late.load(Acquire) {
-                    // Its sender is dropped, which tells the task the same.
-                    return Some(Event::Lost(partitions));
-                }
                 self.giving_up = Some(done);
                 Some(Event::Revoked(partitions))
             }
-            Change::Lost(partitions) => {
-                self.consumer.remove(&partitions);
-                self.progress.lock().remove(&partitions);
-                Some(Event::Lost(partitions))
-            }
+            Change::Lost(partitions) => self.lose(partitions),
         }
+    }
+
+    /// Stops reading what others may read; nothing when that is done already.
+    fn lose(&mut self, mut partitions: Vec<TopicPartition>) -> Option<Event> {
+        let mut progress = self.progress.lock();
+        partitions.retain(|partition| progress.assigned.contains(partition));
+        progress.remove(&partitions);
+        drop(progress);
+        self.consumer.remove(&partitions);
+        (!partitions.is_empty()).then_some(Event::Lost(partitions))
     }
 
     /// Says that only a part of the records that were given last counts as read: those below `offset`.
