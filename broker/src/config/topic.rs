@@ -45,7 +45,7 @@ pub struct TopicConfig {
     pub max_compaction_lag_ms: i64,
     /// Dirty share that starts a compaction.
     pub min_cleanable_dirty_ratio: f64,
-    /// Replicas that must hold a record before it is acknowledged.
+    /// Replicas that must hold a record before it is acknowledged, if there are so many.
     pub min_insync_replicas: usize,
     /// What batches are brought to; `None` keeps the producer's.
     pub compression: Option<Compression>,

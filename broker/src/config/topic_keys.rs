@@ -177,7 +177,8 @@ pub const TOPIC_KEYS: &[Key] = &[
         "min.insync.replicas",
         "1",
         (1, INT_MAX),
-        "Replicas that must hold a record before it is acknowledged; never less than a majority.",
+        "Replicas that must hold a record before it is acknowledged: never fewer than a majority, and never more than \
+         the topic has.",
     ),
     flag("preallocate", "false", "No effect: the log's files are always allocated ahead."),
     never("remote.copy.disable", "There is no remote storage to copy to; only false is taken."),

@@ -59,9 +59,7 @@ impl From<&ProduceError> for ErrorCode {
             ProduceError::DuplicateSequence => ErrorCode::DUPLICATE_SEQUENCE_NUMBER,
             // Certainly not appended, and worth another try at the same broker: the one code that every client retries
             // after, and that makes none ask for the metadata over and over. The storage error is not retried by Sarama.
-            ProduceError::StorageFull | ProduceError::Unavailable | ProduceError::NotEnoughReplicas => {
-                ErrorCode::NOT_ENOUGH_REPLICAS
-            }
+            ProduceError::StorageFull | ProduceError::Unavailable => ErrorCode::NOT_ENOUGH_REPLICAS,
             ProduceError::TransactionalUnsupported(_) => ErrorCode::INVALID_TXN_STATE,
             ProduceError::InvalidAcks => ErrorCode::INVALID_REQUIRED_ACKS,
             ProduceError::Timeout => ErrorCode::REQUEST_TIMED_OUT,
@@ -135,7 +133,6 @@ mod tests {
             ErrorCode::from(&ProduceError::StorageFull),
             ErrorCode::from(&ProduceError::NotLeader),
             ErrorCode::from(&ProduceError::Unavailable),
-            ErrorCode::from(&ProduceError::NotEnoughReplicas),
             ErrorCode::from(&ProducerIdError::Unavailable),
             ErrorCode::from(&FetchError::Unavailable),
         ];

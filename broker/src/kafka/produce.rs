@@ -69,12 +69,6 @@ fn slots(
         let slot = match (&view, partition, data.records) {
             _ if !(-1..=1).contains(&acks) => Slot::Refused(ProduceError::InvalidAcks),
             (None, ..) | (_, None, _) => Slot::Refused(ProduceError::UnknownPartition),
-            // As in Kafka, only those who ask for all replicas ask for so many.
-            (Some(view), ..)
-                if acks == -1 && view.config.min_insync_replicas > context.service.replicas() =>
-            {
-                Slot::Refused(ProduceError::NotEnoughReplicas)
-            }
             (Some(view), Some(partition), Records::One(records)) => {
                 parts.push(ProducePart { topic: view.clone(), partition, records });
                 Slot::Asked

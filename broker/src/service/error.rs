@@ -79,9 +79,6 @@ pub enum ProduceError {
     /// Transactions are refused.
     #[error("{0}")]
     TransactionalUnsupported(String),
-    /// Fewer replicas than the topic demands.
-    #[error("fewer replicas are alive than min.insync.replicas")]
-    NotEnoughReplicas,
     /// It may yet be appended.
     #[error("the request took too long; the batch may yet be appended")]
     Timeout,
