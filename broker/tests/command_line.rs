@@ -170,11 +170,11 @@ fn a_busy_producer_is_never_refused_and_keeps_its_order() {
     let broker = Broker::start(dir.path());
     let size = ["--records", "40000", "--size", "200"];
     let wrote = broker.json(&[&["bench", "produce", "--topic", "n", "--output", "json"][..], &size].concat());
-    assert_eq!(wrote["records"], 40_000);
+    assert_eq!(wrote["parameters"]["records"], 40_000);
     // A batch that overtakes another one would be refused and sent again.
     assert!(broker.get("/metrics").contains("millstream_produce_refused_total 0\n"));
     let read = broker.json(&["bench", "consume", "--topic", "n", "--output", "json"]);
-    assert_eq!(read["records"], 40_000);
+    assert_eq!(read["parameters"]["records"], 40_000);
     let top = broker.json(&["top", "--http-addr", &broker.http, "--count", "1", "--output", "json"]);
     assert_eq!(top["produce_records_per_second"], 0.0);
 }

@@ -8,7 +8,7 @@ use millstream_client::{
 };
 use millstream_store::doctor::DoctorError;
 
-use super::line_record::LineProblem;
+use super::{bench::ReportError, line_record::LineProblem};
 use crate::{config::ServeConfigError, node::NodeError};
 
 /// Each kind has its exit code.
@@ -101,6 +101,9 @@ pub(super) enum CliError {
         /// In its words.
         said: String,
     },
+    /// Results of measurements that cannot be shown together.
+    #[error(transparent)]
+    Report(#[from] ReportError),
     /// The data directory could not be looked at or repaired.
     #[error(transparent)]
     Doctor(#[from] DoctorError),
@@ -132,6 +135,24 @@ pub(super) enum Missing {
         partitions: usize,
         /// What was asked for.
         partition: i32,
+    },
+    /// A process.
+    #[error(
+        "the processor time of process {pid} cannot be read: --pid names a broker's process on this machine"
+    )]
+    Process {
+        /// Its id.
+        pid: u32,
+    },
+    /// Records that were written and did not come back.
+    #[error("only {read} of {written} records came back within {seconds} s")]
+    Records {
+        /// How many came.
+        read: u64,
+        /// How many should.
+        written: u64,
+        /// How long nothing had come.
+        seconds: u64,
     },
     /// A broker.
     #[error("the cluster has no broker {id}; `millstream cluster describe` shows which there are")]

@@ -1,0 +1,298 @@
+//! The cases: each makes its topics, measures, and removes them, whether or not it worked.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use clap::ValueEnum;
+use millstream_client::{
+    consumer::{Consumer, ConsumerConfig, Start},
+    producer::{Producer, ProducerConfig},
+};
+use serde_json::{Value, json};
+
+use super::{
+    args::{BenchCommand, ConsumeArgs, GroupsArgs, PacedArgs, PartitionsArgs, ProduceArgs, RecordArgs},
+    load::{self, Targets, Timetable, Written, at_a_rate, at_full_speed, values},
+    meter::{Meter, cpu_figures},
+    read::{self, GroupsPlan, MARK_BYTES, Read},
+    result::{Cpu, Figure, Latency, Rate},
+    topic::{Bench, Topic},
+};
+use crate::{cli::error::CliError, clock};
+
+/// How long a batch waits for more records when nothing else is said.
+const LINGER: Duration = Duration::from_millis(5);
+/// From the first record's moment back to now: everybody is ready by then.
+const LEAD: Duration = Duration::from_millis(200);
+const MIB: f64 = 1_048_576.0;
+
+/// What a case gives.
+pub(super) struct Measured {
+    pub(super) parameters: BTreeMap<String, Value>,
+    pub(super) figures: Vec<Figure>,
+    pub(super) latency: Option<Latency>,
+    pub(super) rate: Option<Rate>,
+    pub(super) cpu: Cpu,
+}
+
+/// The case's name, and what came out.
+pub(super) async fn measure(
+    command: &BenchCommand,
+    bench: &Bench,
+) -> Result<(&'static str, Measured), CliError> {
+    Ok(match command {
+        BenchCommand::Produce(args) => ("produce", produce(bench, args).await?),
+        BenchCommand::Consume(args) => ("consume", consume(bench, args).await?),
+        BenchCommand::Latency(args) => ("latency", latency(bench, args).await?),
+        BenchCommand::EndToEnd(args) => ("end-to-end", end_to_end(bench, args).await?),
+        BenchCommand::Partitions(args) => ("partitions", partitions(bench, args).await?),
+        BenchCommand::Groups(args) => ("groups", groups(bench, args).await?),
+        BenchCommand::Report(_) => unreachable!("a report measures nothing"),
+    })
+}
+
+/// The name of a flag's value as it is typed.
+fn typed(value: impl ValueEnum) -> Value {
+    value.to_possible_value().map_or(Value::Null, |value| json!(value.get_name()))
+}
+
+fn parameters(record: &RecordArgs, linger: Duration, more: &[(&str, Value)]) -> BTreeMap<String, Value> {
+    let common = [
+        ("size_bytes", json!(record.size)),
+        ("acks", typed(record.acks)),
+        ("compression", typed(record.compression)),
+        ("linger_ms", json!(record.linger(linger).as_millis() as u64)),
+    ];
+    common.iter().chain(more).map(|(name, value)| (name.to_string(), value.clone())).collect()
+}
+
+fn speed(records: u64, bytes: u64, took: Duration) -> Vec<Figure> {
+    let seconds = took.as_secs_f64().max(1e-9);
+    vec![
+        Figure::higher("records_per_second", records as f64 / seconds, "records/s"),
+        Figure::higher("mib_per_second", bytes as f64 / MIB / seconds, "MiB/s"),
+    ]
+}
+
+/// What was made is removed, and the first error is the one that is told.
+async fn removing<T>(bench: &Bench, topics: &[Topic], done: Result<T, CliError>) -> Result<T, CliError> {
+    let removed = bench.remove(topics).await;
+    let done = done?;
+    removed.map(|()| done)
+}
+
+/// The figures of what was written, and its processor time for each record that was sent.
+fn of_written(
+    written: &Written,
+    size: u32,
+    what: &str,
+    cpu: Cpu,
+    sent: u64,
+    parameters: BTreeMap<String, Value>,
+) -> Measured {
+    let mut figures = speed(written.records, written.records * u64::from(size), written.took);
+    figures.extend(written.latencies.figures());
+    figures.extend(cpu_figures(&cpu, sent));
+    let rate = written.series.rate(written.ended, "records/s");
+    Measured { parameters, figures, latency: written.latencies.latency(what), rate, cpu }
+}
+
+/// Fills topics at full speed; the producer is closed before processor time is read.
+async fn fill(
+    bench: &Bench,
+    targets: &Targets,
+    record: &RecordArgs,
+    records: u64,
+) -> Result<(Written, Cpu), CliError> {
+    let producer = Producer::new(bench.admin.cluster().clone(), record.producer(LINGER));
+    let values = values(record.size as usize);
+    let meter = Meter::begin(bench.pid)?;
+    let written = at_full_speed(&producer, targets, &values, records).await?;
+    producer.close().await;
+    Ok((written, meter.end()))
+}
+
+async fn produce(bench: &Bench, args: &ProduceArgs) -> Result<Measured, CliError> {
+    let topic = bench.topic(&args.topic).await?;
+    let count = bench.admin.cluster().topic(&topic.name, false).await?.partitions.len();
+    let filled = fill(bench, &Targets::topic(&topic.name), &args.record, args.records).await;
+    let (written, cpu) = removing(bench, &[topic], filled).await?;
+    let more = [("records", json!(args.records)), ("partitions", json!(count))];
+    let parameters = parameters(&args.record, LINGER, &more);
+    let what = "from a record's taking to its result, read in the order of the records";
+    Ok(of_written(&written, args.record.size, what, cpu, args.records, parameters))
+}
+
+async fn consume(bench: &Bench, args: &ConsumeArgs) -> Result<Measured, CliError> {
+    let topic = bench.topic(&args.topic).await?;
+    let done = async {
+        if args.topic.topic.is_none() {
+            fill(bench, &Targets::topic(&topic.name), &args.record, args.records).await?;
+        }
+        let ranges = bench.ranges(&topic).await?;
+        let meter = Meter::begin(bench.pid)?;
+        let read = read::everything(bench.admin.cluster().clone(), &ranges).await?;
+        Ok((read, meter.end(), ranges.len()))
+    };
+    let done = done.await;
+    let (read, cpu, count) = removing(bench, &[topic], done).await?;
+    let mut figures = speed(read.records, read.bytes, read.took);
+    figures.extend(cpu_figures(&cpu, read.records));
+    let mut told = BTreeMap::from([
+        ("records".to_string(), json!(read.records)),
+        ("partitions".to_string(), json!(count)),
+    ]);
+    if args.topic.topic.is_none() {
+        told.extend(parameters(&args.record, LINGER, &[]));
+    }
+    let rate = read.series.rate(read.ended, "records/s");
+    Ok(Measured { parameters: told, figures, latency: None, rate, cpu })
+}
+
+fn timetable(args: &PacedArgs) -> Timetable {
+    Timetable {
+        began: clock::deadline(LEAD),
+        rate: args.rate,
+        warmup_records: args.rate * args.warmup,
+        records: args.rate * (args.warmup + args.seconds),
+    }
+}
+
+fn paced_parameters(args: &PacedArgs, partitions: usize) -> BTreeMap<String, Value> {
+    let more = [
+        ("rate_per_second", json!(args.rate)),
+        ("seconds", json!(args.seconds)),
+        ("warmup_seconds", json!(args.warmup)),
+        ("partitions", json!(partitions)),
+    ];
+    parameters(&args.record, Duration::ZERO, &more)
+}
+
+fn paced_producer(bench: &Bench, args: &PacedArgs) -> Arc<Producer> {
+    let config: ProducerConfig = args.record.producer(Duration::ZERO);
+    Arc::new(Producer::new(bench.admin.cluster().clone(), config))
+}
+
+async fn latency(bench: &Bench, args: &PacedArgs) -> Result<Measured, CliError> {
+    let topic = bench.topic(&args.topic).await?;
+    let count = bench.admin.cluster().topic(&topic.name, false).await?.partitions.len();
+    let values = values(args.record.size as usize);
+    let producer = paced_producer(bench, args);
+    let (meter, timetable) = (Meter::begin(bench.pid)?, timetable(args));
+    let value = move |number: u64| values[number as usize % values.len()].clone();
+    let written = at_a_rate(producer, Targets::topic(&topic.name), timetable, value).await;
+    let cpu = meter.end();
+    let written = removing(bench, &[topic], written).await?;
+    let what = "from the moment at which a record was due to its acknowledgement";
+    let parameters = paced_parameters(args, count);
+    Ok(of_written(&written, args.record.size, what, cpu, timetable.records, parameters))
+}
+
+async fn end_to_end(bench: &Bench, args: &PacedArgs) -> Result<Measured, CliError> {
+    let size = args.record.size as usize;
+    if size < MARK_BYTES {
+        let (flag, allowed) = ("--size", "at least 16 bytes, which say which record it is");
+        return Err(CliError::Flag { flag, value: size.to_string(), allowed });
+    }
+    let topic = bench.topic(&args.topic).await?;
+    let done = on_its_way(bench, args, &topic).await;
+    let (read, cpu, count) = removing(bench, &[topic], done).await?;
+    let mut figures = speed(read.records, read.bytes, read.took);
+    figures.extend(read.latencies.figures());
+    figures.extend(cpu_figures(&cpu, args.rate * (args.warmup + args.seconds)));
+    let what = "from the moment at which a record was due to its being read";
+    let (latency, rate) = (read.latencies.latency(what), read.series.rate(read.ended, "records/s"));
+    Ok(Measured { parameters: paced_parameters(args, count), figures, latency, rate, cpu })
+}
+
+/// Writes at a rate and reads at the same time, from where the topic ends now.
+async fn on_its_way(bench: &Bench, args: &PacedArgs, topic: &Topic) -> Result<(Read, Cpu, usize), CliError> {
+    let ranges = bench.ranges(topic).await?;
+    let mut consumer = Consumer::new(bench.admin.cluster().clone(), ConsumerConfig::default());
+    consumer.assign(ranges.iter().map(|(place, (_, end))| (place.clone(), Start::Offset(*end))));
+    let values = values(args.record.size as usize);
+    let run = clock::random_u64();
+    let value = move |number: u64| {
+        let mut value = values[number as usize % values.len()].to_vec();
+        value[..MARK_BYTES].copy_from_slice(&read::mark(run, number));
+        value.into()
+    };
+    let producer = paced_producer(bench, args);
+    let (meter, timetable) = (Meter::begin(bench.pid)?, timetable(args));
+    let reading = load::joined(tokio::spawn(read::as_they_come(consumer, run, timetable)));
+    let writing = at_a_rate(producer, Targets::topic(&topic.name), timetable, value);
+    let (_, read) = tokio::try_join!(writing, reading)?;
+    Ok((read, meter.end(), ranges.len()))
+}
+
+async fn partitions(bench: &Bench, args: &PartitionsArgs) -> Result<Measured, CliError> {
+    let run = clock::random_u64();
+    let topics: Vec<Topic> =
+        (0..args.topics).map(|at| Topic::named(&format!("bench-{run:016x}-{at}"))).collect();
+    let done = over_many(bench, args, &topics).await;
+    let (made, written, cpu) = removing(bench, &topics, done).await?;
+    let more = [
+        ("records", json!(args.records)),
+        ("topics", json!(args.topics)),
+        ("partitions_per_topic", json!(args.partitions)),
+    ];
+    let parameters = parameters(&args.record, LINGER, &more);
+    let what = "from a record's taking to its result, read in the order of the records";
+    let mut measured = of_written(&written, args.record.size, what, cpu, args.records, parameters);
+    measured.figures.push(Figure::lower("create_seconds", made.as_secs_f64(), "s"));
+    Ok(measured)
+}
+
+/// Makes all topics, waits for their leaders, and writes to each partition in turn.
+async fn over_many(
+    bench: &Bench,
+    args: &PartitionsArgs,
+    topics: &[Topic],
+) -> Result<(Duration, Written, Cpu), CliError> {
+    let began = clock::monotonic();
+    for topic in topics {
+        bench.make(topic, args.partitions).await?;
+    }
+    for topic in topics {
+        bench.wait_for_leaders(topic).await?;
+    }
+    let made = clock::monotonic().saturating_duration_since(began);
+    let names = topics.iter().map(|topic| topic.name.clone()).collect();
+    let targets = Targets::every(names, args.partitions);
+    let (written, cpu) = fill(bench, &targets, &args.record, args.records).await?;
+    Ok((made, written, cpu))
+}
+
+async fn groups(bench: &Bench, args: &GroupsArgs) -> Result<Measured, CliError> {
+    let topic = bench.topic(&args.topic).await?;
+    let done = async {
+        if args.topic.topic.is_none() {
+            fill(bench, &Targets::topic(&topic.name), &args.record, args.records).await?;
+        }
+        let ranges = bench.ranges(&topic).await?;
+        let meter = Meter::begin(bench.pid)?;
+        let plan = GroupsPlan { groups: args.groups, members: args.members };
+        let cluster = bench.admin.cluster();
+        let (read, names) = read::in_groups(cluster, &topic.name, &ranges, plan).await?;
+        let cpu = meter.end();
+        for name in names {
+            bench.admin.delete_group(&name).await?;
+        }
+        Ok((read, cpu, ranges.len()))
+    };
+    let done = done.await;
+    let (all, cpu, count) = removing(bench, &[topic], done).await?;
+    let read = all.read;
+    let mut figures = speed(read.records, read.bytes, read.took);
+    figures.push(Figure::lower("all_members_ready_seconds", all.ready.as_secs_f64(), "s"));
+    figures.extend(read.latencies.figures());
+    figures.extend(cpu_figures(&cpu, read.records));
+    let more = [
+        ("groups", json!(args.groups)),
+        ("members_per_group", json!(args.members)),
+        ("partitions", json!(count)),
+        ("records_read", json!(read.records)),
+    ];
+    let what = "from a member's start to its first partitions";
+    let (latency, rate) = (read.latencies.latency(what), read.series.rate(read.ended, "records/s"));
+    Ok(Measured { parameters: parameters(&args.record, LINGER, &more), figures, latency, rate, cpu })
+}
