@@ -173,6 +173,7 @@ fn open_store(config: &ServeConfig) -> Result<Store, NodeError> {
         pace: Arc::new(move |bytes| merges.pace(bytes)),
         memtable_bytes_max: config.broker.memtable_bytes,
         cache_bytes_max: config.broker.read_cache_bytes,
+        opened_bytes_max: config.broker.opened_bytes_max,
         ..TablesConfig::default()
     };
     let as_disk: Arc<dyn Disk> = disk.clone();

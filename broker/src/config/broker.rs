@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use millstream_model::limits;
 use millstream_state::group::GroupConfig;
 
 use super::{
@@ -227,6 +228,8 @@ pub struct BrokerConfig {
     pub producer_id_check_ms: u64,
     /// Milliseconds for which an idle producer's state is kept.
     pub producer_id_expiration_ms: i64,
+    /// Most bytes that a batch may expand to where the broker looks into it.
+    pub opened_bytes_max: usize,
     /// Bytes of the block cache.
     pub read_cache_bytes: usize,
     /// Largest request in bytes.
@@ -291,6 +294,7 @@ impl BrokerConfig {
             num_partitions: values.number("num.partitions") as u32,
             offset_metadata_bytes_max: values.number("offset.metadata.max.bytes") as usize,
             offsets_retention_ms: values.number("offsets.retention.minutes") * 60_000,
+            opened_bytes_max: limits::DECOMPRESSED_BYTES_MAX.min(shares.opened as usize),
             producer_id_check_ms: values.number("producer.id.expiration.check.interval.ms") as u64,
             producer_id_expiration_ms: values.number("producer.id.expiration.ms"),
             read_cache_bytes: set_or("read.cache.bytes", shares.read_cache),

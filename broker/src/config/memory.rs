@@ -25,6 +25,8 @@ pub(super) struct Shares {
     pub(super) requests: u64,
     /// Records on their way to consumers.
     pub(super) replies: u64,
+    /// One batch whose records are looked at; a few are open at the same time.
+    pub(super) opened: u64,
     /// Log memory that somebody holds, the memtable included.
     pub(super) log: u64,
 }
@@ -36,6 +38,7 @@ impl Shares {
             read_cache: budget / 32,
             requests: budget / 8,
             replies: budget / 8,
+            opened: budget / 16,
             log: budget / 8,
         }
     }
@@ -95,6 +98,7 @@ mod tests {
             read_cache: 64 * MIB,
             requests: 256 * MIB,
             replies: 256 * MIB,
+            opened: 128 * MIB,
             log: 256 * MIB,
         };
         assert_eq!(shares, expected);

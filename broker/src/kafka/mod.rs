@@ -36,7 +36,7 @@ use millstream_protocol::{DecodeError, Reader, RequestHeader};
 pub(crate) use context::Peer;
 
 use self::{api::Row, context::RequestContext, sessions::FetchSessions};
-use crate::service::Service;
+use crate::{partition::Replies, service::Service};
 
 /// What becomes of a request.
 pub(crate) enum Reply {
@@ -66,6 +66,11 @@ impl Dispatcher {
     /// A dispatcher to the given verbs.
     pub(crate) fn new(service: Service) -> Arc<Dispatcher> {
         Arc::new(Dispatcher { service, sessions: Arc::default() })
+    }
+
+    /// Memory of records on their way to consumers.
+    pub(crate) fn replies(&self) -> Replies {
+        self.service.replies().clone()
     }
 
     /// Begins a request; requests of one connection are begun in the order of their arrival.

@@ -1,8 +1,11 @@
 //! Memory for requests in flight, shared by all connections.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// Unit in which memory is counted.
 const UNIT_BYTES: usize = 4096;
@@ -11,6 +14,34 @@ const UNIT_BYTES: usize = 4096;
 #[derive(Clone)]
 pub(super) struct Budget {
     units: Arc<Semaphore>,
+    shortage: Arc<Shortage>,
+}
+
+/// Whether somebody waits for memory.
+#[derive(Default)]
+struct Shortage {
+    waiting: AtomicUsize,
+    /// Counts those who have got what they waited for.
+    granted: AtomicU64,
+    began: Notify,
+}
+
+/// One who waits, until it is dropped.
+struct Waits<'a>(&'a Shortage);
+
+impl Shortage {
+    fn wait(&self) -> Waits<'_> {
+        if self.waiting.fetch_add(1, Relaxed) == 0 {
+            self.began.notify_one();
+        }
+        Waits(self)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
+    }
 }
 
 /// Memory that was taken from the budget; dropping it gives it back.
@@ -25,7 +56,25 @@ fn units(bytes: usize) -> usize {
 
 impl Budget {
     pub(super) fn new(bytes: usize) -> Budget {
-        Budget { units: Arc::new(Semaphore::new(units(bytes).min(Semaphore::MAX_PERMITS))) }
+        let units = Arc::new(Semaphore::new(units(bytes).min(Semaphore::MAX_PERMITS)));
+        Budget { units, shortage: Arc::default() }
+    }
+
+    /// Waits until somebody has to wait for memory.
+    pub(super) async fn falls_short(&self) {
+        while !self.is_short() {
+            self.shortage.began.notified().await;
+        }
+    }
+
+    /// Whether somebody waits for memory now.
+    pub(super) fn is_short(&self) -> bool {
+        self.shortage.waiting.load(Relaxed) > 0
+    }
+
+    /// How many have got memory that they had waited for.
+    pub(super) fn granted(&self) -> u64 {
+        self.shortage.granted.load(Relaxed)
     }
 
     /// Makes `charge` cover `bytes`; waits until others have given back enough. A dropped call took nothing.
@@ -37,13 +86,20 @@ impl Budget {
         let count = u32::try_from(missing).unwrap_or(u32::MAX);
         let permit = match self.units.clone().try_acquire_many_owned(count) {
             Ok(permit) => permit,
-            Err(_) => match self.units.clone().acquire_many_owned(count).await {
-                Ok(permit) => permit,
+            Err(_) => match self.wait_for(count).await {
+                Some(permit) => permit,
                 // Nobody closes the semaphore.
-                Err(_) => return,
+                None => return,
             },
         };
         charge.add(permit);
+    }
+
+    async fn wait_for(&self, count: u32) -> Option<OwnedSemaphorePermit> {
+        let _waits = self.shortage.wait();
+        let permit = self.units.clone().acquire_many_owned(count).await.ok()?;
+        self.shortage.granted.fetch_add(1, Relaxed);
+        Some(permit)
     }
 }
 

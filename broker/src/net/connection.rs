@@ -11,10 +11,10 @@ use futures::{
 use tokio::{net::TcpStream, sync::watch};
 
 use super::{
-    budget::{Budget, Charge},
-    input::Input,
+    budget::Charge,
+    input::{Budgets, Input},
     output::Output,
-    registry::Seat,
+    registry::{Expelled, Progress, Seat},
     warnings::Warnings,
 };
 use crate::{
@@ -38,7 +38,7 @@ struct Settled {
 /// What a connection is served with.
 pub(super) struct Serving {
     pub(super) dispatcher: Arc<Dispatcher>,
-    pub(super) budget: Budget,
+    pub(super) budgets: Budgets,
     pub(super) frame_bytes_max: usize,
     pub(super) stop: watch::Receiver<bool>,
     pub(super) warnings: Arc<Warnings>,
@@ -68,42 +68,60 @@ fn is_departure(error: &io::Error) -> bool {
 async fn run(stream: &mut TcpStream, peer: &Peer, seat: &Seat, mut serving: Serving) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (mut from, mut to) = stream.split();
-    let mut input = Input::new(serving.budget.clone(), serving.frame_bytes_max);
+    let mut input = Input::new(serving.budgets.clone(), serving.frame_bytes_max);
     let mut output = Output::default();
     let mut pending = Pending::new();
     let mut stopping = *serving.stop.borrow();
     loop {
-        let has_room = begin_requests(&serving.dispatcher, peer, &mut input, &mut pending)?;
+        // Who does not read replies is not given more of them.
+        let reads = output.bytes() < OUTPUT_BYTES_MAX;
+        let has_room = reads && begin_requests(&serving.dispatcher, peer, &mut input, &mut pending)?;
         if stopping && pending.is_empty() && output.is_empty() {
             return Ok(());
         }
-        if pending.is_empty() && !input.is_partial() {
+        if pending.is_empty() {
             input.rest();
         }
-        seat.touch(clock::monotonic(), input.is_partial(), !pending.is_empty() || !output.is_empty());
+        seat.touch(clock::monotonic(), progress(&input, &output, &pending, has_room));
         tokio::select! {
             // Replies first, so that those that are ready together leave in one write.
             biased;
-            Some(settled) = pending.next(), if !pending.is_empty() && output.bytes() < OUTPUT_BYTES_MAX => {
+            Some(settled) = pending.next(), if !pending.is_empty() && reads => {
                 take_reply(settled, &mut output)?;
             }
             written = output.write(&mut to), if !output.is_empty() => written?,
-            read = input.fill(&mut from), if has_room && !stopping => {
+            read = input.fill(&mut from, &seat.activity.starved), if has_room && !stopping => {
                 if read? == 0 {
                     return ended(&input);
                 }
             }
             changed = serving.stop.changed(), if !stopping => stopping = changed.is_err() || *serving.stop.borrow(),
             () = seat.activity.close.notified() => {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing was received for too long"));
+                return Err(expelled(seat.activity.why()));
             }
         }
     }
 }
 
+fn expelled(why: Expelled) -> io::Error {
+    // Who has done nothing for very long is counted and not named.
+    let kind = if why == Expelled::Idle { io::ErrorKind::TimedOut } else { io::ErrorKind::Other };
+    io::Error::new(kind, why)
+}
+
+fn progress(input: &Input, output: &Output, pending: &Pending, has_room: bool) -> Progress {
+    Progress {
+        // What waits here for room among the requests in flight does not wait for the client.
+        partial: input.partial().filter(|_| has_room),
+        busy: !pending.is_empty() || !output.is_empty(),
+        unwritten: output.bytes(),
+        written: output.written(),
+    }
+}
+
 /// A client that leaves between two requests does so in good order; replies that it did not wait for are lost.
 fn ended(input: &Input) -> io::Result<()> {
-    if input.is_partial() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+    if input.partial().is_some() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
 }
 
 /// Begins every whole request that has arrived; false when as many as allowed are in flight.

@@ -1,8 +1,12 @@
 //! Bytes from a client, cut into frames.
 
-use std::io;
+use std::{
+    io,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::FutureExt;
 use tokio::net::tcp::ReadHalf;
 
 use super::budget::{Budget, Charge};
@@ -11,6 +15,11 @@ use super::budget::{Budget, Charge};
 const READ_BYTES_MIN: usize = 16 << 10;
 /// Most bytes that are read at once.
 const READ_BYTES_MAX: usize = 1 << 20;
+/// The beginning of a frame whose rest is waited for is kept in its own size up to so many bytes, and counts as nothing:
+/// so much is every connection allowed.
+const BEGINNING_BYTES_MAX: usize = 512;
+/// Longest frame that takes its memory from the budget for small requests, which large ones cannot use up.
+const SMALL_FRAME_BYTES_MAX: usize = 64 << 10;
 /// Length of the length in front of a frame.
 const LENGTH_BYTES: usize = 4;
 
@@ -23,25 +32,54 @@ pub(super) enum FrameError {
     TooLong { bytes: usize, bytes_max: usize },
 }
 
+/// Where requests take their memory from.
+#[derive(Clone)]
+pub(super) struct Budgets {
+    /// For requests that are small, or of which it is not known yet.
+    pub(super) small: Budget,
+    /// For the others.
+    pub(super) large: Budget,
+}
+
+/// The part of a frame that has arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Partial {
+    /// The connection's how manieth frame it is.
+    pub(super) nth: u64,
+    /// Bytes of it that are here and take memory from a budget.
+    pub(super) bytes: usize,
+}
+
 /// What was received and not yet handed on.
 pub(super) struct Input {
     buffer: BytesMut,
     charge: Charge,
-    budget: Budget,
+    /// Whether the charge is the budget's for large requests.
+    is_large: bool,
+    budgets: Budgets,
+    frames: u64,
     frame_bytes_max: usize,
     /// About the size of the client's recent frames: so much is read at once.
     usual_bytes: usize,
 }
 
 impl Input {
-    pub(super) fn new(budget: Budget, frame_bytes_max: usize) -> Input {
-        let (buffer, charge) = (BytesMut::new(), Charge::default());
-        Input { buffer, charge, budget, frame_bytes_max, usual_bytes: READ_BYTES_MIN }
+    pub(super) fn new(budgets: Budgets, frame_bytes_max: usize) -> Input {
+        Input {
+            buffer: BytesMut::new(),
+            charge: Charge::default(),
+            is_large: false,
+            budgets,
+            frames: 0,
+            frame_bytes_max,
+            usual_bytes: READ_BYTES_MIN,
+        }
     }
 
-    /// Whether part of a frame has arrived.
-    pub(super) fn is_partial(&self) -> bool {
-        !self.buffer.is_empty()
+    /// The frame of which a part has arrived.
+    pub(super) fn partial(&self) -> Option<Partial> {
+        let bytes = if self.buffer.len() > BEGINNING_BYTES_MAX { self.buffer.len() } else { 0 };
+        (!self.buffer.is_empty()).then_some(Partial { nth: self.frames, bytes })
     }
 
     /// Length of the frame whose beginning is in the buffer.
@@ -65,6 +103,7 @@ impl Input {
         let frame = self.buffer.split_to(bytes).freeze();
         // Follows larger frames at once and smaller ones slowly.
         self.usual_bytes = (bytes + LENGTH_BYTES).max(self.usual_bytes - self.usual_bytes / 8);
+        self.frames += 1;
         Ok(Some((frame, self.charge.split(bytes))))
     }
 
@@ -74,6 +113,31 @@ impl Input {
             self.buffer = BytesMut::new();
             self.charge.shrink_to(0);
         }
+    }
+
+    /// Lets a connection that waits for a frame, or for the rest of one, hold little more than what has come of it.
+    fn rest_at_beginning(&mut self) {
+        if self.buffer.len() <= BEGINNING_BYTES_MAX && self.buffer.capacity() > BEGINNING_BYTES_MAX {
+            self.buffer = BytesMut::from(&self.buffer[..]);
+            self.charge.shrink_to(0);
+        }
+    }
+
+    /// Makes the charge cover the buffer and `room` more bytes, out of the budget for frames of this size.
+    async fn cover(&mut self, room: usize, starved: &AtomicBool) -> Result<(), FrameError> {
+        let is_large = self.frame_bytes()?.is_some_and(|bytes| bytes > SMALL_FRAME_BYTES_MAX);
+        if is_large != self.is_large {
+            // One budget is never waited for with memory of the other.
+            (self.charge, self.is_large) = (Charge::default(), is_large);
+        }
+        let budget = if is_large { &self.budgets.large } else { &self.budgets.small };
+        let bytes = self.buffer.len() + room;
+        if budget.cover(&mut self.charge, bytes).now_or_never().is_none() {
+            starved.store(true, Relaxed);
+            budget.cover(&mut self.charge, bytes).await;
+            starved.store(false, Relaxed);
+        }
+        Ok(())
     }
 
     /// Room that the next read should have at least, and what to reserve if it has not: the rest of the frame that
@@ -91,13 +155,20 @@ impl Input {
         })
     }
 
-    /// Reads once; 0 bytes mean that the client has closed. A dropped call lost nothing.
-    pub(super) async fn fill(&mut self, from: &mut ReadHalf<'_>) -> io::Result<usize> {
+    /// Reads once; 0 bytes mean that the client has closed. While it waits for memory, and not for the client, `starved`
+    /// is set. A dropped call lost nothing.
+    pub(super) async fn fill(&mut self, from: &mut ReadHalf<'_>, starved: &AtomicBool) -> io::Result<usize> {
+        let refused = |error: FrameError| io::Error::new(io::ErrorKind::InvalidData, error);
+        starved.store(false, Relaxed);
         loop {
-            from.readable().await?;
-            let (least, room) = self.room().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+            if from.readable().now_or_never().is_none() {
+                // Here, and not before: after a read the socket is taken for readable once more, though it is empty.
+                self.rest_at_beginning();
+                from.readable().await?;
+            }
+            let (least, room) = self.room().map_err(refused)?;
             if self.buffer.capacity() - self.buffer.len() < least {
-                self.budget.cover(&mut self.charge, self.buffer.len() + room).await;
+                self.cover(room, starved).await.map_err(refused)?;
                 self.buffer.reserve(room);
             }
             // Not beyond a large frame: what is behind it would have to be copied out of its memory.
@@ -115,7 +186,8 @@ mod tests {
     use super::*;
 
     fn input(bytes: &[u8]) -> Input {
-        let mut input = Input::new(Budget::new(1 << 20), 1000);
+        let budgets = Budgets { small: Budget::new(1 << 20), large: Budget::new(1 << 20) };
+        let mut input = Input::new(budgets, 1000);
         input.buffer.extend_from_slice(bytes);
         input
     }
@@ -132,7 +204,41 @@ mod tests {
             input.next_frame().expect("good").map(|(frame, _)| frame),
             Some(Bytes::from_static(&[9, 8, 7]))
         );
-        assert!(!input.is_partial());
+        assert_eq!(input.partial(), None);
+        input.buffer.extend_from_slice(&[0, 0]);
+        assert_eq!(input.partial(), Some(Partial { nth: 3, bytes: 0 }), "two bytes count as nothing");
+    }
+
+    #[test]
+    fn who_waits_for_the_rest_of_a_request_holds_little_more_than_its_beginning() {
+        let mut input = input(&[0, 0, 1, 0, 7]);
+        let starved = AtomicBool::new(false);
+        input.cover(READ_BYTES_MIN, &starved).now_or_never().expect("there is room").expect("a good length");
+        input.buffer.reserve(READ_BYTES_MIN);
+        input.rest_at_beginning();
+        assert!(input.buffer.capacity() <= BEGINNING_BYTES_MAX, "{} bytes", input.buffer.capacity());
+        assert_eq!(input.buffer[..], [0, 0, 1, 0, 7]);
+        let small = input.budgets.small.clone();
+        let mut all = Charge::default();
+        small.cover(&mut all, 1 << 20).now_or_never().expect("nothing is held");
+        assert!(!small.is_short());
+        assert!(input.cover(READ_BYTES_MIN, &starved).now_or_never().is_none() && starved.load(Relaxed));
+    }
+
+    #[test]
+    fn large_requests_leave_the_memory_of_small_ones_alone() {
+        let starved = AtomicBool::new(false);
+        let mut large = Input { frame_bytes_max: 1 << 20, ..input(&[0, 2, 0, 0]) };
+        large.cover((1 << 20) - 4, &starved).now_or_never().expect("there is room").expect("a good length");
+        let budgets = large.budgets.clone();
+        let mut small = Input { budgets: budgets.clone(), ..input(&[0, 0, 1, 0]) };
+        small
+            .cover(READ_BYTES_MIN, &starved)
+            .now_or_never()
+            .expect("small ones have room")
+            .expect("a good length");
+        let mut second = Input { budgets, frame_bytes_max: 1 << 20, ..input(&[0, 2, 0, 0]) };
+        assert!(second.cover(READ_BYTES_MIN, &starved).now_or_never().is_none(), "large ones have none left");
     }
 
     #[test]

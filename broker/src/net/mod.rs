@@ -4,13 +4,15 @@
 //! 1. No reply overtakes the reply to an earlier request of the same connection.
 //! 2. No declared length makes the broker allocate: buffers grow with what has arrived.
 //! 3. No connection takes memory beyond the budget: it is not read while the budget is spent.
-//! 4. No connection waits for another one: each has one task, which reads, writes and waits at the same time.
+//! 4. No connection waits for another one: each has one task, which reads, writes and waits at the same time. Where they
+//!    share memory, those who hold it and do not get on are closed when it is short.
 
 mod budget;
 mod connection;
 mod input;
 mod output;
 mod registry;
+mod relief;
 mod server;
 mod warnings;
 

@@ -16,6 +16,7 @@ const PIECES_MAX: usize = 256;
 pub(super) struct Output {
     pieces: VecDeque<Bytes>,
     bytes: usize,
+    written: u64,
 }
 
 impl Output {
@@ -26,6 +27,11 @@ impl Output {
     /// Bytes that are not written yet.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes that were written so far.
+    pub(super) fn written(&self) -> u64 {
+        self.written
     }
 
     pub(super) fn push(&mut self, reply: Vec<Bytes>) {
@@ -58,6 +64,7 @@ impl Output {
 
     fn advance(&mut self, mut written: usize) {
         self.bytes -= written;
+        self.written += written as u64;
         while let Some(first) = self.pieces.front_mut() {
             if written < first.len() {
                 first.advance(written);

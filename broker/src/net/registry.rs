@@ -1,11 +1,12 @@
-//! Who is connected: counts for the limits, and a sweep that closes those who do nothing.
+//! Who is connected: counts for the limits, a sweep that closes those who do nothing, and, when memory is short, the end
+//! of those who hold it without need.
 
 use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -13,10 +14,16 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::input::Partial;
+
 /// A connection that sends nothing for this long is closed.
 const IDLE_MAX: Duration = Duration::from_secs(600);
 /// A connection that stops in the middle of a request is closed after this time.
 const PARTIAL_MAX: Duration = Duration::from_secs(30);
+/// While memory is short, whoever is slower than this with a request, or with reading replies, has to go.
+const SLOW_BYTES_PER_SECOND: u64 = 64 << 10;
+/// Not judged before that.
+const SLOW_AFTER: Duration = Duration::from_secs(1);
 
 /// The open connections.
 pub(super) struct Registry {
@@ -42,7 +49,99 @@ pub(super) struct Activity {
     partial: AtomicBool,
     /// Whether the client waits for a reply.
     busy: AtomicBool,
+    /// The request that is coming in, and the replies that are going out.
+    incoming: Flow,
+    outgoing: Flow,
+    /// Whether the request stopped because there is no memory for it here.
+    pub(super) starved: AtomicBool,
+    why: AtomicUsize,
     pub(super) close: Notify,
+}
+
+/// Bytes on their way.
+#[derive(Default)]
+struct Flow {
+    nth: AtomicU64,
+    /// When it began, as [`Activity::at_ms`].
+    began_ms: AtomicU64,
+    /// Bytes that have come, or gone, since.
+    moved: AtomicU64,
+    /// Bytes of memory that it takes.
+    held: AtomicUsize,
+}
+
+/// What a connection has under way.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Progress {
+    /// The request of which a part has arrived.
+    pub(super) partial: Option<Partial>,
+    /// Whether the client waits for a reply.
+    pub(super) busy: bool,
+    /// Bytes of replies that are not written yet.
+    pub(super) unwritten: usize,
+    /// Bytes that were written in the connection's life.
+    pub(super) written: u64,
+}
+
+/// Why a connection is told to close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Expelled {
+    #[error("nothing was received for too long")]
+    Idle,
+    #[error("memory for requests is short, and this one came too slowly")]
+    SlowRequest,
+    #[error("memory for requests is short, and those who have some wait for each other")]
+    Stuck,
+    #[error("memory for replies is short, and these were read too slowly")]
+    SlowReader,
+}
+
+impl Expelled {
+    const ALL: [Expelled; 4] = [Expelled::Idle, Expelled::SlowRequest, Expelled::Stuck, Expelled::SlowReader];
+}
+
+impl Flow {
+    fn begin(&self, nth: u64, now_ms: u64) {
+        self.nth.store(nth, Relaxed);
+        self.began_ms.store(now_ms, Relaxed);
+    }
+
+    fn is_slow(&self, now_ms: u64) -> bool {
+        let age_ms = now_ms.saturating_sub(self.began_ms.load(Relaxed));
+        let due = age_ms.saturating_mul(SLOW_BYTES_PER_SECOND) / 1000;
+        self.held.load(Relaxed) > 0
+            && age_ms >= SLOW_AFTER.as_millis() as u64
+            && self.moved.load(Relaxed) < due
+    }
+}
+
+impl Activity {
+    fn touch(&self, now_ms: u64, progress: Progress) {
+        self.at_ms.store(now_ms, Relaxed);
+        self.partial.store(progress.partial.is_some(), Relaxed);
+        self.busy.store(progress.busy, Relaxed);
+        let partial = progress.partial.unwrap_or(Partial { nth: u64::MAX, bytes: 0 });
+        if self.incoming.nth.load(Relaxed) != partial.nth {
+            self.incoming.begin(partial.nth, now_ms);
+        }
+        self.incoming.moved.store(partial.bytes as u64, Relaxed);
+        self.incoming.held.store(partial.bytes, Relaxed);
+        if self.outgoing.held.swap(progress.unwritten, Relaxed) == 0 {
+            // The backlog begins now; its number is what was written before it.
+            self.outgoing.begin(progress.written, now_ms);
+        }
+        self.outgoing.moved.store(progress.written - self.outgoing.nth.load(Relaxed), Relaxed);
+    }
+
+    fn expel(&self, why: Expelled) {
+        self.why.store(why as usize, Relaxed);
+        self.close.notify_one();
+    }
+
+    /// Why it was told to close.
+    pub(super) fn why(&self) -> Expelled {
+        Expelled::ALL[self.why.load(Relaxed)]
+    }
 }
 
 /// A place among the open connections; dropping it leaves.
@@ -88,7 +187,7 @@ impl Registry {
         inner.open.insert(id, activity.clone());
         drop(inner);
         let seat = Seat { registry: self.clone(), id, address, activity };
-        seat.touch(now, false, false);
+        seat.touch(now, Progress::default());
         Ok(seat)
     }
 
@@ -101,7 +200,34 @@ impl Registry {
             let limit = if activity.partial.load(Relaxed) { PARTIAL_MAX } else { IDLE_MAX };
             since > limit && !activity.busy.load(Relaxed)
         });
-        expired.map(|activity| activity.close.notify_one()).count()
+        expired.map(|activity| activity.expel(Expelled::Idle)).count()
+    }
+
+    /// Tells those to close whose requests come too slowly for the memory that they hold; returns how many.
+    pub(super) fn expel_slow_requests(&self, now: Instant) -> usize {
+        let now_ms = self.millis(now);
+        let open = self.inner.lock();
+        let slow = open.open.values().filter(|a| a.incoming.is_slow(now_ms) && !a.starved.load(Relaxed));
+        slow.map(|activity| activity.expel(Expelled::SlowRequest)).count()
+    }
+
+    /// Of those who hold memory for a request and wait for more of it, tells the half to close that holds most.
+    pub(super) fn expel_starved(&self) -> usize {
+        let open = self.inner.lock();
+        let starved = open.open.values().filter(|a| a.starved.load(Relaxed));
+        let mut held: Vec<_> = starved.map(|a| (a.incoming.held.load(Relaxed), a)).collect();
+        held.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        held.truncate(held.len().div_ceil(2));
+        held.iter().for_each(|(_, activity)| activity.expel(Expelled::Stuck));
+        held.len()
+    }
+
+    /// Tells those to close who read their replies too slowly; returns how many.
+    pub(super) fn expel_slow_readers(&self, now: Instant) -> usize {
+        let now_ms = self.millis(now);
+        let open = self.inner.lock();
+        let slow = open.open.values().filter(|a| a.outgoing.is_slow(now_ms));
+        slow.map(|activity| activity.expel(Expelled::SlowReader)).count()
     }
 
     fn millis(&self, now: Instant) -> u64 {
@@ -111,10 +237,8 @@ impl Registry {
 
 impl Seat {
     /// Something happened on the connection.
-    pub(super) fn touch(&self, now: Instant, partial: bool, busy: bool) {
-        self.activity.at_ms.store(self.registry.millis(now), Relaxed);
-        self.activity.partial.store(partial, Relaxed);
-        self.activity.busy.store(busy, Relaxed);
+    pub(super) fn touch(&self, now: Instant, progress: Progress) {
+        self.activity.touch(self.registry.millis(now), progress);
     }
 }
 
@@ -142,6 +266,51 @@ mod tests {
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
+    fn coming(nth: u64, bytes: usize) -> Progress {
+        Progress { partial: Some(Partial { nth, bytes }), ..Progress::default() }
+    }
+
+    fn is_told(seat: &Seat) -> Option<Expelled> {
+        seat.activity.close.notified().now_or_never().map(|()| seat.activity.why())
+    }
+
+    #[test]
+    fn while_memory_is_short_slow_requests_go() {
+        let now = Instant::now();
+        let registry = Registry::new(9, 9, now);
+        let seats: Vec<Seat> = (0..5).map(|_| registry.take(HERE, now).expect("room")).collect();
+        let [slow, fast, starved, small, later] = &seats[..] else { unreachable!("five seats") };
+        [slow, fast, starved].iter().for_each(|seat| seat.touch(now, coming(0, 10_000)));
+        small.touch(now, coming(0, 0));
+        assert_eq!(registry.expel_slow_requests(now), 0, "nobody is judged at once");
+        let then = now + SLOW_AFTER;
+        fast.touch(then, coming(0, 100_000));
+        starved.activity.starved.store(true, Relaxed);
+        later.touch(then, coming(1, 100));
+        assert_eq!(registry.expel_slow_requests(then), 1);
+        assert_eq!(is_told(slow), Some(Expelled::SlowRequest));
+        assert_eq!(registry.expel_starved(), 1);
+        assert_eq!(is_told(starved), Some(Expelled::Stuck));
+        assert_eq!([fast, small, later].map(is_told), [None; 3]);
+    }
+
+    #[test]
+    fn while_memory_is_short_slow_readers_go() {
+        let now = Instant::now();
+        let registry = Registry::new(9, 9, now);
+        let seats: Vec<Seat> = (0..3).map(|_| registry.take(HERE, now).expect("room")).collect();
+        let [slow, fast, done] = &seats[..] else { unreachable!("three seats") };
+        let going = |unwritten, written| Progress { unwritten, written, ..Progress::default() };
+        seats.iter().for_each(|seat| seat.touch(now, going(1 << 20, 5000)));
+        let then = now + SLOW_AFTER;
+        fast.touch(then, going(1 << 19, 5000 + (1 << 19)));
+        done.touch(then, going(0, 5000 + (1 << 20)));
+        assert_eq!(registry.expel_slow_readers(then), 1);
+        assert_eq!(is_told(slow), Some(Expelled::SlowReader));
+        done.touch(then, going(100, 5000 + (1 << 20)));
+        assert_eq!(registry.expel_slow_readers(then), 1, "only the first again");
+    }
+
     #[test]
     fn seats_are_limited_and_come_back() {
         let now = Instant::now();
@@ -166,8 +335,8 @@ mod tests {
         let idle = registry.take(HERE, now).expect("room");
         let partial = registry.take(HERE, now).expect("room");
         let waits = registry.take(HERE, now).expect("room");
-        partial.touch(now, true, false);
-        waits.touch(now, false, true);
+        partial.touch(now, coming(0, 3));
+        waits.touch(now, Progress { busy: true, ..Progress::default() });
         assert_eq!(registry.sweep(now + PARTIAL_MAX + Duration::from_secs(1)), 1);
         assert!(partial.activity.close.notified().now_or_never().is_some());
         assert!(idle.activity.close.notified().now_or_never().is_none());

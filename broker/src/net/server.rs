@@ -11,7 +11,9 @@ use tokio::{
 use super::{
     budget::Budget,
     connection::{Serving, serve},
+    input::Budgets,
     registry::Registry,
+    relief,
     warnings::Warnings,
 };
 use crate::{clock, config::BrokerConfig, kafka::Dispatcher};
@@ -20,6 +22,8 @@ use crate::{clock, config::BrokerConfig, kafka::Dispatcher};
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// Time between two looks for connections that do nothing.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
+/// Small requests have so much of the memory for requests to themselves, beside it.
+const SMALL_REQUESTS_SHARE: usize = 4;
 /// Pause after the system could not give another connection, for instance for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -27,14 +31,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Server {
     stop: watch::Sender<bool>,
     acceptors: Vec<JoinHandle<()>>,
-    sweeper: JoinHandle<()>,
+    sweepers: Vec<JoinHandle<()>>,
     registry: Arc<Registry>,
 }
 
 struct Door {
     registry: Arc<Registry>,
     dispatcher: Arc<Dispatcher>,
-    budget: Budget,
+    budgets: Budgets,
     frame_bytes_max: usize,
     stop: watch::Receiver<bool>,
     warnings: Arc<Warnings>,
@@ -50,13 +54,15 @@ impl Server {
         let (stop, stopped) = watch::channel(false);
         let registry =
             Registry::new(config.connections_max, config.connections_per_ip_max, clock::monotonic());
-        let budget = Budget::new(config.requests_bytes_max);
+        let bytes_max = config.requests_bytes_max;
+        let budgets =
+            Budgets { small: Budget::new(bytes_max / SMALL_REQUESTS_SHARE), large: Budget::new(bytes_max) };
         let warnings = Arc::<Warnings>::default();
         let acceptors = listeners.into_iter().map(|listener| {
             let door = Door {
                 registry: registry.clone(),
                 dispatcher: dispatcher.clone(),
-                budget: budget.clone(),
+                budgets: budgets.clone(),
                 frame_bytes_max: config.request_bytes_max,
                 stop: stopped.clone(),
                 warnings: warnings.clone(),
@@ -64,8 +70,13 @@ impl Server {
             tokio::spawn(door.accept(listener))
         });
         let acceptors = acceptors.collect();
-        let sweeper = tokio::spawn(sweep(registry.clone()));
-        Server { stop, acceptors, sweeper, registry }
+        let sweepers = vec![
+            tokio::spawn(sweep(registry.clone())),
+            tokio::spawn(relief::of_requests(registry.clone(), budgets.small)),
+            tokio::spawn(relief::of_requests(registry.clone(), budgets.large)),
+            tokio::spawn(relief::of_replies(registry.clone(), dispatcher.replies())),
+        ];
+        Server { stop, acceptors, sweepers, registry }
     }
 
     /// Tells how many connections are open, whenever it is called.
@@ -77,7 +88,7 @@ impl Server {
     /// Takes no more requests, lets those in flight be answered, and closes.
     pub(crate) async fn shutdown(self) {
         self.stop.send_replace(true);
-        self.sweeper.abort();
+        self.sweepers.iter().for_each(JoinHandle::abort);
         for acceptor in self.acceptors {
             // One that panicked has said so.
             let _ = acceptor.await;
@@ -132,7 +143,7 @@ impl Door {
         };
         let serving = Serving {
             dispatcher: self.dispatcher.clone(),
-            budget: self.budget.clone(),
+            budgets: self.budgets.clone(),
             frame_bytes_max: self.frame_bytes_max,
             stop: self.stop.clone(),
             warnings: self.warnings.clone(),

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use millstream_model::{
     PartitionId,
     batch::{BatchHeader, TimestampType, decode_records, split},
-    limits,
 };
 use millstream_store::tables::{MemoryRead, Tables};
 
@@ -28,6 +27,13 @@ pub enum OffsetQuery {
     EarliestLocal,
     /// The first whose timestamp is at or after this, in milliseconds.
     At(i64),
+}
+
+impl OffsetQuery {
+    /// Whether it takes a look at records, which may be compressed.
+    pub fn looks_into_batches(self) -> bool {
+        matches!(self, OffsetQuery::MaxTimestamp | OffsetQuery::At(_))
+    }
 }
 
 /// An offset that was found.
@@ -87,7 +93,7 @@ fn batch_at(tables: &Tables, partition: PartitionId, offset: i64) -> Result<Opti
         MemoryRead::Empty => Vec::new(),
         MemoryRead::Older => tables.read_runs(partition, offset, 1).map_err(|error| damaged(&error))?,
     };
-    found.into_iter().next().map(Batch::parse).transpose()
+    found.into_iter().next().map(|bytes| Batch::parse(bytes, tables)).transpose()
 }
 
 async fn blocking<R: Send + 'static>(
@@ -105,7 +111,7 @@ fn first_at(
     log_start: i64,
 ) -> Result<Option<FoundOffset>, FetchError> {
     let mut from = log_start;
-    while let Some(batch) = read(tables.first_batch_at_or_after_time(partition, time, from))? {
+    while let Some(batch) = read(tables, tables.first_batch_at_or_after_time(partition, time, from))? {
         if let Some(found) = batch.find(|record| record.offset >= log_start && record.timestamp_ms >= time)? {
             return Ok(Some(found));
         }
@@ -121,15 +127,16 @@ fn newest(
     partition: PartitionId,
     log_start: i64,
 ) -> Result<Option<FoundOffset>, FetchError> {
-    let Some(batch) = read(tables.max_timestamp_batch(partition, log_start))? else { return Ok(None) };
+    let Some(batch) = read(tables, tables.max_timestamp_batch(partition, log_start))? else {
+        return Ok(None);
+    };
     let best = batch.newest(log_start)?;
     if batch.header.base_offset >= log_start {
         return Ok(best);
     }
     // Part of this batch lies below the log start, perhaps the part that made it the newest.
-    let Some(later) = read(tables.max_timestamp_batch(partition, batch.header.next_offset()))? else {
-        return Ok(best);
-    };
+    let later = tables.max_timestamp_batch(partition, batch.header.next_offset());
+    let Some(later) = read(tables, later)? else { return Ok(best) };
     let later = later.newest(log_start)?;
     Ok(if later.map(|found| found.timestamp_ms) > best.map(|found| found.timestamp_ms) {
         later
@@ -142,12 +149,14 @@ fn newest(
 struct Batch {
     header: BatchHeader,
     bytes: Bytes,
+    opened_bytes_max: usize,
 }
 
 fn read(
+    tables: &Tables,
     found: Result<Option<Bytes>, millstream_store::tables::ReadError>,
 ) -> Result<Option<Batch>, FetchError> {
-    found.map_err(|error| damaged(&error))?.map(Batch::parse).transpose()
+    found.map_err(|error| damaged(&error))?.map(|bytes| Batch::parse(bytes, tables)).transpose()
 }
 
 fn not_a_batch(error: &dyn std::fmt::Display) -> FetchError {
@@ -155,10 +164,10 @@ fn not_a_batch(error: &dyn std::fmt::Display) -> FetchError {
 }
 
 impl Batch {
-    fn parse(bytes: Bytes) -> Result<Batch, FetchError> {
+    fn parse(bytes: Bytes, tables: &Tables) -> Result<Batch, FetchError> {
         let bytes = split(&bytes).next().ok_or(FetchError::Unavailable)?.map_err(|e| not_a_batch(&e))?;
         let header = BatchHeader::parse(&bytes).map_err(|e| not_a_batch(&e))?;
-        Ok(Batch { header, bytes })
+        Ok(Batch { header, bytes, opened_bytes_max: tables.opened_bytes_max() })
     }
 
     /// The first record that fits.
@@ -186,8 +195,7 @@ impl Batch {
     /// Looks at the records, in order, as long as `look` wants more.
     fn each(&self, mut look: impl FnMut(FoundOffset) -> bool) -> Result<(), FetchError> {
         let header = &self.header;
-        let records =
-            decode_records(&self.bytes, limits::DECOMPRESSED_BYTES_MAX).map_err(|e| not_a_batch(&e))?;
+        let records = decode_records(&self.bytes, self.opened_bytes_max).map_err(|e| not_a_batch(&e))?;
         let by_broker = header.attributes.timestamp_type() == TimestampType::LogAppend;
         for record in records.iter() {
             let record = record.map_err(|e| not_a_batch(&e))?;

@@ -13,7 +13,12 @@ use millstream_model::{
 use millstream_store::tables::{MemoryRead, ReadError};
 use tokio::sync::Notify;
 
-use super::{ShardHost, leader::leader_epoch, read_ahead::Next, replies::Replies};
+use super::{
+    ShardHost,
+    leader::leader_epoch,
+    read_ahead::Next,
+    replies::{Allowance, Replies, SMALL_BYTES_MAX},
+};
 use crate::service::PartitionView;
 
 /// Most bytes of one partition that are read ahead of a consumer.
@@ -200,8 +205,7 @@ enum Disk {
     MustNotWait,
 }
 
-/// What can be read now: from memory at once, and from the first part that needs the disk on, all the rest on a
-/// thread that may wait. Tells also whether that is enough.
+/// What can be read now, and whether that is enough. Where memory for replies is short it waits for some.
 async fn pass<L: Locate>(
     shards: &L,
     parts: &[FetchPart],
@@ -210,16 +214,41 @@ async fn pass<L: Locate>(
 ) -> (Vec<Result<Fetched, FetchError>>, bool) {
     let wanted =
         parts.iter().fold(0, |sum: usize, part| sum.saturating_add(part.max_bytes)).min(bounds.max_bytes);
-    let hold = replies.take(wanted);
-    // Where less is allowed than is wanted, most of that is enough.
-    let cut = hold.bytes() < wanted;
-    let min_bytes = if cut { bounds.min_bytes.min((hold.bytes() / 2).max(1)) } else { bounds.min_bytes };
+    let mut hold = replies.take(wanted, true, bounds.deadline).await;
+    let mut results = read_parts(shards, parts, hold.allowance).await;
+    if hold.allowance == Allowance::SmallBatch && bytes_of(&results) > SMALL_BYTES_MAX {
+        drop((hold, results));
+        hold = replies.take(wanted, false, bounds.deadline).await;
+        results = read_parts(shards, parts, hold.allowance).await;
+    }
+    let min_bytes = match hold.allowance {
+        Allowance::Bytes(bytes) if bytes >= wanted => bounds.min_bytes,
+        // Where less is allowed than is wanted, most of that is enough.
+        Allowance::Bytes(bytes) => bounds.min_bytes.min((bytes / 2).max(1)),
+        Allowance::SmallBatch | Allowance::Nothing => bounds.min_bytes.min(1),
+    };
+    hold.attach(results.iter_mut().flatten().flat_map(|fetched| &mut fetched.records));
+    let enough = enough(&results, min_bytes);
+    (results, enough)
+}
+
+fn bytes_of(results: &[Result<Fetched, FetchError>]) -> usize {
+    results.iter().flatten().map(Fetched::len).sum()
+}
+
+/// Reads what is allowed: from memory at once, and from the first part that needs the disk on, all the rest on a thread
+/// that may wait.
+async fn read_parts<L: Locate>(
+    shards: &L,
+    parts: &[FetchPart],
+    allowance: Allowance,
+) -> Vec<Result<Fetched, FetchError>> {
     let locate = |part: &FetchPart| {
         let place = shards.locate(part.partition.group);
         (place.map(|(host, term)| (host.clone(), term)), *part)
     };
     let located: Vec<Located> = parts.iter().map(locate).collect();
-    let mut pass = Pass::new(hold.bytes(), parts.len());
+    let mut pass = Pass::new(allowance, parts.len());
     if !pass.go_on(&located, Disk::MustNotWait) {
         let waiting = tokio::task::spawn_blocking(move || {
             pass.go_on(&located, Disk::MayWait);
@@ -228,13 +257,11 @@ async fn pass<L: Locate>(
         match waiting.await {
             Ok(done) => pass = done,
             // A reader that panicked has said so.
-            Err(_) => return (vec![Err(FetchError::Unavailable); parts.len()], true),
+            Err(_) => return vec![Err(FetchError::Unavailable); parts.len()],
         }
     }
     read_ahead(pass.next);
-    hold.attach(pass.results.iter_mut().flatten().flat_map(|fetched| &mut fetched.records));
-    let enough = enough(&pass.results, min_bytes);
-    (pass.results, enough)
+    pass.results
 }
 
 /// Bytes that are read ahead of a consumer that takes so many at once: the next two portions, so that the one behind
@@ -254,8 +281,11 @@ fn read_ahead(mut next: Vec<(Arc<ShardHost>, Next)>) {
 }
 
 impl Pass {
-    fn new(bytes_left: usize, parts: usize) -> Pass {
-        Pass { bytes_left, anything: false, results: Vec::with_capacity(parts), next: Vec::new() }
+    fn new(allowance: Allowance, parts: usize) -> Pass {
+        let bytes_left = if let Allowance::Bytes(bytes) = allowance { bytes } else { 0 };
+        // Where nothing is allowed, it is as if a part in front had taken all.
+        let anything = allowance == Allowance::Nothing;
+        Pass { bytes_left, anything, results: Vec::with_capacity(parts), next: Vec::new() }
     }
 
     /// Reads the parts that have no result yet; false when one of them needs the disk and must not wait for it.

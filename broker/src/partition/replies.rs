@@ -1,60 +1,154 @@
 //! A bound on the records that are on their way to consumers.
 //!
 //! Consumers that read slowly, or not at all, hold what they asked for: in the log's memory, or read from runs for
-//! them. All fetches together take no more than a bound; what is beyond it is simply not read yet. A fetch is never
-//! refused and never waits for that: in the worst case it gets one batch at a time.
+//! them. All fetches together take no more than a bound; what is beyond it is simply not read yet. Beyond the bound a
+//! fetch gets one batch; beyond twice the bound only if it is small, so that those who read little are not held up by
+//! those who hold much; and then it waits until others have read theirs, or its time is up.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Instant,
 };
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 
 /// One fetch takes at most this part of what is left, so that others find something too.
 const SHARE: usize = 4;
+/// Taken for a batch that was not read yet.
+const BATCH_BYTES: usize = 1 << 20;
+/// A reply that is small.
+pub(super) const SMALL_BYTES_MAX: usize = 64 << 10;
 
 /// Memory for records that were read and not yet sent, all connections together.
 #[derive(Clone, Debug)]
 pub struct Replies {
     bytes_max: usize,
-    used: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    used: AtomicUsize,
+    waiting: AtomicUsize,
+    /// Somebody began to wait.
+    began: Notify,
+    /// Something was given back while somebody waited.
+    freed: Notify,
+}
+
+/// What may be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Allowance {
+    /// So many bytes, and a first batch whatever its size.
+    Bytes(usize),
+    /// One batch, if it is small.
+    SmallBatch,
+    /// None.
+    Nothing,
 }
 
 /// A part of that memory; dropping it gives it back.
 #[derive(Debug)]
 pub(super) struct Hold {
     bytes: usize,
-    used: Arc<AtomicUsize>,
+    pub(super) allowance: Allowance,
+    shared: Arc<Shared>,
+}
+
+/// One who waits, until it is dropped.
+struct Waits<'a>(&'a Shared);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Shared {
+    fn give_back(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Relaxed);
+        if bytes > 0 && self.waiting.load(Relaxed) > 0 {
+            self.freed.notify_waiters();
+        }
+    }
 }
 
 impl Replies {
     /// Room for so many bytes.
     pub fn new(bytes_max: usize) -> Replies {
-        Replies { bytes_max, used: Arc::default() }
+        Replies { bytes_max, shared: Arc::default() }
     }
 
     /// Bytes that are read or promised.
     #[cfg(test)]
     fn used_bytes(&self) -> usize {
-        self.used.load(Relaxed)
+        self.shared.used.load(Relaxed)
     }
 
-    /// Takes at most `wanted` bytes; perhaps none.
-    pub(super) fn take(&self, wanted: usize) -> Hold {
-        let left = self.bytes_max.saturating_sub(self.used.load(Relaxed));
-        // Two that take at the same time may take a little too much: the next ones get less.
-        let bytes = wanted.min(left / SHARE);
-        self.used.fetch_add(bytes, Relaxed);
-        Hold { bytes, used: self.used.clone() }
+    /// Whether a fetch waits for memory.
+    pub fn is_short(&self) -> bool {
+        self.shared.waiting.load(Relaxed) > 0
+    }
+
+    /// Waits until a fetch has to wait for memory.
+    pub async fn falls_short(&self) {
+        while !self.is_short() {
+            self.shared.began.notified().await;
+        }
+    }
+
+    fn hold(&self, bytes: usize, allowance: Allowance) -> Hold {
+        self.shared.used.fetch_add(bytes, Relaxed);
+        Hold { bytes, allowance, shared: self.shared.clone() }
+    }
+
+    /// Takes at most `wanted` bytes, or what is allowed beyond the bound. Two that take at the same time may take a
+    /// little too much: the next ones get less.
+    fn try_take(&self, wanted: usize, small_too: bool) -> Option<Hold> {
+        let used = self.shared.used.load(Relaxed);
+        let batch_bytes = BATCH_BYTES.min(self.bytes_max / SHARE);
+        let share = self.bytes_max.saturating_sub(used) / SHARE;
+        if share > batch_bytes / SHARE || share >= wanted {
+            let bytes = wanted.min(share);
+            return Some(self.hold(bytes, Allowance::Bytes(bytes)));
+        }
+        if used < 2 * self.bytes_max {
+            return Some(self.hold(batch_bytes, Allowance::Bytes(0)));
+        }
+        let small = small_too && used < 2 * self.bytes_max + self.bytes_max / 2;
+        // It is small only once it was read.
+        small.then(|| self.hold(batch_bytes, Allowance::SmallBatch))
+    }
+
+    /// Takes memory for a fetch that wants so many bytes; waits until there is some, though not beyond `until`.
+    pub(super) async fn take(&self, wanted: usize, small_too: bool, until: Instant) -> Hold {
+        if let Some(hold) = self.try_take(wanted, small_too) {
+            return hold;
+        }
+        if self.shared.waiting.fetch_add(1, Relaxed) == 0 {
+            self.shared.began.notify_one();
+        }
+        let _waits = Waits(&self.shared);
+        loop {
+            let mut freed = pin!(self.shared.freed.notified());
+            // Before looking again: whatever is given back from now on is noticed.
+            freed.as_mut().enable();
+            if let Some(hold) = self.try_take(wanted, small_too) {
+                return hold;
+            }
+            if tokio::time::timeout_at(until.into(), freed).await.is_err() {
+                return self.hold(0, Allowance::Nothing);
+            }
+        }
     }
 }
 
 impl Hold {
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     /// Holds as much as was read, until the last piece is dropped, which is the last that is sent.
     pub(super) fn attach<'a>(mut self, pieces: impl Iterator<Item = &'a mut Bytes>) {
         let (mut bytes, mut last) = (0, None);
@@ -63,15 +157,15 @@ impl Hold {
             last = Some(piece);
         }
         let Some(last) = last else { return };
-        self.used.fetch_add(bytes, Relaxed);
-        self.used.fetch_sub(std::mem::replace(&mut self.bytes, bytes), Relaxed);
+        self.shared.used.fetch_add(bytes, Relaxed);
+        self.shared.give_back(std::mem::replace(&mut self.bytes, bytes));
         *last = Bytes::from_owner(Held { bytes: std::mem::take(last), _hold: self });
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.used.fetch_sub(self.bytes, Relaxed);
+        self.shared.give_back(self.bytes);
     }
 }
 
@@ -111,13 +205,17 @@ mod tests {
         service::PartitionView,
     };
 
+    fn take(replies: &Replies, wanted: usize) -> Hold {
+        replies.try_take(wanted, true).expect("there is something")
+    }
+
     #[test]
     fn what_is_attached_is_given_back_with_the_last_piece() {
         let replies = Replies::new(1000);
-        let first = replies.take(10_000);
-        assert_eq!((first.bytes(), replies.used_bytes()), (250, 250));
-        let second = replies.take(100);
-        assert_eq!((second.bytes(), replies.used_bytes()), (100, 350));
+        let first = take(&replies, 10_000);
+        assert_eq!((first.allowance, replies.used_bytes()), (Allowance::Bytes(250), 250));
+        let second = take(&replies, 100);
+        assert_eq!((second.allowance, replies.used_bytes()), (Allowance::Bytes(100), 350));
         let mut pieces = [Bytes::from_static(&[1; 30]), Bytes::from_static(&[2; 10])];
         first.attach(pieces.iter_mut());
         assert_eq!(replies.used_bytes(), 140);
@@ -131,6 +229,31 @@ mod tests {
         assert_eq!(replies.used_bytes(), 40);
         drop(rest);
         assert_eq!(replies.used_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn beyond_the_bound_there_is_a_batch_then_a_small_one_then_a_wait() {
+        let replies = Replies::new(1000);
+        let mut holds = Vec::new();
+        while let Some(hold) = replies.try_take(10_000, true) {
+            assert!(replies.used_bytes() <= 2750, "{} bytes", replies.used_bytes());
+            holds.push(hold);
+        }
+        let allowed: Vec<Allowance> = holds.iter().map(|hold| hold.allowance).collect();
+        let small = allowed.iter().position(|one| *one == Allowance::SmallBatch).expect("some are small");
+        assert!(allowed[small..].iter().all(|one| *one == Allowance::SmallBatch));
+        assert_eq!(allowed[small - 1], Allowance::Bytes(0));
+        let nothing = replies.take(10, true, clock::monotonic()).await;
+        assert_eq!(nothing.allowance, Allowance::Nothing);
+        assert!(!replies.is_short());
+        let mut waits = pin!(replies.take(10, false, clock::deadline(Duration::from_secs(60))));
+        assert!(futures::poll!(waits.as_mut()).is_pending());
+        assert!(replies.is_short());
+        replies.falls_short().await;
+        drop(holds);
+        assert_eq!(waits.await.allowance, Allowance::Bytes(10));
+        drop(nothing);
+        assert!(!replies.is_short());
     }
 
     const PARTITION: PartitionId = PartitionId(3);
@@ -167,10 +290,10 @@ mod tests {
         One(host)
     }
 
-    async fn read(shards: &One, replies: &Replies, min_bytes: usize) -> Fetched {
+    async fn read_until(shards: &One, replies: &Replies, min_bytes: usize, wait: Duration) -> Fetched {
         let partition = PartitionView { index: 0, id: PARTITION, group: GROUP, epoch_base: 0 };
         let part = FetchPart { partition, offset: 0, max_bytes: 1 << 20, current_leader_epoch: -1 };
-        let deadline = clock::deadline(Duration::from_secs(60));
+        let deadline = clock::deadline(wait);
         let bounds = FetchBounds { max_bytes: 1 << 20, min_bytes, deadline };
         fetch(shards, &[part], bounds, replies, &mut Duration::default())
             .await
@@ -178,22 +301,30 @@ mod tests {
             .expect("it can be read")
     }
 
+    async fn read(shards: &One, replies: &Replies, min_bytes: usize) -> Fetched {
+        read_until(shards, replies, min_bytes, Duration::from_secs(60)).await
+    }
+
     #[tokio::test]
-    async fn slow_consumers_together_hold_no_more_than_the_bound_and_one_batch_each() {
+    async fn slow_consumers_together_hold_no_more_than_the_bound_and_as_much_again() {
         for in_runs in [false, true] {
             let (shards, replies) = (filled(100, in_runs), Replies::new(80 * BATCH_VALUE_BYTES));
             let mut slow = Vec::new();
-            for _ in 0..200 {
-                slow.push(read(&shards, &replies, 1).await);
-                assert!(!slow.last().expect("pushed").is_empty(), "everyone gets something");
+            for _ in 0..400 {
+                slow.push(read_until(&shards, &replies, 1, Duration::ZERO).await);
             }
             let held: usize = slow.iter().map(Fetched::len).sum();
             assert_eq!(replies.used_bytes(), held);
             assert!(slow[0].len() > 15 * BATCH_VALUE_BYTES, "{} bytes for the first", slow[0].len());
-            assert!(held < (80 + 200 * 2) * BATCH_VALUE_BYTES, "{held} bytes");
-            // More is wanted than may be had: nobody waits for it.
-            slow.push(read(&shards, &replies, 1 << 20).await);
-            drop(slow);
+            assert!(held < (2 * 80 + 40 + 20) * BATCH_VALUE_BYTES, "{held} bytes");
+            let served = slow.iter().filter(|fetched| !fetched.is_empty()).count();
+            assert!(served > 100, "{served} of many got something");
+            let last = slow.last().expect("pushed");
+            assert_eq!((last.len(), last.high_watermark), (0, 100), "there is no room for it");
+            // Who waits gets something as soon as somebody else has read theirs.
+            let (late, _) = tokio::join!(read(&shards, &replies, 1), async { slow.clear() });
+            assert!(!late.is_empty());
+            drop(late);
             assert_eq!(replies.used_bytes(), 0);
             assert!(read(&shards, &replies, 1).await.len() > 15 * BATCH_VALUE_BYTES);
         }

@@ -52,7 +52,7 @@ impl Service {
     ) -> Service {
         let groups = super::Groups::new(&shards, serve.broker.groups.clone());
         let replies = partition::Replies::new(serve.broker.replies_bytes_max);
-        let opener = Opener::new(serve.broker.requests_bytes_max);
+        let opener = Opener::new(serve.broker.opened_bytes_max);
         let inner = Inner {
             cluster,
             metadata,
@@ -162,6 +162,11 @@ impl Service {
         self.inner.shards.values()
     }
 
+    /// Memory of records on their way to consumers.
+    pub(crate) fn replies(&self) -> &partition::Replies {
+        &self.inner.replies
+    }
+
     /// Consumer groups.
     pub fn groups(&self) -> &super::Groups {
         &self.inner.groups
@@ -217,7 +222,18 @@ impl Service {
         current_leader_epoch: i32,
     ) -> Result<Option<FoundOffset>, FetchError> {
         let (host, epoch) = self.inner.leading(partition, current_leader_epoch)?;
-        partition::find_offset(host, partition.id, query, epoch).await
+        let id = partition.id;
+        if !query.looks_into_batches() {
+            return partition::find_offset(host, id, query, epoch).await;
+        }
+        let place = self.inner.opener.place().await;
+        // A task of its own: it ends, and holds its place, also when nobody waits for it any more.
+        let found = tokio::spawn(async move {
+            let found = partition::find_offset(host, id, query, epoch).await;
+            drop(place);
+            found
+        });
+        found.await.unwrap_or(Err(FetchError::Unavailable))
     }
 
     /// The largest epoch up to `epoch` that wrote into the partition, and the offset behind its last record;

@@ -6,8 +6,8 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::future::{Either, join_all, ready};
-use millstream_model::{PartitionId, limits};
-use tokio::sync::{Semaphore, oneshot};
+use millstream_model::PartitionId;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{ProduceError, ProducePart, Produced, Service, TopicView, Turns, data::Inner};
 use crate::{
@@ -33,17 +33,17 @@ pub(super) struct Opener {
 }
 
 impl Opener {
-    /// With a small memory for requests, less fits into an open batch.
-    pub(super) fn new(requests_bytes_max: usize) -> Opener {
-        Opener {
-            places: Arc::new(Semaphore::new(OPEN_AT_ONCE_MAX)),
-            opened_bytes_max: limits::DECOMPRESSED_BYTES_MAX.min(requests_bytes_max),
-        }
+    pub(super) fn new(opened_bytes_max: usize) -> Opener {
+        Opener { places: Arc::new(Semaphore::new(OPEN_AT_ONCE_MAX)), opened_bytes_max }
+    }
+
+    /// Waits for its turn to have a batch open. Never `None`: nobody closes the semaphore.
+    pub(super) async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        self.places.clone().acquire_owned().await.ok()
     }
 
     async fn open(&self, batch: ClosedBatch) -> Result<CheckedBatch, ProduceError> {
-        let place = self.places.clone().acquire_owned().await;
-        let place = place.map_err(|_| ProduceError::Unavailable)?;
+        let place = self.place().await.ok_or(ProduceError::Unavailable)?;
         let bytes_max = self.opened_bytes_max;
         let opened = tokio::task::spawn_blocking(move || {
             let opened = batch.open(bytes_max);

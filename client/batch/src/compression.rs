@@ -24,6 +24,9 @@ const XERIAL_MAGIC: [u8; 8] = [0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0];
 const XERIAL_HEAD_BYTES: usize = 16;
 /// Uncompressed bytes of one xerial block, as the Java library writes them.
 const XERIAL_BLOCK_BYTES: usize = 32 << 10;
+/// Memory for what comes out grows with it up to so many bytes; then it is taken at once up to the caller's bound, so that
+/// nothing that was outgrown is left behind. What is never written takes no memory.
+const GROWN_BYTES_MAX: usize = 1 << 20;
 /// Log 2 of the largest Zstandard window that is taken: 128 MiB.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
@@ -110,7 +113,12 @@ pub fn decompress(codec: Codec, input: &[u8], bytes_max: usize) -> Result<Vec<u8
 
 fn read_all(codec: Codec, reader: impl Read, bytes_max: usize) -> Result<Vec<u8>, BatchError> {
     let mut out = Vec::new();
-    reader.take(bytes_max as u64 + 1).read_to_end(&mut out).map_err(|e| codec.failed(e))?;
+    let mut reader = reader.take(bytes_max as u64 + 1);
+    let mut read = |bytes, out: &mut Vec<u8>| reader.by_ref().take(bytes).read_to_end(out);
+    if read(GROWN_BYTES_MAX as u64, &mut out).map_err(|e| codec.failed(e))? == GROWN_BYTES_MAX {
+        out.reserve_exact((bytes_max + 1).saturating_sub(GROWN_BYTES_MAX));
+        read(u64::MAX, &mut out).map_err(|e| codec.failed(e))?;
+    }
     if out.len() > bytes_max { Err(BatchError::TooLarge { bytes_max }) } else { Ok(out) }
 }
 

@@ -15,7 +15,6 @@ use bytes::Bytes;
 use millstream_model::{
     PartitionId,
     batch::{BatchHeader, Record, decode_records, rebuild_with_horizon},
-    limits,
 };
 
 use super::{
@@ -145,6 +144,7 @@ impl Hash for KeyHash {
 /// What the first pass learns.
 #[derive(Default)]
 struct Scan {
+    opened_bytes_max: usize,
     /// Offset of each key's newest value.
     newest: HashMap<KeyHash, i64, BuildHasherDefault<IdHasher>>,
     /// Values of transactions whose marker has not come yet, by producer.
@@ -152,6 +152,12 @@ struct Scan {
     pending_count: usize,
     /// Base offset of each producer's newest batch.
     last_batch: HashMap<i64, i64>,
+}
+
+/// A producer may have written any delta: what lies outside of the batch must not hide what other batches have.
+fn offset_of(header: &BatchHeader, record: &Record<'_>) -> i64 {
+    let delta = record.offset_delta.clamp(0, header.last_offset_delta.max(0));
+    header.base_offset.saturating_add(i64::from(delta))
 }
 
 impl Scan {
@@ -172,12 +178,12 @@ impl Scan {
             return;
         }
         // Bytes that cannot be decoded hide nothing.
-        let Ok(decoded) = decode_records(batch, limits::DECOMPRESSED_BYTES_MAX) else { return };
+        let Ok(decoded) = decode_records(batch, self.opened_bytes_max) else { return };
         for record in decoded.iter().map_while(Result::ok) {
             if header.attributes.is_control() {
                 self.marker(header.producer_id, &record);
             } else if let Some(key) = record.key {
-                self.value(header, KeyHash::of(key), header.base_offset + i64::from(record.offset_delta));
+                self.value(header, KeyHash::of(key), offset_of(header, &record));
             }
         }
     }
@@ -244,7 +250,7 @@ impl Plan<'_> {
     fn judge(&self, batch: &[u8], header: &BatchHeader) -> Option<Verdict> {
         let has_horizon = header.attributes.has_delete_horizon();
         let expired = has_horizon && self.policy.now_ms >= header.base_timestamp;
-        let decoded = decode_records(batch, limits::DECOMPRESSED_BYTES_MAX).ok()?;
+        let decoded = decode_records(batch, self.scan.opened_bytes_max).ok()?;
         let mut kept = Vec::with_capacity(header.record_count.clamp(0, 1 << 16) as usize);
         let mut count = 0;
         for record in decoded.iter() {
@@ -272,7 +278,7 @@ impl Plan<'_> {
     /// Whether no newer value of the record's key is known. A record without a key has no place in a compacted
     /// topic: the topic was not compacted when it came.
     fn is_newest(&self, record: &Record<'_>, header: &BatchHeader) -> bool {
-        let offset = header.base_offset + i64::from(record.offset_delta);
+        let offset = offset_of(header, record);
         record
             .key
             .is_some_and(|key| self.scan.newest.get(&KeyHash::of(key)).is_none_or(|&newest| newest <= offset))
@@ -327,7 +333,7 @@ impl Tables {
         mut end: i64,
         sources: &mut Sources<'_>,
     ) -> Result<Plan<'a>, Ended> {
-        let mut scan = Scan::default();
+        let mut scan = Scan { opened_bytes_max: self.config.opened_bytes_max, ..Scan::default() };
         'all: for part in &task.parts {
             for (number, region) in part.regions().iter().enumerate() {
                 if region.base_offset >= end {

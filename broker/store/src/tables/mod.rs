@@ -39,7 +39,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_model::{GroupId, LogId, PartitionId};
+use millstream_model::{GroupId, LogId, PartitionId, limits};
 use parking_lot::{Mutex, RwLock};
 
 use crate::disk::Disk;
@@ -94,6 +94,8 @@ pub struct TablesConfig {
     pub merge_runs_max: usize,
     /// Keys that a compaction holds in memory; a partition with more takes several rounds.
     pub compact_keys_max: usize,
+    /// A batch that expands to more is left as it is.
+    pub opened_bytes_max: usize,
     /// Called by merges with the bytes of each step: it may wait, to spread the load.
     pub pace: Arc<dyn Fn(u64) -> Pace + Send + Sync>,
     /// Called by an insert that makes a flush needed, once until there was a flush: it must not wait.
@@ -115,6 +117,7 @@ impl Default for TablesConfig {
             merge_runs_min: 4,
             merge_runs_max: 16,
             compact_keys_max: (1 << 19) / 8 * 7,
+            opened_bytes_max: limits::DECOMPRESSED_BYTES_MAX,
             pace: Arc::new(|_| Pace::Go),
             full: Arc::new(|| {}),
         }
@@ -264,6 +267,11 @@ impl Tables {
         }
         strays.into_iter().for_each(|id| tables.remove_file(id));
         Ok((tables, manifest))
+    }
+
+    /// Most bytes that whoever looks into a batch lets it expand to.
+    pub fn opened_bytes_max(&self) -> usize {
+        self.config.opened_bytes_max
     }
 
     fn mark<R>(&self, group: GroupId, change: impl FnOnce(&mut Marks) -> R) -> R {

@@ -1,0 +1,40 @@
+//! When memory is short: whoever holds some and does not get on with it has to go, so that others need not wait for them.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{budget::Budget, registry::Registry};
+use crate::{clock, partition::Replies};
+
+/// Time between two looks while memory is short.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// When nobody has got memory for so many looks, those who have some wait for each other.
+const STUCK_LOOKS: u32 = 10;
+
+/// Looks after the memory for requests, as long as the broker runs.
+pub(super) async fn of_requests(registry: Arc<Registry>, budget: Budget) {
+    loop {
+        budget.falls_short().await;
+        let (mut granted, mut looks) = (budget.granted(), 0);
+        while budget.is_short() {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let closed = registry.expel_slow_requests(clock::monotonic());
+            looks = if closed > 0 || budget.granted() != granted { 0 } else { looks + 1 };
+            granted = budget.granted();
+            if looks == STUCK_LOOKS {
+                registry.expel_starved();
+                looks = 0;
+            }
+        }
+    }
+}
+
+/// Looks after the memory for replies, as long as the broker runs.
+pub(super) async fn of_replies(registry: Arc<Registry>, replies: Replies) {
+    loop {
+        replies.falls_short().await;
+        while replies.is_short() {
+            registry.expel_slow_readers(clock::monotonic());
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
