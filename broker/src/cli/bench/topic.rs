@@ -98,8 +98,20 @@ impl Bench {
         Ok(())
     }
 
-    /// What there is to read in each partition that has something.
+    /// What there is to read in each partition. A leader that was just chosen may not know of it yet: it is asked again.
     pub(super) async fn ranges(&self, topic: &Topic) -> Result<BTreeMap<TopicPartition, Range>, ClientError> {
+        let deadline = clock::deadline(LEADERS_WAIT_MAX);
+        loop {
+            match self.ranges_now(topic).await {
+                Err(error) if error.is_retriable() && clock::monotonic() < deadline => {
+                    tokio::time::sleep(LEADERS_EVERY).await;
+                }
+                found => return found,
+            }
+        }
+    }
+
+    async fn ranges_now(&self, topic: &Topic) -> Result<BTreeMap<TopicPartition, Range>, ClientError> {
         let known = self.admin.cluster().topic(&topic.name, false).await?;
         let name: Arc<str> = topic.name.as_str().into();
         let places =

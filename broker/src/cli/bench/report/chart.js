@@ -60,10 +60,10 @@ function logScale(min, max, text) {
 }
 
 /** Percent on a scale on which each further nine takes the same room; it ends where the largest count ends. */
-function ninesScale(last) {
+function ninesScale(last, narrow) {
   const nines = (percent) => -Math.log10(Math.max(1 - percent / 100, 1e-12));
   const end = Math.max(nines(last), 1);
-  const all = [0, 50, 90, 99, 99.9, 99.99, 99.999, 99.9999];
+  const all = [...(narrow ? [] : [0]), 50, 90, 99, 99.9, 99.99, 99.999, 99.9999];
   const ticks = all.filter((percent) => nines(percent) <= end + 1e-9);
   return {
     at: (percent) => Math.min(nines(percent) / end, 1),

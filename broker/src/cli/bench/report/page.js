@@ -81,7 +81,7 @@ function latencyChart(labels) {
     hint: `Measured ${listed(unique(runs.map((run) => run.latency.what)))}. Lower is better; the right end is the slowest records.`,
     summary: `Curves of ${listed(key.map(({ label }) => label))}, from ${duration(low)} to ${duration(top)}.`,
     series, key, rounds: Math.max(...key.map(({ rounds }) => rounds)),
-    scaled: () => ({ ...chart, x: ninesScale(end), y: logScale(low, top, duration) }),
+    scaled: (width) => ({ ...chart, x: ninesScale(end, width < 480), y: logScale(low, top, duration) }),
     say: duration,
     where: (percent) => percentName(percent),
   };
@@ -132,12 +132,12 @@ function changeCell(change) {
 
 function comparison(labels) {
   const [base, ...others] = labels;
-  const head = ["figure", "unit", base.label, ...others.flatMap(({ label }) => [label, `against ${base.label}`])];
+  const head = ["figure", base.label, ...others.flatMap(({ label }) => [label, `against ${base.label}`])];
   let once = false;
   const rows = figuresOf(labels).map(({ name, unit, better, cells }) => {
     const changes = cells.slice(1).map((cell) => difference(cells[0], cell, better));
     once ||= changes.some((change) => change && !change.repeated);
-    return [element("span", {}, words(name), element("small", {}, ` ${better} is better`)), UNITS[unit] ?? unit, valueCell(cells[0]),
+    return [element("span", {}, words(name), element("small", {}, ` ${UNITS[unit] ?? unit}, ${better} is better`)), valueCell(cells[0]),
       ...changes.flatMap((change, at) => [valueCell(cells[at + 1]), changeCell(change)])];
   });
   const many = labels.some(({ rounds }) => rounds.length > 1);
