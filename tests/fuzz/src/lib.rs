@@ -1,0 +1,6 @@
+//! What the fuzz targets share: a count of what they allocate, and files that a short input describes.
+
+pub mod image;
+pub mod memory;
+pub mod net;
+pub mod seeds;

@@ -1,0 +1,169 @@
+"""What must hold while clients misbehave: one place that starts the well-behaved pair, the attack, and judges."""
+import contextlib
+import itertools
+import json
+import multiprocessing
+import os
+import pathlib
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+
+from broker import Broker
+from wire import Wire, eventually
+
+MEMORY_MIB = 256
+# What others' requests may cost the pair, who share two cores with the attack. Alone they see a few milliseconds.
+ACK_P99_MS_MAX = 150
+END_P99_MS_MAX = 200
+# No single answer takes longer, even while the attack begins.
+LONGEST_MS_MAX = 1500
+ATTACK_SECONDS_MAX = 90
+SETTLE_SECONDS_MAX = 15
+_topics = itertools.count()
+
+
+def start_broker(**settings):
+    """A broker with a small memory, so that whoever takes more is seen."""
+    more = {key.replace("_", "."): value for key, value in settings.items()}
+    return Broker(settings={"memory.bytes": MEMORY_MIB << 20, "num.partitions": 1} | more).start()
+
+
+def end(broker):
+    """Kills a broker and removes what it wrote."""
+    broker.kill()
+    shutil.rmtree(broker.data_dir, ignore_errors=True)
+    broker.log_path.unlink(missing_ok=True)
+
+
+def status_mib(pid, field):
+    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError(f"no {field}")
+
+
+def descriptors(pid):
+    """Open sockets; of its own files the broker keeps some open, as many as it likes."""
+    found = 0
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            found += os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:")
+    return found
+
+
+def p99(values):
+    return sorted(values)[len(values) * 99 // 100] if values else float("inf")
+
+
+def raise_descriptors(wanted):
+    """Allows this process so many open descriptors, as far as the machine does."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+    assert hard >= wanted, f"this machine allows {hard} open files, {wanted} are needed"
+
+
+def _child(function, args, results):
+    # Whoever attacks does not take the processor from those who are measured.
+    os.nice(10)
+    try:
+        results.put((True, function(*args)))
+    except BaseException as error:
+        results.put((False, f"{type(error).__name__}: {error}"))
+
+
+class Attack:
+    """Processes that each run `function(*args)` to its end; `finish` gives what they returned."""
+
+    def __init__(self, function, argument_lists):
+        context = multiprocessing.get_context("fork")
+        self.results = context.Queue()
+        self.processes = [context.Process(target=_child, args=(function, args, self.results), daemon=True) for args in argument_lists]
+        [process.start() for process in self.processes]
+
+    def finish(self):
+        try:
+            found = [self.results.get(timeout=ATTACK_SECONDS_MAX) for _ in self.processes]
+        finally:
+            for process in self.processes:
+                process.join(1)
+                process.kill()
+        for good, result in found:
+            assert good, f"the attack itself failed: {result}"
+        return [result for _, result in found]
+
+
+@contextlib.contextmanager
+def pair(broker):
+    """The well-behaved pair; what it saw is in the dictionary, once the block is left."""
+    topic, found = f"pair-{next(_topics)}", {}
+    with Wire(broker.bootstrap) as wire:
+        wire.create_topic(topic)
+    program = str(pathlib.Path(__file__).with_name("pair.py"))
+    process = subprocess.Popen([sys.executable, "-B", program, broker.bootstrap, topic], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "ready\n", "the pair does not start"
+        yield found
+        output, _ = process.communicate(timeout=60)
+        found.update(json.loads(output), topic=topic)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def scan(broker, seen):
+    """Everything that the pair was told is there, in its order."""
+    with Wire(broker.bootstrap) as wire:
+        there = {offset: struct.unpack(">qd", key)[0] for offset, key, _ in wire.read_all(seen["topic"], 0)}
+    lost = [number for offset, number in seen["acknowledged"] if there.get(offset) != number]
+    assert not lost, f"{len(lost)} of {len(seen['acknowledged'])} acknowledged records are not there, the first is {lost[0]}"
+
+
+class Guard:
+    """Attacks one broker, case after case, and scans everything that was acknowledged at the end."""
+
+    def __init__(self, report, broker):
+        self.report, self.broker, self.seen = report, broker, []
+
+    def case(self, name, attack, *argument_lists, expect=None, memory_mib_max=MEMORY_MIB):
+        """One attack: `attack(*args)` runs in a process for each of the lists, all beside the pair. `expect` judges what
+        they returned and gives a note."""
+        self.report.case(name, self._case, attack, argument_lists or [()], expect, memory_mib_max)
+
+    def _case(self, attack, argument_lists, expect, memory_mib_max):
+        assert self.broker.alive(), f"the broker is not running: {self.broker.log_tail(300)}"
+        pid = self.broker.pid()
+        before_mib, before_links = status_mib(pid, "VmRSS"), descriptors(pid)
+        pathlib.Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak counts from here
+        with pair(self.broker) as seen:
+            results = Attack(attack, argument_lists).finish()
+        assert self.broker.alive(), f"the broker ended: {self.broker.log_tail(300)}"
+        peak_mib = status_mib(pid, "VmHWM")
+        self.seen.append(seen)
+        note = (f"RSS {before_mib:.0f}, at most {peak_mib:.0f}, then {status_mib(pid, 'VmRSS'):.0f} MiB; "
+                f"ack p99 {p99(seen['ack_ms']):.1f} ms, end to end {p99(seen['end_ms']):.1f} ms of {len(seen['ack_ms'])}, "
+                f"longest {max(seen['ack_ms'] + seen['end_ms'], default=0):.0f} ms")
+        assert seen["failure"] is None, f"the well-behaved pair: {seen['failure']}; {note}"
+        assert seen["read"] == len(seen["acknowledged"]) > 0, f"{seen['read']} of {len(seen['acknowledged'])} records were read; {note}"
+        assert peak_mib <= memory_mib_max, f"more than {memory_mib_max} MiB; {note}"
+        assert p99(seen["ack_ms"]) <= ACK_P99_MS_MAX and p99(seen["end_ms"]) <= END_P99_MS_MAX, f"too slow for others; {note}"
+        assert max(seen["ack_ms"] + seen["end_ms"]) <= LONGEST_MS_MAX, f"others had to wait too long; {note}"
+        eventually(lambda: descriptors(pid) <= before_links, lambda: f"{descriptors(pid)} connections are open, {before_links} were before", SETTLE_SECONDS_MAX)
+        scan(self.broker, seen)
+        extra = expect(self.broker, results) if expect else ""
+        return f"{note}{'; ' + extra if extra else ''}"
+
+    def close(self):
+        """Everything is still there at the end, and after a kill -9."""
+        def all_there():
+            for _ in range(2):
+                for seen in self.seen:
+                    scan(self.broker, seen)
+                self.broker.kill()
+                self.broker.start()
+            return f"{sum(len(seen['acknowledged']) for seen in self.seen)} acknowledged records"
+
+        self.report.case("nothing acknowledged is lost, after a kill -9 too", all_there)
+        end(self.broker)
