@@ -62,15 +62,15 @@ def random_bytes(bootstrap, versions, seed, count):
     return send_all(bootstrap, inputs())
 
 
-def truncated(bootstrap, frames, seed, count):
+def truncated(bootstrap, frames, seed, count, repeat):
     """Each request cut at every place; the client leaves, in good order or not, in the middle of it."""
     dice = random.Random(seed)
     cuts = sampled(((frame, end) for frame in map(framed, frames) for end in range(1, len(frame))), count, seed)
-    for frame, end in cuts:
+    for frame, end in cuts * repeat:
         link = connect(bootstrap)
         link.sendall(frame[:end])
         dice.choice([reset, lambda link: link.close()])(link)
-    return f"{len(cuts)} cuts"
+    return f"{len(cuts) * repeat} cuts"
 
 
 def impossible_lengths(bootstrap, repeat):
@@ -115,7 +115,7 @@ def run(report, scale, seed):
         [wire.create_topic(name, 2) for name in ("ck", "kp", "kcat", "java")]
     bootstrap, note = guard.broker.bootstrap, lambda _broker, results: results[0]
     guard.case("random bytes", random_bytes, (bootstrap, versions, seed, scale(20_000, 200_000)), expect=note)
-    guard.case("requests that are cut", truncated, (bootstrap, frames, seed, scale(15_000, None)), expect=note)
+    guard.case("requests that are cut", truncated, (bootstrap, frames, seed, scale(15_000, None), scale(5, 50)), expect=note)
     guard.case("requests with one changed byte", send_all, (bootstrap, sampled(mutations(frames), scale(40_000, None), seed)), expect=note)
     guard.case("counts and lengths in requests", send_all, (bootstrap, sampled(counts(frames), scale(25_000, None), seed)), expect=note)
     guard.case("a million elements in 40 bytes", send_all, (bootstrap, sampled(millions(versions), scale(15_000, None), seed)), expect=note)

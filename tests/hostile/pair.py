@@ -11,7 +11,7 @@ import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
-from wire import Wire, batch, records_of  # noqa: E402
+from wire import Wire, records_of  # noqa: E402
 
 PAUSE_S = 0.01
 VALUE = b"v" * 100

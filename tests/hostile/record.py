@@ -1,7 +1,6 @@
 """Requests as real clients send them, recorded by a proxy between them and the broker."""
 import asyncio
 import contextlib
-import os
 import pathlib
 import shutil
 import socket

@@ -34,6 +34,7 @@ fn use_batch(batch: &[u8], header: &BatchHeader) {
     stamp(&mut stamped, 5000, 9);
     assert_eq!(check_crc(&stamped), Ok(()), "an offset lies outside of the checksum");
     stamp_log_append_time(&mut stamped, 123_456);
+    assert_eq!(check_crc(&stamped), Ok(()), "stamping makes a new checksum");
     stamp_producer(&mut stamped, 9, 2, 77);
     assert_eq!(check_crc(&stamped), Ok(()), "stamping makes a new checksum");
     if validate_records(batch, PAYLOAD_BYTES_MAX).is_err() {
