@@ -100,7 +100,12 @@ impl Key {
     }
 
     fn refuse(&self, value: &str) -> ConfigError {
-        let allowed = match self.range {
+        ConfigError::Value { key: self.name.to_string(), value: value.to_string(), allowed: self.allowed() }
+    }
+
+    /// The allowed values in words.
+    pub(super) fn allowed(&self) -> String {
+        match self.range {
             Range::Any => "any text".to_string(),
             Range::Bool => "true or false".to_string(),
             Range::Number(low, high) => format!("a whole number from {low} to {high}"),
@@ -108,8 +113,7 @@ impl Key {
             Range::Fraction(low, high) => format!("a number from {low} to {high}"),
             Range::OneOf(all) => format!("one of {}", all.join(", ")),
             Range::SomeOf(all) => format!("a comma-separated list of {}, none twice", all.join(", ")),
-        };
-        ConfigError::Value { key: self.name.to_string(), value: value.to_string(), allowed }
+        }
     }
 }
 

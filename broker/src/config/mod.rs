@@ -1,6 +1,8 @@
 //! Configuration: what the operator gives at start, and the keys of topics and broker as Kafka names them.
 
 mod broker;
+#[cfg(test)]
+mod document;
 mod key;
 mod memory;
 mod serve;

@@ -13,6 +13,8 @@ mod delete_topics;
 mod describe_cluster;
 mod describe_producers;
 mod describe_topic_partitions;
+#[cfg(test)]
+mod document;
 mod error;
 mod fetch;
 mod finish;

@@ -100,6 +100,8 @@ pub enum Event {
 struct Progress {
     /// What this member reads, in this generation.
     assigned: BTreeSet<TopicPartition>,
+    /// Assigned partitions whose place is not in `read` yet.
+    unplaced: BTreeSet<TopicPartition>,
     /// Offsets to go on with, of what was read.
     read: Offsets,
     /// Offsets that the broker has noted.
@@ -122,12 +124,34 @@ impl Progress {
     }
 
     fn add(&mut self, partitions: impl IntoIterator<Item = TopicPartition>) {
-        self.assigned.extend(partitions);
+        for partition in partitions {
+            self.unplaced.insert(partition.clone());
+            self.assigned.insert(partition);
+        }
+    }
+
+    fn read_up_to(&mut self, partition: TopicPartition, offset: i64) {
+        self.unplaced.remove(&partition);
+        self.read.insert(partition, offset);
+    }
+
+    /// Where reading began counts as a place too, once it is known: else a group that found nothing in a partition would
+    /// begin anew there the next time, and miss what came meanwhile if it begins at the end.
+    fn place(&mut self, begun: impl Fn(&TopicPartition) -> Option<i64>) {
+        let (read, noted) = (&mut self.read, &self.noted);
+        self.unplaced.retain(|partition| match begun(partition) {
+            Some(offset) if noted.get(partition) != Some(&offset) => {
+                read.insert(partition.clone(), offset);
+                false
+            }
+            known => known.is_none(),
+        });
     }
 
     fn remove(&mut self, partitions: &[TopicPartition]) {
         for partition in partitions {
             self.assigned.remove(partition);
+            self.unplaced.remove(partition);
             self.read.remove(partition);
             self.noted.remove(partition);
         }
@@ -281,7 +305,7 @@ impl GroupConsumer {
         let mut progress = self.progress.lock();
         match start {
             Start::Offset(offset) if progress.assigned.contains(partition) => {
-                progress.read.insert(partition.clone(), offset);
+                progress.read_up_to(partition.clone(), offset);
             }
             _ => drop(progress.read.remove(partition)),
         }
@@ -412,12 +436,12 @@ impl GroupConsumer {
 
     /// What was given counts as read.
     fn note_given(&mut self) {
-        if let Some(given) = &self.given {
-            let mut progress = self.progress.lock();
-            if progress.assigned.contains(&given.partition) {
-                progress.read.insert(given.partition.clone(), given.next_offset);
-            }
+        let mut progress = self.progress.lock();
+        if let Some(given) = self.given.as_ref().filter(|given| progress.assigned.contains(&given.partition))
+        {
+            progress.read_up_to(given.partition.clone(), given.next_offset);
         }
+        progress.place(|partition| self.consumer.position(partition));
     }
 }
 
@@ -445,5 +469,18 @@ mod tests {
         progress.remove(&[place(0)]);
         progress.add([place(0)]);
         assert_eq!(progress.due(|partition| *partition == place(0)), BTreeMap::new(), "another reading");
+    }
+
+    #[test]
+    fn where_reading_began_is_noted_although_nothing_was_read() {
+        let place = |partition| TopicPartition { topic: "t".into(), partition };
+        let mut progress = Progress::default();
+        progress.add([place(0), place(1), place(2)]);
+        progress.read_up_to(place(0), 5);
+        progress.place(|partition| (partition.partition < 2).then_some(9));
+        assert_eq!(progress.due(|_| true), BTreeMap::from([(place(0), 5), (place(1), 9)]));
+        progress.remove(&[place(2)]);
+        progress.place(|_| Some(1));
+        assert_eq!(progress.read.len(), 2, "what is not assigned has no place");
     }
 }
