@@ -20,7 +20,7 @@ def paths_and_flags_are_right(root):
     for line in re.findall(r"^COPY (?!--from)(.+)$", text, re.M):
         for name in line.split()[:-1]:
             assert (root / name).exists(), f"COPY {name}: no such file"
-    variables = set(re.findall(r"\b(MILLSTREAM_[A-Z_]+)=", text + (root / "docker/compose.yaml").read_text()))
+    variables = set(re.findall(r"\b(MILLSTREAM_[A-Z_]+)[=:]", text + (root / "docker/compose.yaml").read_text()))
     reference = (root / "docs/command-line.md").read_text()
     assert variables and all(f"`{name}`" in reference for name in variables), f"one of {variables} is no variable of the broker"
     rust = re.search(r'channel = "([\d.]+)"', (root / "rust-toolchain.toml").read_text())[1]

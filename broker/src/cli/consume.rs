@@ -6,7 +6,7 @@ use clap::Args;
 use millstream_client::{
     TopicMeta,
     admin::{Admin, OffsetAt},
-    consumer::{Chunk, Consumer, ConsumerConfig, GroupConfig, GroupConsumer, Start, TopicPartition},
+    consumer::{Chunk, Consumer, ConsumerConfig, Event, GroupConfig, GroupConsumer, Start, TopicPartition},
 };
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
     error::{CliError, Missing},
     output::Out,
     record_text::Format,
+    signals::Endings,
     when::When,
 };
 use crate::clock;
@@ -101,8 +102,7 @@ async fn read_as_member(args: ConsumeArgs, group: &str) -> Result<(), CliError> 
     let mut member = GroupConsumer::new(cluster, config);
     let mut left = Left { follow: true, messages: args.max_messages, ends: BTreeMap::new() };
     let mut out = Out::new();
-    let interrupted = tokio::signal::ctrl_c();
-    tokio::pin!(interrupted);
+    let mut endings = Endings::new();
     while !left.is_done() {
         let idle_max = match (args.follow, member.assignment().is_empty()) {
             (true, _) => Duration::MAX,
@@ -110,32 +110,34 @@ async fn read_as_member(args: ConsumeArgs, group: &str) -> Result<(), CliError> 
             (false, false) => GROUP_IDLE_MAX,
         };
         tokio::select! {
-            chunk = next_shown(&mut member, &mut out, idle_max) => match chunk? {
-                Some(chunk) => {
+            event = next_shown(&mut member, &mut out, idle_max) => match event? {
+                Some(Event::Records(chunk)) => {
                     let next_offset = print(&args, &chunk, &mut left, &mut out)?;
                     member.read_up_to(&chunk.partition, next_offset);
                 }
+                // Waits anew: how long depends on what this member reads now.
+                Some(_) => {}
                 None => break,
             },
-            _ = &mut interrupted => break,
+            () = endings.next() => break,
         }
     }
     out.flush()?;
     Ok(member.close().await?)
 }
 
-/// The next records; what is gathered is shown before waiting for them.
+/// The next records, or a change of what is read; what is gathered is shown before waiting for them.
 async fn next_shown(
     member: &mut GroupConsumer,
     out: &mut Out,
     idle_max: Duration,
-) -> Result<Option<Chunk>, CliError> {
-    if let Ok(chunk) = tokio::time::timeout(Duration::ZERO, member.next()).await {
-        return Ok(Some(chunk?));
+) -> Result<Option<Event>, CliError> {
+    if let Ok(event) = tokio::time::timeout(Duration::ZERO, member.event()).await {
+        return Ok(Some(event?));
     }
     out.flush()?;
-    match tokio::time::timeout(idle_max, member.next()).await {
-        Ok(chunk) => Ok(Some(chunk?)),
+    match tokio::time::timeout(idle_max, member.event()).await {
+        Ok(event) => Ok(Some(event?)),
         Err(_) => Ok(None),
     }
 }

@@ -25,6 +25,7 @@ mod record_text;
 mod reference;
 mod screen;
 mod serve;
+mod signals;
 mod top;
 mod topic;
 mod when;

@@ -26,6 +26,7 @@ use super::{
     output::Out,
     pace::Pace,
     progress::{Progress, When},
+    signals::Endings,
 };
 
 /// Exit code of a program that was interrupted twice, as shells have it.
@@ -150,17 +151,16 @@ pub(super) fn run(args: ProduceArgs) -> Result<(), CliError> {
     sent.and(told)
 }
 
-/// The first Ctrl-C ends the reading, so that what was read is delivered and told of; the second one ends everything.
+/// The first signal to end ends the reading, so that what was read is delivered and told of; the second one ends everything.
 fn stop_when_interrupted(runtime: &Runtime) -> Arc<AtomicBool> {
     let stopped = Arc::new(AtomicBool::new(false));
     let told = stopped.clone();
     runtime.spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            told.store(true, Relaxed);
-        }
-        if tokio::signal::ctrl_c().await.is_ok() {
-            std::process::exit(INTERRUPTED);
-        }
+        let mut endings = Endings::new();
+        endings.next().await;
+        told.store(true, Relaxed);
+        endings.next().await;
+        std::process::exit(INTERRUPTED);
     });
     stopped
 }
