@@ -35,12 +35,14 @@ def blocks(path):
 
 
 def matches(wanted, found):
-    """Whether lines are those that are wanted: `…` is any text in a line, a line `…` any number of lines."""
+    """Whether lines are those that are wanted: `…` is any text in a line, a line `…` any number of lines. Between two
+    columns may be more spaces or fewer than shown: their widths follow what is in them."""
     if not wanted or not found:
         return all(line.strip() == "…" for line in wanted) and not found
     if wanted[0].strip() == "…":
         return any(matches(wanted[1:], found[at:]) for at in range(len(found) + 1))
-    pattern = ".*?".join(re.escape(part) for part in wanted[0].rstrip().split("…"))
+    texts = (re.sub(r" {2,}", "  ", text) for text in wanted[0].rstrip().split("…"))
+    pattern = ".*?".join(re.escape(text).replace(r"\ \ ", " {2,}") for text in texts)
     return re.fullmatch(pattern, found[0].rstrip()) is not None and matches(wanted[1:], found[1:])
 
 
