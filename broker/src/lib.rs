@@ -12,4 +12,5 @@ mod net;
 pub mod node;
 pub mod partition;
 pub mod service;
+mod signals;
 pub mod telemetry;

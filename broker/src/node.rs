@@ -27,6 +27,7 @@ use crate::{
     kafka, net,
     partition::{Shard, ShardHost},
     service::{ClusterHost, GivenConfigs, GroupKeeper, Service, TopicError},
+    signals::Endings,
     telemetry::LogSwitch,
 };
 
@@ -97,7 +98,8 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
         config.advertised_kafka.clone().unwrap_or((advertised_host(&config, kafka_addr), kafka_addr.port()));
     let store = open_store(&config)?;
     let service = start_groups(&config, &store, advertised).await?;
-    let stop = tokio_util_stop();
+    // From here on, and not only when it is waited for: whoever reads that the broker is ready may stop it at once.
+    let mut endings = Endings::new();
     let keeper = store.keep(&config, service.clone()).map_err(io_error("cannot start the housekeeper"))?;
     let groups = GroupKeeper::start(service.clone());
     let doors = net::Server::start(kafka, kafka::Dispatcher::new(service.clone()), &config.broker);
@@ -115,7 +117,7 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
     }
     tracing::info!(ready_ms = started.elapsed().as_millis() as u64, "ready");
     println!("millstream ready kafka={kafka_addr} http={http_addr} node={}", config.node_id);
-    stop.await;
+    endings.next().await;
     tracing::info!("stopping");
     service.groups().dismiss();
     doors.shutdown().await;
@@ -128,20 +130,6 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
     service.metadata().shutdown().await;
     store.closing.store(true, Relaxed);
     Ok(())
-}
-
-/// Resolves when the process is told to stop.
-async fn tokio_util_stop() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::warn!("signals cannot be received; stop the broker with SIGKILL, which loses nothing");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
 }
 
 fn address(listeners: &[tokio::net::TcpListener]) -> Result<SocketAddr, NodeError> {

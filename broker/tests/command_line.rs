@@ -195,3 +195,9 @@ fn the_doctor_looks_only_at_what_does_not_run() {
     let (code, said) = doctor();
     assert!(code == Some(0) && said.ends_with("sound\n"), "{said}");
 }
+
+#[test]
+fn a_broker_that_is_stopped_as_soon_as_it_is_ready_stops_in_order() {
+    let dir = tempfile::tempdir().expect("a directory");
+    (0..10).for_each(|_| Broker::start(dir.path()).stop());
+}

@@ -14,10 +14,9 @@ use super::{
     error::{CliError, Missing},
     output::Out,
     record_text::Format,
-    signals::Endings,
     when::When,
 };
-use crate::clock;
+use crate::{clock, signals::Endings};
 
 /// Without --follow: what there is, from the beginning, and then it ends. With --follow: what is written from now on,
 /// unless another beginning is given.

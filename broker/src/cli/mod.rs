@@ -25,7 +25,6 @@ mod record_text;
 mod reference;
 mod screen;
 mod serve;
-mod signals;
 mod top;
 mod topic;
 mod when;

@@ -26,8 +26,8 @@ use super::{
     output::Out,
     pace::Pace,
     progress::{Progress, When},
-    signals::Endings,
 };
+use crate::signals::Endings;
 
 /// Exit code of a program that was interrupted twice, as shells have it.
 const INTERRUPTED: i32 = 130;
