@@ -435,3 +435,18 @@ fn a_broker_that_listens_on_a_name_is_reached_over_both_families() {
         Client::connect_to(&address);
     }
 }
+
+#[test]
+fn a_least_time_above_the_longest_is_refused_whichever_comes_last() {
+    let (least, longest) = ("min.compaction.lag.ms", "max.compaction.lag.ms");
+    with_broker(&[], |_, client| {
+        client.create_topic("t", &[(longest, "10")]);
+        let (code, reason) = change(client, "t", least, 0, "100");
+        assert_eq!(code, ErrorCode::INVALID_CONFIG);
+        assert!([least, longest, "100", "10"].iter().all(|part| reason.contains(part)), "{reason}");
+        assert_eq!(change(client, "t", longest, 1, "").0, NONE);
+        assert_eq!(change(client, "t", least, 0, "100").0, NONE);
+        assert_eq!(change(client, "t", longest, 0, "10").0, ErrorCode::INVALID_CONFIG);
+        assert_eq!(change(client, "t", longest, 0, "100").0, NONE);
+    });
+}

@@ -87,6 +87,21 @@ fn a_transactional_id_is_refused_where_it_is_first_named() {
     let found = &client.ask(4, &request).coordinators[0];
     assert!(!ErrorCode(found.error_code).is_retriable(), "{found:?}");
     assert!(found.error_message.as_deref().is_some_and(|text| text.contains("transactions")), "{found:?}");
+    // The one error after which librdkafka does not ask again.
+    for version in 1..4 {
+        let request =
+            find_coordinator::FindCoordinatorRequest { key: "t".into(), key_type: 1, ..Default::default() };
+        let found = client.ask(version, &request);
+        assert_eq!(
+            ErrorCode(found.error_code),
+            ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+            "{found:?}"
+        );
+        assert!(
+            found.error_message.as_deref().is_some_and(|text| text.contains("transactions")),
+            "{found:?}"
+        );
+    }
     let request = InitProducerIdRequest { transactional_id: Some("t".into()), ..Default::default() };
     let refused = client.ask(4, &request);
     assert!(refused.error_code != 0 && !ErrorCode(refused.error_code).is_retriable(), "{refused:?}");

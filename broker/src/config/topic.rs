@@ -88,6 +88,20 @@ impl TopicConfig {
     }
 }
 
+impl TopicConfig {
+    /// Why values that are each allowed do not go together.
+    pub fn check_together(&self) -> Result<(), String> {
+        let (min, max) = (self.min_compaction_lag_ms, self.max_compaction_lag_ms);
+        if min > max {
+            return Err(format!(
+                "min.compaction.lag.ms ({min}) is more than max.compaction.lag.ms ({max}): a record cannot have to be \
+                 compacted before it may be"
+            ));
+        }
+        Ok(())
+    }
+}
+
 fn compression(values: &Values<'_>) -> Option<Compression> {
     let level = |name: &str| i32::try_from(values.number(name)).ok();
     let (codec, level) = match values.text("compression.type") {

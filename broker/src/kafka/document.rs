@@ -161,6 +161,11 @@ const ERRORS: &[(ErrorCode, &str, &str)] = &[
         "A transactional record.",
         "Transactions are not served; see Moving from Kafka.",
     ),
+    (
+        ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+        "A client of an older version looks for the coordinator of a transaction. Of this error it takes notice at once.",
+        "Transactions are not served; see Moving from Kafka.",
+    ),
     (ErrorCode::NON_EMPTY_GROUP, "The group has members.", "Stop them first."),
     (
         ErrorCode::GROUP_ID_NOT_FOUND,

@@ -80,7 +80,12 @@ impl Service {
             TopicConfig::check(key, value).map_err(|e| TopicError::InvalidConfig(e.to_string()))?;
             configs.insert(key.clone(), value.clone());
         }
+        self.check_together(&configs)?;
         Ok((partitions, configs))
+    }
+
+    fn check_together(&self, own: &BTreeMap<String, String>) -> Result<(), TopicError> {
+        self.inner.cluster.effective(own).check_together().map_err(TopicError::InvalidConfig)
     }
 
     fn check_partitions(&self, new: &NewTopic) -> Result<u32, TopicError> {
@@ -193,11 +198,16 @@ impl Service {
         changes: Vec<(String, Option<String>)>,
         validate_only: bool,
     ) -> Result<(), TopicError> {
-        self.topic(name).ok_or(TopicError::Unknown)?;
+        let mut own = self.inner.cluster.topic(name).ok_or(TopicError::Unknown)?.own_configs.clone();
         for (key, value) in &changes {
-            let value = value.as_deref().or(TopicConfig::default_of(key)).unwrap_or_default();
-            TopicConfig::check(key, value).map_err(|e| TopicError::InvalidConfig(e.to_string()))?;
+            let checked = value.as_deref().or(TopicConfig::default_of(key)).unwrap_or_default();
+            TopicConfig::check(key, checked).map_err(|e| TopicError::InvalidConfig(e.to_string()))?;
+            match value {
+                Some(value) => own.insert(key.clone(), value.clone()),
+                None => own.remove(key),
+            };
         }
+        self.check_together(&own)?;
         if validate_only {
             return Ok(());
         }

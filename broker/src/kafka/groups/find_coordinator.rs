@@ -38,6 +38,16 @@ pub(in crate::kafka) async fn find_coordinator(
     }
 }
 
+/// A client that asks for a transaction must not ask for ever. librdkafka, which asks for one key at a time, takes only
+/// one error as final here; Java, which asks for lists, shows the reason only with another one.
+fn no_transactions(version: i16) -> ErrorCode {
+    if version >= LIST_FROM {
+        ErrorCode::INVALID_REQUEST
+    } else {
+        ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+    }
+}
+
 fn find(ctx: &RequestContext, kind: i8, key: &Str) -> Coordinator {
     let refused = |code: ErrorCode, reason: &'static str| Coordinator {
         key: key.clone(),
@@ -49,8 +59,7 @@ fn find(ctx: &RequestContext, kind: i8, key: &Str) -> Coordinator {
     };
     match kind {
         GROUP => {}
-        // Not a retriable code: a client that asks for a transaction must not ask for ever.
-        TRANSACTION => return refused(ErrorCode::INVALID_REQUEST, "transactions are not supported"),
+        TRANSACTION => return refused(no_transactions(ctx.version), "transactions are not supported"),
         _ => return refused(ErrorCode::INVALID_REQUEST, "this broker coordinates consumer groups only"),
     }
     let this = ctx.service.brokers().into_iter().find(|broker| broker.id == ctx.service.node_id());
