@@ -11,10 +11,15 @@ use std::{
 };
 
 use futures::StreamExt;
-use millstream_client::consumer::{Assignor, Event, GroupConfig, GroupConsumer, TopicPartition};
+use millstream_client::{
+    Cluster,
+    consumer::{Assignor, Event, GroupConfig, GroupConsumer, TopicPartition},
+};
 use support::{Read, bootstrap, cluster, fill, in_time, member, number, place, topic, unique};
 
 const PARTITIONS: i32 = 6;
+/// A rebalance that nothing holds up is over by then.
+const SOON: Duration = Duration::from_secs(5);
 
 /// A member that reads in the background and writes down what happens to it.
 struct Reader {
@@ -33,11 +38,15 @@ struct Notes {
 
 impl Reader {
     fn start(config: GroupConfig) -> Reader {
+        Reader::start_in(cluster(), config)
+    }
+
+    fn start_in(cluster: Cluster, config: GroupConfig) -> Reader {
         let notes = Arc::<Mutex<Notes>>::default();
         let (stop, mut stopped) = tokio::sync::oneshot::channel();
         let shared = notes.clone();
         let task = tokio::spawn(async move {
-            let mut member = GroupConsumer::new(cluster(), config);
+            let mut member = GroupConsumer::new(cluster, config);
             loop {
                 let event = tokio::select! {
                     event = member.event() => event.expect("a member"),
@@ -270,6 +279,23 @@ async fn a_reader_that_is_too_slow_loses_its_place_and_hears_of_it() {
         assert!(matches!(&again, Ok(Event::Assigned(partitions)) if partitions.len() == 3), "{again:?}");
         slow.close().await.expect("left");
         other.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a broker: client/tests/run"]
+async fn members_of_one_cluster_do_not_wait_for_each_others_joins() {
+    let (topic, group, cluster) = (topic("one", PARTITIONS, &[]).await, unique("group"), cluster());
+    let start = || Reader::start_in(cluster.clone(), member(&group, &topic, Assignor::Range));
+    let one = start();
+    until("one has all", || one.has().len() == PARTITIONS as usize).await;
+    let (two, three) = (start(), start());
+    let shared = || share(&[one.has(), two.has(), three.has()]);
+    // Well within the session timeout, after which a group goes on without those that are stuck.
+    let looking = tokio::time::timeout(SOON, until("all share", shared)).await;
+    assert!(looking.is_ok(), "members of one cluster hold each other up");
+    for reader in [one, two, three] {
+        reader.stop().await;
     }
 }
 

@@ -4,7 +4,10 @@ mod metadata;
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -39,8 +42,8 @@ pub(crate) enum Lane {
     Produce,
     /// Fetches, which wait for records.
     Fetch,
-    /// A group's requests, of which a join waits for all members.
-    Group,
+    /// One member's requests to its group: a join waits for all members, those of the same client too.
+    Group(u64),
 }
 
 /// Connections to one broker in one lane.
@@ -64,6 +67,8 @@ struct Inner {
     config: Arc<ClientConfig>,
     metadata: RwLock<Metadata>,
     slots: Mutex<Slots>,
+    /// Members so far; the number of one is its lane.
+    members: AtomicU64,
     /// One question for metadata at a time: who waits for it finds the answer there.
     refreshing: AsyncMutex<()>,
 }
@@ -75,6 +80,7 @@ impl Cluster {
             config: Arc::new(config),
             metadata: RwLock::default(),
             slots: Mutex::default(),
+            members: AtomicU64::new(0),
             refreshing: AsyncMutex::default(),
         };
         Cluster { inner: Arc::new(inner) }
@@ -125,6 +131,12 @@ impl Cluster {
             reason: "the cluster has no such broker".to_string(),
         })?;
         self.connection(&address, lane).await
+    }
+
+    /// A lane that no other member has.
+    pub(crate) fn member_lane(&self) -> MemberLane {
+        let lane = Lane::Group(self.inner.members.fetch_add(1, Relaxed));
+        MemberLane { cluster: self.clone(), lane }
     }
 
     fn address_of(&self, id: i32) -> Option<String> {
@@ -283,6 +295,24 @@ impl Cluster {
         let response = connection.call_in(version, &request).await?;
         self.inner.metadata.write().learn(&response, clock::now());
         Ok(response)
+    }
+}
+
+/// A member's lane, whose connections close with it.
+pub(crate) struct MemberLane {
+    cluster: Cluster,
+    lane: Lane,
+}
+
+impl MemberLane {
+    pub(crate) fn lane(&self) -> Lane {
+        self.lane
+    }
+}
+
+impl Drop for MemberLane {
+    fn drop(&mut self) {
+        self.cluster.inner.slots.lock().retain(|(_, lane), _| *lane != self.lane);
     }
 }
 

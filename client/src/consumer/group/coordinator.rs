@@ -28,7 +28,6 @@ use super::{
 };
 use crate::{
     ClientError, clock,
-    cluster::Lane,
     consumer::{Start, TopicPartition},
 };
 
@@ -266,7 +265,7 @@ impl Coordinator {
     async fn stay(&mut self) -> bool {
         let (generation, member_id) = self.membership.identity();
         let request = self.heartbeat(generation, member_id.to_string());
-        let code = match self.link.call(Lane::Group, &request, i16::MAX, Duration::ZERO).await {
+        let code = match self.link.call(self.link.own_lane(), &request, i16::MAX, Duration::ZERO).await {
             Ok(answer) => ErrorCode(answer.error_code),
             Err(error) => {
                 tracing::debug!(%error, "a heartbeat was not answered");
@@ -360,7 +359,7 @@ impl Coordinator {
     /// Asks, and serves the reader while the answer takes its time: a join waits for all members.
     async fn call<R: Request>(&mut self, request: &R, longer: Duration) -> Result<R::Response, Ended> {
         let link = self.link.clone();
-        self.meanwhile(link.call(Lane::Group, request, i16::MAX, longer), Beats::Pause).await
+        self.meanwhile(link.call(link.own_lane(), request, i16::MAX, longer), Beats::Pause).await
     }
 
     /// Decides for all members who reads what.

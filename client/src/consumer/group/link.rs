@@ -19,7 +19,11 @@ use millstream_protocol::{
 };
 
 use super::GroupConfig;
-use crate::{ClientError, Cluster, clock, cluster::Lane, consumer::TopicPartition};
+use crate::{
+    ClientError, Cluster, clock,
+    cluster::{Lane, MemberLane},
+    consumer::TopicPartition,
+};
 
 /// The newest OffsetCommit version of classic groups.
 const COMMIT_VERSION_MAX: i16 = 8;
@@ -38,11 +42,18 @@ pub(super) struct Link {
     pub(super) cluster: Cluster,
     pub(super) config: Arc<GroupConfig>,
     node: Arc<AtomicI32>,
+    own: Arc<MemberLane>,
 }
 
 impl Link {
     pub(super) fn new(cluster: Cluster, config: Arc<GroupConfig>) -> Link {
-        Link { cluster, config, node: Arc::new(AtomicI32::new(NOBODY)) }
+        let own = Arc::new(cluster.member_lane());
+        Link { cluster, config, node: Arc::new(AtomicI32::new(NOBODY)), own }
+    }
+
+    /// Where joins, syncs and heartbeats go: not behind those of another member.
+    pub(super) fn own_lane(&self) -> Lane {
+        self.own.lane()
     }
 
     pub(super) fn group_id(&self) -> Str {
