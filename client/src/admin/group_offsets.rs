@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use millstream_protocol::{
     Str,
     messages::{
-        offset_commit::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic},
+        offset_commit::OffsetCommitRequest,
         offset_delete::{OffsetDeleteRequest, OffsetDeleteRequestPartition, OffsetDeleteRequestTopic},
     },
 };
 
 use super::Admin;
-use crate::{ClientError, cluster::Lane, consumer::TopicPartition};
+use crate::{ClientError, cluster::Lane, consumer::TopicPartition, wire::topics_to_commit};
 
 /// The newest OffsetCommit version that names topics.
 const COMMIT_VERSION_MAX: i16 = 9;
@@ -29,7 +29,7 @@ impl Admin {
         let request = OffsetCommitRequest {
             group_id: Str::from(group.to_string()),
             generation_id_or_member_epoch: NO_GENERATION,
-            topics: topics(offsets),
+            topics: topics_to_commit(offsets),
             ..Default::default()
         };
         let version = connection.version::<OffsetCommitRequest>(COMMIT_VERSION_MAX)?;
@@ -67,43 +67,5 @@ impl Admin {
         ClientError::check(answer.error_code, what, None)?;
         let mut all = answer.topics.iter().flat_map(|topic| &topic.partitions);
         all.try_for_each(|partition| ClientError::check(partition.error_code, what, None))
-    }
-}
-
-fn topics(offsets: &BTreeMap<TopicPartition, i64>) -> Vec<OffsetCommitRequestTopic> {
-    let mut topics: Vec<OffsetCommitRequestTopic> = Vec::new();
-    for (partition, offset) in offsets {
-        let entry = OffsetCommitRequestPartition {
-            partition_index: partition.partition,
-            committed_offset: *offset,
-            committed_leader_epoch: -1,
-            ..Default::default()
-        };
-        match topics.last_mut().filter(|topic| *topic.name == *partition.topic) {
-            Some(topic) => topic.partitions.push(entry),
-            None => topics.push(OffsetCommitRequestTopic {
-                name: Str::from(partition.topic.to_string()),
-                partitions: vec![entry],
-                ..Default::default()
-            }),
-        }
-    }
-    topics
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn partitions_of_one_topic_travel_together() {
-        let at = |topic: &str, partition| TopicPartition { topic: topic.into(), partition };
-        let offsets = BTreeMap::from([(at("a", 0), 5), (at("a", 1), 6), (at("b", 0), 7)]);
-        let topics = topics(&offsets);
-        let told: Vec<(&str, Vec<i64>)> = topics
-            .iter()
-            .map(|t| (t.name.as_str(), t.partitions.iter().map(|p| p.committed_offset).collect()))
-            .collect();
-        assert_eq!(told, [("a", vec![5, 6]), ("b", vec![7])]);
     }
 }

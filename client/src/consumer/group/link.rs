@@ -13,7 +13,7 @@ use millstream_protocol::{
     ErrorCode, Request, Str,
     messages::{
         leave_group::{LeaveGroupRequest, MemberIdentity},
-        offset_commit::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic},
+        offset_commit::OffsetCommitRequest,
         offset_fetch::{OffsetFetchRequest, OffsetFetchRequestTopic},
     },
 };
@@ -23,6 +23,7 @@ use crate::{
     ClientError, Cluster, clock,
     cluster::{Lane, MemberLane},
     consumer::TopicPartition,
+    wire::topics_to_commit,
 };
 
 /// The newest OffsetCommit version of classic groups.
@@ -169,29 +170,12 @@ impl Link {
         member_id: &str,
         offsets: &Offsets,
     ) -> Result<(), ClientError> {
-        let mut topics: Vec<OffsetCommitRequestTopic> = Vec::new();
-        for (partition, offset) in offsets {
-            let one = OffsetCommitRequestPartition {
-                partition_index: partition.partition,
-                committed_offset: *offset,
-                committed_metadata: Some(Str::EMPTY),
-                ..Default::default()
-            };
-            match topics.last_mut().filter(|topic| *topic.name == *partition.topic) {
-                Some(topic) => topic.partitions.push(one),
-                None => topics.push(OffsetCommitRequestTopic {
-                    name: Str::from(partition.topic.to_string()),
-                    partitions: vec![one],
-                    ..Default::default()
-                }),
-            }
-        }
         let request = OffsetCommitRequest {
             group_id: self.group_id(),
             generation_id_or_member_epoch: generation,
             member_id: Str::from(member_id.to_string()),
             group_instance_id: self.instance_id(),
-            topics,
+            topics: topics_to_commit(offsets),
             ..Default::default()
         };
         let answer = self.call(Lane::Ask, &request, COMMIT_VERSION_MAX, Duration::ZERO).await?;
