@@ -9,6 +9,7 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwins
 use tokio::sync::Notify;
 
 use super::{error::CliError, output::Out};
+use crate::signals::Endings;
 
 /// Another page than the shell's, and no cursor.
 const OPEN: &[u8] = b"\x1b[?1049h\x1b[?25l";
@@ -20,10 +21,11 @@ const SIZE_DEFAULT: (usize, usize) = (24, 80);
 pub(super) struct Screen {
     before: Termios,
     quit: Arc<Notify>,
+    endings: Endings,
 }
 
 impl Screen {
-    /// Takes the terminal.
+    /// Takes the terminal. Must be called on a tokio runtime.
     pub(super) fn open() -> io::Result<Screen> {
         let before = tcgetattr(io::stdin())?;
         let mut silent = before.clone();
@@ -41,19 +43,16 @@ impl Screen {
                 }
             }
         });
-        let screen = Screen { before, quit };
+        let screen = Screen { before, quit, endings: Endings::new() };
         screen.write(OPEN)?;
         Ok(screen)
     }
 
     /// Resolves when somebody wants to end.
-    pub(super) async fn ended(&self) {
-        use tokio::signal::unix::{SignalKind, signal};
-        let Ok(mut terminated) = signal(SignalKind::terminate()) else { return };
+    pub(super) async fn ended(&mut self) {
         tokio::select! {
             () = self.quit.notified() => {}
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminated.recv() => {}
+            () = self.endings.next() => {}
         }
     }
 
