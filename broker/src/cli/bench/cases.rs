@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use clap::ValueEnum;
 use millstream_client::{
-    consumer::{Consumer, ConsumerConfig, Start},
+    consumer::{Consumer, ConsumerConfig, Start, TopicPartition},
     producer::{Producer, ProducerConfig},
 };
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use super::{
     meter::{Meter, cpu_figures},
     read::{self, GroupsPlan, MARK_BYTES, Read},
     result::{Cpu, Figure, Latency, Rate},
-    topic::{Bench, Topic},
+    topic::{Bench, Range, Topic},
 };
 use crate::{cli::error::CliError, clock};
 
@@ -111,6 +111,19 @@ async fn fill(
     Ok((written, meter.end()))
 }
 
+/// What there is to read in each partition of a topic, which is filled first if it is new.
+async fn to_read(
+    bench: &Bench,
+    topic: &Topic,
+    record: &RecordArgs,
+    records: u64,
+) -> Result<BTreeMap<TopicPartition, Range>, CliError> {
+    if topic.is_new() {
+        fill(bench, &Targets::topic(&topic.name), record, records).await?;
+    }
+    Ok(bench.ranges(topic).await?)
+}
+
 async fn produce(bench: &Bench, args: &ProduceArgs) -> Result<Measured, CliError> {
     let topic = bench.topic(&args.topic).await?;
     let count = bench.admin.cluster().topic(&topic.name, false).await?.partitions.len();
@@ -125,15 +138,12 @@ async fn produce(bench: &Bench, args: &ProduceArgs) -> Result<Measured, CliError
 async fn consume(bench: &Bench, args: &ConsumeArgs) -> Result<Measured, CliError> {
     let topic = bench.topic(&args.topic).await?;
     let done = async {
-        if args.topic.topic.is_none() {
-            fill(bench, &Targets::topic(&topic.name), &args.record, args.records).await?;
-        }
-        let ranges = bench.ranges(&topic).await?;
+        let ranges = to_read(bench, &topic, &args.record, args.records).await?;
         let meter = Meter::begin(bench.pid)?;
         let read = read::everything(bench.admin.cluster().clone(), &ranges).await?;
         Ok((read, meter.end(), ranges.len()))
     };
-    let done = done.await;
+    let (done, is_new) = (done.await, topic.is_new());
     let (read, cpu, count) = removing(bench, &[topic], done).await?;
     let mut figures = speed(read.records, read.bytes, read.took);
     figures.extend(cpu_figures(&cpu, read.records));
@@ -141,7 +151,7 @@ async fn consume(bench: &Bench, args: &ConsumeArgs) -> Result<Measured, CliError
         ("records".to_string(), json!(read.records)),
         ("partitions".to_string(), json!(count)),
     ]);
-    if args.topic.topic.is_none() {
+    if is_new {
         told.extend(parameters(&args.record, LINGER, &[]));
     }
     let rate = read.series.rate(read.ended, "records/s");
@@ -265,10 +275,7 @@ async fn over_many(
 async fn groups(bench: &Bench, args: &GroupsArgs) -> Result<Measured, CliError> {
     let topic = bench.topic(&args.topic).await?;
     let done = async {
-        if args.topic.topic.is_none() {
-            fill(bench, &Targets::topic(&topic.name), &args.record, args.records).await?;
-        }
-        let ranges = bench.ranges(&topic).await?;
+        let ranges = to_read(bench, &topic, &args.record, args.records).await?;
         let meter = Meter::begin(bench.pid)?;
         let plan = GroupsPlan { groups: args.groups, members: args.members };
         let cluster = bench.admin.cluster();

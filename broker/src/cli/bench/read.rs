@@ -181,8 +181,7 @@ pub(super) async fn in_groups(
         names.push(group.name.clone());
         for _ in 0..plan.members {
             let member = Member { group: group.clone(), all: shared.clone(), began, expected };
-            // Connections of its own, as a process of its own would have: who waits for its group holds up whatever comes
-            // after it on the same connection.
+            // Connections of its own, as a process of its own would have.
             let own = Cluster::new(cluster.config().clone());
             tasks.push(joined(tokio::spawn(member.run(own, topic.to_string()))));
         }

@@ -140,6 +140,10 @@ impl Topic {
     pub(super) fn named(name: &str) -> Topic {
         Topic { name: name.to_string(), is_new: true }
     }
+
+    pub(super) fn is_new(&self) -> bool {
+        self.is_new
+    }
 }
 
 /// The moment at which the record with this number is due.
