@@ -240,14 +240,7 @@ mod tests {
     fn groups_beyond_the_bound_are_one_that_is_as_late_as_the_latest() {
         let lag = |records, age_ms| TopicLag {
             topic: "t".into(),
-            partitions: vec![PartitionLag {
-                partition: 0,
-                committed: 0,
-                log_start: 0,
-                end: records,
-                records,
-                age_ms,
-            }],
+            partitions: vec![PartitionLag::of(records, age_ms)],
         };
         let mut lags = Lags::default();
         (0..GROUP_TOPICS_MAX).for_each(|at| lags.add(&format!("g{at}"), &lag(1, Some(5))));

@@ -32,6 +32,14 @@ pub struct PartitionLag {
     pub age_ms: Option<i64>,
 }
 
+#[cfg(test)]
+impl PartitionLag {
+    /// A group that has read nothing of so many records.
+    pub(crate) fn of(records: i64, age_ms: Option<i64>) -> PartitionLag {
+        PartitionLag { partition: 0, committed: 0, log_start: 0, end: records, records, age_ms }
+    }
+}
+
 /// The same in all partitions of a topic of which the group has committed something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicLag {
@@ -186,14 +194,7 @@ mod tests {
 
     #[test]
     fn a_topic_is_as_late_as_its_latest_partition_if_all_are_known() {
-        let lag = |records, age_ms| PartitionLag {
-            partition: 0,
-            committed: 0,
-            log_start: 0,
-            end: records,
-            records,
-            age_ms,
-        };
+        let lag = PartitionLag::of;
         let topic = |partitions| TopicLag { topic: "t".into(), partitions };
         assert_eq!(topic(vec![lag(1, Some(30)), lag(2, Some(50)), lag(0, Some(0))]).age_ms(), Some(50));
         assert_eq!(topic(vec![lag(1, Some(30)), lag(2, None)]).age_ms(), None);
