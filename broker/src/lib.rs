@@ -12,5 +12,6 @@ mod net;
 pub mod node;
 pub mod partition;
 pub mod service;
+mod shortage;
 mod signals;
 pub mod telemetry;

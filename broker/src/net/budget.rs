@@ -2,10 +2,12 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::shortage::Shortage;
 
 /// Unit in which memory is counted.
 const UNIT_BYTES: usize = 4096;
@@ -15,33 +17,8 @@ const UNIT_BYTES: usize = 4096;
 pub(super) struct Budget {
     units: Arc<Semaphore>,
     shortage: Arc<Shortage>,
-}
-
-/// Whether somebody waits for memory.
-#[derive(Default)]
-struct Shortage {
-    waiting: AtomicUsize,
     /// Counts those who have got what they waited for.
-    granted: AtomicU64,
-    began: Notify,
-}
-
-/// One who waits, until it is dropped.
-struct Waits<'a>(&'a Shortage);
-
-impl Shortage {
-    fn wait(&self) -> Waits<'_> {
-        if self.waiting.fetch_add(1, Relaxed) == 0 {
-            self.began.notify_one();
-        }
-        Waits(self)
-    }
-}
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Relaxed);
-    }
+    granted: Arc<AtomicU64>,
 }
 
 /// Memory that was taken from the budget; dropping it gives it back.
@@ -57,24 +34,22 @@ fn units(bytes: usize) -> usize {
 impl Budget {
     pub(super) fn new(bytes: usize) -> Budget {
         let units = Arc::new(Semaphore::new(units(bytes).min(Semaphore::MAX_PERMITS)));
-        Budget { units, shortage: Arc::default() }
+        Budget { units, shortage: Arc::default(), granted: Arc::default() }
     }
 
     /// Waits until somebody has to wait for memory.
     pub(super) async fn falls_short(&self) {
-        while !self.is_short() {
-            self.shortage.began.notified().await;
-        }
+        self.shortage.begins().await;
     }
 
     /// Whether somebody waits for memory now.
     pub(super) fn is_short(&self) -> bool {
-        self.shortage.waiting.load(Relaxed) > 0
+        self.shortage.is_there()
     }
 
     /// How many have got memory that they had waited for.
     pub(super) fn granted(&self) -> u64 {
-        self.shortage.granted.load(Relaxed)
+        self.granted.load(Relaxed)
     }
 
     /// Makes `charge` cover `bytes`; waits until others have given back enough. A dropped call took nothing.
@@ -98,7 +73,7 @@ impl Budget {
     async fn wait_for(&self, count: u32) -> Option<OwnedSemaphorePermit> {
         let _waits = self.shortage.wait();
         let permit = self.units.clone().acquire_many_owned(count).await.ok()?;
-        self.shortage.granted.fetch_add(1, Relaxed);
+        self.granted.fetch_add(1, Relaxed);
         Some(permit)
     }
 }

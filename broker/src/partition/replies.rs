@@ -17,6 +17,8 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use crate::shortage::Shortage;
+
 /// One fetch takes at most this part of what is left, so that others find something too.
 const SHARE: usize = 4;
 /// Taken for a batch that was not read yet.
@@ -34,9 +36,7 @@ pub struct Replies {
 #[derive(Debug, Default)]
 struct Shared {
     used: AtomicUsize,
-    waiting: AtomicUsize,
-    /// Somebody began to wait.
-    began: Notify,
+    shortage: Shortage,
     /// Something was given back while somebody waited.
     freed: Notify,
 }
@@ -60,19 +60,10 @@ pub(super) struct Hold {
     shared: Arc<Shared>,
 }
 
-/// One who waits, until it is dropped.
-struct Waits<'a>(&'a Shared);
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Relaxed);
-    }
-}
-
 impl Shared {
     fn give_back(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Relaxed);
-        if bytes > 0 && self.waiting.load(Relaxed) > 0 {
+        if bytes > 0 && self.shortage.is_there() {
             self.freed.notify_waiters();
         }
     }
@@ -92,14 +83,12 @@ impl Replies {
 
     /// Whether a fetch waits for memory.
     pub fn is_short(&self) -> bool {
-        self.shared.waiting.load(Relaxed) > 0
+        self.shared.shortage.is_there()
     }
 
     /// Waits until a fetch has to wait for memory.
     pub async fn falls_short(&self) {
-        while !self.is_short() {
-            self.shared.began.notified().await;
-        }
+        self.shared.shortage.begins().await;
     }
 
     fn hold(&self, bytes: usize, allowance: Allowance) -> Hold {
@@ -130,10 +119,7 @@ impl Replies {
         if let Some(hold) = self.try_take(wanted, small_too) {
             return hold;
         }
-        if self.shared.waiting.fetch_add(1, Relaxed) == 0 {
-            self.shared.began.notify_one();
-        }
-        let _waits = Waits(&self.shared);
+        let _waits = self.shared.shortage.wait();
         loop {
             let mut freed = pin!(self.shared.freed.notified());
             // Before looking again: whatever is given back from now on is noticed.

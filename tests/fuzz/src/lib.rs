@@ -4,3 +4,6 @@ pub mod image;
 pub mod memory;
 pub mod net;
 pub mod seeds;
+#[allow(dead_code)] // As in `net`.
+#[path = "../../../broker/src/shortage.rs"]
+mod shortage;
