@@ -1,5 +1,7 @@
 //! Random messages for tests, and a list of all messages to walk over. Not part of what the broker is built from.
 
+pub mod memory;
+
 use bytes::Bytes;
 
 use crate::{ApiKey, DecodeError, EncodeError, Message, Reader, Records, Str, Uuid, VersionRange, Writer};
@@ -189,6 +191,17 @@ impl Case {
             convert: convert::<M>,
             default,
         }
+    }
+
+    /// Whether the bytes are a message. Panics if what they say cannot be written, or is not read and written again alike.
+    pub fn is_stable(&self, bytes: Bytes, version: i16) -> bool {
+        let written = match (self.recode)(bytes, version) {
+            Err(RoundTripError::Decode(_)) => return false,
+            other => other.unwrap_or_else(|error| panic!("{} version {version}: {error:?}", self.name)),
+        };
+        let again = (self.recode)(written.clone(), version);
+        assert_eq!(again.expect("what was written is read"), written, "{} version {version}", self.name);
+        true
     }
 }
 

@@ -1,57 +1,14 @@
 //! Bytes that are no messages: whatever arrives, decoding neither panics nor takes more memory than it may.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use bytes::{Bytes, BytesMut};
 use millstream_protocol::reader::{MEMORY_ALLOWANCE_BYTES, MEMORY_PER_FRAME_BYTE_MAX};
-use millstream_protocol::testing::{CASES, Case, Rng, RoundTripError};
-
-thread_local! {
-    static LIVE: Cell<usize> = const { Cell::new(0) };
-    static PEAK: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Counts what the thread has allocated, and the most that it ever had.
-struct Counting;
-
-fn count(grown: usize, freed: usize) {
-    let live = LIVE.get().saturating_add(grown).saturating_sub(freed);
-    LIVE.set(live);
-    PEAK.set(PEAK.get().max(live));
-}
-
-// SAFETY: every call goes to the system's allocator unchanged; the counters are plain cells of the thread.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size(), 0);
-        // SAFETY: the caller's promise is the system's.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(0, layout.size());
-        // SAFETY: the caller's promise is the system's.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // Both blocks may live for a moment.
-        count(size, 0);
-        count(0, layout.size());
-        // SAFETY: the caller's promise is the system's.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
+use millstream_protocol::testing::{
+    CASES, Case, Rng,
+    memory::{CountingAllocator, peak_of},
+};
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// The most bytes that `work` had allocated at once, beyond what there was before.
-fn peak_of(work: impl FnOnce()) -> usize {
-    let before = LIVE.get();
-    PEAK.set(before);
-    work();
-    PEAK.get() - before
-}
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// A short random message, so that a test can afford to spoil each of its bytes.
 fn short_message(case: &Case, version: i16, rng: &mut Rng) -> Bytes {
@@ -65,19 +22,6 @@ fn short_message(case: &Case, version: i16, rng: &mut Rng) -> Bytes {
         }
     }
     shortest
-}
-
-/// Decodes; what decodes must be written without an error, and what is written must be read and written alike.
-fn decode(case: &Case, version: i16, bytes: Bytes) -> bool {
-    match (case.recode)(bytes, version) {
-        Err(RoundTripError::Decode(_)) => false,
-        Err(error) => panic!("{} version {version}: {error:?}", case.name),
-        Ok(written) => {
-            let again = (case.recode)(written.clone(), version);
-            assert_eq!(again.expect("what was written is read"), written, "{} version {version}", case.name);
-            true
-        }
-    }
 }
 
 fn for_every_version(mut test: impl FnMut(&Case, i16, &mut Rng)) {
@@ -94,7 +38,7 @@ fn no_message_is_read_from_a_part_of_its_bytes() {
     for_every_version(|case, version, rng| {
         let bytes = short_message(case, version, rng);
         for end in 0..bytes.len() {
-            let read = decode(case, version, bytes.slice(..end));
+            let read = case.is_stable(bytes.slice(..end), version);
             assert!(!read, "{} version {version}: {end} of {} bytes are a message", case.name, bytes.len());
         }
     });
@@ -105,7 +49,7 @@ fn a_byte_behind_a_message_is_refused() {
     for_every_version(|case, version, rng| {
         let mut bytes = BytesMut::from(short_message(case, version, rng));
         bytes.extend_from_slice(&[0]);
-        assert!(!decode(case, version, bytes.freeze()), "{} version {version}", case.name);
+        assert!(!case.is_stable(bytes.freeze(), version), "{} version {version}", case.name);
     });
 }
 
@@ -119,7 +63,12 @@ fn a_spoiled_byte_is_harmless_wherever_it_is() {
                 let mut spoiled = bytes.to_vec();
                 spoiled[at] = value;
                 let spoiled = Bytes::from(spoiled);
-                let peak = peak_of(|| if decode(case, version, spoiled) { taken += 1 } else { refused += 1 });
+                let (is_message, peak) = peak_of(|| case.is_stable(spoiled, version));
+                if is_message {
+                    taken += 1
+                } else {
+                    refused += 1
+                }
                 // Decoding, encoding, and both again; a message of empty strings takes 32 bytes for each of its own.
                 let peak_max = 128 * bytes.len() + 4096;
                 assert!(
@@ -143,7 +92,7 @@ fn random_bytes_are_harmless() {
             let small = rng.bool();
             let bytes: Bytes =
                 (0..length).map(|_| if small { rng.below(4) as u8 } else { rng.next_u64() as u8 }).collect();
-            decode(case, version, bytes);
+            case.is_stable(bytes, version);
         }
     });
 }
@@ -165,7 +114,7 @@ fn memory_is_bounded_by_the_frame_whatever_it_announces() {
                 frame.extend_from_slice(count);
                 frame.resize(FRAME_BYTES, fill);
                 let frame = frame.freeze();
-                let peak = peak_of(|| {
+                let ((), peak) = peak_of(|| {
                     let _ = (case.recode)(frame, version).map(|bytes| bytes.len());
                 });
                 largest = largest.max(peak);

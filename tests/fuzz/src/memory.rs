@@ -1,58 +1,13 @@
-//! Counts what a thread allocates: no input may make a reader take more than a multiple of its own size.
+//! No input may make a reader take more memory than a multiple of its own size.
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
-};
-
-thread_local! {
-    static LIVE: Cell<usize> = const { Cell::new(0) };
-    static PEAK: Cell<usize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-fn count(grown: usize, freed: usize) {
-    let live = LIVE.get().saturating_add(grown).saturating_sub(freed);
-    LIVE.set(live);
-    PEAK.set(PEAK.get().max(live));
-}
-
-// SAFETY: every call goes to the system's allocator unchanged; the counters are plain cells of the thread.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size(), 0);
-        // SAFETY: the caller's promise is the system's.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout.size(), 0);
-        // SAFETY: the caller's promise is the system's.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(0, layout.size());
-        // SAFETY: the caller's promise is the system's.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // Both blocks may live for a moment.
-        count(size, 0);
-        count(0, layout.size());
-        // SAFETY: the caller's promise is the system's.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
+use millstream_protocol::testing::memory::{CountingAllocator, peak_of};
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// Runs `work` and panics if it had more than `bytes_max` allocated at once, beyond what there was before.
 pub fn bounded<R>(bytes_max: usize, work: impl FnOnce() -> R) -> R {
-    let before = LIVE.get();
-    PEAK.set(before);
-    let result = work();
-    let peak = PEAK.get() - before;
+    let (result, peak) = peak_of(work);
     assert!(peak <= bytes_max, "{peak} bytes were allocated at once, at most {bytes_max} are allowed");
     result
 }

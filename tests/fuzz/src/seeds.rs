@@ -8,7 +8,7 @@ use millstream_model::{GroupId, LogId, PartitionId};
 use millstream_protocol::{
     ApiKey, RequestHeader, Writer,
     reader::{MEMORY_ALLOWANCE_BYTES, MEMORY_PER_FRAME_BYTE_MAX},
-    testing::{CASES, Case, Kind, Rng, RoundTripError},
+    testing::{CASES, Case, Kind, Rng},
 };
 use millstream_store::{
     disk::sim::SimDisk,
@@ -42,16 +42,6 @@ pub fn memory_bytes_max(bytes: usize) -> usize {
     2 * (MEMORY_ALLOWANCE_BYTES + bytes * MEMORY_PER_FRAME_BYTE_MAX) + 4 * bytes
 }
 
-/// Decodes; what decodes is written, and read and written again alike.
-pub fn recode(case: &Case, version: i16, body: Bytes) {
-    let written = match (case.recode)(body, version) {
-        Err(RoundTripError::Decode(_)) => return,
-        other => other.unwrap_or_else(|error| panic!("{} version {version}: {error:?}", case.name)),
-    };
-    let again = (case.recode)(written.clone(), version);
-    assert_eq!(again.expect("what was written is read"), written, "{} version {version}", case.name);
-}
-
 /// Log files as short as they can be. The salt is chance, which what is on disk already cannot foresee.
 pub fn wal_config(salt: u32) -> WalConfig {
     WalConfig {
@@ -60,25 +50,6 @@ pub fn wal_config(salt: u32) -> WalConfig {
         chunk_bytes: 32 << 10,
         salt,
         ..WalConfig::default()
-    }
-}
-
-/// Everything so small that every edge is met.
-pub fn tables_config() -> TablesConfig {
-    TablesConfig {
-        memtable_bytes_max: 16 << 10,
-        cache_bytes_max: 16 << 10,
-        region_bytes: 300,
-        block_bytes: 1000,
-        read_bytes: 2500,
-        small_part_bytes: 3000,
-        part_bytes_max: 5000,
-        run_bytes_max: 12_000,
-        merge_bytes_max: 9000,
-        merge_runs_min: 3,
-        merge_runs_max: 5,
-        compact_keys_max: 40,
-        ..TablesConfig::default()
     }
 }
 
@@ -235,7 +206,7 @@ fn runs() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     for (flushes, codec) in [(1, Codec::None), (2, Codec::Zstd), (3, Codec::Gzip)] {
         let disk = SimDisk::new(1);
-        let (tables, _) = Tables::open(Arc::new(disk.clone()), tables_config()).expect("opens");
+        let (tables, _) = Tables::open(Arc::new(disk.clone()), TablesConfig::tiny()).expect("opens");
         for flush in 0..flushes {
             for n in 0..4u64 {
                 let base = (flush * 4 + n as i64) * 3;

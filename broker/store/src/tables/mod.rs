@@ -124,6 +124,28 @@ impl Default for TablesConfig {
     }
 }
 
+#[cfg(any(test, feature = "testing"))]
+impl TablesConfig {
+    /// Everything so small that every edge is met all the time.
+    pub fn tiny() -> TablesConfig {
+        TablesConfig {
+            memtable_bytes_max: 16 << 10,
+            cache_bytes_max: 16 << 10,
+            region_bytes: 300,
+            block_bytes: 1000,
+            read_bytes: 2500,
+            small_part_bytes: 3000,
+            part_bytes_max: 5000,
+            run_bytes_max: 12_000,
+            merge_bytes_max: 9000,
+            merge_runs_min: 3,
+            merge_runs_max: 5,
+            compact_keys_max: 40,
+            ..TablesConfig::default()
+        }
+    }
+}
+
 impl std::fmt::Debug for TablesConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("TablesConfig")

@@ -14,6 +14,6 @@ fuzz_target!(|data: &[u8]| {
     let Some(case) = seeds::case(Kind::Request, key) else { return };
     if case.versions.contains(header.version) {
         let body = reader.rest();
-        bounded(seeds::memory_bytes_max(body.len()), || seeds::recode(case, header.version, body));
+        bounded(seeds::memory_bytes_max(body.len()), || case.is_stable(body, header.version));
     }
 });

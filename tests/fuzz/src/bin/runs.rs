@@ -5,11 +5,11 @@ use std::{path::Path, sync::Arc};
 
 use libfuzzer_sys::fuzz_target;
 use millstream_batch::{BatchHeader, split};
-use millstream_fuzz::{image, seeds};
+use millstream_fuzz::image;
 use millstream_model::PartitionId;
 use millstream_store::{
     disk::{Disk, sim::SimDisk},
-    tables::{CompactPolicy, PartitionPolicy, Tables, verify},
+    tables::{CompactPolicy, PartitionPolicy, Tables, TablesConfig, verify},
 };
 
 /// More rounds than any input needs: each read goes on behind the last, each merge leaves less to do.
@@ -58,7 +58,7 @@ fuzz_target!(|data: &[u8]| {
     disk.write_file("tables/manifest", &image::manifest(&runs)).expect("written");
     let shared: Arc<dyn Disk> = Arc::new(disk);
     verify(&shared);
-    let Ok((tables, _)) = Tables::open(shared.clone(), seeds::tables_config()) else { return };
+    let Ok((tables, _)) = Tables::open(shared.clone(), TablesConfig::tiny()) else { return };
     let partitions = || (0..8).map(PartitionId);
     partitions().for_each(|partition| {
         read_all(&tables, partition);
@@ -74,5 +74,5 @@ fuzz_target!(|data: &[u8]| {
     merge_all(&tables, (mode & 1 == 1).then_some(compact));
     partitions().for_each(|partition| read_all(&tables, partition));
     drop(tables);
-    Tables::open(shared, seeds::tables_config()).expect("what opened once opens again");
+    Tables::open(shared, TablesConfig::tiny()).expect("what opened once opens again");
 });

@@ -141,7 +141,7 @@ fn what_is_applied_again_after_a_start_is_there_once() {
         }
     }
     drop(tables);
-    let (tables, manifest) = Tables::open(Arc::new(disk.clone()), config()).expect("opens");
+    let (tables, manifest) = Tables::open(Arc::new(disk.clone()), TablesConfig::tiny()).expect("opens");
     assert_eq!(manifest.flushed, [(GROUP, LogId::new(1, 3))].into());
     assert_eq!(tables.read_memory(P1, 0, 1), MemoryRead::Older);
     all.iter().enumerate().for_each(|(n, batch)| put(&tables, n as u64, P1, batch.clone()));
@@ -223,7 +223,7 @@ fn a_manifest_of_which_it_is_not_known_whether_it_is_there_names_only_what_is_th
         disk.fail(op, "", nth, std::io::ErrorKind::Other);
         tables.flush().expect_err("told to fail");
         drop(tables);
-        let (tables, manifest) = Tables::open(Arc::new(disk.kill()), config()).expect("opens");
+        let (tables, manifest) = Tables::open(Arc::new(disk.kill()), TablesConfig::tiny()).expect("opens");
         outcomes.push(manifest.runs());
         all.iter().enumerate().for_each(|(n, batch)| put(&tables, n as u64, P1, batch.clone()));
         assert_eq!(fetch_all(&tables, P1, 0, 300).expect("reads"), bytes_of(&all));
@@ -245,14 +245,15 @@ fn more_runs_than_files_may_be_open_are_read_all_the_same() {
     assert_eq!(fetch_all(&open(&disk), P1, 0, 1000).expect("reads"), bytes_of(&all));
     disk.flip(&run_files(&disk)[123], 5000, 1).expect_err("a small run");
     disk.flip(&run_files(&disk)[123], 4095, 1).expect("flipped");
-    let error = Tables::open(Arc::new(disk.clone()), config()).err();
+    let error = Tables::open(Arc::new(disk.clone()), TablesConfig::tiny()).err();
     assert!(matches!(error, Some(OpenError::Damaged(Damage { file, .. })) if file.contains("7b")));
 }
 
 #[test]
 fn large_parts_have_large_regions_and_small_ones_have_small_ones() {
     let disk = SimDisk::new(1);
-    let larger = TablesConfig { part_bytes_max: 1 << 20, memtable_bytes_max: 1 << 20, ..config() };
+    let larger =
+        TablesConfig { part_bytes_max: 1 << 20, memtable_bytes_max: 1 << 20, ..TablesConfig::tiny() };
     let (tables, _) = Tables::open(Arc::new(disk.clone()), larger).expect("opens");
     for n in 0..600 {
         put(&tables, n, P1, batch(n as i64, 1, 200, 1));
@@ -267,7 +268,7 @@ fn large_parts_have_large_regions_and_small_ones_have_small_ones() {
             parts[0].bytes / parts[0].regions
         })
     };
-    // The bound of config() is 300 bytes for small parts, and four times that.
+    // The bound of TablesConfig::tiny() is 300 bytes for small parts, and four times that.
     assert!((300..600).contains(&region_bytes(PartitionId(2))), "{}", region_bytes(PartitionId(2)));
     assert!((1200..1500).contains(&region_bytes(P1)), "{}", region_bytes(P1));
     assert_eq!(fetch_all(&tables, P1, 0, 3000).expect("reads").len(), 600);
@@ -305,14 +306,14 @@ fn a_store_whose_manifest_is_gone_is_not_taken_for_a_new_one() {
     drop(tables);
     let before = disk.files();
     disk.remove(Path::new("tables/manifest")).expect("removed");
-    let error = Tables::open(Arc::new(disk.clone()), config()).err();
+    let error = Tables::open(Arc::new(disk.clone()), TablesConfig::tiny()).err();
     assert_eq!(error, Some(OpenError::Missing { file: "tables/manifest".to_string() }));
     assert_eq!(disk.files().len(), before.len() - 1, "nothing else was touched");
 
     let disk = SimDisk::new(1);
     disk.create_dir(Path::new("wal")).expect("made");
     disk.write_file("wal/wal-0000000000000001.log", b"entries").expect("written");
-    assert!(matches!(Tables::open(Arc::new(disk), config()), Err(OpenError::Missing { .. })));
+    assert!(matches!(Tables::open(Arc::new(disk), TablesConfig::tiny()), Err(OpenError::Missing { .. })));
 }
 
 #[test]
@@ -327,7 +328,10 @@ fn runs_that_no_manifest_names_are_removed_only_when_everything_else_is_there() 
     disk.write_file("tables/run-00000000000000ff.run", b"half a run").expect("written");
     disk.flip(&run, 40, 1).expect("flipped");
     disk.remove(&run).expect("removed");
-    assert!(matches!(Tables::open(Arc::new(disk.clone()), config()), Err(OpenError::Missing { .. })));
+    assert!(matches!(
+        Tables::open(Arc::new(disk.clone()), TablesConfig::tiny()),
+        Err(OpenError::Missing { .. })
+    ));
     assert_eq!(run_files(&disk).len(), 1, "the stray stays while something is missing");
     disk.write_file(&run, &bytes).expect("written");
     let tables = open(&disk);
@@ -344,7 +348,7 @@ fn a_store_on_the_real_disk_opens_again() {
     let all: Vec<StoredBatch> = (0..50).map(|n| batch(n * 10, 10, 100, n)).collect();
     for round in 0..3 {
         let disk = Arc::new(crate::disk::OsDisk::new(dir.path()).expect("a directory"));
-        let (tables, _) = Tables::open(disk, config()).expect("opens");
+        let (tables, _) = Tables::open(disk, TablesConfig::tiny()).expect("opens");
         all.iter().enumerate().for_each(|(n, batch)| put(&tables, n as u64, P1, batch.clone()));
         assert_eq!(tables.stats().ignored_batches, if round == 0 { 0 } else { 50 });
         tables.flush().expect("flushes");

@@ -373,7 +373,7 @@ fn more_keys_than_fit_into_memory_take_several_rounds() {
         "{rounds} rounds for 600 records, with 40 keys at once and regions of a few records"
     );
     let texts = texts(&tables);
-    assert_eq!(texts.len(), 200, "config() allows 40 keys at once");
+    assert_eq!(texts.len(), 200, "TablesConfig::tiny() allows 40 keys at once");
     assert!(texts.iter().all(|(at, text)| *at >= 400 && text.ends_with("round 2")));
 }
 

@@ -22,7 +22,7 @@ fn policy(id: PartitionId) -> PartitionPolicy {
 }
 
 fn history(disk: &SimDisk, told: &mut Told) -> Option<()> {
-    let (tables, _) = Tables::open(Arc::new(disk.clone()), config()).ok()?;
+    let (tables, _) = Tables::open(Arc::new(disk.clone()), TablesConfig::tiny()).ok()?;
     for index in 0..ENTRIES {
         let (partition, batch) = entry(index);
         put(&tables, index, partition, batch);
@@ -44,7 +44,7 @@ fn history(disk: &SimDisk, told: &mut Told) -> Option<()> {
 
 /// Opens what is left, checks it against what was told, and lets it live on.
 fn check(disk: &SimDisk, told: &Told, context: &str) {
-    let opened = Tables::open(Arc::new(disk.clone()), config());
+    let opened = Tables::open(Arc::new(disk.clone()), TablesConfig::tiny());
     let (tables, manifest) = opened.unwrap_or_else(|e| panic!("{context}: {e}"));
     tables.validate();
     let flushed = manifest.flushed.get(&GROUP).map(|id| id.index);
@@ -113,7 +113,7 @@ fn the_end_of_the_process_at_any_moment_followed_by_a_power_cut_loses_nothing_ei
         // The next process dies while it recovers, too.
         let disk = disk.crash();
         disk.cut_power_after(moments % 7);
-        drop(Tables::open(Arc::new(disk.clone()), config()));
+        drop(Tables::open(Arc::new(disk.clone()), TablesConfig::tiny()));
         check(&disk.crash(), &told, &format!("power cut after {moments} operations, then again"));
         if ended.is_some() {
             break;

@@ -28,7 +28,7 @@ fn a_flipped_byte_anywhere_in_a_run_is_damage_in_one_partition_or_stops_the_star
     for at in 0..len {
         disk.flip(&run, at, 1 << (at % 8)).expect("flipped");
         let before = disk.files();
-        match Tables::open(Arc::new(disk.clone()), config()) {
+        match Tables::open(Arc::new(disk.clone()), TablesConfig::tiny()) {
             Err(OpenError::Damaged(damage)) => assert_eq!(damage.file, run.display().to_string(), "{at}"),
             Err(other) => panic!("{at}: {other}"),
             Ok((tables, _)) => {
@@ -65,7 +65,7 @@ fn a_flipped_byte_anywhere_in_the_manifest_stops_the_start() {
     let len = disk.read_file("tables/manifest").expect("readable").len() as u64;
     for at in 0..len {
         disk.flip("tables/manifest", at, 0x80).expect("flipped");
-        let opened = Tables::open(Arc::new(disk.clone()), config());
+        let opened = Tables::open(Arc::new(disk.clone()), TablesConfig::tiny());
         assert!(matches!(opened, Err(OpenError::Damaged(_))), "{at}");
         disk.flip("tables/manifest", at, 0x80).expect("flipped back");
     }
@@ -91,7 +91,7 @@ fn a_run_that_is_cut_or_gone_or_another_one_stops_the_start() {
     let (disk, _) = store();
     let run = run_files(&disk)[0].clone();
     let whole = disk.read_file(&run).expect("readable");
-    let opened = || Tables::open(Arc::new(disk.clone()), config()).map(drop);
+    let opened = || Tables::open(Arc::new(disk.clone()), TablesConfig::tiny()).map(drop);
     for len in [0, 100, whole.len() - 4096, whole.len() - 1] {
         disk.write_file(&run, &whole[..len]).expect("written");
         assert!(matches!(opened(), Err(OpenError::Damaged(_))), "{len}");

@@ -131,7 +131,7 @@ fn a_merge_that_is_told_to_stop_changes_nothing_and_leaves_nothing() {
         small_part_bytes: 1 << 20,
         merge_bytes_max: 1 << 30,
         memtable_bytes_max: 1 << 20,
-        ..config()
+        ..TablesConfig::tiny()
     };
     let (tables, _) = Tables::open(Arc::new(disk.clone()), config).expect("opens");
     for round in 0..3 {

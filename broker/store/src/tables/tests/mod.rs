@@ -22,25 +22,6 @@ use crate::disk::sim::SimDisk;
 pub(super) const GROUP: GroupId = GroupId(1);
 pub(super) const P1: PartitionId = PartitionId(1);
 
-/// Everything so small that every edge is met all the time.
-pub(super) fn config() -> TablesConfig {
-    TablesConfig {
-        memtable_bytes_max: 16 << 10,
-        cache_bytes_max: 16 << 10,
-        region_bytes: 300,
-        block_bytes: 1000,
-        read_bytes: 2500,
-        small_part_bytes: 3000,
-        part_bytes_max: 5000,
-        run_bytes_max: 12_000,
-        merge_bytes_max: 9000,
-        merge_runs_min: 3,
-        merge_runs_max: 5,
-        compact_keys_max: 40,
-        ..TablesConfig::default()
-    }
-}
-
 /// A source of chance that a seed determines.
 #[derive(Clone, Debug)]
 pub(super) struct Dice(u64);
@@ -82,7 +63,7 @@ pub(super) fn stored(batch: &[u8], base: i64) -> StoredBatch {
 }
 
 pub(super) fn open(disk: &SimDisk) -> Tables {
-    Tables::open(Arc::new(disk.clone()), config()).expect("opens").0
+    Tables::open(Arc::new(disk.clone()), TablesConfig::tiny()).expect("opens").0
 }
 
 /// Inserts a batch as the group's next entry.

@@ -138,7 +138,8 @@ impl World {
     /// Opens what is left and applies the log again, from somewhere at or below what is flushed on.
     fn reopen(&mut self, disk: SimDisk) {
         self.disk = disk;
-        let (tables, manifest) = Tables::open(Arc::new(self.disk.clone()), config()).expect("opens");
+        let (tables, manifest) =
+            Tables::open(Arc::new(self.disk.clone()), TablesConfig::tiny()).expect("opens");
         self.tables = tables;
         for (group, log) in &self.logs {
             let flushed = manifest.flushed.get(group).map_or(0, |id| id.index + 1);
