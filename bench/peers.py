@@ -10,16 +10,10 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests/support"))
-from broker import Broker, cache_dir  # noqa: E402
+from broker import Broker, cache_dir, free_port  # noqa: E402
 
 TOOL = str(ROOT / "bench/kafka/tool")
 READY_SECONDS_MAX = 120.0
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def answers(bootstrap):
@@ -121,4 +115,4 @@ def peers(folder):
     return {p.name: p for p in (Millstream(folder / "millstream"), Kafka(folder / "kafka"))}
 
 
-__all__ = ["Kafka", "Millstream", "TOOL", "cache_dir", "peers", "free_port"]
+__all__ = ["Kafka", "Millstream", "TOOL", "cache_dir", "peers"]

@@ -5,10 +5,11 @@ import re
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
+
+from broker import free_port
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 NOTE = re.compile(r"<!-- (file|exit|not run|in the checkout|same as)(?:: (.*?))? -->\s*\Z")
@@ -46,18 +47,12 @@ def matches(wanted, found):
     return re.fullmatch(pattern, found[0].rstrip()) is not None and matches(wanted[1:], found[1:])
 
 
-def free_port():
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return str(bound.getsockname()[1])
-
-
 class Session:
     """One shell in a folder of its own. The ports of the pages are replaced by free ones, there and back."""
 
     def __init__(self, root, cache, program):
         self.root, self.folder = root, pathlib.Path(tempfile.mkdtemp(prefix="millstream-docs-"))
-        self.ports = {KAFKA: free_port(), HTTP: free_port()}
+        self.ports = {KAFKA: str(free_port()), HTTP: str(free_port())}
         programs, self.work = self.folder / "bin", self.folder / "work"
         programs.mkdir()
         self.work.mkdir()

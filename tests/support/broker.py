@@ -8,6 +8,7 @@ import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
@@ -29,6 +30,13 @@ def cache_dir() -> pathlib.Path:
 def binary() -> str:
     """The broker under test: MILLSTREAM_BIN, or the release build that tests/run leaves in the cache."""
     return os.environ.get("MILLSTREAM_BIN") or str(cache_dir() / "bin/millstream")
+
+
+def free_port():
+    """A port that nobody has at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def _drain(descriptor):
