@@ -27,6 +27,9 @@ use super::{
 };
 use crate::backoff::Backoff;
 
+/// Why a batch is not even tried.
+const NO_LEADER: &str = "nobody leads the partition";
+
 /// What the machine goes by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
@@ -102,6 +105,8 @@ struct Partition {
     batch_bytes_max: Option<usize>,
     /// What the last try that failed ended with.
     last_failure: Option<String>,
+    /// Nothing was appended since then.
+    failing: bool,
 }
 
 impl Partition {
@@ -113,6 +118,10 @@ impl Partition {
     fn put_again(&mut self, batch: Batch) {
         let at = self.again.iter().position(|other| is_before(batch.sequence, other.sequence));
         self.again.insert(at.unwrap_or(self.again.len()), batch);
+    }
+
+    fn fail(&mut self, reason: String) {
+        (self.last_failure, self.failing) = (Some(reason), true);
     }
 
     fn close(&mut self) -> bool {
@@ -134,6 +143,8 @@ pub(crate) struct Machine {
     busy: BTreeSet<Place>,
     requests_in_flight: HashMap<i32, usize>,
     identity: Option<(i64, i16)>,
+    /// Why the last question for an identity had no answer.
+    identity_failure: Option<String>,
     /// A sequence is lost: sequences begin anew under another identity once nothing is in flight.
     renew: bool,
     flushing: bool,
@@ -149,6 +160,7 @@ impl Machine {
             busy: BTreeSet::new(),
             requests_in_flight: HashMap::new(),
             identity: None,
+            identity_failure: None,
             renew: false,
             flushing: false,
             stale: BTreeSet::new(),
@@ -218,9 +230,20 @@ impl Machine {
         self.busy.is_empty()
     }
 
+    /// What keeps records from getting through: why the last try failed where nothing was appended since.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let failing = || self.partitions.values().find(|partition| partition.failing);
+        self.identity_failure.clone().or_else(|| failing()?.last_failure.clone())
+    }
+
+    /// There is no producer id yet.
+    pub(crate) fn identity_failed(&mut self, reason: String) {
+        self.identity_failure = Some(reason);
+    }
+
     /// The producer id that was asked for: sequences begin with 0.
     pub(crate) fn identify(&mut self, id: i64, epoch: i16) -> Vec<Settled> {
-        self.identity = Some((id, epoch));
+        (self.identity, self.identity_failure) = (Some((id, epoch)), None);
         self.renew = false;
         let mut settled = Vec::new();
         for partition in self.partitions.values_mut() {
@@ -264,6 +287,9 @@ impl Machine {
             let Some(next_bytes) = self.next_bytes(&place, now, &mut step.wake_at) else { continue };
             let Some(broker) = leader(&place) else {
                 step.stale.insert(place.topic.clone());
+                if let Some(partition) = self.partitions.get_mut(&place).filter(|p| !p.failing) {
+                    partition.fail(NO_LEADER.to_string());
+                }
                 continue;
             };
             let taken = bytes.entry(broker).or_default();
@@ -376,11 +402,12 @@ impl Machine {
         }
     }
 
-    /// The broker knows the producer now, if this is its identity still.
+    /// Records get through, and the broker knows the producer now, if this is its identity still.
     fn introduce(&mut self, batch: &Batch) {
         let identity = batch.sequence.map(|sequence| (sequence.producer_id, sequence.epoch));
-        if let Some(partition) = self.partitions.get_mut(&batch.place).filter(|_| identity == self.identity) {
-            partition.introduced = true;
+        if let Some(partition) = self.partitions.get_mut(&batch.place) {
+            partition.failing = false;
+            partition.introduced |= identity == self.identity;
         }
     }
 
@@ -414,7 +441,8 @@ impl Machine {
             }
             let doubtful =
                 code == ErrorCode::REQUEST_TIMED_OUT || code == ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND;
-            self.try_again(batch, doubtful, code.name().to_string(), now, chance);
+            let words = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+            self.try_again(batch, doubtful, format!("{}{words}", code.name()), now, chance);
             return None;
         }
         let batch = self.split(batch, code, now)?;
@@ -457,7 +485,7 @@ impl Machine {
         batch.doubtful |= doubtful;
         batch.not_before = now + self.rules.backoff.after(batch.failures, chance);
         let Some(partition) = self.partitions.get_mut(&batch.place) else { return };
-        partition.last_failure = Some(reason);
+        partition.fail(reason);
         partition.put_again(batch);
     }
 
@@ -471,8 +499,8 @@ impl Machine {
             if partition.open.as_ref().is_some_and(is_over) {
                 partition.close();
             }
-            let reason =
-                partition.last_failure.clone().unwrap_or_else(|| "nobody leads the partition".to_string());
+            let reason = partition.last_failure.as_ref().or(self.identity_failure.as_ref());
+            let reason = reason.cloned().unwrap_or_else(|| NO_LEADER.to_string());
             for queue in [&mut partition.again, &mut partition.ready] {
                 while let Some(batch) = queue.pop_front_if(|batch| is_over(batch)) {
                     // A sequence that was sent and is given up leaves a gap.

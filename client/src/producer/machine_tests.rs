@@ -380,3 +380,33 @@ fn chaos_forgets_nothing_and_keeps_order() {
         }
     }
 }
+
+#[test]
+fn what_keeps_records_from_getting_through_is_known_until_one_does() {
+    let mut rig = Rig::new(rules());
+    assert_eq!(rig.machine.trouble(), None);
+    let n = rig.append();
+    let batch = rig.one();
+    let full = Some("the disk is full".to_string());
+    rig.answer(batch, Try::Refused { code: ErrorCode::KAFKA_STORAGE_ERROR, reason: full });
+    let said = "KAFKA_STORAGE_ERROR: the disk is full";
+    assert_eq!(rig.machine.trouble().as_deref(), Some(said));
+    rig.now += Duration::from_millis(20);
+    let batch = rig.one();
+    assert_eq!(rig.machine.trouble().as_deref(), Some(said), "it is on its way, and not yet through");
+    rig.answer(batch, appended(0));
+    assert_eq!((rig.result(n), rig.machine.trouble()), (Some(Ok(0)), None));
+
+    let n = rig.append();
+    assert!(rig.machine.step(rig.now, |_| None).requests.is_empty());
+    assert_eq!(rig.machine.trouble().as_deref(), Some(NO_LEADER));
+    rig.now += rules().delivery_timeout;
+    assert!(rig.step().is_empty());
+    assert!(matches!(rig.result(n), Some(Err(DeliveryError::Expired { .. }))));
+    assert_eq!(rig.machine.trouble().as_deref(), Some(NO_LEADER), "giving up is not getting through");
+
+    let mut machine = Machine::new(rules());
+    machine.identity_failed("no answer".to_string());
+    assert_eq!(machine.trouble().as_deref(), Some("no answer"));
+    assert!(machine.identify(1, 0).is_empty() && machine.trouble().is_none());
+}

@@ -252,6 +252,12 @@ impl Producer {
         Ok(added.delivery)
     }
 
+    /// What keeps records from getting through, while something does: what the last try ended with where nothing was
+    /// appended since. Records are tried on meanwhile.
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.with_machine(|machine| machine.trouble())
+    }
+
     /// Waits until every record that was taken has its result.
     pub async fn flush(&self) {
         loop {

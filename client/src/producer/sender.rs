@@ -158,6 +158,7 @@ impl Sender {
             }
             Done::Identity(Err(error)) => {
                 tracing::warn!(%error, "no producer id");
+                self.shared.with_machine(|machine| machine.identity_failed(error.to_string()));
                 self.asking_identity = false;
                 self.identity_failures += 1;
             }
