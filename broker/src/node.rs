@@ -96,6 +96,7 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
     let (kafka_addr, http_addr) = (address(&kafka)?, address(&http)?);
     let advertised =
         config.advertised_kafka.clone().unwrap_or((advertised_host(&config, kafka_addr), kafka_addr.port()));
+    let admin = admin::AdminServer::start(http);
     let store = open_store(&config)?;
     let service = start_groups(&config, &store, advertised).await?;
     // From here on, and not only when it is waited for: whoever reads that the broker is ready may stop it at once.
@@ -110,7 +111,7 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
         connections: Box::new(doors.connection_count()),
         log,
     };
-    let admin = admin::start(http, pages);
+    admin.open(pages);
     if let Err(error) = write_addresses(&config.data_dir, kafka_addr, http_addr) {
         // A hint for scripts: a full disk must not keep a broker from serving what it has.
         tracing::warn!(%error, "addresses.json cannot be written");
@@ -119,9 +120,10 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
     println!("millstream ready kafka={kafka_addr} http={http_addr} node={}", config.node_id);
     endings.next().await;
     tracing::info!("stopping");
+    admin.stopping();
     service.groups().dismiss();
     doors.shutdown().await;
-    admin.abort();
+    admin.close();
     groups.shutdown().await;
     keeper.shutdown().await;
     for shard in service.shards() {
@@ -239,7 +241,7 @@ async fn start_groups(
         futures::future::join(metadata.lead_alone(peer.clone()), futures::future::join_all(elections)).await;
     led?;
     all.into_iter().collect::<Result<(), _>>()?;
-    let service = Service::new(cluster_host, metadata, shards, config.clone(), advertised);
+    let service = Service::new(cluster_host, metadata, shards, store.wal.clone(), config.clone(), advertised);
     service.found_cluster(cluster::cluster_id_text(clock::random_uuid())).await?;
     service.reconcile().await?;
     Ok(service)

@@ -1,10 +1,14 @@
 """A full disk: produce is refused with an error that clients retry, everything else goes on, and room brings it back."""
+import json
 import re
 import socket
+import subprocess
+import urllib.error
+import urllib.request
 
 from confluent_kafka import Consumer, TopicPartition
 
-from broker import Broker
+from broker import Broker, binary
 from crash import PARTITIONS, make_topic
 from load import Load, check
 from loopfs import LoopFs
@@ -69,6 +73,30 @@ def refused(broker, topic):
             raise AssertionError(f"acknowledged at {offset}")
 
 
+def ask(broker, path):
+    """Status and text of an HTTP answer."""
+    try:
+        with urllib.request.urlopen(f"http://{broker.http}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as refused:
+        return refused.code, refused.read().decode()
+
+
+def operators_see(broker, why):
+    """Health, metrics and `cluster status` say that nothing is written, and `why`; or that all is well, if that is None."""
+    status, text = ask(broker, "/health/ready")
+    assert (status == 200) == (why is None) and (why or "ready") in text, f"/health/ready: {status} {text}"
+    assert ask(broker, "/health/live")[0] == 200, "it is not live"
+    page = ask(broker, "/metrics")[1].splitlines()
+    for line in (f"millstream_ready {int(why is None)}", f"millstream_writes_refused {int(why is not None)}"):
+        assert line in page, f"/metrics has no '{line}'"
+    done = subprocess.run([binary(), "cluster", "status", "--bootstrap", broker.bootstrap, "--output", "json"],
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["healthy"], len(told["refusing_writes"])) == ((1, False, 1) if why else (0, True, 0)), f"{done}"
+    assert not why or (str(broker.data_dir) in told["refusing_writes"][0] and "disk" in done.stderr), f"{done}"
+
+
 def sees_that_it_is_low(broker):
     """Whether the broker's last word on the free space is that it is low. Until it has looked it rightly takes what it has
     counted room for."""
@@ -91,6 +119,7 @@ def full_disk(report):
         state = {}
 
         def fills():
+            operators_see(broker, None)
             state["small"] = make_topic(broker, "small")
             load = Load(broker.bootstrap, state["small"], PARTITIONS, per_second=8000).start()
             load.wait_for(3000)
@@ -110,6 +139,7 @@ def full_disk(report):
         def last_byte():
             fill_the_rest(disk)
             eventually(lambda: sees_that_it_is_low(broker), "the broker sees that the disk is full", LOOK_SECONDS_MAX)
+            operators_see(broker, "disk.low.bytes")
             refused(broker, "big")
             still_serves(broker, "big", state["taken"])
             commits(broker, "big", range(COMMITS, 2 * COMMITS))
@@ -141,6 +171,8 @@ def full_disk(report):
                 assert wire.list_offset("big", 0, EARLIEST) == state["taken"] // 2, "records are not deleted"
                 wire.delete_topic("big")
             eventually(lambda: accepts(broker, state["small"]), lambda: f"{disk.free_bytes() >> 20} MiB free and produce is still refused", 60)
+            eventually(lambda: ask(broker, "/health/ready")[0] == 200, lambda: ask(broker, "/health/ready")[1], LOOK_SECONDS_MAX)
+            operators_see(broker, None)
             return f"{before >> 20} MiB free before, {disk.free_bytes() >> 20} MiB after, without a restart"
 
         try:
@@ -168,6 +200,7 @@ def full_at_once(report):
             eventually(lambda: (disk.mount / "data/reserved").stat().st_size > 80 * len(RECORD), lambda: "the reserve does not grow", 5)
             fill_the_rest(disk)
             state["taken"] = 80 + fill_the_log(broker)
+            operators_see(broker, "the log cannot make its next file")
             eventually(lambda: "reserved on it is used" in broker.log_tail(100_000), lambda: "the reserve is not used", 20)
             still_serves(broker, "big", state["taken"])
             return f"{state['taken']} records taken, {disk.free_bytes() >> 10} KiB left"

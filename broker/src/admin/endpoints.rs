@@ -6,7 +6,7 @@ use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::{
-    Admin,
+    Port,
     groups::{self, GroupJson, GroupsJson, ResetDoneJson, ResetJson},
     problem::ProblemJson,
     settings::{self, ConfigChangeJson, LogChangeJson, LogJson},
@@ -24,7 +24,7 @@ pub(super) struct Endpoint {
     pub(super) takes: Option<Shape>,
     /// Statuses in the order in which the documents have them.
     pub(super) answers: Vec<Answer>,
-    pub(super) route: MethodRouter<Arc<Admin>>,
+    pub(super) route: MethodRouter<Arc<Port>>,
 }
 
 /// What comes with a status.
@@ -79,7 +79,7 @@ impl Endpoint {
         path: &'static str,
         id: &'static str,
         summary: &'static str,
-        route: MethodRouter<Arc<Admin>>,
+        route: MethodRouter<Arc<Port>>,
     ) -> Endpoint {
         Endpoint { method, path, id, summary, takes: None, answers: Vec::new(), route }
     }
@@ -117,11 +117,11 @@ fn pages() -> Vec<Endpoint> {
             "GET",
             "/health/ready",
             "ready",
-            "Whether this node leads everything that it should, so that a producer can produce",
+            "Whether a producer can produce and a consumer consume on this node: it is open, leads everything that it should, and has room on its disk",
             get(super::ready),
         )
-        .answers(text(200, "it does"))
-        .answers(text(503, "it does not yet")),
+        .answers(text(200, "they can"))
+        .answers(text(503, "they cannot; the reason in words")),
         Endpoint::new(
             "GET",
             "/metrics",

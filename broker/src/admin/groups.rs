@@ -1,21 +1,14 @@
 //! Consumer groups over HTTP: list, show with their lag, move, remove.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use axum::{
-    Json,
-    extract::{Path, State},
-    http::StatusCode,
-};
+use axum::{Json, extract::Path, http::StatusCode};
 use millstream_protocol::{decode_data, messages::consumer_protocol::ConsumerProtocolAssignment};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Admin, in_background,
+    Open, in_background,
     problem::{Body, Problem},
 };
 use crate::{
@@ -169,7 +162,7 @@ pub(super) struct ResetDoneJson {
     offsets: BTreeMap<i32, i64>,
 }
 
-pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Json<GroupsJson> {
+pub(super) async fn list(Open(admin): Open) -> Json<GroupsJson> {
     let groups = admin.sources.service.groups().list().into_iter();
     let groups = groups.map(|group| GroupSummaryJson {
         name: group.name.to_string(),
@@ -179,10 +172,7 @@ pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Json<GroupsJson> {
     Json(GroupsJson { groups: groups.collect() })
 }
 
-pub(super) async fn show(
-    State(admin): State<Arc<Admin>>,
-    Path(name): Path<String>,
-) -> Result<Json<GroupJson>, Problem> {
+pub(super) async fn show(Open(admin): Open, Path(name): Path<String>) -> Result<Json<GroupJson>, Problem> {
     in_background(move || group(&admin.sources.service, &name)).await?.map(Json)
 }
 
@@ -248,7 +238,7 @@ fn partition_json(lag: &PartitionLag) -> GroupPartitionJson {
 }
 
 pub(super) async fn reset(
-    State(admin): State<Arc<Admin>>,
+    Open(admin): Open,
     Path(name): Path<String>,
     Body(wanted): Body<ResetJson>,
 ) -> Result<Json<ResetDoneJson>, Problem> {
@@ -312,10 +302,7 @@ async fn position(service: &Service, partition: &PartitionView, to: PositionJson
     }
 }
 
-pub(super) async fn remove(
-    State(admin): State<Arc<Admin>>,
-    Path(name): Path<String>,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn remove(Open(admin): Open, Path(name): Path<String>) -> Result<StatusCode, Problem> {
     let removed: Result<(), GroupError> = admin.sources.service.groups().delete(&name).await;
     removed.map(|()| StatusCode::NO_CONTENT).map_err(|error| Problem::of_group(&name, error))
 }

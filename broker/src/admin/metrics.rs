@@ -29,9 +29,10 @@ pub(super) const READS_MAX: usize = 5_000;
 const OTHER: &str = "(other)";
 
 /// Everything, as Prometheus reads it. May wait for the disk.
-pub(super) fn page(sources: &Sources, uptime: Duration, times: &mut RecordTimes) -> String {
+pub(super) fn page(sources: &Sources, ready: bool, uptime: Duration, times: &mut RecordTimes) -> String {
     let mut text = MetricsText::default();
     about_process(&mut text, sources, uptime);
+    about_health(&mut text, &sources.service, ready);
     about_requests(&mut text, sources);
     about_topics(&mut text, &sources.service.topics());
     about_groups(&mut text, &sources.service, times);
@@ -59,6 +60,12 @@ fn about_process(text: &mut MetricsText, sources: &Sources, uptime: Duration) {
         text.one(&of::DISK_TOTAL, space.total_bytes);
         text.one(&of::DISK_FREE, space.free_bytes);
     }
+}
+
+fn about_health(text: &mut MetricsText, service: &Service, ready: bool) {
+    text.one(&of::READY, u8::from(ready));
+    text.one(&of::WRITES_REFUSED, u8::from(service.write_stop().is_some()));
+    text.one(&of::FLUSH_FAILING, u8::from(service.flush_is_failing()));
 }
 
 fn about_requests(text: &mut MetricsText, sources: &Sources) {

@@ -12,6 +12,7 @@ mod metrics;
 mod openapi;
 mod problem;
 mod process;
+mod readiness;
 mod settings;
 mod topics;
 mod views;
@@ -20,15 +21,15 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, State},
-    http::{StatusCode, header},
+    extract::{DefaultBodyLimit, FromRequestParts, State},
+    http::{StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use millstream_store::{tables::Tables, wal::Wal};
 use parking_lot::Mutex;
 use tokio::{
     net::TcpListener,
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     task::{JoinHandle, JoinSet},
 };
 
@@ -39,6 +40,7 @@ use crate::{
 };
 use door::Door;
 use problem::Problem;
+use readiness::NotReady;
 
 /// What the pages are made of.
 pub struct Sources {
@@ -56,9 +58,43 @@ pub struct Sources {
 
 struct Admin {
     sources: Sources,
-    started: std::time::Instant,
     /// Times of the records that groups read next; whoever makes a page of metrics holds it.
     times: Mutex<RecordTimes>,
+}
+
+/// The port, which answers before there is anything to tell of but that.
+struct Port {
+    started: std::time::Instant,
+    phase: watch::Sender<Phase>,
+}
+
+#[derive(Clone)]
+enum Phase {
+    /// The store is being opened.
+    Starting,
+    Open(Arc<Admin>),
+    Stopping(Arc<Admin>),
+}
+
+impl Phase {
+    fn admin(&self) -> Option<&Arc<Admin>> {
+        match self {
+            Phase::Starting => None,
+            Phase::Open(admin) | Phase::Stopping(admin) => Some(admin),
+        }
+    }
+}
+
+/// What a broker that is open can tell; while it starts, requests that ask for it are answered with 503.
+struct Open(Arc<Admin>);
+
+impl FromRequestParts<Arc<Port>> for Open {
+    type Rejection = Problem;
+
+    async fn from_request_parts(_: &mut Parts, port: &Arc<Port>) -> Result<Open, Problem> {
+        let open = port.phase.borrow().admin().cloned().map(Open);
+        open.ok_or_else(|| Problem::new(StatusCode::SERVICE_UNAVAILABLE, NotReady::Starting))
+    }
 }
 
 /// HTTP connections that may be open at once; the pages are for a few people and programs.
@@ -66,33 +102,62 @@ const CONNECTIONS_MAX: usize = 256;
 /// Largest body of a request.
 const BODY_BYTES_MAX: usize = 1 << 20;
 
-/// Answers HTTP on all listeners until the task is aborted.
-pub fn start(listeners: Vec<TcpListener>, sources: Sources) -> JoinHandle<()> {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let times = Mutex::new(RecordTimes::new(metrics::READS_MAX));
-    let admin = Arc::new(Admin { sources, started: clock::monotonic(), times });
-    tokio::spawn(async move {
-        let mut doors = JoinSet::new();
-        for listener in listeners {
-            let router = router(admin.clone());
-            let door = Door { listener, places: places.clone() };
-            doors.spawn(async move {
-                // Serving ends only with its task.
-                let _ = axum::serve(door, router).await;
-            });
-        }
-        while doors.join_next().await.is_some() {}
-    })
+/// The HTTP port of a broker. It answers from its start, so that a broker whose start takes long can be told from one that
+/// hangs.
+pub struct AdminServer {
+    port: Arc<Port>,
+    task: JoinHandle<()>,
 }
 
-fn router(admin: Arc<Admin>) -> Router {
+impl AdminServer {
+    /// Answers on all listeners.
+    pub fn start(listeners: Vec<TcpListener>) -> AdminServer {
+        let port = Arc::new(Port { started: clock::monotonic(), phase: watch::Sender::new(Phase::Starting) });
+        let router = router(port.clone());
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let task = tokio::spawn(async move {
+            let mut doors = JoinSet::new();
+            for listener in listeners {
+                let (router, door) = (router.clone(), Door { listener, places: places.clone() });
+                doors.spawn(async move {
+                    // Serving ends only with its task.
+                    let _ = axum::serve(door, router).await;
+                });
+            }
+            while doors.join_next().await.is_some() {}
+        });
+        AdminServer { port, task }
+    }
+
+    /// From now on there is something to tell of: the broker is open.
+    pub fn open(&self, sources: Sources) {
+        let times = Mutex::new(RecordTimes::new(metrics::READS_MAX));
+        self.port.phase.send_replace(Phase::Open(Arc::new(Admin { sources, times })));
+    }
+
+    /// From now on the broker is not ready any more.
+    pub fn stopping(&self) {
+        self.port.phase.send_modify(|phase| {
+            if let Phase::Open(admin) = phase {
+                *phase = Phase::Stopping(admin.clone());
+            }
+        });
+    }
+
+    /// Closes the port.
+    pub fn close(self) {
+        self.task.abort();
+    }
+}
+
+fn router(port: Arc<Port>) -> Router {
     let routes = endpoints::all().into_iter();
     let routes = routes.fold(Router::new(), |router, endpoint| router.route(endpoint.path, endpoint.route));
     routes
         .fallback(problem::nowhere)
         .method_not_allowed_fallback(problem::wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(admin)
+        .with_state(port)
 }
 
 /// Work that may wait for the disk, or takes long: not on a thread that requests run on.
@@ -106,37 +171,69 @@ async fn in_background<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'sta
     })
 }
 
-async fn live(State(admin): State<Arc<Admin>>) -> Response {
-    match admin.sources.wal.failed() {
+async fn live(State(port): State<Arc<Port>>) -> Response {
+    let admin = port.phase.borrow().admin().cloned();
+    match admin.and_then(|admin| admin.sources.wal.failed()) {
         None => (StatusCode::OK, "live\n").into_response(),
         Some(failed) => (StatusCode::SERVICE_UNAVAILABLE, format!("{failed}\n")).into_response(),
     }
 }
 
-async fn ready(State(admin): State<Arc<Admin>>) -> Response {
-    let service = &admin.sources.service;
-    let without = service.shards().filter(|shard| shard.group().led_term().is_none()).count();
-    match (without, service.metadata().led_term()) {
-        (0, Some(_)) => (StatusCode::OK, "ready\n".to_string()).into_response(),
-        (n, _) => {
-            (StatusCode::SERVICE_UNAVAILABLE, format!("{n} shards or the metadata group have no leader\n"))
-                .into_response()
-        }
+async fn ready(State(port): State<Arc<Port>>) -> Response {
+    match readiness::soon(&port.phase).await {
+        None => (StatusCode::OK, "ready\n").into_response(),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }
 }
 
-async fn metrics_page(State(admin): State<Arc<Admin>>) -> Result<Response, Problem> {
+async fn metrics_page(State(port): State<Arc<Port>>, Open(admin): Open) -> Result<Response, Problem> {
     let page = in_background(move || {
-        let uptime = clock::monotonic().saturating_duration_since(admin.started);
-        metrics::page(&admin.sources, uptime, &mut admin.times.lock())
+        let uptime = clock::monotonic().saturating_duration_since(port.started);
+        let ready = readiness::now(&port.phase.borrow()).is_none();
+        metrics::page(&admin.sources, ready, uptime, &mut admin.times.lock())
     });
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page.await?).into_response())
 }
 
-async fn cluster(State(admin): State<Arc<Admin>>) -> Response {
+async fn cluster(Open(admin): Open) -> Response {
     Json(views::cluster(&admin.sources.service)).into_response()
 }
 
 async fn description() -> Response {
     Json(openapi::description()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    use super::*;
+
+    /// Status line and body of an answer.
+    async fn get(address: std::net::SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.expect("connected");
+        let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("answered");
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_starts_is_live_and_not_ready_and_says_so() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let server = AdminServer::start(vec![listener]);
+        let live = get(address, "/health/live").await;
+        assert!(live.starts_with("HTTP/1.0 200") && live.ends_with("live\n"), "{live}");
+        for path in ["/health/ready", "/v1/topics", "/metrics"] {
+            let answer = get(address, path).await;
+            assert!(answer.starts_with("HTTP/1.0 503") && answer.contains("is starting"), "{path}: {answer}");
+        }
+        assert!(get(address, "/v1/openapi.json").await.starts_with("HTTP/1.0 200"), "it depends on nothing");
+        server.close();
+    }
 }

@@ -1,13 +1,13 @@
 //! What of a running broker can be switched over HTTP: its configuration, and what it logs.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Json, http::StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Admin,
+    Admin, Open,
     problem::{Body, Problem},
     views::{self, ConfigsJson},
 };
@@ -49,12 +49,12 @@ pub(super) struct LogChangeJson {
     filter: Option<String>,
 }
 
-pub(super) async fn configs(State(admin): State<Arc<Admin>>) -> Json<ConfigsJson> {
+pub(super) async fn configs(Open(admin): Open) -> Json<ConfigsJson> {
     Json(views::configs(&admin.sources.service))
 }
 
 pub(super) async fn change_configs(
-    State(admin): State<Arc<Admin>>,
+    Open(admin): Open,
     Body(change): Body<ConfigChangeJson>,
 ) -> Result<Json<ConfigsJson>, Problem> {
     let set = change.set.into_iter().map(|(key, value)| (key, Some(value)));
@@ -64,12 +64,12 @@ pub(super) async fn change_configs(
     Ok(Json(views::configs(&admin.sources.service)))
 }
 
-pub(super) async fn log(State(admin): State<Arc<Admin>>) -> Json<LogJson> {
+pub(super) async fn log(Open(admin): Open) -> Json<LogJson> {
     Json(log_json(&admin))
 }
 
 pub(super) async fn change_log(
-    State(admin): State<Arc<Admin>>,
+    Open(admin): Open,
     Body(change): Body<LogChangeJson>,
 ) -> Result<Json<LogJson>, Problem> {
     let log = &admin.sources.log;

@@ -1,10 +1,10 @@
 //! Topics over HTTP: list, show, make, change, remove.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::Path,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    Admin, in_background,
+    Admin, Open, in_background,
     problem::{Body, Problem},
     views::{self, TopicJson, TopicsJson},
 };
@@ -58,15 +58,12 @@ pub(super) struct TopicChangeJson {
     validate_only: bool,
 }
 
-pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Result<Json<TopicsJson>, Problem> {
+pub(super) async fn list(Open(admin): Open) -> Result<Json<TopicsJson>, Problem> {
     // Sizes of a hundred thousand partitions take a while: not on a thread that others wait for.
     in_background(move || views::topics(&admin.sources.service)).await.map(Json)
 }
 
-pub(super) async fn show(
-    State(admin): State<Arc<Admin>>,
-    Path(name): Path<String>,
-) -> Result<Json<TopicJson>, Problem> {
+pub(super) async fn show(Open(admin): Open, Path(name): Path<String>) -> Result<Json<TopicJson>, Problem> {
     topic(&admin, &name).map(Json)
 }
 
@@ -74,10 +71,7 @@ fn topic(admin: &Admin, name: &str) -> Result<TopicJson, Problem> {
     views::topic(&admin.sources.service, name).ok_or_else(|| Problem::no_topic(name))
 }
 
-pub(super) async fn create(
-    State(admin): State<Arc<Admin>>,
-    Body(wanted): Body<NewTopicJson>,
-) -> Result<Response, Problem> {
+pub(super) async fn create(Open(admin): Open, Body(wanted): Body<NewTopicJson>) -> Result<Response, Problem> {
     let name = wanted.name.clone();
     let new = NewTopic {
         name: wanted.name,
@@ -110,7 +104,7 @@ fn some_or_default<N: From<i8> + PartialOrd + std::fmt::Display>(
 }
 
 pub(super) async fn change(
-    State(admin): State<Arc<Admin>>,
+    Open(admin): Open,
     Path(name): Path<String>,
     Body(change): Body<TopicChangeJson>,
 ) -> Result<Response, Problem> {
@@ -135,10 +129,7 @@ pub(super) async fn change(
     Ok(Json(topic(&admin, &name)?).into_response())
 }
 
-pub(super) async fn remove(
-    State(admin): State<Arc<Admin>>,
-    Path(name): Path<String>,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn remove(Open(admin): Open, Path(name): Path<String>) -> Result<StatusCode, Problem> {
     let removed = admin.sources.service.delete_topic(&name).await;
     removed.map(|()| StatusCode::NO_CONTENT).map_err(|error| Problem::of_topic(&name, &error))
 }

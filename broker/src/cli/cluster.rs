@@ -8,6 +8,7 @@ use millstream_client::{
 use serde_json::{Value, json};
 
 use super::{
+    cluster_status::status,
     connect::{Common, Output, runtime},
     error::{CliError, Missing},
     http,
@@ -26,7 +27,7 @@ pub(super) struct ClusterArgs {
 
 #[derive(Debug, Subcommand)]
 enum ClusterCommand {
-    /// Show whether every partition can be written and read; ends with 1 when not.
+    /// Show whether every partition can be written and read; ends with 1 when not, also for want of room on a disk.
     Status,
     /// Show the cluster and its brokers.
     Describe,
@@ -88,84 +89,6 @@ pub(super) fn run(args: ClusterArgs) -> Result<(), CliError> {
         }
         out.flush()
     })
-}
-
-/// What the metadata says of all partitions.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Health {
-    topics: usize,
-    partitions: usize,
-    without_leader: Vec<String>,
-    under_replicated: Vec<String>,
-}
-
-async fn health(admin: &Admin) -> Result<Health, CliError> {
-    let mut health = Health::default();
-    for topic in admin.cluster().topics().await? {
-        health.topics += 1;
-        health.partitions += topic.partitions.len();
-        for partition in &topic.partitions {
-            let name = || format!("{}-{}", topic.name, partition.index);
-            if partition.leader.is_none() {
-                health.without_leader.push(name());
-            }
-            if partition.in_sync.len() < partition.replicas.len() {
-                health.under_replicated.push(name());
-            }
-        }
-    }
-    Ok(health)
-}
-
-/// Partitions that are named; the others are counted.
-const NAMED_MAX: usize = 10;
-
-async fn status(admin: &Admin, output: Output, out: &mut Out) -> Result<(), CliError> {
-    let (cluster_id, controller, brokers) = admin.cluster().describe().await?;
-    let health = health(admin).await?;
-    let groups = admin.groups().await?.len();
-    let lacking = health.without_leader.len();
-    match output {
-        Output::Json => out.json(&json!({
-            "cluster_id": cluster_id,
-            "controller": controller,
-            "brokers": brokers.len(),
-            "topics": health.topics,
-            "partitions": health.partitions,
-            "groups": groups,
-            "without_leader": health.without_leader,
-            "under_replicated": health.under_replicated,
-            "healthy": lacking == 0 && controller.is_some(),
-        }))?,
-        Output::Table => {
-            let led = controller.map_or_else(|| "nobody".to_string(), |id| format!("broker {id}"));
-            let row = |what: &str, value: String| vec![what.to_string(), value];
-            let rows = [
-                row("cluster", cluster_id.unwrap_or_else(|| "-".to_string())),
-                row("brokers", format!("{}, metadata led by {led}", brokers.len())),
-                row("topics", format!("{} with {} partitions", health.topics, health.partitions)),
-                row("groups", groups.to_string()),
-                row("without leader", named(&health.without_leader)),
-                row("under-replicated", named(&health.under_replicated)),
-            ];
-            out.pairs(&rows)?;
-        }
-    }
-    out.flush()?;
-    if lacking > 0 || controller.is_none() {
-        Err(CliError::Unhealthy { partitions: lacking })
-    } else {
-        Ok(())
-    }
-}
-
-fn named(partitions: &[String]) -> String {
-    let shown = partitions.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
-    match partitions.len() {
-        0 => "none".to_string(),
-        n if n > NAMED_MAX => format!("{shown} and {} more", n - NAMED_MAX),
-        _ => shown,
-    }
 }
 
 async fn describe(admin: &Admin, output: Output, out: &mut Out) -> Result<(), CliError> {
@@ -268,18 +191,5 @@ async fn log_level(
             let said = told["error"].as_str().unwrap_or("no reason was given").to_string();
             Err(CliError::Answer { status, said })
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn some_are_named_and_the_others_counted() {
-        let names = |n: usize| (0..n).map(|at| format!("t-{at}")).collect::<Vec<_>>();
-        assert_eq!(named(&names(0)), "none");
-        assert_eq!(named(&names(2)), "t-0, t-1");
-        assert!(named(&names(13)).ends_with("t-9 and 3 more"));
     }
 }

@@ -83,6 +83,14 @@ pub(super) enum CliError {
         /// How many.
         partitions: usize,
     },
+    /// Brokers take no records.
+    #[error(
+        "{brokers} brokers refuse what is produced until their disks have room: delete topics or records, shorten retention, or enlarge the volume"
+    )]
+    RefusingWrites {
+        /// How many.
+        brokers: usize,
+    },
     /// The HTTP port does not answer.
     #[error(
         "cannot read {url}: {source}; --http-addr names the broker's HTTP port, which `serve` prints when it is ready"

@@ -5,6 +5,7 @@
 
 mod bench;
 mod cluster;
+mod cluster_status;
 mod connect;
 mod consume;
 mod doctor;

@@ -141,6 +141,7 @@ impl House {
             Due::Flush => self.flush(),
             Due::Checkpoint => self.flush().and_then(|()| self.checkpoint()),
         };
+        self.service.set_flush_failing(outcome.is_err());
         match self.writing.note(clock::monotonic(), &outcome) {
             Change::Works => tracing::info!("what could not be written is written"),
             Change::Fails => {

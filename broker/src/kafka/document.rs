@@ -166,6 +166,11 @@ const ERRORS: &[(ErrorCode, &str, &str)] = &[
         "A client of an older version looks for the coordinator of a transaction. Of this error it takes notice at once.",
         "Transactions are not served; see Moving from Kafka.",
     ),
+    (
+        ErrorCode::KAFKA_STORAGE_ERROR,
+        "A data directory takes no records now, because its disk is full; only DescribeLogDirs tells it so.",
+        "Make room.",
+    ),
     (ErrorCode::NON_EMPTY_GROUP, "The group has members.", "Stop them first."),
     (
         ErrorCode::GROUP_ID_NOT_FOUND,

@@ -1,7 +1,8 @@
 //! DescribeLogDirs, key 35, versions 1 to 5.
 //!
 //! 2 is flexible; 3 adds a top-level error; 4 gives the size of the volume and what is free; 5 whether a directory takes
-//! no new partitions.
+//! no new partitions. A directory that takes no records now, because the disk is full, has KAFKA_STORAGE_ERROR and its
+//! sizes all the same: what is in it is still served.
 
 use std::sync::Arc;
 
@@ -44,7 +45,9 @@ fn look(service: &Service, asked: Option<&[DescribableLogDirTopic]>) -> Describe
     // Clients take it for the directory's name, whatever the broker's own working directory.
     let log_dir =
         std::path::absolute(service.data_dir()).unwrap_or_else(|_| service.data_dir().to_path_buf());
+    let stop = service.write_stop();
     DescribeLogDirsResult {
+        error_code: stop.map_or(ErrorCode::NONE, |_| ErrorCode::KAFKA_STORAGE_ERROR).0,
         log_dir: Str::from(log_dir.display().to_string()),
         topics,
         total_bytes: space.map_or(-1, |space| space.total_bytes.min(i64::MAX as u64) as i64),

@@ -1,14 +1,22 @@
 //! What a node's service is made of; and fetch and offsets, the verbs that read partitions.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use millstream_model::{GroupId, PartitionId, TopicId};
 use millstream_replica::Group;
 use millstream_state::partition as commands;
+use millstream_store::wal::Wal;
 
 use super::{
     BrokerInfo, ClusterHost, FetchError, FetchPart, Fetched, FoundOffset, Leadership, OffsetQuery,
-    PartitionView, TopicView, produce::Opener, room::DiskRoom,
+    PartitionView, TopicView, WriteStop, produce::Opener, room::DiskRoom,
 };
 use crate::{
     clock,
@@ -34,6 +42,9 @@ pub(super) struct Inner {
     /// Memory of records on their way to consumers.
     pub(super) replies: partition::Replies,
     pub(super) disk_room: DiskRoom,
+    pub(super) log: Arc<Wal>,
+    /// What must leave memory cannot be written now.
+    pub(super) flush_failing: AtomicBool,
     pub(super) opener: Opener,
     /// Held by whoever changes a configuration that depends on what it was.
     pub(super) config_turn: tokio::sync::Mutex<()>,
@@ -47,6 +58,7 @@ impl Service {
         cluster: Arc<ClusterHost>,
         metadata: Group,
         shards: HashMap<GroupId, Arc<Shard>>,
+        log: Arc<Wal>,
         serve: ServeConfig,
         advertised: (String, u16),
     ) -> Service {
@@ -63,6 +75,8 @@ impl Service {
             meter: Meter::default(),
             replies,
             disk_room: DiskRoom::default(),
+            log,
+            flush_failing: AtomicBool::new(false),
             opener,
             config_turn: Default::default(),
             advertised,
@@ -155,6 +169,22 @@ impl Service {
     /// Whether the disk is nearly full.
     pub fn disk_is_low(&self) -> bool {
         self.inner.disk_room.is_low()
+    }
+
+    /// Why what is produced is not taken now, if it is not.
+    pub fn write_stop(&self) -> Option<WriteStop> {
+        let full = || self.inner.log.waits_for_room().then_some(WriteStop::LogFull);
+        self.inner.disk_room.stop().or_else(full)
+    }
+
+    /// Tells whether what must leave memory can be written.
+    pub fn set_flush_failing(&self, failing: bool) {
+        self.inner.flush_failing.store(failing, Relaxed);
+    }
+
+    /// Whether what must leave memory cannot be written now.
+    pub fn flush_is_failing(&self) -> bool {
+        self.inner.flush_failing.load(Relaxed)
     }
 
     /// The shards of this node, for the loops that keep house.

@@ -58,6 +58,11 @@ families! {
         CONNECTIONS: Gauge "millstream_connections" [] "Kafka connections that are open.";
         DISK_TOTAL: Gauge "millstream_disk_total_bytes" [] "Size of the data directory's volume.";
         DISK_FREE: Gauge "millstream_disk_free_bytes" [] "What of it is free; below disk.low.bytes produce is refused.";
+        READY: Gauge "millstream_ready" [] "1 while /health/ready answers 200, else 0.";
+        WRITES_REFUSED: Gauge "millstream_writes_refused" []
+            "1 while what is produced is refused, or waits, because the disk is full; else 0.";
+        FLUSH_FAILING: Gauge "millstream_flush_failing" []
+            "1 while what is in memory cannot be written to runs and checkpoints, which is tried again every few seconds; else 0. Nothing is lost: the log has it, and grows.";
     }
     "Requests" {
         REQUESTS: Counter "millstream_requests_total" ["api"] "Requests that were answered.";

@@ -1,8 +1,9 @@
-//! The admin: topics, configurations, offsets, groups.
+//! The admin: topics, configurations, offsets, groups, data directories.
 
 mod configs;
 mod group_offsets;
 mod groups;
+mod log_dirs;
 mod offsets;
 mod topics;
 
@@ -10,6 +11,7 @@ use crate::Cluster;
 
 pub use configs::{ConfigChange, ConfigEntry, ConfigOf, ConfigOrigin};
 pub use groups::{GroupDescription, GroupMember, GroupSummary};
+pub use log_dirs::LogDir;
 pub(crate) use offsets::find_starts;
 pub use offsets::{FoundOffset, OffsetAt};
 pub use topics::NewTopic;

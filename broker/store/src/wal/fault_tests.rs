@@ -747,13 +747,16 @@ fn a_failed_sync_of_a_new_file_or_its_name_ends_the_log_and_a_full_disk_does_not
     disk.set_capacity(Some(used as u64 + 5000));
     let acknowledged = Arc::default();
     append(&wal, GROUP, 3..30, 6000, &acknowledged);
+    assert!(!wal.waits_for_room(), "nothing was tried yet");
     assert_eq!(wal.step(), Step::Blocked);
     assert_eq!(wal.step(), Step::Blocked);
+    assert!(wal.waits_for_room());
     assert_eq!(acknowledged.load(Relaxed), 0, "nobody is told before everything in front is durable");
     let now: usize = disk.files().values().map(Vec::len).sum();
     assert_eq!(now, used, "a file that could not be made takes no room");
     disk.set_capacity(None);
     assert_eq!((wal.step(), acknowledged.load(Relaxed)), (Step::Wrote, 27));
+    assert!(!wal.waits_for_room());
     drop(wal);
     expect(&open(&disk.crash()), GROUP, 0..30, 6000);
 }

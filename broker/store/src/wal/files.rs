@@ -315,6 +315,11 @@ impl Files {
         }
     }
 
+    /// Whether the next file could not be made and is tried again and again.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.state.lock().waiting
+    }
+
     /// From now on nobody waits for a file that cannot be made.
     pub(super) fn close(&self) {
         self.state.lock().closing = true;

@@ -363,6 +363,12 @@ impl Wal {
         self.shared.with(|log| log.failed.clone())
     }
 
+    /// Whether the log's next file cannot be made, for want of room on the disk: what is appended waits for it sooner or
+    /// later.
+    pub fn waits_for_room(&self) -> bool {
+        self.shared.files.is_waiting()
+    }
+
     /// Gives unused memory back to the system; an idle log does so by itself.
     pub fn trim_memory(&self) {
         self.shared.with(|log| log.close_chunk());
