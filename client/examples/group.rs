@@ -38,6 +38,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 member.commit().await?;
             }
             Event::Lost(partitions) => println!("has lost {partitions:?}: others may read them already"),
+            Event::Overdue { away, .. } => println!("was away for {away:?}: others have read meanwhile"),
         }
     }
     member.commit().await?;

@@ -90,6 +90,16 @@ pub enum ClientError {
 }
 
 fn said(reason: &Option<String>) -> String {
+    /// A setting that cannot be.
+    #[error("{key} is {value}: {allowed}")]
+    Setting {
+        /// Its name.
+        key: &'static str,
+        /// What it is.
+        value: String,
+        /// What it may be.
+        allowed: &'static str,
+    },
     reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"))
 }
 
@@ -100,6 +110,15 @@ impl ClientError {
         what: impl FnOnce() -> String,
         reason: Option<String>,
     ) -> Result<(), ClientError> {
+    /// A setting that cannot be.
+    pub(crate) fn setting(
+        key: &'static str,
+        value: impl std::fmt::Debug,
+        allowed: &'static str,
+    ) -> ClientError {
+        ClientError::Setting { key, value: format!("{value:?}"), allowed }
+    }
+
         match ErrorCode(code) {
             ErrorCode::NONE => Ok(()),
             code => Err(ClientError::Refused { what: what(), code, reason }),

@@ -75,6 +75,8 @@
 //!         // Until the next event is asked for, these are still this member's own.
 //!         Event::Revoked(_) => member.commit().await?,
 //!         Event::Lost(partitions) => println!("gone: {partitions:?}"),
+//!         // This program asked for nothing for five minutes.
+//!         Event::Overdue { lost, .. } => println!("gone meanwhile: {lost:?}"),
 //!     }
 //!     # if false { break }
 //! }

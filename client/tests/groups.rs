@@ -11,94 +11,16 @@ use std::{
 };
 
 use futures::StreamExt;
-use millstream_client::{
-    Cluster,
-    consumer::{Assignor, Event, GroupConfig, GroupConsumer, TopicPartition},
+use millstream_client::consumer::{Assignor, Event, GroupConfig, GroupConsumer, TopicPartition};
+use support::{
+    bootstrap, cluster, fill, in_time, member, number, place,
+    reader::{Notes, Reader, until},
+    topic, unique,
 };
-use support::{Read, bootstrap, cluster, fill, in_time, member, number, place, topic, unique};
 
 const PARTITIONS: i32 = 6;
 /// A rebalance that nothing holds up is over by then.
 const SOON: Duration = Duration::from_secs(5);
-
-/// A member that reads in the background and writes down what happens to it.
-struct Reader {
-    notes: Arc<Mutex<Notes>>,
-    stop: tokio::sync::oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-#[derive(Default)]
-struct Notes {
-    has: BTreeSet<i32>,
-    /// Partitions of each event, in order; those that were revoked or lost are negative, minus one.
-    events: Vec<Vec<i32>>,
-    read: Read,
-}
-
-impl Reader {
-    fn start(config: GroupConfig) -> Reader {
-        Reader::start_in(cluster(), config)
-    }
-
-    fn start_in(cluster: Cluster, config: GroupConfig) -> Reader {
-        let notes = Arc::<Mutex<Notes>>::default();
-        let (stop, mut stopped) = tokio::sync::oneshot::channel();
-        let shared = notes.clone();
-        let task = tokio::spawn(async move {
-            let mut member = GroupConsumer::new(cluster, config);
-            loop {
-                let event = tokio::select! {
-                    event = member.event() => event.expect("a member"),
-                    _ = &mut stopped => break,
-                };
-                shared.lock().expect("not poisoned").take(event);
-            }
-            member.close().await.expect("left");
-        });
-        Reader { notes, stop, task }
-    }
-
-    fn has(&self) -> BTreeSet<i32> {
-        self.notes.lock().expect("not poisoned").has.clone()
-    }
-
-    async fn stop(self) -> Notes {
-        drop(self.stop);
-        in_time("left", self.task).await.expect("no panic");
-        std::mem::take(&mut self.notes.lock().expect("not poisoned"))
-    }
-}
-
-impl Notes {
-    fn take(&mut self, event: Event) {
-        let numbers =
-            |partitions: &[TopicPartition]| partitions.iter().map(|p| p.partition).collect::<Vec<_>>();
-        match event {
-            Event::Records(chunk) => {
-                chunk.records.iter().for_each(|r| self.read.add(chunk.partition.partition, &r.value))
-            }
-            Event::Assigned(partitions) => {
-                self.has.extend(numbers(&partitions));
-                self.events.push(numbers(&partitions));
-            }
-            Event::Revoked(partitions) | Event::Lost(partitions) => {
-                self.has.retain(|n| !numbers(&partitions).contains(n));
-                self.events.push(numbers(&partitions).into_iter().map(|n| -n - 1).collect());
-            }
-        }
-    }
-}
-
-/// Looks again and again until it is so.
-async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let looking = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    in_time(what, looking).await;
-}
 
 /// Whether members share all partitions, each as many.
 fn share(all: &[BTreeSet<i32>]) -> bool {

@@ -1,9 +1,11 @@
 //! Leaders that change and connections that break under a producer and a consumer, on two brokers of the test's own: they
 //! lead one partition in turn, and now and then take a request and hang up without an answer.
 
+mod support;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use millstream_batch::{BatchHeader, stamp};
 use millstream_client::{
     ClientConfig, Cluster,
@@ -11,25 +13,25 @@ use millstream_client::{
     producer::{Producer, ProducerConfig, Record},
 };
 use millstream_protocol::{
-    ApiKey, ErrorCode, Message, Reader, Records, RequestHeader, Str, decode_body, encode_response_frame,
+    ApiKey, ErrorCode, Records, Str,
     messages::{
-        api_versions::{ApiVersion, ApiVersionsResponse},
         fetch::{FetchRequest, FetchResponse, FetchableTopicResponse, PartitionData},
         init_producer_id::InitProducerIdResponse,
-        metadata::{
-            MetadataResponse, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
-        },
         produce::{PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceResponse},
     },
 };
 use parking_lot::Mutex;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-};
+use support::fake::{Asked, listen, metadata, versions};
 
 const TOPIC: &str = "t";
 const RECORDS: u32 = 3000;
+const SERVED: &[(ApiKey, i16)] = &[
+    (ApiKey::Produce, 9),
+    (ApiKey::Fetch, 12),
+    (ApiKey::Metadata, 9),
+    (ApiKey::ApiVersions, 3),
+    (ApiKey::InitProducerId, 3),
+];
 /// One request of so many is taken and not answered.
 const UNANSWERED_ONE_OF: u32 = 23;
 
@@ -80,133 +82,72 @@ impl State {
         let wanted = |batch: &&Bytes| BatchHeader::parse(batch).expect("a batch").next_offset() > from;
         Ok(self.log.iter().filter(wanted).take(3).cloned().collect())
     }
-
-    fn metadata(&self) -> MetadataResponse {
-        let broker = |(node_id, port): (i32, &u16)| MetadataResponseBroker {
-            node_id,
-            host: Str::from("127.0.0.1"),
-            port: i32::from(*port),
-            ..Default::default()
-        };
-        let partition = MetadataResponsePartition {
-            leader_id: self.leader,
-            leader_epoch: self.epoch,
-            ..Default::default()
-        };
-        let topic = MetadataResponseTopic {
-            name: Some(Str::from(TOPIC)),
-            partitions: vec![partition],
-            ..Default::default()
-        };
-        MetadataResponse {
-            brokers: (0..).zip(&self.ports).map(broker).collect(),
-            controller_id: 0,
-            topics: vec![topic],
-            ..Default::default()
-        }
-    }
 }
 
-async fn serve(node: i32, mut stream: TcpStream, state: Arc<Mutex<State>>) {
-    while let Some(frame) = read_frame(&mut stream).await {
-        let mut reader = Reader::new(frame);
-        let header = RequestHeader::decode(&mut reader).expect("a header");
-        let answer = answer(node, &header, &mut reader, &state).await;
-        let unanswered = {
-            let mut state = state.lock();
-            state.requests += 1;
-            state.requests.is_multiple_of(UNANSWERED_ONE_OF)
-        };
-        if unanswered {
-            return;
+async fn answer(node: i32, mut asked: Asked, state: Arc<Mutex<State>>) -> Option<Vec<Bytes>> {
+    let pieces = match asked.key(SERVED) {
+        key @ ApiKey::ApiVersions => asked.encode(key, &versions(SERVED)),
+        key @ ApiKey::Metadata => {
+            let state = state.lock();
+            asked.encode(key, &metadata(&state.ports, TOPIC, &[state.leader], state.epoch))
         }
-        for piece in answer {
-            if stream.write_all(&piece).await.is_err() {
-                return;
-            }
-        }
-    }
-}
-
-async fn read_frame(stream: &mut TcpStream) -> Option<Bytes> {
-    let length = stream.read_i32().await.ok()?;
-    let mut frame = BytesMut::zeroed(length as usize);
-    stream.read_exact(&mut frame).await.ok()?;
-    Some(frame.freeze())
-}
-
-async fn answer(node: i32, header: &RequestHeader, reader: &mut Reader, state: &Mutex<State>) -> Vec<Bytes> {
-    let key = [ApiKey::Produce, ApiKey::Fetch, ApiKey::Metadata, ApiKey::ApiVersions, ApiKey::InitProducerId]
-        .into_iter()
-        .find(|key| *key as i16 == header.key)
-        .expect("a request that is served");
-    let version = header.version;
-    match key {
-        ApiKey::ApiVersions => {
-            let api = |api_key, max_version| ApiVersion { api_key, min_version: 0, max_version };
-            let api_keys = vec![api(0, 9), api(1, 12), api(3, 9), api(18, 3), api(22, 3)];
-            encoded(header, key, &ApiVersionsResponse { api_keys, ..Default::default() })
-        }
-        ApiKey::Metadata => encoded(header, key, &state.lock().metadata()),
-        ApiKey::InitProducerId => {
+        key @ ApiKey::InitProducerId => {
             let producer_id = state.lock().producers.len() as i64 + 1;
-            encoded(header, key, &InitProducerIdResponse { producer_id, ..Default::default() })
+            asked.encode(key, &InitProducerIdResponse { producer_id, ..Default::default() })
         }
-        ApiKey::Produce => {
-            let request: ProduceRequest = decode_body(reader, version).expect("a request");
-            let records =
-                request.topic_data.into_iter().next().expect("a topic").partition_data.remove(0).records;
-            let Records::One(batch) = records else { panic!("one batch") };
-            let result = state.lock().append(node, batch);
-            let partition = PartitionProduceResponse {
-                error_code: result.err().map_or(0, |code| code.0),
-                base_offset: result.unwrap_or(-1),
-                ..Default::default()
-            };
-            let topic = TopicProduceResponse {
-                name: Str::from(TOPIC),
-                partition_responses: vec![partition],
-                ..Default::default()
-            };
-            encoded(header, key, &ProduceResponse { responses: vec![topic], ..Default::default() })
+        key @ ApiKey::Produce => {
+            let response = produced(node, asked.decode(), &state);
+            asked.encode(key, &response)
         }
-        _ => {
-            let request: FetchRequest = decode_body(reader, version).expect("a request");
-            let result = state.lock().read(node, request.topics[0].partitions[0].fetch_offset);
-            if result.as_ref().is_ok_and(Vec::is_empty) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            let partition = PartitionData {
-                error_code: result.as_ref().err().map_or(0, |code| code.0),
-                records: Records::Many(result.unwrap_or_default()),
-                ..Default::default()
-            };
-            let topic = FetchableTopicResponse {
-                topic: Str::from(TOPIC),
-                partitions: vec![partition],
-                ..Default::default()
-            };
-            encoded(header, key, &FetchResponse { responses: vec![topic], ..Default::default() })
+        key => {
+            let response = fetched(node, asked.decode(), &state).await;
+            asked.encode(key, &response)
         }
-    }
+    };
+    let mut state = state.lock();
+    state.requests += 1;
+    (!state.requests.is_multiple_of(UNANSWERED_ONE_OF)).then_some(pieces)
 }
 
-fn encoded<M: Message>(header: &RequestHeader, key: ApiKey, response: &M) -> Vec<Bytes> {
-    encode_response_frame(key, header.version, header.correlation_id, response).expect("written")
+fn produced(node: i32, request: ProduceRequest, state: &Mutex<State>) -> ProduceResponse {
+    let records = request.topic_data.into_iter().next().expect("a topic").partition_data.remove(0).records;
+    let Records::One(batch) = records else { panic!("one batch") };
+    let result = state.lock().append(node, batch);
+    let partition = PartitionProduceResponse {
+        error_code: result.err().map_or(0, |code| code.0),
+        base_offset: result.unwrap_or(-1),
+        ..Default::default()
+    };
+    let topic = TopicProduceResponse {
+        name: Str::from(TOPIC),
+        partition_responses: vec![partition],
+        ..Default::default()
+    };
+    ProduceResponse { responses: vec![topic], ..Default::default() }
+}
+
+async fn fetched(node: i32, request: FetchRequest, state: &Mutex<State>) -> FetchResponse {
+    let result = state.lock().read(node, request.topics[0].partitions[0].fetch_offset);
+    if result.as_ref().is_ok_and(Vec::is_empty) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let partition = PartitionData {
+        error_code: result.as_ref().err().map_or(0, |code| code.0),
+        records: Records::Many(result.unwrap_or_default()),
+        ..Default::default()
+    };
+    let topic =
+        FetchableTopicResponse { topic: Str::from(TOPIC), partitions: vec![partition], ..Default::default() };
+    FetchResponse { responses: vec![topic], ..Default::default() }
 }
 
 /// Two brokers, and the leadership going to and fro.
 async fn brokers() -> Arc<Mutex<State>> {
     let state = Arc::<Mutex<State>>::default();
     for node in 0..2 {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        state.lock().ports.push(listener.local_addr().expect("bound").port());
-        let state = state.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(node, stream, state.clone()));
-            }
-        });
+        let shared = state.clone();
+        let port = listen(move |asked| answer(node, asked, shared.clone())).await;
+        state.lock().ports.push(port);
     }
     let moving = state.clone();
     tokio::spawn(async move {

@@ -31,7 +31,7 @@ use positions::Positions;
 
 pub use chunk::{Chunk, ConsumedRecord};
 pub(crate) use group::read_assignment;
-pub use group::{Assignor, Commit, Event, GroupConfig, GroupConsumer};
+pub use group::{Assignor, Commit, Event, GroupConfig, GroupConsumer, PatternError, TopicPattern};
 pub use positions::{Start, TopicPartition};
 
 /// Answers that wait to be taken.
@@ -54,6 +54,8 @@ pub struct ConsumerConfig {
     pub reset: Option<Start>,
     /// Whether records of transactions that are not committed are left out.
     pub read_committed: bool,
+    /// Bytes of all partitions that are read ahead or on their way.
+    pub memory_bytes: usize,
 }
 
 impl Default for ConsumerConfig {
@@ -66,6 +68,23 @@ impl Default for ConsumerConfig {
             ahead_bytes_max: 4 << 20,
             reset: Some(Start::End),
             read_committed: false,
+            memory_bytes: 64 << 20,
+        }
+    }
+}
+
+impl ConsumerConfig {
+    /// Says what cannot be; the consumer itself does that before it reads.
+    pub fn check(&self) -> Result<(), ClientError> {
+        let sizes = [
+            ("bytes_max", i64::from(self.bytes_max)),
+            ("partition_bytes_max", i64::from(self.partition_bytes_max)),
+            ("ahead_bytes_max", i64::try_from(self.ahead_bytes_max).unwrap_or(i64::MAX)),
+            ("memory_bytes", i64::try_from(self.memory_bytes).unwrap_or(i64::MAX)),
+        ];
+        match sizes.into_iter().find(|(_, size)| *size < 1) {
+            Some((key, size)) => Err(ClientError::setting(key, size, "it is at least 1")),
+            None => Ok(()),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! What the tests against a broker share. MILLSTREAM_TEST_BOOTSTRAP says where it is; `client/tests/run` starts one.
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
+pub(crate) mod fake;
+pub(crate) mod reader;
+
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicU32, Ordering::Relaxed},
@@ -33,10 +36,13 @@ pub(crate) fn unique(name: &str) -> String {
 
 /// A topic of its own for a test.
 pub(crate) async fn topic(name: &str, partitions: i32, configs: &[(&str, &str)]) -> String {
-    let name = unique(name);
+    topic_named(&unique(name), partitions, configs).await
+}
+
+pub(crate) async fn topic_named(name: &str, partitions: i32, configs: &[(&str, &str)]) -> String {
     let configs = configs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-    let new =
-        NewTopic { name: name.clone(), partitions: Some(partitions), replication_factor: Some(1), configs };
+    let (name, partitions) = (name.to_string(), Some(partitions));
+    let new = NewTopic { name: name.clone(), partitions, replication_factor: Some(1), configs };
     Admin::new(cluster()).create_topic(&new, false).await.expect("created");
     name
 }

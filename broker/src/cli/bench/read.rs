@@ -239,7 +239,7 @@ impl Member {
                     left.remove(&chunk.partition);
                 }
             }
-            Event::Assigned(_) | Event::Revoked(_) | Event::Lost(_) => {}
+            Event::Assigned(_) | Event::Revoked(_) | Event::Lost(_) | Event::Overdue { .. } => {}
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A group's coordinator, asked: the requests of a member, and what the group has noted.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicI32, Ordering::Relaxed},
@@ -63,6 +63,14 @@ impl Link {
 
     pub(super) fn instance_id(&self) -> Option<Str> {
         self.config.instance.as_ref().map(Str::from)
+    }
+
+    /// Topics that match the pattern, asked for anew. What belongs to the broker itself is never one of them.
+    pub(super) async fn matching_topics(&self) -> Result<BTreeSet<String>, ClientError> {
+        let Some(pattern) = &self.config.pattern else { return Ok(BTreeSet::new()) };
+        let all = self.cluster.topics().await?;
+        let matching = all.iter().filter(|topic| !topic.internal && pattern.matches(&topic.name));
+        Ok(matching.map(|topic| topic.name.clone()).collect())
     }
 
     /// Looks for the coordinator.

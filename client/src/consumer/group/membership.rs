@@ -146,6 +146,16 @@ impl Membership {
         Subscription { topics: topics.clone(), owned: self.owned.clone(), last, generation }
     }
 
+    /// Whether a join or a sync is the next thing that it is to be answered.
+    pub(super) fn is_changing(&self) -> bool {
+        self.state != State::Stable
+    }
+
+    /// Whether it has joined and not synced yet: until then the group takes no offsets.
+    pub(super) fn waits_for_sync(&self) -> bool {
+        matches!(self.state, State::Leading(..) | State::Following)
+    }
+
     /// The assignor that the group has agreed on.
     pub(super) fn assignor(&self) -> Option<Assignor> {
         self.assignor

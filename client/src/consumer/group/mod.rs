@@ -8,11 +8,14 @@ mod assignor;
 mod coordinator;
 mod link;
 mod membership;
+mod pattern;
+mod progress;
+mod settings;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, atomic::Ordering::Acquire},
-    time::Duration,
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use futures::Stream;
@@ -22,63 +25,21 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Chunk, ConsumedRecord, Consumer, ConsumerConfig, Start, TopicPartition};
-use crate::{ClientError, Cluster};
-use coordinator::{Change, Command, Coordinator};
+use super::{Chunk, ConsumedRecord, Consumer, Start, TopicPartition};
+use crate::{ClientError, Cluster, clock};
+use coordinator::{Change, Command, Coordinator, Late, Presence};
 use link::{Link, Offsets};
+use progress::Progress;
 
 pub use assignor::Assignor;
 pub(crate) use assignor::read_assignment;
+pub use pattern::{PatternError, TopicPattern};
+pub use settings::GroupConfig;
 
 /// Commands that may wait for the task.
 const COMMANDS_WAITING_MAX: usize = 16;
 /// Changes that may wait for the reader.
 const CHANGES_WAITING_MAX: usize = 4;
-
-/// How a member takes part in its group.
-#[derive(Clone, Debug)]
-pub struct GroupConfig {
-    /// The group.
-    pub group: String,
-    /// Topics to read.
-    pub topics: BTreeSet<String>,
-    /// How partitions may be given out, the preferred one first. Members whose assignors are all cooperative go on reading
-    /// what they keep while the group changes.
-    pub assignors: Vec<Assignor>,
-    /// A name under which the member keeps its place while it is away for less than the session timeout: a restart then
-    /// moves nothing. No two members of a group may have the same.
-    pub instance: Option<String>,
-    /// Where to begin in partitions of which the group has noted nothing.
-    pub start: Start,
-    /// How often what was read is noted; none notes it only when told to.
-    pub commit_every: Option<Duration>,
-    /// A member that is not heard of for so long is taken out.
-    pub session_timeout: Duration,
-    /// How often the member is heard of.
-    pub heartbeat_interval: Duration,
-    /// How long the others wait for this member when the group changes: for its next call of [`GroupConsumer::next`].
-    pub rebalance_timeout: Duration,
-    /// How it reads.
-    pub consumer: ConsumerConfig,
-}
-
-impl GroupConfig {
-    /// A member of `group` that reads `topics`.
-    pub fn new(group: &str, topics: impl IntoIterator<Item = String>) -> GroupConfig {
-        GroupConfig {
-            group: group.to_string(),
-            topics: topics.into_iter().collect(),
-            assignors: vec![Assignor::Range, Assignor::CooperativeSticky],
-            instance: None,
-            start: Start::End,
-            commit_every: Some(Duration::from_secs(5)),
-            session_timeout: Duration::from_secs(45),
-            heartbeat_interval: Duration::from_secs(3),
-            rebalance_timeout: Duration::from_secs(300),
-            consumer: ConsumerConfig::default(),
-        }
-    }
-}
 
 /// What comes next for a member of a group.
 #[derive(Clone, Debug)]
@@ -91,71 +52,16 @@ pub enum Event {
     /// These partitions go to other members, who begin when the next event is asked for: until then what was read of them
     /// can be committed. With `commit_every` it is committed then anyway.
     Revoked(Vec<TopicPartition>),
-    /// The group went on without this member, and others may read these partitions already.
+    /// The group went on without this member, and others may read these partitions already. The member joins it again.
     Lost(Vec<TopicPartition>),
-}
-
-/// What reader and task share.
-#[derive(Default)]
-struct Progress {
-    /// What this member reads, in this generation.
-    assigned: BTreeSet<TopicPartition>,
-    /// Assigned partitions whose place is not in `read` yet.
-    unplaced: BTreeSet<TopicPartition>,
-    /// Offsets to go on with, of what was read.
-    read: Offsets,
-    /// Offsets that the broker has noted.
-    noted: Offsets,
-    /// Why the task ended.
-    failed: Option<ClientError>,
-}
-
-impl Progress {
-    /// What is to be noted of some partitions.
-    fn due(&self, of: impl Fn(&TopicPartition) -> bool) -> Offsets {
-        let is_new = |(partition, offset): &(&TopicPartition, &i64)| {
-            of(partition) && self.assigned.contains(*partition) && self.noted.get(*partition) != Some(*offset)
-        };
-        self.read.iter().filter(is_new).map(|(partition, offset)| (partition.clone(), *offset)).collect()
-    }
-
-    fn note(&mut self, offsets: Offsets) {
-        self.noted.extend(offsets.into_iter().filter(|(partition, _)| self.assigned.contains(partition)));
-    }
-
-    fn add(&mut self, partitions: impl IntoIterator<Item = TopicPartition>) {
-        for partition in partitions {
-            self.unplaced.insert(partition.clone());
-            self.assigned.insert(partition);
-        }
-    }
-
-    fn read_up_to(&mut self, partition: TopicPartition, offset: i64) {
-        self.unplaced.remove(&partition);
-        self.read.insert(partition, offset);
-    }
-
-    /// Where reading began counts as a place too, once it is known: else a group that found nothing in a partition would
-    /// begin anew there the next time, and miss what came meanwhile if it begins at the end.
-    fn place(&mut self, begun: impl Fn(&TopicPartition) -> Option<i64>) {
-        let (read, noted) = (&mut self.read, &self.noted);
-        self.unplaced.retain(|partition| match begun(partition) {
-            Some(offset) if noted.get(partition) != Some(&offset) => {
-                read.insert(partition.clone(), offset);
-                false
-            }
-            known => known.is_none(),
-        });
-    }
-
-    fn remove(&mut self, partitions: &[TopicPartition]) {
-        for partition in partitions {
-            self.assigned.remove(partition);
-            self.unplaced.remove(partition);
-            self.read.remove(partition);
-            self.noted.remove(partition);
-        }
-    }
+    /// The application asked for nothing for longer than [`poll_interval_max`](GroupConfig::poll_interval_max), so that its
+    /// member left the group: others may read what it had. It joins again when the next event is asked for.
+    Overdue {
+        /// How long the application was away.
+        away: Duration,
+        /// What it read; there may be nothing.
+        lost: Vec<TopicPartition>,
+    },
 }
 
 /// The chunk that was given last: it counts as read when the next event is asked for.
@@ -187,6 +93,7 @@ pub struct GroupConsumer {
     consumer: Consumer,
     link: Link,
     progress: Arc<Mutex<Progress>>,
+    presence: Arc<Presence>,
     changes: mpsc::Receiver<Change>,
     commands: mpsc::Sender<Command>,
     given: Option<Given>,
@@ -203,11 +110,14 @@ impl GroupConsumer {
         let progress = Arc::<Mutex<Progress>>::default();
         let (commands, orders) = mpsc::channel(COMMANDS_WAITING_MAX);
         let (tell, changes) = mpsc::channel(CHANGES_WAITING_MAX);
-        let task = tokio::spawn(Coordinator::new(link.clone(), progress.clone(), tell, orders).run());
+        let presence = Arc::new(Presence::new());
+        let coordinator = Coordinator::new(link.clone(), progress.clone(), presence.clone(), tell, orders);
+        let task = tokio::spawn(coordinator.run());
         GroupConsumer {
             consumer,
             link,
             progress,
+            presence,
             changes,
             commands,
             given: None,
@@ -229,6 +139,8 @@ impl GroupConsumer {
     /// Waits for the next records, or for a change of what this member reads. What was given before counts as read from
     /// now on, and what was revoked before is given up. A call that is dropped has taken nothing.
     pub async fn event(&mut self) -> Result<Event, ClientError> {
+        let presence = self.presence.clone();
+        let _here = presence.here();
         self.note_given();
         self.given = None;
         if let Some(done) = self.giving_up.take() {
@@ -265,25 +177,43 @@ impl GroupConsumer {
                 self.consumer.add(starts);
                 (!partitions.is_empty()).then_some(Event::Assigned(partitions))
             }
-            // Its sender is dropped, which tells the task that all is done.
-            Change::Revoked { late, .. } if late.load(Acquire) => self.lose(self.assignment()),
-            Change::Revoked { partitions, done, .. } => {
-                self.consumer.remove(&partitions);
-                self.giving_up = Some(done);
-                Some(Event::Revoked(partitions))
-            }
+            Change::Revoked { partitions, late, done } => match late.get() {
+                None => {
+                    self.consumer.remove(&partitions);
+                    self.giving_up = Some(done);
+                    Some(Event::Revoked(partitions))
+                }
+                // `done` is dropped, which tells the task that all is done.
+                Some(Late::ForTheOthers) => self.lose(self.assignment()),
+                Some(Late::Overdue { since }) => Some(self.overdue(*since, self.assignment())),
+            },
             Change::Lost(partitions) => self.lose(partitions),
+            Change::Overdue { since, lost, back } => {
+                // A task that waits no more has ended.
+                let _ = back.send(());
+                Some(self.overdue(since, lost))
+            }
         }
     }
 
-    /// Stops reading what others may read; nothing when that is done already.
-    fn lose(&mut self, mut partitions: Vec<TopicPartition>) -> Option<Event> {
+    fn overdue(&mut self, since: Instant, lost: Vec<TopicPartition>) -> Event {
+        let away = clock::now().saturating_duration_since(since);
+        Event::Overdue { away, lost: self.stop_reading(lost) }
+    }
+
+    fn lose(&mut self, partitions: Vec<TopicPartition>) -> Option<Event> {
+        let lost = self.stop_reading(partitions);
+        (!lost.is_empty()).then_some(Event::Lost(lost))
+    }
+
+    /// Stops reading what others may read; gives those of them that were read still.
+    fn stop_reading(&mut self, mut partitions: Vec<TopicPartition>) -> Vec<TopicPartition> {
         let mut progress = self.progress.lock();
         partitions.retain(|partition| progress.assigned.contains(partition));
         progress.remove(&partitions);
         drop(progress);
         self.consumer.remove(&partitions);
-        (!partitions.is_empty()).then_some(Event::Lost(partitions))
+        partitions
     }
 
     /// Says that only a part of the records that were given last counts as read: those below `offset`.
@@ -391,6 +321,7 @@ impl GroupConsumer {
     ) -> Result<(TopicPartition, ConsumedRecord), ClientError> {
         loop {
             if let Some(rest) = rest {
+                drop(self.presence.here());
                 let record = rest.records.next();
                 let up_to = record.as_ref().map_or(rest.next_offset, |record| record.offset);
                 if let Some(given) = &mut self.given {
@@ -450,37 +381,5 @@ impl Drop for GroupConsumer {
         if let Some(task) = &self.task {
             task.abort();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_is_new_and_assigned_is_noted() {
-        let place = |partition| TopicPartition { topic: "t".into(), partition };
-        let mut progress = Progress::default();
-        progress.add([place(0), place(1), place(3)]);
-        progress.read = BTreeMap::from([(place(0), 5), (place(1), 7), (place(2), 9), (place(3), 2)]);
-        progress.note(BTreeMap::from([(place(1), 7), (place(9), 1)]));
-        assert_eq!(progress.due(|_| true), BTreeMap::from([(place(0), 5), (place(3), 2)]));
-        assert_eq!(progress.due(|partition| partition.partition == 3), BTreeMap::from([(place(3), 2)]));
-        progress.remove(&[place(0)]);
-        progress.add([place(0)]);
-        assert_eq!(progress.due(|partition| *partition == place(0)), BTreeMap::new(), "another reading");
-    }
-
-    #[test]
-    fn where_reading_began_is_noted_although_nothing_was_read() {
-        let place = |partition| TopicPartition { topic: "t".into(), partition };
-        let mut progress = Progress::default();
-        progress.add([place(0), place(1), place(2)]);
-        progress.read_up_to(place(0), 5);
-        progress.place(|partition| (partition.partition < 2).then_some(9));
-        assert_eq!(progress.due(|_| true), BTreeMap::from([(place(0), 5), (place(1), 9)]));
-        progress.remove(&[place(2)]);
-        progress.place(|_| Some(1));
-        assert_eq!(progress.read.len(), 2, "what is not assigned has no place");
     }
 }

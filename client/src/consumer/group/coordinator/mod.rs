@@ -1,11 +1,12 @@
 //! The task that asks what the membership says next, and does what it hears.
 
+mod absence;
+mod orders;
+mod topics;
+
 use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Release},
-    },
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -23,33 +24,40 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     Progress,
     assignor::{Assignor, Member, write_assignment, write_subscription},
-    link::{Link, Offsets},
+    link::Link,
     membership::{Ask, Membership, News, Rules, topics_of},
 };
 use crate::{
     ClientError, clock,
     consumer::{Start, TopicPartition},
 };
+use orders::Order;
+use topics::Wanted;
+
+pub(super) use absence::Presence;
+pub(super) use orders::Command;
 
 /// Kafka's name of groups of consumers.
 const CONSUMER: &str = "consumer";
-
-/// What the reader asks of the task.
-pub(super) enum Command {
-    /// Note these offsets, or what was read.
-    Commit { offsets: Option<Offsets>, tell: oneshot::Sender<Result<(), ClientError>> },
-    /// Note what was read, and leave.
-    Leave(oneshot::Sender<Result<(), ClientError>>),
-}
 
 /// What the task tells the reader.
 pub(super) enum Change {
     /// Begin to read these.
     Assigned(Vec<(TopicPartition, Start)>),
     /// Stop reading these, and say when all is done that is to be done before others begin. It may be `late` for that.
-    Revoked { partitions: Vec<TopicPartition>, late: Arc<AtomicBool>, done: oneshot::Sender<()> },
+    Revoked { partitions: Vec<TopicPartition>, late: Arc<OnceLock<Late>>, done: oneshot::Sender<()> },
     /// Stop reading these: others may read them already.
     Lost(Vec<TopicPartition>),
+    /// The same, because the application asked for nothing since; and say that it is back.
+    Overdue { since: Instant, lost: Vec<TopicPartition>, back: oneshot::Sender<()> },
+}
+
+/// Why a reader that gives something up is not waited for any more.
+pub(super) enum Late {
+    /// The others of the group did not wait for longer.
+    ForTheOthers,
+    /// The application asked for nothing since, for too long.
+    Overdue { since: Instant },
 }
 
 /// Whether heartbeats go on during something: behind a join on its connection they would wait for it.
@@ -74,9 +82,13 @@ impl From<ClientError> for Ended {
 pub(super) struct Coordinator {
     link: Link,
     progress: Arc<Mutex<Progress>>,
+    presence: Arc<Presence>,
     changes: mpsc::Sender<Change>,
     orders: mpsc::Receiver<Command>,
+    /// Orders that the group could not take while it changed, in their order.
+    postponed: VecDeque<Order>,
     membership: Membership,
+    wanted: Wanted,
     /// Number of partitions of each topic when this member gave them out; empty when another one did.
     given_out: BTreeMap<String, i32>,
     commit_at: Option<Instant>,
@@ -87,6 +99,7 @@ impl Coordinator {
     pub(super) fn new(
         link: Link,
         progress: Arc<Mutex<Progress>>,
+        presence: Arc<Presence>,
         changes: mpsc::Sender<Change>,
         orders: mpsc::Receiver<Command>,
     ) -> Coordinator {
@@ -104,30 +117,37 @@ impl Coordinator {
             given_out: BTreeMap::new(),
             link,
             progress,
+            presence,
             changes,
             orders,
+            postponed: VecDeque::new(),
+            wanted: Wanted::default(),
         }
     }
 
     /// Is a member until it is told to leave, or cannot be one any more.
     pub(super) async fn run(mut self) {
+        if let Err(Ended::Failed(error)) = self.be_a_member().await {
+            // The reader finds it when the changes end.
+            self.progress.lock().failed = Some(error);
+        }
+    }
+
+    async fn be_a_member(&mut self) -> Result<(), Ended> {
+        self.link.config.check()?;
         loop {
-            match self.turn().await {
-                Ok(()) => {}
-                Err(Ended::Left) => return,
-                Err(Ended::Failed(error)) => {
-                    // The reader finds it when the changes end.
-                    self.progress.lock().failed = Some(error);
-                    return;
-                }
-            }
+            self.turn().await?;
         }
     }
 
     async fn turn(&mut self) -> Result<(), Ended> {
         let (at, ask) = self.membership.next();
+        let overdue_at = self.overdue_at();
         let heard = tokio::select! {
+            // What is due comes first: between a join and its sync the group takes no offsets.
+            biased;
             () = sleep_until(Some(at)) => self.ask(ask).await,
+            () = sleep_until(overdue_at) => self.part_with_overdue().await,
             () = sleep_until(self.commit_at) => {
                 self.commit_at = self.link.config.commit_every.map(|every| clock::now() + every);
                 self.commit_in_time().await
@@ -136,7 +156,7 @@ impl Coordinator {
                 self.look_at = clock::now() + self.link.cluster.config().metadata_age_max;
                 self.look_for_partitions().await.map_err(Ended::from)
             }
-            order = self.orders.recv() => self.serve(order).await.map(|()| None),
+            order = self.order() => self.serve(order).await.map(|()| None),
         };
         let news = match heard {
             Ok(news) => news,
@@ -146,6 +166,8 @@ impl Coordinator {
             }
             Err(ended) => return Err(ended),
         };
+        // Before the reader is asked for anything: it may wait for these.
+        self.serve_postponed().await?;
         match news {
             Some(news) => self.hear(news).await,
             None => Ok(()),
@@ -206,13 +228,17 @@ impl Coordinator {
         beats: Beats,
     ) -> Result<T, Ended> {
         let mut work = std::pin::pin!(work);
+        let heartbeat_interval = self.link.config.heartbeat_interval;
         loop {
             tokio::select! {
+                biased;
                 done = &mut work => return done.map_err(Ended::from),
-                order = self.orders.recv() => self.serve(order).await?,
+                order = self.order() => self.serve(order).await?,
                 // Whether it is out of the group is heard of again with the next request.
-                () = tokio::time::sleep(self.link.config.heartbeat_interval), if beats == Beats::GoOn => {
-                    self.stay().await;
+                () = tokio::time::sleep(heartbeat_interval), if beats == Beats::GoOn => {
+                    if self.overdue().is_none() {
+                        self.stay().await;
+                    }
                 }
             }
         }
@@ -221,28 +247,37 @@ impl Coordinator {
     /// Has the reader give partitions up, and notes what was read of them. The others of the group wait for that, up to
     /// the rebalance timeout: a reader that is later than that is not a member any more. Says whether it still is one.
     async fn revoke(&mut self, partitions: Vec<TopicPartition>) -> Result<bool, Ended> {
-        let ((done, mut is_done), late) = (oneshot::channel(), Arc::new(AtomicBool::new(false)));
+        let ((done, mut is_done), late) = (oneshot::channel(), Arc::<OnceLock<Late>>::default());
         self.tell(Change::Revoked { partitions: partitions.clone(), late: late.clone(), done }).await?;
         let deadline = clock::now() + self.link.config.rebalance_timeout;
+        let heartbeat_interval = self.link.config.heartbeat_interval;
         let (mut left, mut others) = (false, None);
         loop {
-            let is_out = tokio::select! {
+            let late_at = self.overdue_at().map_or(deadline, |at| at.min(deadline));
+            let out = tokio::select! {
+                biased;
                 // Where the reader is gone, the orders end too.
                 _ = &mut is_done => break,
-                order = self.orders.recv() => {
+                order = self.order() => {
                     self.serve(order).await?;
-                    false
+                    None
                 }
-                () = tokio::time::sleep(self.link.config.heartbeat_interval), if !left => !self.stay().await,
-                () = sleep_until(Some(deadline)), if !left => {
-                    self.leave_group().await;
-                    true
+                () = sleep_until(Some(late_at)), if !left => {
+                    let out = self.overdue().or((clock::now() >= deadline).then_some(Late::ForTheOthers));
+                    if out.is_some() {
+                        self.leave_group().await;
+                    }
+                    out
+                }
+                () = tokio::time::sleep(heartbeat_interval), if !left => {
+                    (!self.stay().await).then_some(Late::ForTheOthers)
                 }
             };
-            if is_out && !left {
+            if let Some(why) = out.filter(|_| !left) {
                 tracing::warn!(group = self.link.config.group, "the reader was too slow for its group");
                 left = true;
-                late.store(true, Release);
+                // Nobody else sets it.
+                let _ = late.set(why);
                 others = self.membership.begin_anew(clock::now());
             }
         }
@@ -264,6 +299,9 @@ impl Coordinator {
     /// coordinator says is asked for again later.
     async fn stay(&mut self) -> bool {
         let (generation, member_id) = self.membership.identity();
+        if generation < 0 {
+            return true;
+        }
         let request = self.heartbeat(generation, member_id.to_string());
         let code = match self.link.call(self.link.own_lane(), &request, i16::MAX, Duration::ZERO).await {
             Ok(answer) => ErrorCode(answer.error_code),
@@ -316,7 +354,8 @@ impl Coordinator {
 
     async fn join(&mut self, member_id: String) -> Result<Option<News>, Ended> {
         let config = self.link.config.clone();
-        let subscription = self.membership.subscription(&config.topics);
+        let topics = self.topics_to_join_with().await?;
+        let subscription = self.membership.subscription(&topics);
         let mut protocols = Vec::with_capacity(config.assignors.len());
         for assignor in &config.assignors {
             let metadata = write_subscription(*assignor, &subscription)
@@ -387,89 +426,6 @@ impl Coordinator {
         self.given_out = partitions;
         encoded.collect()
     }
-
-    /// The member that gave the partitions out sees to it that new ones are given out too.
-    async fn look_for_partitions(&mut self) -> Result<Option<News>, ClientError> {
-        let topics: Vec<&str> = self.given_out.keys().map(String::as_str).collect();
-        if topics.is_empty() {
-            return Ok(None);
-        }
-        let cluster = &self.link.cluster;
-        cluster.refresh(&topics).await?;
-        let count = |topic: &String| cluster.known(topic).map_or(0, |known| known.partitions.len() as i32);
-        let changed = self.given_out.iter().any(|(topic, given)| count(topic) != *given);
-        Ok(if changed { self.membership.regroup(clock::now()) } else { None })
-    }
-
-    async fn serve(&mut self, order: Option<Command>) -> Result<(), Ended> {
-        match order {
-            None => Err(Ended::Left),
-            Some(Command::Commit { offsets, tell }) => {
-                // Whoever does not wait any more needs no answer.
-                let _ = tell.send(self.commit(offsets).await);
-                Ok(())
-            }
-            Some(Command::Leave(tell)) => {
-                let committed =
-                    if self.link.config.commit_every.is_some() { self.commit(None).await } else { Ok(()) };
-                self.leave_group().await;
-                let _ = tell.send(committed);
-                Err(Ended::Left)
-            }
-        }
-    }
-
-    /// Notes these offsets, or what was read.
-    async fn commit(&mut self, offsets: Option<Offsets>) -> Result<(), ClientError> {
-        let due = offsets.unwrap_or_else(|| self.progress.lock().due(|_| true));
-        let (generation, member_id) = self.membership.identity();
-        self.link.commit(generation, member_id, &due).await?;
-        self.progress.lock().note(due);
-        Ok(())
-    }
-
-    /// Notes what was read because it is time to; what the answer tells of the membership is news.
-    async fn commit_in_time(&mut self) -> Result<Option<News>, Ended> {
-        let due = self.progress.lock().due(|_| true);
-        let (generation, member_id) = self.membership.identity();
-        if due.is_empty() || generation < 0 {
-            return Ok(None);
-        }
-        match self.link.commit_once(generation, member_id, &due).await {
-            Ok(()) => {
-                self.progress.lock().note(due);
-                Ok(None)
-            }
-            // The next heartbeat tells the same.
-            Err(error) if error.code() == Some(ErrorCode::REBALANCE_IN_PROGRESS) => Ok(None),
-            Err(error) => match error.code().filter(|code| is_of_membership(*code)) {
-                Some(code) => Ok(self.membership.beat(code, clock::now(), clock::random_u64())),
-                None => Err(error.into()),
-            },
-        }
-    }
-
-    /// A member with a name keeps its place: it comes back under it.
-    async fn leave_group(&mut self) {
-        let (_, member_id) = self.membership.identity();
-        if self.link.config.instance.is_some() || member_id.is_empty() {
-            return;
-        }
-        if let Err(error) = self.link.leave(member_id).await {
-            tracing::debug!(%error, "the group will notice by itself that this member is gone");
-        }
-    }
-}
-
-fn is_of_membership(code: ErrorCode) -> bool {
-    matches!(
-        code,
-        ErrorCode::ILLEGAL_GENERATION
-            | ErrorCode::UNKNOWN_MEMBER_ID
-            | ErrorCode::NOT_COORDINATOR
-            | ErrorCode::COORDINATOR_NOT_AVAILABLE
-            | ErrorCode::COORDINATOR_LOAD_IN_PROGRESS
-    )
 }
 
 fn millis(duration: Duration) -> i32 {
