@@ -8,6 +8,7 @@ pub mod config;
 mod generated;
 mod housekeeping;
 mod kafka;
+mod near;
 mod net;
 pub mod node;
 pub mod partition;

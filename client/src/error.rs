@@ -16,6 +16,12 @@ pub enum ClientError {
         /// Why the last one failed.
         reason: String,
     },
+    /// Something answers there, but no broker.
+    #[error("{address} answers HTTP, not the Kafka protocol")]
+    NotKafka {
+        /// Where.
+        address: String,
+    },
     /// The connection ended before the answer came: what was asked may have been done.
     #[error("the connection to {address} ended: {reason}")]
     Disconnected {

@@ -63,11 +63,11 @@ def produce_shows_progress(broker):
     with tempfile.NamedTemporaryFile("w", suffix=".lines") as lines:
         lines.write("x" * 99 + "\n" + ("y" * 99 + "\n") * 2999)
         lines.flush()
-        with Terminal(broker, "produce", "shown", "--rate", "2000", "--file", lines.name) as produce:
+        with Terminal(broker, "produce", "shown", "--create", "--rate", "2000", "--file", lines.name) as produce:
             produce.read_until("[#", " %  ", "records/s", " left")
             produce.read_until("3000 records produced to 'shown'")
             assert produce.process.wait(SECONDS_MAX) == 0, "it does not end well"
-        with Terminal(broker, "produce", "stopped", "--rate", "1000", "--file", lines.name) as produce:
+        with Terminal(broker, "produce", "stopped", "--create", "--rate", "1000", "--file", lines.name) as produce:
             produce.read_until("[#")
             produce.process.send_signal(signal.SIGINT)
             produce.read_until("records produced to 'stopped'", "interrupted behind line")

@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 
 use super::{
     cluster_status::status,
-    connect::{Common, Output, runtime},
+    connect::{Common, Output, host_and_port, runtime},
     error::{CliError, Missing},
     http,
     output::Out,
-    topic::{changes, show_configs},
+    topic::{Changes, show_configs},
 };
 
 #[derive(Debug, Args)]
@@ -24,6 +24,8 @@ pub(super) struct ClusterArgs {
     #[command(flatten)]
     common: Common,
 }
+
+const KEYS: &str = "`millstream cluster config --all` shows the keys of a broker";
 
 #[derive(Debug, Subcommand)]
 enum ClusterCommand {
@@ -45,12 +47,8 @@ enum ClusterCommand {
         /// Only this broker [default: all].
         #[arg(long, value_name = "ID")]
         broker: Option<i32>,
-        /// A key with its new value; may be given several times.
-        #[arg(long, value_name = "KEY=VALUE", required_unless_present = "unset")]
-        set: Vec<String>,
-        /// A key that goes back to what was given at start; may be given several times.
-        #[arg(long, value_name = "KEY")]
-        unset: Vec<String>,
+        #[command(flatten)]
+        changes: Changes,
     },
     /// Show or change what a broker logs, until it ends.
     LogLevel {
@@ -61,7 +59,8 @@ enum ClusterCommand {
             long,
             value_name = "HOST:PORT",
             default_value = "127.0.0.1:9644",
-            env = "MILLSTREAM_HTTP_ADDR"
+            env = "MILLSTREAM_HTTP_ADDR",
+            value_parser = host_and_port
         )]
         http_addr: String,
     },
@@ -76,12 +75,12 @@ pub(super) fn run(args: ClusterArgs) -> Result<(), CliError> {
             ClusterCommand::Status => status(&admin, output, &mut out).await?,
             ClusterCommand::Describe => describe(&admin, output, &mut out).await?,
             ClusterCommand::Config { broker, all } => config(&admin, broker, all, output, &mut out).await?,
-            ClusterCommand::Alter { broker, set, unset } => {
+            ClusterCommand::Alter { broker, changes } => {
                 if let Some(id) = broker {
                     known(&admin.cluster().describe().await?.2, id)?;
                 }
                 let of = broker.map_or(ConfigOf::AllBrokers, ConfigOf::Broker);
-                alter(&admin, &of, &changes(&set, unset)?, output, &mut out).await?;
+                alter(&admin, &of, &changes.parse()?, output, &mut out).await?;
             }
             ClusterCommand::LogLevel { filter, http_addr } => {
                 log_level(filter, &http_addr, output, &mut out).await?;
@@ -164,7 +163,8 @@ async fn alter(
     output: Output,
     out: &mut Out,
 ) -> Result<(), CliError> {
-    admin.alter_configs(of, changes, false).await?;
+    let altered = admin.alter_configs(of, changes, false).await;
+    altered.map_err(|error| CliError::about_keys(error, KEYS))?;
     match output {
         Output::Table => out.line(&format!("configuration of {of} altered")),
         Output::Json => out.json(&json!({ "of": of.to_string(), "result": "altered" })),

@@ -30,7 +30,8 @@ pub(super) struct Common {
         global = true,
         value_name = "HOST:PORT",
         default_value = "127.0.0.1:9092",
-        env = "MILLSTREAM_BOOTSTRAP"
+        env = "MILLSTREAM_BOOTSTRAP",
+        value_parser = addresses
     )]
     pub(super) bootstrap: String,
     /// The shape of results.
@@ -48,6 +49,24 @@ impl Common {
         };
         Cluster::new(config)
     }
+}
+
+/// An address as it is given, if it could be one.
+pub(super) fn host_and_port(text: &str) -> Result<String, &'static str> {
+    let is_address =
+        text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if is_address {
+        Ok(text.to_string())
+    } else {
+        Err("an address is HOST:PORT, like 127.0.0.1:9092 or [::1]:9092")
+    }
+}
+
+/// Addresses as they are given, separated by commas.
+fn addresses(text: &str) -> Result<String, &'static str> {
+    let given = text.split(',').map(str::trim).filter(|address| !address.is_empty());
+    let given = given.map(host_and_port).collect::<Result<Vec<_>, _>>()?;
+    if given.is_empty() { host_and_port(text) } else { Ok(given.join(",")) }
 }
 
 /// The topic, by its place or by its flag.
@@ -73,4 +92,17 @@ impl TopicName {
 pub(super) fn runtime() -> Result<Runtime, CliError> {
     let built = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     built.map_err(CliError::io("cannot start the worker thread"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_address_has_a_port() {
+        assert_eq!(addresses("a:1, [::1]:2,"), Ok("a:1,[::1]:2".to_string()));
+        for wrong in ["localhost", "a:1,b", "", ",", ":9092", "a:port"] {
+            assert!(addresses(wrong).is_err(), "{wrong}");
+        }
+    }
 }

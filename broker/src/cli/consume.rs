@@ -12,9 +12,10 @@ use millstream_client::{
 use super::{
     connect::{Common, Output, TopicName, runtime},
     error::{CliError, Missing},
+    find,
     output::Out,
     record_text::Format,
-    when::When,
+    when::{When, date_text},
 };
 use crate::{clock, signals::Endings};
 
@@ -95,7 +96,7 @@ pub(super) fn run(mut args: ConsumeArgs) -> Result<(), CliError> {
 async fn read_as_member(args: ConsumeArgs, group: &str) -> Result<(), CliError> {
     let cluster = args.common.cluster();
     // A topic that is not there is told at once, not waited for.
-    cluster.topic(args.topic.name(), false).await?;
+    find::topic(&cluster, args.topic.name()).await?;
     let start = if args.from_beginning || !args.follow { Start::Beginning } else { Start::End };
     let config = GroupConfig { start, ..GroupConfig::new(group, [args.topic.name().to_string()]) };
     let mut member = GroupConsumer::new(cluster, config);
@@ -143,11 +144,12 @@ async fn next_shown(
 
 async fn read(args: ConsumeArgs) -> Result<(), CliError> {
     let admin = Admin::new(args.common.cluster());
-    let topic = admin.cluster().topic(args.topic.name(), false).await?;
+    let topic = find::topic(admin.cluster(), args.topic.name()).await?;
     let partitions = chosen(&topic, &args.partition)?;
     let begin = bounds(&admin, &partitions, OffsetAt::Earliest).await?;
     let end = bounds(&admin, &partitions, OffsetAt::Latest).await?;
-    let since = match args.since.map(|since| since.resolve(clock::now_ms())) {
+    let since_ms = args.since.map(|since| since.resolve(clock::now_ms()));
+    let since = match since_ms {
         Some(time) => found(&admin, &partitions, OffsetAt::Time(time)).await?,
         None => BTreeMap::new(),
     };
@@ -158,6 +160,9 @@ async fn read(args: ConsumeArgs) -> Result<(), CliError> {
             (partition.clone(), start(&args, begin, end, since.get(partition).copied()))
         })
         .collect();
+    if let Some(why) = nothing_there(&args, since_ms, &starts, &end) {
+        eprintln!("{why}{}", if args.follow { "; waiting for what comes" } else { "" });
+    }
     let mut consumer = Consumer::new(admin.cluster().clone(), ConsumerConfig::default());
     let mut left = Left::new(&args, &starts, &end);
     consumer.assign(starts.into_iter().map(|(partition, offset)| (partition, Start::Offset(offset))));
@@ -229,6 +234,29 @@ fn start(args: &ConsumeArgs, begin: i64, end: i64, since: Option<i64>) -> i64 {
         Some(back) => (end + back).max(begin),
         None if args.from_beginning || !args.follow => begin,
         None => end,
+    }
+}
+
+/// Why there is nothing where reading was told to begin.
+fn nothing_there(
+    args: &ConsumeArgs,
+    since_ms: Option<i64>,
+    starts: &BTreeMap<TopicPartition, i64>,
+    end: &BTreeMap<TopicPartition, i64>,
+) -> Option<String> {
+    if starts.iter().any(|(partition, start)| *start < end[partition]) {
+        return None;
+    }
+    let topic = args.topic.name();
+    match (since_ms, args.offset) {
+        (Some(ms), _) => {
+            Some(format!("topic '{topic}' has no record with a timestamp at or after {}", date_text(ms)))
+        }
+        (None, Some(offset @ 0..)) => {
+            let last = end.values().max().copied().unwrap_or(0);
+            Some(format!("topic '{topic}' has nothing from offset {offset} on: it ends at {last}"))
+        }
+        _ => None,
     }
 }
 

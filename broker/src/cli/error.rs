@@ -9,7 +9,7 @@ use millstream_client::{
 use millstream_store::doctor::DoctorError;
 
 use super::{bench::ReportError, line_record::LineProblem};
-use crate::{config::ServeConfigError, node::NodeError};
+use crate::{config::ServeConfigError, near::any_of, node::NodeError};
 
 /// Each kind has its exit code.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +23,14 @@ pub(super) enum CliError {
     /// The brokers could not be asked, or said no.
     #[error("{words}{next}", words = words(.0), next = next_step(.0))]
     Client(#[from] ClientError),
+    /// A key or a value that cannot be configured.
+    #[error("{error}; {shown_by}")]
+    Keys {
+        /// What the broker said.
+        error: ClientError,
+        /// What shows the keys that there are.
+        shown_by: &'static str,
+    },
     /// A record was not taken.
     #[error(transparent)]
     Send(SendError),
@@ -134,6 +142,16 @@ pub(super) enum CliError {
 /// Something that is not there.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Missing {
+    /// A topic.
+    #[error("topic '{name}' does not exist; {}{next}", did_you_mean(near))]
+    Topic {
+        /// Its name.
+        name: String,
+        /// Topics that are called nearly so.
+        near: Vec<String>,
+        /// What one can do.
+        next: &'static str,
+    },
     /// A partition of a topic.
     #[error("topic '{topic}' has no partition {partition}; {}", those_there_are(*partitions))]
     Partition {
@@ -176,6 +194,10 @@ pub(super) enum Missing {
     },
 }
 
+fn did_you_mean(near: &[String]) -> String {
+    if near.is_empty() { String::new() } else { format!("did you mean {}? ", any_of(near)) }
+}
+
 fn those_there_are(partitions: usize) -> String {
     match partitions {
         0 | 1 => "its only one is 0".to_string(),
@@ -207,6 +229,14 @@ impl CliError {
     /// Whether the reader of standard output has gone, which is its right.
     pub(super) fn is_closed_pipe(&self) -> bool {
         matches!(self, CliError::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// A refusal, with what shows the keys that there are if it is about one of them.
+    pub(super) fn about_keys(error: ClientError, shown_by: &'static str) -> CliError {
+        match error.code() {
+            Some(ErrorCode::INVALID_CONFIG) => CliError::Keys { error, shown_by },
+            _ => error.into(),
+        }
     }
 
     pub(super) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> CliError {
@@ -244,14 +274,14 @@ fn next_step(error: &ClientError) -> &'static str {
     if let ClientError::Unreachable { .. } = error {
         return " Start one with `millstream serve`, or name its address with --bootstrap";
     }
+    if let ClientError::NotKafka { .. } = error {
+        return "; the Kafka port is another one: `millstream serve` prints both when it is ready";
+    }
     match error.code() {
         Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) => {
             "; `millstream topic list` shows what there is, `millstream topic create` makes one"
         }
         Some(ErrorCode::TOPIC_ALREADY_EXISTS) => "; `millstream topic describe` shows it",
-        Some(ErrorCode::INVALID_CONFIG) => {
-            "; `millstream topic describe NAME --all` shows the keys of a topic, `millstream cluster config --all` those of a broker"
-        }
         Some(ErrorCode::COORDINATOR_NOT_AVAILABLE | ErrorCode::COORDINATOR_LOAD_IN_PROGRESS) => {
             "; try again in a moment"
         }

@@ -13,6 +13,7 @@ use super::{
     connect::Output,
     consume::{bounds, chosen, found},
     error::CliError,
+    find,
     group::busy_or,
     output::Out,
     when::When,
@@ -114,7 +115,7 @@ pub(super) async fn reset(
 }
 
 async fn moves(admin: &Admin, args: &ResetArgs) -> Result<Vec<Move>, CliError> {
-    let topic = admin.cluster().topic(&args.topic, false).await?;
+    let topic = find::topic(admin.cluster(), &args.topic).await?;
     let partitions = chosen(&topic, &args.partition)?;
     let noted = admin.group_offsets(&args.name).await?;
     let begins = bounds(admin, &partitions, OffsetAt::Earliest).await?;

@@ -10,6 +10,7 @@ mod connect;
 mod consume;
 mod doctor;
 mod error;
+mod find;
 mod group;
 mod group_reset;
 mod http;
@@ -26,6 +27,8 @@ mod record_text;
 mod reference;
 mod screen;
 mod serve;
+mod source;
+mod stall;
 mod top;
 mod topic;
 mod when;
@@ -138,7 +141,22 @@ fn one_line(text: &str) -> String {
     let said = text.split("\n\nUsage:").next().unwrap_or_default();
     let said = said.split("\n\nFor more information").next().unwrap_or_default();
     let words: Vec<&str> = said.trim_start_matches("error: ").split_whitespace().collect();
-    format!("{}; try --help", words.join(" "))
+    format!("{}; try --help", in_words(&words.join(" ")))
+}
+
+/// A range as people say it: clap has Rust's signs for it, and the bounds of its types.
+fn in_words(said: &str) -> String {
+    let range = |said: &str| {
+        let (before, range) = said.rsplit_once(" is not in ")?;
+        let (low, high) = range.split_once("..")?;
+        let high = high.trim_start_matches('=');
+        let endless = [i64::MAX as u64, i32::MAX as u64, u64::MAX].iter().any(|max| high == max.to_string());
+        Some(match endless || high.is_empty() {
+            true => format!("{before} is not {low} or more"),
+            false => format!("{before} is not from {low} to {high}"),
+        })
+    };
+    range(said).unwrap_or_else(|| said.to_string())
 }
 
 #[cfg(test)]
@@ -155,6 +173,18 @@ mod tests {
         let error = Cli::try_parse_from(["millstream", "serve", "--node-id", "x"]).expect_err("not a number");
         let line = one_line(&error.to_string());
         assert!(!line.contains('\n') && line.contains("--node-id") && line.contains("'x'"), "{line}");
+        for (flag, value, wanted) in [
+            ("--limit", "x", "invalid digit"),
+            ("--partition", "-1", "-1 is not 0 or more"),
+            ("--timeout", "0", "0 is not from 1 to 86400"),
+            ("--rate", "0", "0 is not 1 or more"),
+        ] {
+            let command = if flag == "--limit" { "consume" } else { "produce" };
+            let flag = format!("{flag}={value}");
+            let error = Cli::try_parse_from(["millstream", command, "t", &flag]).expect_err("out of range");
+            let line = one_line(&error.to_string());
+            assert!(line.contains(wanted), "{line}");
+        }
         let error = Cli::try_parse_from(["millstream", "serve", "--nonsense"]).expect_err("no such flag");
         let line = one_line(&error.to_string());
         assert!(!line.contains('\n') && line.contains("--nonsense"), "{line}");

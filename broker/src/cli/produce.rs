@@ -1,15 +1,6 @@
 //! `millstream produce`: one record for each line.
 
-use std::{
-    collections::VecDeque,
-    fs::File,
-    io::{self, BufRead, BufReader, IsTerminal},
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-};
+use std::{collections::VecDeque, io::BufRead, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, ValueEnum};
 use millstream_client::{
@@ -22,25 +13,34 @@ use tokio::runtime::Runtime;
 use super::{
     connect::{Common, Output, TopicName, runtime},
     error::CliError,
+    find,
     line_record::{self, LineFormat},
     output::Out,
     pace::Pace,
     progress::{Progress, When},
+    source::{Source, Stop, sources},
+    stall::StallWatch,
 };
 use crate::signals::Endings;
 
 /// Exit code of a program that was interrupted twice, as shells have it.
 const INTERRUPTED: i32 = 130;
+/// From so long after a first Ctrl-C on it is told what is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Records whose results are not looked at yet.
 const IN_FLIGHT_MAX: usize = 10_000;
 
+/// By name, or by the number that Kafka's clients have for it.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum AcksArg {
-    /// When every replica in sync has it.
+    /// When every replica in sync has it; also `-1`.
+    #[value(alias = "-1")]
     All,
-    /// When the leader has it.
+    /// When the leader has it; also `1`.
+    #[value(alias = "1")]
     Leader,
-    /// When it is on its way.
+    /// When it is on its way; also `0`.
+    #[value(alias = "0")]
     None,
 }
 
@@ -72,6 +72,9 @@ pub(super) enum FormatArg {
 pub(super) struct ProduceArgs {
     #[command(flatten)]
     topic: TopicName,
+    /// Make the topic if it is not there, as the broker makes topics by default.
+    #[arg(long)]
+    create: bool,
     /// Read this file, not standard input; may be given several times. `-` is standard input.
     #[arg(long, value_name = "FILE")]
     file: Vec<PathBuf>,
@@ -91,8 +94,11 @@ pub(super) struct ProduceArgs {
     #[arg(long, value_name = "RECORDS", value_parser = clap::value_parser!(u64).range(1..))]
     rate: Option<u64>,
     /// When a record counts as delivered.
-    #[arg(long, value_enum, default_value = "all")]
+    #[arg(long, value_enum, allow_negative_numbers = true, default_value = "all")]
     acks: AcksArg,
+    /// How long a record is tried.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
     /// How batches are compressed.
     #[arg(long, value_enum, default_value = "none")]
     compression: CompressionArg,
@@ -123,24 +129,29 @@ impl Tally {
 
 /// Produces until the input ends.
 pub(super) fn run(args: ProduceArgs) -> Result<(), CliError> {
-    let sources = sources(&args.file)?;
     let lines = line_format(&args)?;
-    let runtime = runtime()?;
-    let producer = {
-        let _on_runtime = runtime.enter();
-        Producer::new(args.common.cluster(), config(&args))
-    };
+    let (runtime, cluster, stop) = (runtime()?, args.common.cluster(), Stop::default());
     // Before the first line is read, so that whoever types does not type in vain.
-    runtime.block_on(args.common.cluster().describe())?;
+    runtime.block_on(find::writable(&cluster, args.topic.name(), args.create))?;
+    let sources = sources(&args.file, &stop)?;
+    let (producer, watch) = {
+        let _on_runtime = runtime.enter();
+        let config = config(&args);
+        let tried = config.delivery_timeout;
+        let producer = Arc::new(Producer::new(cluster, config));
+        (producer.clone(), StallWatch::new(producer, tried))
+    };
+    stop_when_interrupted(&runtime, stop.clone());
     let typed = sources.iter().any(|source| source.typed);
     let mut progress = Progress::new(args.progress, typed, sources.iter().map(|source| source.bytes).sum());
     let mut sending = Sending {
         runtime: &runtime,
         producer,
+        watch,
         args: &args,
         lines,
         pace: args.rate.map(Pace::new),
-        stopped: if typed { Arc::default() } else { stop_when_interrupted(&runtime) },
+        stop,
         waiting: VecDeque::new(),
         tally: Tally::default(),
     };
@@ -152,17 +163,20 @@ pub(super) fn run(args: ProduceArgs) -> Result<(), CliError> {
 }
 
 /// The first signal to end ends the reading, so that what was read is delivered and told of; the second one ends everything.
-fn stop_when_interrupted(runtime: &Runtime) -> Arc<AtomicBool> {
-    let stopped = Arc::new(AtomicBool::new(false));
-    let told = stopped.clone();
+fn stop_when_interrupted(runtime: &Runtime, stop: Stop) {
     runtime.spawn(async move {
         let mut endings = Endings::new();
         endings.next().await;
-        told.store(true, Relaxed);
-        endings.next().await;
+        stop.tell();
+        tokio::select! {
+            () = endings.next() => {}
+            () = tokio::time::sleep(PATIENCE) => {
+                eprintln!("millstream: waiting for what was read to be delivered; another Ctrl-C ends at once");
+                endings.next().await;
+            }
+        }
         std::process::exit(INTERRUPTED);
     });
-    stopped
 }
 
 fn tell(args: &ProduceArgs, tally: &Tally) -> Result<(), CliError> {
@@ -183,41 +197,6 @@ fn tell(args: &ProduceArgs, tally: &Tally) -> Result<(), CliError> {
     }
 }
 
-/// Where lines come from.
-struct Source {
-    name: String,
-    input: Box<dyn BufRead>,
-    /// Its size, where that is known.
-    bytes: Option<u64>,
-    /// A person types; each line is sent and answered at once.
-    typed: bool,
-}
-
-fn sources(files: &[PathBuf]) -> Result<Vec<Source>, CliError> {
-    if files.is_empty() {
-        return Ok(vec![standard_input()]);
-    }
-    let open = |path: &PathBuf| {
-        if path.as_os_str() == "-" {
-            return Ok(standard_input());
-        }
-        let file = File::open(path).map_err(CliError::io(format!("cannot read {}", path.display())))?;
-        let bytes = file.metadata().ok().filter(|meta| meta.is_file()).map(|meta| meta.len());
-        let input = Box::new(BufReader::new(file));
-        Ok(Source { name: path.display().to_string(), input, bytes, typed: false })
-    };
-    files.iter().map(open).collect()
-}
-
-fn standard_input() -> Source {
-    let input = io::stdin().lock();
-    let typed = input.is_terminal();
-    if typed {
-        eprintln!("one record for each line; Ctrl-D ends");
-    }
-    Source { name: "standard input".to_string(), input: Box::new(input), bytes: None, typed }
-}
-
 fn line_format(args: &ProduceArgs) -> Result<LineFormat, CliError> {
     let headers = args.header.iter().map(|header| line_record::header(header)).collect::<Result<_, _>>()?;
     Ok(match (args.format, &args.key_separator) {
@@ -234,7 +213,14 @@ fn line_format(args: &ProduceArgs) -> Result<LineFormat, CliError> {
 }
 
 fn config(args: &ProduceArgs) -> ProducerConfig {
-    ProducerConfig { acks: args.acks.into(), codec: args.compression.into(), ..ProducerConfig::default() }
+    ProducerConfig {
+        acks: args.acks.into(),
+        codec: args.compression.into(),
+        delivery_timeout: Duration::from_secs(args.timeout),
+        // A topic that is removed meanwhile is not made anew.
+        create_topics: false,
+        ..ProducerConfig::default()
+    }
 }
 
 impl From<AcksArg> for Acks {
@@ -262,12 +248,12 @@ impl From<CompressionArg> for Codec {
 /// Lines become records on this thread, which may wait for a person; connections go on behind it.
 struct Sending<'a> {
     runtime: &'a Runtime,
-    producer: Producer,
+    producer: Arc<Producer>,
+    watch: StallWatch,
     args: &'a ProduceArgs,
     lines: LineFormat,
     pace: Option<Pace>,
-    /// Nothing more is to be read.
-    stopped: Arc<AtomicBool>,
+    stop: Stop,
     waiting: VecDeque<Delivery>,
     tally: Tally,
 }
@@ -277,12 +263,18 @@ impl Sending<'_> {
         let in_flight_max = if source.typed { 1 } else { IN_FLIGHT_MAX };
         let (mut line, mut number) = (Vec::new(), 0);
         loop {
-            if self.stopped.load(Relaxed) {
+            line.clear();
+            let bytes = match self.stop.is_told() {
+                true => 0,
+                false => source
+                    .input
+                    .read_until(b'\n', &mut line)
+                    .map_err(CliError::io(format!("cannot read {}", source.name)))?,
+            };
+            // What was being written when it was told to stop is no line.
+            if self.stop.is_told() && !line.ends_with(b"\n") {
                 return Err(CliError::Interrupted { source_name: source.name, line: number });
             }
-            line.clear();
-            let read = source.input.read_until(b'\n', &mut line);
-            let bytes = read.map_err(CliError::io(format!("cannot read {}", source.name)))?;
             if bytes == 0 {
                 return Ok(());
             }
@@ -317,9 +309,10 @@ impl Sending<'_> {
 
     /// Waits until everything that was taken has its result.
     fn finish(self) -> Tally {
-        let Sending { runtime, producer, waiting, mut tally, .. } = self;
+        let Sending { runtime, producer, watch, waiting, mut tally, .. } = self;
         runtime.block_on(async {
-            producer.close().await;
+            producer.flush().await;
+            watch.end().await;
             for delivery in waiting {
                 tally.count(delivery.wait().await);
             }

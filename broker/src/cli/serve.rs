@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use tracing_subscriber::filter::LevelFilter;
 
-use super::error::CliError;
+use super::{connect::host_and_port, error::CliError};
 use crate::{
     config::{ServeConfig, ServeOptions},
     node,
@@ -56,17 +56,6 @@ pub(super) struct ServeArgs {
     /// The shape of log lines, which go to standard error; RUST_LOG filters them, and `cluster log-level` while it runs.
     #[arg(long, value_enum, default_value_t, env = "MILLSTREAM_LOG_FORMAT")]
     log_format: LogFormatArg,
-}
-
-/// An address as it is given, if it could be one.
-fn host_and_port(text: &str) -> Result<String, &'static str> {
-    let is_address =
-        text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-    if is_address {
-        Ok(text.to_string())
-    } else {
-        Err("an address is HOST:PORT, like 127.0.0.1:9092 or [::1]:9092")
-    }
 }
 
 /// Serves until the process is told to stop.

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::{
     connect::{Common, Output, runtime},
     error::CliError,
+    find,
     output::Out,
 };
 
@@ -25,17 +26,33 @@ pub(super) struct TopicArgs {
     common: Common,
 }
 
+/// Stands for the broker's default.
+const BROKERS_DEFAULT: i32 = -1;
+const KEYS: &str = "`millstream topic describe NAME --all` shows the keys of a topic";
+
+/// What is to be changed; at least one.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(super) struct Changes {
+    /// A key with its new value; may be given several times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// A key that goes back to what it is when nobody sets it; may be given several times.
+    #[arg(long, value_name = "KEY")]
+    unset: Vec<String>,
+}
+
 #[derive(Debug, Subcommand)]
 enum TopicCommand {
     /// Make a topic.
     Create {
         /// Its name.
         name: String,
-        /// Partitions [default: the broker's num.partitions].
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+        /// Partitions; -1 is the default too [default: the broker's num.partitions].
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = count::<i32>)]
         partitions: Option<i32>,
-        /// Replicas [default: the broker's default.replication.factor].
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(i16).range(1..))]
+        /// Replicas; -1 is the default too [default: the broker's default.replication.factor].
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = count::<i16>)]
         replication_factor: Option<i16>,
         /// A configuration key; may be given several times.
         #[arg(long = "config", value_name = "KEY=VALUE")]
@@ -62,12 +79,8 @@ enum TopicCommand {
     Alter {
         /// Its name.
         name: String,
-        /// A key with its new value; may be given several times.
-        #[arg(long, value_name = "KEY=VALUE", required_unless_present = "unset")]
-        set: Vec<String>,
-        /// A key that goes back to its default; may be given several times.
-        #[arg(long, value_name = "KEY")]
-        unset: Vec<String>,
+        #[command(flatten)]
+        changes: Changes,
         /// Only check whether it could be changed.
         #[arg(long)]
         validate_only: bool,
@@ -98,24 +111,35 @@ pub(super) fn run(args: TopicArgs) -> Result<(), CliError> {
             TopicCommand::Create { name, partitions, replication_factor, configs, validate_only } => {
                 let configs =
                     configs.iter().map(|pair| key_value("--config", pair)).collect::<Result<_, _>>()?;
-                let new = NewTopic { name, partitions, replication_factor, configs };
+                let new = NewTopic {
+                    name,
+                    partitions: partitions.filter(|n| *n != BROKERS_DEFAULT),
+                    replication_factor: replication_factor.filter(|n| i32::from(*n) != BROKERS_DEFAULT),
+                    configs,
+                };
                 create(&admin, &new, validate_only, output, &mut out).await?;
             }
             TopicCommand::List { internal } => list(&cluster, internal, output, &mut out).await?,
             TopicCommand::Describe { name, all } => describe(&admin, &name, all, output, &mut out).await?,
-            TopicCommand::Alter { name, set, unset, validate_only } => {
-                let changes = changes(&set, unset)?;
-                admin.alter_configs(&ConfigOf::Topic(name.clone()), &changes, validate_only).await?;
+            TopicCommand::Alter { name, changes, validate_only } => {
+                find::topic(&cluster, &name).await?;
+                let (of, changes) = (ConfigOf::Topic(name.clone()), changes.parse()?);
+                let altered = admin.alter_configs(&of, &changes, validate_only).await;
+                altered.map_err(|error| CliError::about_keys(error, KEYS))?;
                 done(&mut out, output, "altered", &name, validate_only)?;
             }
             TopicCommand::Delete { names } => {
                 for name in names {
-                    admin.delete_topic(&name).await?;
+                    if let Err(error) = admin.delete_topic(&name).await {
+                        return Err(find::missing_or(&cluster, &name, error).await);
+                    }
                     done(&mut out, output, "deleted", &name, false)?;
                 }
             }
             TopicCommand::Grow { name, partitions } => {
-                admin.grow_topic(&name, partitions).await?;
+                if let Err(error) = admin.grow_topic(&name, partitions).await {
+                    return Err(find::missing_or(&cluster, &name, error).await);
+                }
                 done(&mut out, output, "grown", &name, false)?;
             }
         }
@@ -138,7 +162,8 @@ async fn create(
     output: Output,
     out: &mut Out,
 ) -> Result<(), CliError> {
-    let partitions = admin.create_topic(new, validate_only).await?;
+    let created = admin.create_topic(new, validate_only).await;
+    let partitions = created.map_err(|error| CliError::about_keys(error, KEYS))?;
     match (output, partitions) {
         (Output::Json, _) => {
             let result = if validate_only { "could be created" } else { "created" };
@@ -207,7 +232,7 @@ async fn describe(
     output: Output,
     out: &mut Out,
 ) -> Result<(), CliError> {
-    let topic = admin.cluster().topic(name, false).await?;
+    let topic = find::topic(admin.cluster(), name).await?;
     let mut configs = admin.configs(&ConfigOf::Topic(name.to_string())).await?;
     configs.retain(|entry| all || entry.origin == ConfigOrigin::Topic);
     let bounds = bounds(admin, &topic).await;
@@ -290,11 +315,18 @@ fn key_value(flag: &'static str, pair: &str) -> Result<(String, String), CliErro
     split.filter(|(key, _)| !key.is_empty()).ok_or_else(refuse)
 }
 
-/// Keys that are set, and keys that go back to their defaults.
-pub(super) fn changes(set: &[String], unset: Vec<String>) -> Result<Vec<ConfigChange>, CliError> {
-    let set =
-        set.iter().map(|pair| key_value("--set", pair).map(|(key, value)| ConfigChange::Set(key, value)));
-    set.chain(unset.into_iter().map(|key| Ok(ConfigChange::Unset(key)))).collect()
+impl Changes {
+    pub(super) fn parse(self) -> Result<Vec<ConfigChange>, CliError> {
+        let set = self.set.iter().map(|pair| key_value("--set", pair));
+        let set = set.map(|pair| pair.map(|(key, value)| ConfigChange::Set(key, value)));
+        set.chain(self.unset.into_iter().map(|key| Ok(ConfigChange::Unset(key)))).collect()
+    }
+}
+
+/// A number of partitions or replicas, or -1, which is what Kafka's tools call the broker's default.
+fn count<N: TryFrom<i32>>(text: &str) -> Result<N, &'static str> {
+    let number = text.parse().ok().filter(|n| *n >= 1 || *n == BROKERS_DEFAULT);
+    number.and_then(|n| N::try_from(n).ok()).ok_or("a whole number from 1 on, or -1 for the broker's default")
 }
 
 #[cfg(test)]

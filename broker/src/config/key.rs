@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::near::nearest;
+
 /// The type of a key's value, as Kafka's DescribeConfigs names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigKind {
@@ -57,12 +59,14 @@ pub struct Key {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// No such key.
-    #[error("unknown configuration {key}; known are: {known}")]
+    #[error("unknown configuration {key}; {}", meant(near, known))]
     Unknown {
         /// The key that was given.
         key: String,
+        /// Keys that are called nearly so.
+        near: Vec<&'static str>,
         /// Every key there is.
-        known: String,
+        known: Vec<&'static str>,
     },
     /// The value is not in the key's range.
     #[error("invalid value {value} for configuration {key}: {allowed}")]
@@ -74,6 +78,14 @@ pub enum ConfigError {
         /// What would be allowed.
         allowed: String,
     },
+}
+
+/// The likely ones where there are any: among all of them nobody finds the one that was meant.
+fn meant(near: &[&str], known: &[&str]) -> String {
+    match near {
+        [] => format!("known are: {}", known.join(", ")),
+        near => format!("the nearest are {}", near.join(", ")),
+    }
 }
 
 impl Key {
@@ -131,9 +143,9 @@ pub(super) fn check(keys: &'static [Key], name: &str, value: &str) -> Result<&'s
 
 /// Finds the key.
 pub(super) fn find(keys: &'static [Key], name: &str) -> Result<&'static Key, ConfigError> {
-    keys.iter().find(|key| key.name == name).ok_or_else(|| ConfigError::Unknown {
-        key: name.to_string(),
-        known: keys.iter().map(|key| key.name).collect::<Vec<_>>().join(", "),
+    keys.iter().find(|key| key.name == name).ok_or_else(|| {
+        let known: Vec<&str> = keys.iter().map(|key| key.name).collect();
+        ConfigError::Unknown { key: name.to_string(), near: nearest(name, known.iter().copied()), known }
     })
 }
 
@@ -161,5 +173,28 @@ impl<'a> Values<'a> {
 
     pub(super) fn fraction(&self, name: &str) -> f64 {
         self.text(name).parse().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_told_with_those_that_were_probably_meant() {
+        let key = |name| Key {
+            name,
+            kind: ConfigKind::Int,
+            default: "1",
+            range: Range::Number(0, 9),
+            documentation: "",
+        };
+        let keys: &'static [Key] = vec![key("num.partitions"), key("disk.low.bytes")].leak();
+        let said = |name| find(keys, name).expect_err(name).to_string();
+        assert_eq!(
+            said("num.partition"),
+            "unknown configuration num.partition; the nearest are num.partitions"
+        );
+        assert_eq!(said("zzz"), "unknown configuration zzz; known are: num.partitions, disk.low.bytes");
     }
 }

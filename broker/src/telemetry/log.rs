@@ -81,6 +81,10 @@ fn parse(filter: &str) -> Result<EnvFilter, FilterError> {
         }
     }
     let words: Vec<&str> = filter.split(',').map(str::trim).collect();
+    // Without a level everything of the module would be logged.
+    if let Some(word) = words.iter().find(|word| word.ends_with('=')) {
+        return Err(refused(format!("'{word}' has no level behind its '='")));
+    }
     EnvFilter::try_new(words.join(",")).map_err(|error| refused(error.to_string()))
 }
 
@@ -123,7 +127,7 @@ mod tests {
         {
             assert!(parse(good).is_ok(), "{good}");
         }
-        for bad in ["", " ", "loud", "info,loud", "a=loud", "info,"] {
+        for bad in ["", " ", "loud", "info,loud", "a=loud", "info,", "nonsense=", "info,a="] {
             let refused = parse(bad).expect_err(bad);
             assert!(refused.to_string().contains("Allowed are"), "{refused}");
         }

@@ -156,13 +156,17 @@ impl Cluster {
                 .cloned()
                 .collect::<Vec<_>>(),
         );
-        let mut last = "no address was given".to_string();
+        let (mut last, mut answers_http) = ("no address was given".to_string(), None);
         for address in &addresses {
             match self.connection(address, Lane::Ask).await {
                 Ok(connection) => return Ok(connection),
                 Err(ClientError::Unreachable { reason, .. }) => last = reason,
+                Err(ClientError::NotKafka { address }) => answers_http = Some(address),
                 Err(error) => last = error.to_string(),
             }
+        }
+        if let Some(address) = answers_http {
+            return Err(ClientError::NotKafka { address });
         }
         Err(ClientError::Unreachable { addresses: addresses.join(", "), reason: last })
     }

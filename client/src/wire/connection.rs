@@ -49,11 +49,33 @@ struct Outgoing {
     tell: Option<oneshot::Sender<Bytes>>,
 }
 
+/// Why a connection ended.
+enum Ended {
+    /// In words.
+    Said(String),
+    /// What answers there speaks HTTP.
+    Http,
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Ended {
+        match error.get_ref().is_some_and(|inner| inner.is::<AnswersHttp>()) {
+            true => Ended::Http,
+            false => Ended::Said(error.to_string()),
+        }
+    }
+}
+
+/// What was read is the beginning of an answer in HTTP.
+#[derive(Debug, thiserror::Error)]
+#[error("this port answers HTTP, not the Kafka protocol")]
+struct AnswersHttp;
+
 #[derive(Default)]
 struct Waiting {
     queue: VecDeque<(i32, oneshot::Sender<Bytes>)>,
     /// Why the connection ended.
-    ended: Option<String>,
+    ended: Option<Ended>,
 }
 
 /// A connection to one broker whose versions are known.
@@ -185,7 +207,7 @@ impl Connection {
             Ok(Err(_)) => Err(self.disconnected()),
             Err(_) => {
                 // Answers come in order: behind one that does not come there is none.
-                end(&self.waiting, format!("{} was not answered", R::KEY.name()));
+                end(&self.waiting, Ended::Said(format!("{} was not answered", R::KEY.name())));
                 Err(ClientError::TimedOut { address: self.address.clone(), api: R::KEY.name(), after })
             }
         }
@@ -210,8 +232,12 @@ impl Connection {
     }
 
     fn disconnected(&self) -> ClientError {
-        let reason = self.waiting.lock().ended.clone().unwrap_or_else(|| "it was closed".to_string());
-        ClientError::Disconnected { address: self.address.clone(), reason }
+        let address = self.address.clone();
+        match &self.waiting.lock().ended {
+            Some(Ended::Http) => ClientError::NotKafka { address },
+            Some(Ended::Said(reason)) => ClientError::Disconnected { address, reason: reason.clone() },
+            None => ClientError::Disconnected { address, reason: "it was closed".to_string() },
+        }
     }
 }
 
@@ -231,11 +257,15 @@ impl<R: Request> Pending<R> {
 }
 
 fn unreachable(address: &str, error: &io::Error) -> ClientError {
-    ClientError::Unreachable { addresses: address.to_string(), reason: error.to_string() }
+    let reason = match error.kind() {
+        io::ErrorKind::ConnectionRefused => "nothing listens there".to_string(),
+        _ => error.to_string(),
+    };
+    ClientError::Unreachable { addresses: address.to_string(), reason }
 }
 
 /// Ends the connection: whoever waits hears of it as the senders are dropped. The first reason stays.
-fn end(waiting: &Mutex<Waiting>, reason: String) {
+fn end(waiting: &Mutex<Waiting>, reason: Ended) {
     let mut waiting = waiting.lock();
     waiting.ended.get_or_insert(reason);
     waiting.queue.clear();
@@ -256,7 +286,7 @@ async fn write_all(
             for piece in request.frame {
                 if gathered.len() + piece.len() > GATHER_BYTES_MAX {
                     if let Err(error) = flush(&mut socket, &mut gathered, &piece).await {
-                        return end(&waiting, error.to_string());
+                        return end(&waiting, error.into());
                     }
                 } else {
                     gathered.extend_from_slice(&piece);
@@ -265,7 +295,7 @@ async fn write_all(
             next = requests.try_recv().ok();
         }
         if let Err(error) = flush(&mut socket, &mut gathered, &[]).await {
-            return end(&waiting, error.to_string());
+            return end(&waiting, error.into());
         }
     }
 }
@@ -297,10 +327,10 @@ async fn read_all(mut socket: OwnedReadHalf, waiting: Arc<Mutex<Waiting>>, bytes
         match read_frame(&mut socket, &mut buffer, bytes_max).await {
             Ok(frame) => {
                 if let Err(reason) = hand_over(&waiting, frame) {
-                    return end(&waiting, reason);
+                    return end(&waiting, Ended::Said(reason));
                 }
             }
-            Err(error) => return end(&waiting, error.to_string()),
+            Err(error) => return end(&waiting, error.into()),
         }
     }
 }
@@ -330,7 +360,7 @@ async fn read_frame(
     let prefix = buffer.split_to(FRAME_LENGTH_BYTES);
     let prefix = prefix.first_chunk().copied().unwrap_or_default();
     if &prefix == b"HTTP" {
-        return Err(io::Error::other("this port answers HTTP, not the Kafka protocol"));
+        return Err(io::Error::other(AnswersHttp));
     }
     let length = frame_length(prefix, bytes_max).map_err(io::Error::other)?;
     fill(socket, buffer, length).await?;

@@ -16,7 +16,7 @@ use self::{
     view::History,
 };
 use super::{
-    connect::{Output, runtime},
+    connect::{Output, host_and_port, runtime},
     error::CliError,
     output::Out,
     screen::Screen,
@@ -30,7 +30,7 @@ const HISTORY_MAX: usize = 40;
 #[derive(Debug, Args)]
 pub(super) struct TopArgs {
     /// Where the broker answers HTTP.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9644", env = "MILLSTREAM_HTTP_ADDR")]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9644", env = "MILLSTREAM_HTTP_ADDR", value_parser = host_and_port)]
     http_addr: String,
     /// Seconds between two looks.
     #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
