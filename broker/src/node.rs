@@ -48,6 +48,9 @@ pub enum NodeError {
     /// The store cannot be opened.
     #[error("the store cannot be opened: {0}; look at it with `millstream doctor --data-dir DIR`")]
     Store(String),
+    /// The token of the HTTP port cannot be read.
+    #[error(transparent)]
+    Token(#[from] admin::TokenError),
     /// A group cannot be started.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -96,7 +99,7 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
     let (kafka_addr, http_addr) = (address(&kafka)?, address(&http)?);
     let advertised =
         config.advertised_kafka.clone().unwrap_or((advertised_host(&config, kafka_addr), kafka_addr.port()));
-    let admin = admin::AdminServer::start(http);
+    let admin = admin::AdminServer::start(http, &config.http_addr, &config.broker)?;
     let store = open_store(&config)?;
     let service = start_groups(&config, &store, advertised).await?;
     // From here on, and not only when it is waited for: whoever reads that the broker is ready may stop it at once.

@@ -1,15 +1,17 @@
 """Every path of the HTTP port is asked, and its answers are held against the description that the port itself gives."""
+import argparse
 import json
 import os
 import pathlib
 import re
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 
-from broker import binary
+from broker import Broker, binary
 from schema import check
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -45,6 +47,17 @@ REFUSED = [
 ]
 
 
+# What the reason names: the field, and what is allowed.
+SAID = [
+    (b"{", "not JSON, at line 1"),
+    ({"name": "x", "partitions": "many"}, "'partitions' is \"many\"; allowed is a whole number from 1 to 2147483647"),
+    ({"name": "x", "validate_only": 1}, "'validate_only' is 1; allowed is true or false"),
+    ({"name": "x", "config": {"retention.ms": []}}, "'config.retention.ms' is a list; allowed is text or a number or true or false"),
+    ({"partitions": 1}, "the body has no 'name'"),
+    ({"name": "x", "parts": 1}, "a field 'parts'"),
+]
+
+
 class Port:
     """The HTTP port of a broker and its description."""
 
@@ -57,10 +70,10 @@ class Port:
                            for path, item in self.description["paths"].items()
                            for method, operation in item.items() if method != "parameters"}
 
-    def ask(self, method, path, body=None, media="application/json"):
+    def ask(self, method, path, body=None, media="application/json", headers=None):
         """Status, media type and text of an answer."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        headers = {"content-type": media} if data is not None and media else {}
+        headers = ({"content-type": media} if data is not None and media else {}) | (headers or {})
         request = urllib.request.Request(f"http://{self.address}{path}", data=data, method=method, headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:
@@ -122,7 +135,59 @@ def refusals_have_a_reason(broker):
         assert (status, media) == (wanted, "application/json") and json.loads(text)["error"], f"{method} {path}: {status} {text}"
     status, _, text = port.ask("POST", "/v1/topics", b'{"name": "' + b"x" * (2 << 20) + b'"}')
     assert status == 413 and json.loads(text)["error"], f"a large body: {status} {text[:200]}"
-    return f"{len(REFUSED) + 7} refusals"
+    for body, said in SAID:
+        status, _, text = port.ask("POST", "/v1/topics", body)
+        error = json.loads(text)["error"]
+        assert status == 400 and said in error and not re.search(r"deserial|serde|i32|JSON body", error), f"{body}: {status} {error}"
+    assert "allowed are 1048576 bytes" in port.ask("POST", "/v1/topics", b" " * (2 << 20))[2]
+    assert json.loads(port.ask("PUT", "/v1/topics/a")[2])["error"].endswith("it takes GET, PATCH, DELETE")
+    status, media, text = port.ask("GET", "/v1/topics/%ff")
+    assert (status, media) == (400, "application/json"), f"a name that is not UTF-8: {status} {text}"
+    return f"{len(REFUSED) + len(SAID) + 10} refusals"
+
+
+def ways_of_writing(broker):
+    """Numbers and truth values may stand for themselves, and a slash at the end of a path means nothing."""
+    port = Port(broker)
+    made = port.call("create_topic", None, {"name": "typed", "partitions": 1, "config": {"retention.ms": 60000, "min.cleanable.dirty.ratio": 0.25}})
+    assert made[0] == 201 and made[1]["config"] == {"min.cleanable.dirty.ratio": "0.25", "retention.ms": "60000"}, made
+    status, value = port.call("change_cluster_config", None, {"set": {"auto.create.topics.enable": False}, "this_broker_only": True})
+    assert status == 200 and {"auto.create.topics.enable": "false"}.items() <= {c["name"]: c["value"] for c in value["config"]}.items(), value
+    port.call("change_cluster_config", None, {"unset": ["auto.create.topics.enable"], "this_broker_only": True})
+    for path in ("/v1/topics/", "/v1/topics/typed/", "/health/ready/", "/metrics/"):
+        assert port.ask("GET", path)[0] == 200, path
+    status, _, text = port.ask("PATCH", "/v1/topics/typed/", {"partitions": 2})
+    assert status == 200 and len(json.loads(text)["partitions"]) == 2, f"{status} {text}"
+
+
+def only_who_may_changes_something(_broker):
+    """Hosts and pages of others are refused; where other machines reach the port, a token is asked for."""
+    with tempfile.TemporaryDirectory() as folder, Broker(settings={"http.allowed.hosts": "proxy.example.org"}) as broker:
+        port = Port(broker)
+        of = lambda method, path, **headers: port.ask(method, path, headers=headers)[0]  # noqa: E731
+        assert of("GET", "/v1/topics", Host="evil.example") == 403 and of("GET", "/v1/topics", Host="proxy.example.org") == 200
+        assert of("GET", "/metrics", Host="evil.example") == 200 and of("GET", "/health/ready", Host="evil.example") == 200
+        assert of("DELETE", "/v1/topics/a", Origin="http://evil.example") == 403 and of("DELETE", "/v1/topics/a", Origin=f"http://{broker.http}") == 404
+        token = pathlib.Path(folder) / "token"
+        token.write_text("correct-horse\n")
+        wrong = pathlib.Path(folder) / "wrong"
+        wrong.write_text("battery-staple\n")
+        for settings, refused in (({}, 403), ({"http.admin.token.file": token}, 401)):
+            with Broker(settings=settings, http_addr="0.0.0.0:0") as exposed:
+                exposed.http = exposed.http.replace("0.0.0.0", "127.0.0.1")
+                ask = lambda method, path, **headers: Port.ask(argparse.Namespace(address=exposed.http), method, path, headers=headers)  # noqa: E731,B023
+                status, _, text = ask("DELETE", "/v1/topics/a")
+                assert status == refused and "token" in json.loads(text)["error"], f"{settings}: {status} {text}"
+                assert ask("GET", "/health/live")[0] == ask("GET", "/metrics")[0] == 200, settings
+                assert ask("GET", "/v1/topics")[0] == (401 if settings else 200), settings
+                level = lambda *words: subprocess.run([binary(), "cluster", "log-level", "--http-addr", exposed.http, *words],  # noqa: E731,B023
+                                                      capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
+                refusal = level("debug", "--http-token-file", str(wrong))
+                assert refusal.returncode == 1 and f"answers {refused}" in refusal.stderr, refusal
+                if settings:
+                    assert ask("DELETE", "/v1/topics/a", Authorization="Bearer correct-horse")[0] == 404
+                    assert level("info", "--http-token-file", str(token)).returncode == 0
+    return "host, origin and token"
 
 
 def metrics_are_as_documented(broker):

@@ -61,13 +61,13 @@ class StartFailed(Exception):
 class Broker:
     """One broker and its folder. `prefix` runs it under another program (strace); `settings` are --set key=value."""
 
-    def __init__(self, data_dir=None, prefix=(), settings=None, program=None, kafka_addr="127.0.0.1:0", log_path=None):
+    def __init__(self, data_dir=None, prefix=(), settings=None, program=None, kafka_addr="127.0.0.1:0", log_path=None, http_addr="127.0.0.1:0"):
         self._own_dir = data_dir is None
         self.data_dir = pathlib.Path(data_dir or tempfile.mkdtemp(prefix="millstream-test-"))
         self.log_path = pathlib.Path(log_path or self.data_dir.with_name(self.data_dir.name + ".log"))
         self.prefix, self.settings = list(prefix), dict(settings or {})
         self.program = program or binary()
-        self.kafka_addr, self.kafka, self.http, self.node = kafka_addr, None, None, None
+        self.kafka_addr, self.http_addr, self.kafka, self.http, self.node = kafka_addr, http_addr, None, None, None
         self.process, self.ready_seconds = None, None
 
     def start(self, seconds_max=READY_SECONDS_MAX):
@@ -87,7 +87,7 @@ class Broker:
     def _launch(self):
         assert self.process is None, "started already"
         command = self.prefix + [self.program, "serve", "--data-dir", str(self.data_dir),
-                                 "--kafka-addr", self.kafka or self.kafka_addr, "--http-addr", "127.0.0.1:0"]
+                                 "--kafka-addr", self.kafka or self.kafka_addr, "--http-addr", self.http_addr]
         for key, value in self.settings.items():
             command += ["--set", f"{key}={value}"]
         with open(self.log_path, "ab") as log:

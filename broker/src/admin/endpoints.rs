@@ -86,13 +86,40 @@ impl Endpoint {
 
     fn takes<T: JsonSchema>(mut self) -> Endpoint {
         self.takes = Some(shape::<T>());
-        self.answers(refused(415, "the body has no `content-type: application/json`"))
+        self
     }
 
     fn answers(mut self, answer: Answer) -> Endpoint {
         self.answers.push(answer);
         self.answers.sort_by_key(|answer| answer.status);
         self
+    }
+
+    /// Whether a request for this path is for it, or for another method of its path.
+    pub(super) fn is_at(&self, path: &str) -> bool {
+        let (own, asked): (Vec<_>, Vec<_>) =
+            (self.path.split('/').collect(), path.trim_end_matches('/').split('/').collect());
+        let pairs = own.iter().zip(&asked);
+        own.len() == asked.len() && pairs.into_iter().all(|(own, asked)| own == asked || own.starts_with('{'))
+    }
+
+    /// What every endpoint of its kind may answer beside its own.
+    pub(super) fn common_answers(&self) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        if self.path.starts_with("/v1/") {
+            answers.push(refused(401, "there is a token, and the request does not have it"));
+            answers.push(refused(403, "the request is for another host, or may change nothing"));
+            answers.push(refused(503, "the broker is starting"));
+        }
+        if self.path.contains('{') {
+            answers.push(refused(400, "the name is not UTF-8"));
+        }
+        if self.takes.is_some() {
+            answers.push(refused(400, "the body is not JSON, or not as it is described"));
+            answers.push(refused(413, "the body is larger than 1 MiB"));
+            answers.push(refused(415, "the body has no `content-type: application/json`"));
+        }
+        answers
     }
 }
 

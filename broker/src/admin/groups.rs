@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use axum::{Json, extract::Path, http::StatusCode};
+use axum::{Json, http::StatusCode};
 use millstream_protocol::{decode_data, messages::consumer_protocol::ConsumerProtocolAssignment};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Open, in_background,
-    problem::{Body, Problem},
+    problem::{Body, Name, Problem},
 };
 use crate::{
     clock,
@@ -172,7 +172,7 @@ pub(super) async fn list(Open(admin): Open) -> Json<GroupsJson> {
     Json(GroupsJson { groups: groups.collect() })
 }
 
-pub(super) async fn show(Open(admin): Open, Path(name): Path<String>) -> Result<Json<GroupJson>, Problem> {
+pub(super) async fn show(Open(admin): Open, Name(name): Name) -> Result<Json<GroupJson>, Problem> {
     in_background(move || group(&admin.sources.service, &name)).await?.map(Json)
 }
 
@@ -239,7 +239,7 @@ fn partition_json(lag: &PartitionLag) -> GroupPartitionJson {
 
 pub(super) async fn reset(
     Open(admin): Open,
-    Path(name): Path<String>,
+    Name(name): Name,
     Body(wanted): Body<ResetJson>,
 ) -> Result<Json<ResetDoneJson>, Problem> {
     let service = &admin.sources.service;
@@ -302,7 +302,7 @@ async fn position(service: &Service, partition: &PartitionView, to: PositionJson
     }
 }
 
-pub(super) async fn remove(Open(admin): Open, Path(name): Path<String>) -> Result<StatusCode, Problem> {
+pub(super) async fn remove(Open(admin): Open, Name(name): Name) -> Result<StatusCode, Problem> {
     let removed: Result<(), GroupError> = admin.sources.service.groups().delete(&name).await;
     removed.map(|()| StatusCode::NO_CONTENT).map_err(|error| Problem::of_group(&name, error))
 }

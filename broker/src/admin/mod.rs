@@ -3,6 +3,7 @@
 //! [`endpoints`] is the table of what there is; the routes, the description at `/v1/openapi.json` and `docs/http.md` are
 //! made of it. What cannot be answered has a status and one JSON object with the reason, see [`problem`].
 
+mod access;
 #[cfg(test)]
 mod document;
 mod door;
@@ -14,6 +15,7 @@ mod problem;
 mod process;
 mod readiness;
 mod settings;
+mod shape;
 mod topics;
 mod views;
 
@@ -21,8 +23,9 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, FromRequestParts, State},
+    extract::{DefaultBodyLimit, FromRequestParts, Request, State},
     http::{StatusCode, header, request::Parts},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
 };
 use millstream_store::{tables::Tables, wal::Wal};
@@ -35,9 +38,12 @@ use tokio::{
 
 use crate::{
     clock,
+    config::BrokerConfig,
     service::{RecordTimes, Service},
     telemetry::LogSwitch,
 };
+pub use access::TokenError;
+use access::{Access, Asked};
 use door::Door;
 use problem::Problem;
 use readiness::NotReady;
@@ -66,6 +72,7 @@ struct Admin {
 struct Port {
     started: std::time::Instant,
     phase: watch::Sender<Phase>,
+    access: Access,
 }
 
 #[derive(Clone)]
@@ -110,9 +117,16 @@ pub struct AdminServer {
 }
 
 impl AdminServer {
-    /// Answers on all listeners.
-    pub fn start(listeners: Vec<TcpListener>) -> AdminServer {
-        let port = Arc::new(Port { started: clock::monotonic(), phase: watch::Sender::new(Phase::Starting) });
+    /// Answers on all listeners, which `given` was asked for.
+    pub fn start(
+        listeners: Vec<TcpListener>,
+        given: &str,
+        config: &BrokerConfig,
+    ) -> Result<AdminServer, TokenError> {
+        let bound: Vec<_> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let access = Access::new(given, &bound, config)?;
+        let phase = watch::Sender::new(Phase::Starting);
+        let port = Arc::new(Port { started: clock::monotonic(), phase, access });
         let router = router(port.clone());
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let task = tokio::spawn(async move {
@@ -126,7 +140,7 @@ impl AdminServer {
             }
             while doors.join_next().await.is_some() {}
         });
-        AdminServer { port, task }
+        Ok(AdminServer { port, task })
     }
 
     /// From now on there is something to tell of: the broker is open.
@@ -152,12 +166,27 @@ impl AdminServer {
 
 fn router(port: Arc<Port>) -> Router {
     let routes = endpoints::all().into_iter();
-    let routes = routes.fold(Router::new(), |router, endpoint| router.route(endpoint.path, endpoint.route));
+    let routes = routes.fold(Router::new(), |router, endpoint| {
+        // A slash at the end is nothing that one should have to know of.
+        let with_slash = format!("{}/", endpoint.path);
+        router.route(endpoint.path, endpoint.route.clone()).route(&with_slash, endpoint.route)
+    });
     routes
         .fallback(problem::nowhere)
         .method_not_allowed_fallback(problem::wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(port.clone(), guard))
         .with_state(port)
+}
+
+/// Lets in who may come in.
+async fn guard(State(port): State<Arc<Port>>, request: Request, next: Next) -> Response {
+    let asked = Asked::of(request.method(), request.uri(), request.headers());
+    // May read the token's file.
+    match in_background(move || port.access.check(&asked)).await.flatten() {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
 }
 
 /// Work that may wait for the disk, or takes long: not on a thread that requests run on.
@@ -226,7 +255,9 @@ mod tests {
     async fn a_broker_that_starts_is_live_and_not_ready_and_says_so() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let server = AdminServer::start(vec![listener]);
+        let config = BrokerConfig::from_values(&Default::default());
+        let server =
+            AdminServer::start(vec![listener], "127.0.0.1:0", &config).expect("no token is asked for");
         let live = get(address, "/health/live").await;
         assert!(live.starts_with("HTTP/1.0 200") && live.ends_with("live\n"), "{live}");
         for path in ["/health/ready", "/v1/topics", "/metrics"] {

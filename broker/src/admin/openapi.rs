@@ -28,7 +28,12 @@ pub(super) fn description() -> Value {
         },
         "servers": [{ "url": "/" }],
         "paths": paths,
-        "components": { "schemas": generator.take_definitions(true) },
+        "components": {
+            "schemas": generator.take_definitions(true),
+            "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
+        },
+        // With the token or, where none is set, without.
+        "security": [{}, { "token": [] }],
     })
 }
 
@@ -43,8 +48,9 @@ fn path_item(path: &str) -> Value {
 
 fn operation(endpoint: &Endpoint, generator: &mut SchemaGenerator) -> Value {
     let mut responses: Map<String, Value> = Map::new();
-    for answer in &endpoint.answers {
-        responses.insert(answer.status.to_string(), response(answer, generator));
+    for answer in endpoint.answers.iter().chain(&endpoint.common_answers()) {
+        // What an endpoint says itself of a status says more.
+        responses.entry(answer.status.to_string()).or_insert_with(|| response(answer, generator));
     }
     let mut operation = json!({
         "operationId": endpoint.id,

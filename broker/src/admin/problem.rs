@@ -1,14 +1,19 @@
 //! Why a request was refused: a status, and one JSON object that says why in words.
 
+use std::borrow::Cow;
+
 use axum::{
     Json,
-    extract::{FromRequest, Request, rejection::JsonRejection},
-    http::StatusCode,
+    extract::{FromRequest, FromRequestParts, Path, Request},
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use schemars::JsonSchema;
-use serde::{Serialize, de::DeserializeOwned};
+use bytes::Bytes;
+use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, json_schema};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
+use super::{BODY_BYTES_MAX, endpoints, shape};
 use crate::service::{BrokerConfigError, FetchError, GroupError, TopicError};
 
 /// Why a request has no answer.
@@ -92,35 +97,111 @@ impl From<FetchError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        (self.status, Json(ProblemJson { error: self.error })).into_response()
+        let mut response = (self.status, Json(ProblemJson { error: self.error })).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
     }
 }
 
 /// A JSON body.
 pub(super) struct Body<T>(pub(super) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+impl<T: DeserializeOwned + JsonSchema, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Body<T>, Problem> {
-        match Json::<T>::from_request(request, state).await {
-            Ok(Json(value)) => Ok(Body(value)),
-            Err(rejection) => Err(refused_body(&rejection)),
+        check_media(request.headers())?;
+        let bytes =
+            Bytes::from_request(request, state).await.map_err(|rejection| unread(rejection.status()))?;
+        parse(&bytes).map(Body)
+    }
+}
+
+fn check_media(headers: &HeaderMap) -> Result<(), Problem> {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media = given.split(';').next().unwrap_or_default().trim();
+    if media.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    let said = if given.is_empty() { "is not said".to_string() } else { format!("is '{given}'") };
+    Err(Problem::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        format_args!("the body's media type {said}; send it with the header content-type: application/json"),
+    ))
+}
+
+fn unread(status: StatusCode) -> Problem {
+    match status {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            Problem::new(status, format_args!("the body is too large; allowed are {BODY_BYTES_MAX} bytes"))
+        }
+        _ => Problem::new(StatusCode::BAD_REQUEST, "the body ended before it was whole; send it again"),
+    }
+}
+
+fn parse<T: DeserializeOwned + JsonSchema>(bytes: &[u8]) -> Result<T, Problem> {
+    let refused = |error: String| {
+        let error = format!("{error}; GET /v1/openapi.json describes what is taken");
+        Problem { status: StatusCode::BAD_REQUEST, error }
+    };
+    let value: Value = serde_json::from_slice(bytes)
+        .map_err(|e| refused(format!("the body is not JSON, at line {} column {}", e.line(), e.column())))?;
+    let mut generator = SchemaSettings::draft2020_12().into_generator();
+    let schema = Value::from(generator.subschema_for::<T>());
+    if let Some(misfit) = shape::misfit(&value, &schema, &generator.take_definitions(true)) {
+        return Err(refused(misfit));
+    }
+    serde_json::from_value(value).map_err(|_| refused("the body is not as it is described".to_string()))
+}
+
+/// The name in a path.
+pub(super) struct Name(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Name, Problem> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(name)) => Ok(Name(name)),
+            Err(_) => Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                "the name in the path is not UTF-8; signs other than letters and digits are written as %XX",
+            )),
         }
     }
 }
 
-fn refused_body(rejection: &JsonRejection) -> Problem {
-    let status = match rejection.status() {
-        // What is JSON but not of the right shape is as wrong as what is no JSON.
-        StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
-        other => other,
-    };
-    let hint = match status {
-        StatusCode::UNSUPPORTED_MEDIA_TYPE => "; send it with the header content-type: application/json",
-        _ => "; GET /v1/openapi.json describes what is taken",
-    };
-    Problem::new(status, format!("{}{hint}", rejection.body_text().trim_end_matches('.')))
+/// The value of a configuration key: text, a number, or true or false.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Value")]
+pub(super) struct ConfigText(pub(super) String);
+
+impl TryFrom<Value> for ConfigText {
+    type Error = &'static str;
+
+    fn try_from(value: Value) -> Result<ConfigText, &'static str> {
+        match value {
+            Value::String(text) => Ok(ConfigText(text)),
+            Value::Number(number) => Ok(ConfigText(number.to_string())),
+            Value::Bool(flag) => Ok(ConfigText(flag.to_string())),
+            _ => Err("a value is text, a number, or true or false"),
+        }
+    }
+}
+
+impl JsonSchema for ConfigText {
+    fn schema_name() -> Cow<'static, str> {
+        "ConfigValue".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "The value of a configuration key: text, a number, or true or false.",
+            "type": ["string", "number", "boolean"],
+        })
+    }
 }
 
 /// No such path.
@@ -133,7 +214,10 @@ pub(super) async fn nowhere(request: Request) -> Problem {
 /// The path is there, but not for this method.
 pub(super) async fn wrong_method(request: Request) -> Problem {
     let (method, path) = (request.method(), request.uri().path());
-    let error = format!("{path} does not take {method}; GET /v1/openapi.json describes what it takes");
+    let all = endpoints::all();
+    let takes: Vec<&str> =
+        all.iter().filter(|endpoint| endpoint.is_at(path)).map(|endpoint| endpoint.method).collect();
+    let error = format!("{path} does not take {method}; it takes {}", takes.join(", "));
     Problem { status: StatusCode::METHOD_NOT_ALLOWED, error }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Admin, Open,
-    problem::{Body, Problem},
+    problem::{Body, ConfigText, Problem},
     views::{self, ConfigsJson},
 };
 use crate::service::BrokerScope;
@@ -20,7 +20,7 @@ use crate::service::BrokerScope;
 pub(super) struct ConfigChangeJson {
     /// Keys with their new values.
     #[serde(default)]
-    set: BTreeMap<String, String>,
+    set: BTreeMap<String, ConfigText>,
     /// Keys that go back to what was given at start.
     #[serde(default)]
     unset: Vec<String>,
@@ -57,7 +57,7 @@ pub(super) async fn change_configs(
     Open(admin): Open,
     Body(change): Body<ConfigChangeJson>,
 ) -> Result<Json<ConfigsJson>, Problem> {
-    let set = change.set.into_iter().map(|(key, value)| (key, Some(value)));
+    let set = change.set.into_iter().map(|(key, value)| (key, Some(value.0)));
     let changes = set.chain(change.unset.into_iter().map(|key| (key, None))).collect();
     let scope = if change.this_broker_only { BrokerScope::This } else { BrokerScope::All };
     admin.sources.service.alter_broker_config(scope, changes, false).await?;

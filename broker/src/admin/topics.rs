@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use axum::{
     Json,
-    extract::Path,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -13,7 +12,7 @@ use serde::Deserialize;
 
 use super::{
     Admin, Open, in_background,
-    problem::{Body, Problem},
+    problem::{Body, ConfigText, Name, Problem},
     views::{self, TopicJson, TopicsJson},
 };
 use crate::service::NewTopic;
@@ -27,13 +26,15 @@ pub(super) struct NewTopicJson {
     name: String,
     /// How many partitions; `num.partitions` of the broker when it is left out.
     #[serde(default)]
+    #[schemars(range(min = 1))]
     partitions: Option<i32>,
     /// How many replicas; the broker's default when it is left out.
     #[serde(default)]
+    #[schemars(range(min = 1))]
     replication_factor: Option<i16>,
     /// Keys that are set on it.
     #[serde(default)]
-    config: BTreeMap<String, String>,
+    config: BTreeMap<String, ConfigText>,
     /// Only check whether it could be made.
     #[serde(default)]
     validate_only: bool,
@@ -46,10 +47,11 @@ pub(super) struct NewTopicJson {
 pub(super) struct TopicChangeJson {
     /// How many partitions it is to have; more than now.
     #[serde(default)]
+    #[schemars(range(min = 1))]
     partitions: Option<i32>,
     /// Keys with their new values.
     #[serde(default)]
-    set: BTreeMap<String, String>,
+    set: BTreeMap<String, ConfigText>,
     /// Keys that go back to their defaults.
     #[serde(default)]
     unset: Vec<String>,
@@ -63,7 +65,7 @@ pub(super) async fn list(Open(admin): Open) -> Result<Json<TopicsJson>, Problem>
     in_background(move || views::topics(&admin.sources.service)).await.map(Json)
 }
 
-pub(super) async fn show(Open(admin): Open, Path(name): Path<String>) -> Result<Json<TopicJson>, Problem> {
+pub(super) async fn show(Open(admin): Open, Name(name): Name) -> Result<Json<TopicJson>, Problem> {
     topic(&admin, &name).map(Json)
 }
 
@@ -75,9 +77,10 @@ pub(super) async fn create(Open(admin): Open, Body(wanted): Body<NewTopicJson>) 
     let name = wanted.name.clone();
     let new = NewTopic {
         name: wanted.name,
-        partitions: some_or_default(wanted.partitions, "partitions")?,
-        replication_factor: some_or_default(wanted.replication_factor, "replication_factor")?,
-        configs: wanted.config.into_iter().map(|(key, value)| (key, Some(value))).collect(),
+        // -1 is how Kafka asks for the default; here that is done by saying nothing.
+        partitions: wanted.partitions.unwrap_or(-1),
+        replication_factor: wanted.replication_factor.unwrap_or(-1),
+        configs: wanted.config.into_iter().map(|(key, value)| (key, Some(value.0))).collect(),
         ..NewTopic::default()
     };
     let made = admin.sources.service.create_topic(new, wanted.validate_only).await;
@@ -88,24 +91,9 @@ pub(super) async fn create(Open(admin): Open, Body(wanted): Body<NewTopicJson>) 
     Ok((StatusCode::CREATED, Json(topic(&admin, &name)?)).into_response())
 }
 
-/// -1 is how Kafka asks for the default; here that is done by saying nothing.
-fn some_or_default<N: From<i8> + PartialOrd + std::fmt::Display>(
-    given: Option<N>,
-    field: &str,
-) -> Result<N, Problem> {
-    match given {
-        None => Ok(N::from(-1)),
-        Some(n) if n >= N::from(1) => Ok(n),
-        Some(n) => {
-            let error = format!("{field} is {n}; allowed is 1 or more, or leave it out for the default");
-            Err(Problem { status: StatusCode::BAD_REQUEST, error })
-        }
-    }
-}
-
 pub(super) async fn change(
     Open(admin): Open,
-    Path(name): Path<String>,
+    Name(name): Name,
     Body(change): Body<TopicChangeJson>,
 ) -> Result<Response, Problem> {
     let service = &admin.sources.service;
@@ -113,7 +101,7 @@ pub(super) async fn change(
     let keys: Vec<(String, Option<String>)> = change
         .set
         .into_iter()
-        .map(|(key, value)| (key, Some(value)))
+        .map(|(key, value)| (key, Some(value.0)))
         .chain(change.unset.into_iter().map(|key| (key, None)))
         .collect();
     service.alter_topic_config(&name, keys.clone(), true).await.map_err(refused)?;
@@ -129,25 +117,7 @@ pub(super) async fn change(
     Ok(Json(topic(&admin, &name)?).into_response())
 }
 
-pub(super) async fn remove(Open(admin): Open, Path(name): Path<String>) -> Result<StatusCode, Problem> {
+pub(super) async fn remove(Open(admin): Open, Name(name): Name) -> Result<StatusCode, Problem> {
     let removed = admin.sources.service.delete_topic(&name).await;
     removed.map(|()| StatusCode::NO_CONTENT).map_err(|error| Problem::of_topic(&name, &error))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_left_out_is_the_default_and_what_is_given_is_at_least_one() {
-        assert_eq!(some_or_default::<i32>(None, "partitions"), Ok(-1));
-        assert_eq!(some_or_default(Some(3), "partitions"), Ok(3));
-        for wrong in [0, -1] {
-            let refused = some_or_default(Some(wrong), "partitions").expect_err("not allowed");
-            assert!(
-                refused.error.contains("partitions") && refused.error.contains("1 or more"),
-                "{refused:?}"
-            );
-        }
-    }
 }

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::{
     cluster_status::status,
-    connect::{Common, Output, host_and_port, runtime},
+    connect::{Common, Output, runtime},
     error::{CliError, Missing},
-    http,
+    http::HttpPort,
     output::Out,
     topic::{Changes, show_configs},
 };
@@ -54,15 +54,8 @@ enum ClusterCommand {
     LogLevel {
         /// As in RUST_LOG, like `debug` or `info,millstream::kafka=trace`; `default` is what was in force at start.
         filter: Option<String>,
-        /// Where the broker answers HTTP.
-        #[arg(
-            long,
-            value_name = "HOST:PORT",
-            default_value = "127.0.0.1:9644",
-            env = "MILLSTREAM_HTTP_ADDR",
-            value_parser = host_and_port
-        )]
-        http_addr: String,
+        #[command(flatten)]
+        port: HttpPort,
     },
 }
 
@@ -82,8 +75,8 @@ pub(super) fn run(args: ClusterArgs) -> Result<(), CliError> {
                 let of = broker.map_or(ConfigOf::AllBrokers, ConfigOf::Broker);
                 alter(&admin, &of, &changes.parse()?, output, &mut out).await?;
             }
-            ClusterCommand::LogLevel { filter, http_addr } => {
-                log_level(filter, &http_addr, output, &mut out).await?;
+            ClusterCommand::LogLevel { filter, port } => {
+                log_level(filter, &port, output, &mut out).await?;
             }
         }
         out.flush()
@@ -173,7 +166,7 @@ async fn alter(
 
 async fn log_level(
     filter: Option<String>,
-    http_addr: &str,
+    port: &HttpPort,
     output: Output,
     out: &mut Out,
 ) -> Result<(), CliError> {
@@ -182,7 +175,7 @@ async fn log_level(
         filter => json!({ "filter": filter }).to_string(),
     });
     let method = if body.is_some() { "PUT" } else { "GET" };
-    let answer = http::ask(http_addr, method, "/v1/log", body.as_deref()).await?;
+    let answer = port.ask(method, "/v1/log", body.as_deref()).await?;
     let told: Value = serde_json::from_str(&answer.body).unwrap_or_default();
     match (answer.status, told["filter"].as_str(), output) {
         (200, Some(filter), Output::Table) => out.line(&format!("the broker logs {filter}")),

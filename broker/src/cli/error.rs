@@ -221,7 +221,7 @@ impl CliError {
     /// 1: failed at run time. 2: wrong usage or configuration.
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            CliError::Config(_) | CliError::Flag { .. } => 2,
+            CliError::Config(_) | CliError::Flag { .. } | CliError::Node(NodeError::Token(_)) => 2,
             _ => 1,
         }
     }

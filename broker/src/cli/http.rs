@@ -1,18 +1,65 @@
 //! The broker's HTTP port, asked in the plainest way.
 
-use std::{io, time::Duration};
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::PathBuf,
+    time::Duration,
+};
 
+use clap::Args;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-use super::error::CliError;
+use super::{connect::host_and_port, error::CliError};
 
 /// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest answer that is read.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
+
+/// Largest file of a token.
+const TOKEN_BYTES_MAX: u64 = 4096;
+
+/// A broker's HTTP port, and what it asks for.
+#[derive(Clone, Debug, Args)]
+pub(super) struct HttpPort {
+    /// Where the broker answers HTTP.
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:9644",
+        env = "MILLSTREAM_HTTP_ADDR",
+        value_parser = host_and_port
+    )]
+    pub(super) http_addr: String,
+    /// A file with the token, where the broker has http.admin.token.file.
+    #[arg(long, value_name = "FILE", env = "MILLSTREAM_HTTP_TOKEN_FILE")]
+    http_token_file: Option<PathBuf>,
+}
+
+impl HttpPort {
+    fn token(&self) -> Result<Option<String>, CliError> {
+        let Some(path) = &self.http_token_file else { return Ok(None) };
+        let what = format!("cannot read the token file {}", path.display());
+        let mut token = String::new();
+        let read = File::open(path).and_then(|file| file.take(TOKEN_BYTES_MAX).read_to_string(&mut token));
+        read.map_err(CliError::io(what.clone()))?;
+        // It becomes a line of the request.
+        let token = token.trim();
+        match token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            true => Ok(Some(token.to_string())),
+            false => Err(CliError::io(what)(io::Error::other("a token is one line of visible characters"))),
+        }
+    }
+
+    /// Asks for `path` with the token; a body is JSON.
+    pub(super) async fn ask(&self, method: &str, path: &str, body: Option<&str>) -> Result<Answer, CliError> {
+        ask_with(&self.http_addr, method, path, body, self.token()?.as_deref()).await
+    }
+}
 
 /// A status and what came with it.
 pub(super) struct Answer {
@@ -20,28 +67,40 @@ pub(super) struct Answer {
     pub(super) body: String,
 }
 
-/// Asks `address` for `path`; a body is JSON.
-pub(super) async fn ask(
+/// Asks `address` for `path`, which is open to everybody.
+pub(super) async fn get(address: &str, path: &str) -> Result<Answer, CliError> {
+    ask_with(address, "GET", path, None, None).await
+}
+
+async fn ask_with(
     address: &str,
     method: &str,
     path: &str,
     body: Option<&str>,
+    token: Option<&str>,
 ) -> Result<Answer, CliError> {
     let failed = |source| CliError::Http { url: format!("http://{address}{path}"), source };
-    match tokio::time::timeout(TIMEOUT, exchange(address, method, path, body)).await {
+    match tokio::time::timeout(TIMEOUT, exchange(address, method, path, body, token)).await {
         Ok(answer) => answer.map_err(failed),
         Err(_) => Err(failed(io::ErrorKind::TimedOut.into())),
     }
 }
 
-async fn exchange(address: &str, method: &str, path: &str, body: Option<&str>) -> io::Result<Answer> {
+async fn exchange(
+    address: &str,
+    method: &str,
+    path: &str,
+    body: Option<&str>,
+    token: Option<&str>,
+) -> io::Result<Answer> {
     let mut socket = TcpStream::connect(address).await?;
     let body = body.unwrap_or_default();
     let about = match body {
         "" => String::new(),
         body => format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()),
     };
-    let request = format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\n{about}\r\n{body}");
+    let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+    let request = format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\n{token}{about}\r\n{body}");
     socket.write_all(request.as_bytes()).await?;
     let mut text = String::new();
     socket.take(ANSWER_BYTES_MAX).read_to_string(&mut text).await?;

@@ -1,6 +1,6 @@
 //! What the broker can be configured with: `--set key=value`, or lines of the configuration file.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use millstream_model::limits;
 use millstream_state::group::GroupConfig;
@@ -85,6 +85,20 @@ pub const BROKER_KEYS: &[Key] = &[
         default: "6000",
         range: Range::Number(1, i32::MAX as i64),
         documentation: "Shortest session timeout that a group member may ask for.",
+    },
+    Key {
+        name: "http.admin.token.file",
+        kind: ConfigKind::String,
+        default: "",
+        range: Range::Any,
+        documentation: "A file with a token in one line, which every request to /v1 must then have (Authorization: Bearer TOKEN). It is read anew each time. Without it /v1 changes nothing when the HTTP port is bound to an address that is not a loopback one.",
+    },
+    Key {
+        name: "http.allowed.hosts",
+        kind: ConfigKind::List,
+        default: "",
+        range: Range::Any,
+        documentation: "Names under which /v1 may be asked for, separated by commas, beside localhost, the address that it is bound to and the name in --http-addr. Others are refused, so that a web page cannot ask by a name of its own.",
     },
     Key {
         name: "leader.replication.throttled.rate",
@@ -214,6 +228,10 @@ pub struct BrokerConfig {
     pub disk_low_bytes: u64,
     /// Bounds of consumer groups.
     pub groups: GroupConfig,
+    /// File of the token that the HTTP API asks for.
+    pub http_token_file: Option<PathBuf>,
+    /// Names under which the HTTP API may be asked for.
+    pub http_allowed_hosts: Vec<String>,
     /// Log memory that somebody holds, from which memory is flushed.
     pub log_memory_bytes: usize,
     /// Memtable size that starts a flush.
@@ -289,6 +307,10 @@ impl BrokerConfig {
                 members_max: values.number("group.max.size") as usize,
                 ..GroupConfig::default()
             },
+            http_token_file: Some(values.text("http.admin.token.file"))
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
+            http_allowed_hosts: key::list(values.text("http.allowed.hosts")).map(str::to_string).collect(),
             log_memory_bytes: (shares.log as usize).max(2 * set_or("memtable.bytes", shares.memtable)),
             memtable_bytes: set_or("memtable.bytes", shares.memtable),
             num_partitions: values.number("num.partitions") as u32,

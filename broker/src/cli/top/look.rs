@@ -13,7 +13,7 @@ pub(super) struct Look {
 
 /// Reads the page.
 pub(super) async fn look(address: &str) -> Result<Look, CliError> {
-    let answer = http::ask(address, "GET", "/metrics", None).await?;
+    let answer = http::get(address, "/metrics").await?;
     match answer.status {
         200 => Ok(Look { at: clock::monotonic(), samples: parse(&answer.body) }),
         status => Err(CliError::Answer { status, said: answer.body.trim().to_string() }),
