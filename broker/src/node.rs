@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs, io,
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -42,12 +42,33 @@ pub enum NodeError {
         /// Why it failed.
         source: io::Error,
     },
+    /// A port cannot be opened.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// What was asked for.
+        address: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The data directory cannot be made or written.
+    #[error("the data directory {} cannot be used: {}", dir.display(), in_the_way(dir, source))]
+    DataDir {
+        /// The directory.
+        dir: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// Another broker uses the directory.
     #[error("the data directory {0} is in use by another broker")]
     InUse(String),
     /// The store cannot be opened.
-    #[error("the store cannot be opened: {0}; look at it with `millstream doctor --data-dir DIR`")]
-    Store(String),
+    #[error("the store in {dir} cannot be opened: {reason}; look at it with `millstream doctor --data-dir {dir}`", dir = dir.display())]
+    Store {
+        /// The data directory.
+        dir: PathBuf,
+        /// Why, with the file.
+        reason: String,
+    },
     /// The token of the HTTP port cannot be read.
     #[error(transparent)]
     Token(#[from] admin::TokenError),
@@ -57,6 +78,15 @@ pub enum NodeError {
     /// The cluster's first entries could not be written.
     #[error("the metadata group does not answer: {0}")]
     Metadata(#[from] TopicError),
+}
+
+/// Why a directory cannot be used. The system's own words for a file in its place do not say it.
+fn in_the_way(dir: &Path, source: &io::Error) -> String {
+    match dir.ancestors().find(|part| part.is_file()) {
+        Some(file) => format!("{} is a file, not a directory", file.display()),
+        None if dir.exists() => source.to_string(),
+        None => format!("it cannot be made: {source}"),
+    }
 }
 
 fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> NodeError {
@@ -92,10 +122,10 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
     // Bound first, so that a taken port is told before anything is written.
     let kafka = net::bind(&config.kafka_addr)
         .await
-        .map_err(io_error(format!("cannot listen on {}", config.kafka_addr)))?;
+        .map_err(|source| NodeError::Listen { address: config.kafka_addr.clone(), source })?;
     let http = net::bind(&config.http_addr)
         .await
-        .map_err(io_error(format!("cannot listen on {}", config.http_addr)))?;
+        .map_err(|source| NodeError::Listen { address: config.http_addr.clone(), source })?;
     let (kafka_addr, http_addr) = (address(&kafka)?, address(&http)?);
     let advertised =
         config.advertised_kafka.clone().unwrap_or((advertised_host(&config, kafka_addr), kafka_addr.port()));
@@ -106,7 +136,7 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
     let mut endings = Endings::new();
     let keeper = store.keep(&config, service.clone()).map_err(io_error("cannot start the housekeeper"))?;
     let groups = GroupKeeper::start(service.clone());
-    let doors = net::Server::start(kafka, kafka::Dispatcher::new(service.clone()), &config.broker);
+    let doors = net::Server::start(kafka, kafka::Dispatcher::new(service.clone()), &config.broker, http_addr);
     let pages = admin::Sources {
         service: service.clone(),
         wal: store.wal.clone(),
@@ -155,9 +185,7 @@ fn advertised_host(config: &ServeConfig, bound: SocketAddr) -> String {
 
 fn open_store(config: &ServeConfig) -> Result<Store, NodeError> {
     let dir = &config.data_dir;
-    let disk = Arc::new(
-        OsDisk::new(dir).map_err(io_error(format!("cannot use the data directory {}", dir.display())))?,
-    );
+    let disk = Arc::new(OsDisk::new(dir).map_err(unusable(dir))?);
     let lock = lock(dir)?;
     let (bell, pacer) = (Arc::new(Bell::default()), Arc::new(Pacer::default()));
     let (full, merges) = (bell.clone(), pacer.clone());
@@ -170,8 +198,7 @@ fn open_store(config: &ServeConfig) -> Result<Store, NodeError> {
         ..TablesConfig::default()
     };
     let as_disk: Arc<dyn Disk> = disk.clone();
-    let (tables, manifest) =
-        Tables::open(as_disk.clone(), tables_config).map_err(|e| NodeError::Store(e.to_string()))?;
+    let (tables, manifest) = Tables::open(as_disk.clone(), tables_config).map_err(|e| unopened(dir, e))?;
     let closing = Arc::new(AtomicBool::new(false));
     let is_closing = closing.clone();
     let wal_config = WalConfig {
@@ -191,18 +218,27 @@ fn open_store(config: &ServeConfig) -> Result<Store, NodeError> {
         ..WalConfig::default()
     };
     let flushed = manifest.flushed.iter().map(|(group, id)| (*group, id.index)).collect();
-    let (wal, report) = Wal::open(as_disk, wal_config, &RecoveryBase { flushed })
-        .map_err(|e| NodeError::Store(e.to_string()))?;
+    let (wal, report) =
+        Wal::open(as_disk, wal_config, &RecoveryBase { flushed }).map_err(|e| unopened(dir, e))?;
     tracing::info!(files = report.files, frames = report.frames, torn = report.torn, "the log is open");
     Ok(Store { disk, wal: Arc::new(wal), tables: Arc::new(tables), closing, bell, pacer, _lock: lock })
 }
 
+fn unusable(dir: &Path) -> impl FnOnce(io::Error) -> NodeError {
+    let dir = dir.to_path_buf();
+    move |source| NodeError::DataDir { dir, source }
+}
+
+fn unopened(dir: &Path, reason: impl std::fmt::Display) -> NodeError {
+    NodeError::Store { dir: dir.to_path_buf(), reason: reason.to_string() }
+}
+
 fn lock(dir: &Path) -> Result<fs::File, NodeError> {
-    let file = fs::File::create(dir.join("LOCK")).map_err(io_error("cannot make the lock file"))?;
+    let file = fs::File::create(dir.join("LOCK")).map_err(unusable(dir))?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(NodeError::InUse(dir.display().to_string())),
-        Err(e) => Err(io_error("cannot lock the data directory")(e.into())),
+        Err(e) => Err(unusable(dir)(e.into())),
     }
 }
 

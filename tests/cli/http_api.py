@@ -160,6 +160,16 @@ def ways_of_writing(broker):
     assert status == 200 and len(json.loads(text)["partitions"]) == 2, f"{status} {text}"
 
 
+def http_on_the_kafka_port(broker):
+    """Who asks there is told where to ask, and the log says what came; a flood of them does not fill it."""
+    for _ in range(100):
+        status, _, text = Port.ask(argparse.Namespace(address=broker.kafka), "GET", "/metrics")
+        assert status == 400 and broker.http in text, f"{status} {text}"
+    told = [line for line in broker.log_path.read_text().splitlines() if "this is an HTTP request" in line]
+    assert 0 < len(told) <= 41, f"{len(told)} lines"
+    return f"{len(told)} lines for 100 requests"
+
+
 def only_who_may_changes_something(_broker):
     """Hosts and pages of others are refused; where other machines reach the port, a token is asked for."""
     with tempfile.TemporaryDirectory() as folder, Broker(settings={"http.allowed.hosts": "proxy.example.org"}) as broker:

@@ -248,9 +248,16 @@ impl CliError {
 /// What one can do about a broker that does not start.
 fn after_start(error: &NodeError) -> &'static str {
     match error {
-        NodeError::Io { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
-            "; stop what has the port, or choose another one with --kafka-addr or --http-addr (port 0 takes any free one)"
-        }
+        NodeError::Listen { source, .. } => match source.kind() {
+            io::ErrorKind::AddrInUse => {
+                "; stop what has the port, or choose another one with --kafka-addr or --http-addr (port 0 takes any free one)"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "; choose a port from 1024 on with --kafka-addr or --http-addr"
+            }
+            _ => "; choose an address of this machine with --kafka-addr or --http-addr, like 127.0.0.1:9092",
+        },
+        NodeError::DataDir { .. } => "; name a directory that this user can make and write with --data-dir",
         NodeError::InUse(_) => "; stop that one, or choose another directory with --data-dir",
         _ => "",
     }

@@ -1,11 +1,18 @@
 //! What `millstream serve` runs with: flags over environment over the configuration file over defaults.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use super::{
     BrokerConfig, ConfigError, TopicConfig, memory,
     topic_keys::{in_topic_units, topic_key_of},
 };
+
+/// Keys of the file that are flags, too.
+const FLAGS: &[&str] = &["advertised-kafka", "data-dir", "http-addr", "kafka-addr", "node-id", "rack"];
 
 /// What the operator gave, before any default. Sources later in this list lose: `--set`, flags and
 /// environment, the file.
@@ -43,12 +50,24 @@ pub enum ServeConfigError {
         source: std::io::Error,
     },
     /// The file is not TOML.
-    #[error("the configuration file {path} is not TOML: {reason}")]
+    #[error("the configuration file {path} is not TOML, at line {line} column {column}: {reason}")]
     Syntax {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// Where: the first line is 1.
+        line: usize,
+        /// Where in it: the first sign is 1.
+        column: usize,
+        /// Why.
         reason: String,
+    },
+    /// A key or value in the file is refused.
+    #[error("the configuration file {path}: {source}")]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<ServeConfigError>,
     },
     /// Not `key=value`.
     #[error("--set takes key=value, not {0:?}")]
@@ -127,14 +146,13 @@ impl ServeConfig {
         let advertised = take("advertised-kafka");
         let (mut broker_set, mut topic_set) = (BTreeMap::new(), BTreeMap::new());
         for (key, value) in values {
+            check_pair(&key, &value)?;
             if let Some(topic_key) = topic_key_of(&key) {
-                TopicConfig::check(topic_key, &value)?;
                 topic_set.insert(topic_key.to_string(), value);
             } else if let Some(converted) = in_topic_units(&key, &value) {
                 let (topic_key, value) = converted?;
                 topic_set.insert(topic_key.to_string(), value);
             } else {
-                BrokerConfig::check(&key, &value)?;
                 broker_set.insert(key, value);
             }
         }
@@ -158,6 +176,16 @@ impl ServeConfig {
     }
 }
 
+/// Checks a key that is no flag, and its value.
+fn check_pair(key: &str, value: &str) -> Result<(), ServeConfigError> {
+    match (topic_key_of(key), in_topic_units(key, value)) {
+        (Some(topic_key), _) => TopicConfig::check(topic_key, value)?,
+        (None, Some(converted)) => drop(converted?),
+        (None, None) => BrokerConfig::check(key, value)?,
+    }
+    Ok(())
+}
+
 fn size(key: &'static str, value: String) -> Result<u64, ServeConfigError> {
     let allowed = "bytes from 64 MiB on, or a number with KiB, MiB or GiB behind";
     let bytes =
@@ -177,22 +205,40 @@ fn host_and_port(value: String) -> Result<(String, u16), ServeConfigError> {
 fn read_file(path: PathBuf) -> Result<BTreeMap<String, String>, ServeConfigError> {
     let text =
         fs::read_to_string(&path).map_err(|source| ServeConfigError::File { path: path.clone(), source })?;
-    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| ServeConfigError::Syntax {
-        path: path.clone(),
-        reason: e.to_string(),
-    })?;
+    let table: toml::Table = text.parse().map_err(|e| syntax(&path, &text, &e))?;
     let mut out = BTreeMap::new();
     flatten("", &table, &mut out);
+    for (key, value) in out.iter().filter(|(key, _)| !FLAGS.contains(&key.as_str())) {
+        check_pair(key, value)
+            .map_err(|error| ServeConfigError::InFile { path: path.clone(), source: Box::new(error) })?;
+    }
     Ok(out)
 }
 
-/// `[log] retention.ms = 1` and `"log.retention.ms" = 1` are the same key.
+fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> ServeConfigError {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    let reason = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
+    ServeConfigError::Syntax {
+        path: path.to_path_buf(),
+        line: before.matches('\n').count() + 1,
+        column,
+        reason,
+    }
+}
+
+/// A list is what its items are, separated by commas. `[log] retention.ms = 1` and `"log.retention.ms" = 1` are the same key.
 fn flatten(prefix: &str, table: &toml::Table, out: &mut BTreeMap<String, String>) {
     for (key, value) in table {
         let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
         match value {
             toml::Value::Table(inner) => flatten(&name, inner, out),
             toml::Value::String(text) => drop(out.insert(name, text.clone())),
+            toml::Value::Array(items) => {
+                let texts =
+                    items.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_string));
+                out.insert(name, texts.collect::<Vec<_>>().join(","));
+            }
             other => drop(out.insert(name, other.to_string())),
         }
     }
@@ -260,6 +306,33 @@ mod tests {
             let error = topic_set(&[bad]).expect_err(bad).to_string();
             assert!(error.contains(bad.split('=').next().unwrap_or(bad)), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_file_is_told_in_one_line_with_its_place() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("millstream.toml");
+        let told = |text: &str| {
+            std::fs::write(&path, text).expect("written");
+            let options = ServeOptions { config: Some(path.clone()), ..ServeOptions::default() };
+            ServeConfig::resolve(options)
+                .map(|config| config.broker.http_allowed_hosts)
+                .map_err(|e| e.to_string())
+        };
+        for (text, said) in [
+            ("\"num.partitions\" = 3\nb = = 2\n", "not TOML, at line 2 column 5: "),
+            ("\"num.partitions\" = \"many\"\n", "num.partitions"),
+            ("nonsense = 1\n", "nonsense"),
+            ("[kafka-addr]\nx = 1\n", "kafka-addr.x"),
+        ] {
+            let error = told(text).expect_err(text);
+            let file = path.display().to_string();
+            assert!(error.contains(&file) && error.contains(said) && !error.contains('\n'), "{error}");
+        }
+        assert_eq!(
+            told("\"http.allowed.hosts\" = [\"a\", \"b\"]\n"),
+            Ok(vec!["a".to_string(), "b".to_string()])
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::{net::TcpStream, sync::watch};
 
 use super::{
     budget::Charge,
-    input::{Budgets, Input},
+    input::{Budgets, FrameError, Input},
     output::Output,
     registry::{Expelled, Progress, Seat},
     warnings::Warnings,
@@ -42,12 +42,14 @@ pub(super) struct Serving {
     pub(super) frame_bytes_max: usize,
     pub(super) stop: watch::Receiver<bool>,
     pub(super) warnings: Arc<Warnings>,
+    /// Where HTTP is answered, for those who ask for it here.
+    pub(super) http_addr: SocketAddr,
 }
 
 /// Serves a connection until the client leaves, does something that is not allowed, or the broker stops.
 pub(super) async fn serve(mut stream: TcpStream, address: SocketAddr, seat: Seat, serving: Serving) {
     let peer = Peer::new(address);
-    let warnings = serving.warnings.clone();
+    let (warnings, http_addr) = (serving.warnings.clone(), serving.http_addr);
     match run(&mut stream, &peer, &seat, serving).await {
         Ok(()) => tracing::trace!(%address, "connection closed"),
         Err(error) if is_departure(&error) => tracing::debug!(%address, %error, "connection lost"),
@@ -55,8 +57,23 @@ pub(super) async fn serve(mut stream: TcpStream, address: SocketAddr, seat: Seat
             if let Some(left_out) = warnings.admit(clock::monotonic()) {
                 tracing::warn!(%address, %error, left_out, "connection closed");
             }
+            if is_http(&error) {
+                // Whoever does not wait for it does not get it.
+                let _ = stream.try_write(http_answer(http_addr).as_bytes());
+            }
         }
     }
+}
+
+fn is_http(error: &io::Error) -> bool {
+    error.get_ref().and_then(|inner| inner.downcast_ref()) == Some(&FrameError::Http)
+}
+
+/// What somebody gets who asks the Kafka port over HTTP.
+fn http_answer(http_addr: SocketAddr) -> String {
+    let said = format!("this port speaks the Kafka protocol; HTTP is answered on {http_addr}\n");
+    let head = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length";
+    format!("{head}: {}\r\n\r\n{said}", said.len())
 }
 
 /// A client that is simply gone is nothing to warn of.

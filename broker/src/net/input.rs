@@ -30,6 +30,24 @@ pub(super) enum FrameError {
     Negative(i32),
     #[error("a frame declares {bytes} bytes; at most {bytes_max} are accepted")]
     TooLong { bytes: usize, bytes_max: usize },
+    #[error("this is an HTTP request, and the port speaks the Kafka protocol")]
+    Http,
+    #[error(
+        "this is the beginning of TLS, which the port does not speak: the client's security.protocol is PLAINTEXT"
+    )]
+    Tls,
+}
+
+/// What speaks another protocol, by the first bytes of its connection. As a length they would be more than ever is
+/// accepted.
+fn other_protocol(first: [u8; LENGTH_BYTES]) -> Option<FrameError> {
+    match &first {
+        b"GET " | b"POST" | b"PUT " | b"HEAD" | b"DELE" | b"PATC" | b"OPTI" | b"CONN" | b"TRAC" | b"PRI " => {
+            Some(FrameError::Http)
+        }
+        [0x16, 0x03, ..] => Some(FrameError::Tls),
+        _ => None,
+    }
 }
 
 /// Where requests take their memory from.
@@ -85,6 +103,9 @@ impl Input {
     /// Length of the frame whose beginning is in the buffer.
     fn frame_bytes(&self) -> Result<Option<usize>, FrameError> {
         let Some(length) = self.buffer.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
+        if self.frames == 0 {
+            other_protocol(*length).map_or(Ok(()), Err)?;
+        }
         let length = i32::from_be_bytes(*length);
         let bytes = usize::try_from(length).map_err(|_| FrameError::Negative(length))?;
         if bytes > self.frame_bytes_max {
@@ -239,6 +260,19 @@ mod tests {
             .expect("a good length");
         let mut second = Input { budgets, frame_bytes_max: 1 << 20, ..input(&[0, 2, 0, 0]) };
         assert!(second.cover(READ_BYTES_MIN, &starved).now_or_never().is_none(), "large ones have none left");
+    }
+
+    #[test]
+    fn other_protocols_are_told_by_their_first_bytes_and_only_by_these() {
+        let first = |bytes: &[u8]| input(bytes).next_frame().map(|_| ());
+        assert_eq!(first(b"GET /metrics HTTP/1.1\r\n"), Err(FrameError::Http));
+        assert_eq!(first(b"POST /v1"), Err(FrameError::Http));
+        assert_eq!(first(&[0x16, 0x03, 0x01, 0x02, 0x00]), Err(FrameError::Tls));
+        assert_eq!(first(b"GE"), Ok(()), "more may come");
+        let mut later = Input { frame_bytes_max: i32::MAX as usize, ..input(&[0, 0, 0, 0]) };
+        assert!(later.next_frame().is_ok_and(|frame| frame.is_some()));
+        later.buffer.extend_from_slice(b"GET ");
+        assert_eq!(later.next_frame().map(|_| ()), Ok(()), "a length, large as it is");
     }
 
     #[test]

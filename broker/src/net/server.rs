@@ -1,6 +1,6 @@
 //! Accepts connections, within the limits, and ends them all when the broker stops.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -42,14 +42,16 @@ struct Door {
     frame_bytes_max: usize,
     stop: watch::Receiver<bool>,
     warnings: Arc<Warnings>,
+    http_addr: SocketAddr,
 }
 
 impl Server {
-    /// Accepts connections on all listeners.
+    /// Accepts connections on all listeners; who asks for HTTP there is sent to `http_addr`.
     pub(crate) fn start(
         listeners: Vec<TcpListener>,
         dispatcher: Arc<Dispatcher>,
         config: &BrokerConfig,
+        http_addr: SocketAddr,
     ) -> Server {
         let (stop, stopped) = watch::channel(false);
         let registry =
@@ -66,6 +68,7 @@ impl Server {
                 frame_bytes_max: config.request_bytes_max,
                 stop: stopped.clone(),
                 warnings: warnings.clone(),
+                http_addr,
             };
             tokio::spawn(door.accept(listener))
         });
@@ -131,7 +134,7 @@ impl Door {
         }
     }
 
-    fn admit(&self, stream: TcpStream, address: std::net::SocketAddr, connections: &mut JoinSet<()>) {
+    fn admit(&self, stream: TcpStream, address: SocketAddr, connections: &mut JoinSet<()>) {
         let seat = match self.registry.take(address.ip(), clock::monotonic()) {
             Ok(seat) => seat,
             Err(full) => {
@@ -147,6 +150,7 @@ impl Door {
             frame_bytes_max: self.frame_bytes_max,
             stop: self.stop.clone(),
             warnings: self.warnings.clone(),
+            http_addr: self.http_addr,
         };
         connections.spawn(serve(stream, address, seat, serving));
     }
