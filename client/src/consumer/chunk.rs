@@ -73,6 +73,9 @@ pub(super) fn chunk(fetched: &Fetched, batch: &Bytes) -> Result<Chunk, ClientErr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::consumer::memory::Memory;
+    use std::sync::Arc;
+
     use millstream_batch::{BatchBuilder, Codec, NewRecord};
 
     #[test]
@@ -90,8 +93,9 @@ mod tests {
         let batch = builder.build().expect("a batch");
         let partition = TopicPartition { topic: "a".into(), partition: 0 };
         let bytes = batch.len();
+        let _hold = Arc::new(Memory::new(1000, Arc::default()).hold(bytes));
         let fetched =
-            Fetched { partition, batches: vec![batch.clone()], from: 11, next: 13, bytes, reading: 1 };
+            Fetched { partition, batches: Vec::new(), from: 11, next: 13, bytes, reading: 1, _hold };
         let chunk = chunk(&fetched, &batch).expect("records");
         assert_eq!(
             chunk.records.iter().map(|r| (r.offset, r.timestamp_ms)).collect::<Vec<_>>(),

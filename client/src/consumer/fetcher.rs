@@ -1,7 +1,7 @@
 //! Carries out what the positions ask for: one task that decides, and one for each request on its way.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,11 +19,17 @@ use tokio::{
 };
 
 use super::{
-    ConsumerConfig, TopicPartition,
+    ConsumerConfig, TopicPartition, Waiting,
     aborted::without_aborted,
+    memory::{Hold, Memory},
     positions::{After, Positions, Wanted},
 };
 use crate::{ClientError, Cluster, clock, cluster::Lane};
+
+/// One part of so many of the memory is for what is on its way; the rest is for what waits to be taken.
+const IN_FLIGHT_ONE_OF: usize = 2;
+/// Paused partitions keep what was read ahead up to one part of so many, when others need memory.
+const PAUSED_ONE_OF: usize = 4;
 
 /// The newest Fetch version that names topics by their names.
 const FETCH_VERSION_MAX: i16 = 12;
@@ -38,12 +44,29 @@ pub(super) struct Fetched {
     pub(super) next: i64,
     pub(super) bytes: usize,
     pub(super) reading: u64,
+    /// Of the answer that the batches point into.
+    pub(super) _hold: Arc<Hold>,
+}
+
+impl Fetched {
+    /// A batch in memory of its own, which does not keep the rest of the answer.
+    pub(super) fn alone(&self, batch: &Bytes, memory: &Memory) -> (Arc<Fetched>, Bytes) {
+        let (partition, bytes) = (self.partition.clone(), batch.len());
+        let (from, next, reading) = (self.from, self.next, self.reading);
+        let hold = Arc::new(memory.hold(bytes));
+        let fetched = Fetched { partition, batches: Vec::new(), from, next, bytes, reading, _hold: hold };
+        (Arc::new(fetched), Bytes::copy_from_slice(batch))
+    }
 }
 
 /// What the reader and the fetching task share.
 pub(super) struct Shared {
+    /// Locked before `held` where both are.
     pub(super) positions: Mutex<Positions>,
-    pub(super) wake: Notify,
+    /// Batches that wait to be given, of partitions that are paused.
+    pub(super) held: Mutex<BTreeMap<TopicPartition, Waiting>>,
+    pub(super) memory: Memory,
+    pub(super) wake: Arc<Notify>,
 }
 
 impl Shared {
@@ -53,10 +76,21 @@ impl Shared {
         self.wake.notify_one();
         result
     }
+
+    /// Forgets what was read ahead of paused partitions where that takes much of the memory: the others could not go on.
+    fn make_room(&self) {
+        let mut positions = self.positions.lock();
+        if positions.paused_bytes() > self.memory.bytes_max() / PAUSED_ONE_OF {
+            positions.forget_paused();
+            self.held.lock().retain(|partition, waiting| {
+                waiting.front().is_some_and(|(fetched, _)| positions.is_current(partition, fetched.reading))
+            });
+        }
+    }
 }
 
 enum Done {
-    Fetched { broker: i32, wanted: Vec<Wanted>, answer: Result<FetchResponse, ClientError> },
+    Fetched { broker: i32, wanted: Vec<Wanted>, hold: Hold, answer: Result<FetchResponse, ClientError> },
     Sought { found: Vec<(TopicPartition, u64, Result<i64, ClientError>)> },
     Refreshed,
 }
@@ -68,6 +102,8 @@ pub(super) struct Fetcher {
     out: mpsc::Sender<Result<Fetched, ClientError>>,
     tasks: JoinSet<Done>,
     brokers_in_flight: BTreeSet<i32>,
+    /// The broker that was asked last: the others come before it.
+    last_asked: i32,
     seeking: bool,
     refreshing: bool,
     stale: BTreeSet<Arc<str>>,
@@ -88,6 +124,7 @@ impl Fetcher {
             out,
             tasks: JoinSet::new(),
             brokers_in_flight: BTreeSet::new(),
+            last_asked: -1,
             seeking: false,
             refreshing: false,
             stale: BTreeSet::new(),
@@ -97,6 +134,11 @@ impl Fetcher {
 
     /// Fetches until the reader is gone.
     pub(super) async fn run(mut self) {
+        if let Err(error) = self.config.check() {
+            // A reader that is gone need not know.
+            let _ = self.out.send(Err(error)).await;
+            return;
+        }
         loop {
             self.seek();
             self.fetch();
@@ -141,20 +183,38 @@ impl Fetcher {
         });
     }
 
-    /// One request to each broker that none is on its way to.
+    /// One request to each broker that none is on its way to, while there is memory for their answers.
     fn fetch(&mut self) {
         let lead = |partition: &TopicPartition| self.leader(partition);
         let is_free = |broker: i32| !self.brokers_in_flight.contains(&broker);
-        let (wanted, leaderless) = self.shared.positions.lock().wanted(clock::now(), lead, is_free);
+        let (mut wanted, leaderless) = self.shared.positions.lock().wanted(clock::now(), lead, is_free);
         self.stale.extend(leaderless);
-        for (broker, wanted) in wanted {
+        let brokers = wanted.len() + self.brokers_in_flight.len();
+        let mut in_turn: Vec<i32> = wanted.keys().copied().collect();
+        in_turn.sort_by_key(|broker| *broker <= self.last_asked);
+        for broker in in_turn {
+            let wanted = wanted.remove(&broker).unwrap_or_default();
+            let bytes_max = self.answer_bytes_max(wanted.len(), brokers);
+            let Some(hold) = self.shared.memory.reserve(bytes_max) else {
+                return self.shared.make_room();
+            };
+            self.shared.positions.lock().asked(&wanted);
             self.brokers_in_flight.insert(broker);
+            self.last_asked = broker;
             let (cluster, config) = (self.cluster.clone(), self.config.clone());
             self.tasks.spawn(async move {
-                let answer = ask(&cluster, &config, broker, &wanted).await;
-                Done::Fetched { broker, wanted, answer }
+                let answer = ask(&cluster, &config, broker, &wanted, bytes_max).await;
+                Done::Fetched { broker, wanted, hold, answer }
             });
         }
+    }
+
+    /// What an answer for so many partitions may have, when so many brokers are asked at the same time.
+    fn answer_bytes_max(&self, partitions: usize, brokers: usize) -> usize {
+        let size = |bytes: i32| usize::try_from(bytes).unwrap_or_default();
+        let share = self.shared.memory.bytes_max() / IN_FLIGHT_ONE_OF / brokers.max(1);
+        let all = size(self.config.partition_bytes_max).saturating_mul(partitions);
+        all.min(size(self.config.bytes_max)).min(share).max(1)
     }
 
     fn leader(&self, partition: &TopicPartition) -> Option<(i32, i32)> {
@@ -192,10 +252,10 @@ impl Fetcher {
                 self.seeking = false;
                 self.take_starts(found)
             }
-            Done::Fetched { broker, wanted, answer } => {
+            Done::Fetched { broker, wanted, hold, answer } => {
                 self.brokers_in_flight.remove(&broker);
                 match answer {
-                    Ok(response) => self.take_answer(&wanted, response),
+                    Ok(response) => self.take_answer(&wanted, response, hold),
                     Err(error) => self.take_loss(&wanted, &error),
                 }
             }
@@ -239,6 +299,7 @@ impl Fetcher {
         &mut self,
         wanted: &[Wanted],
         response: FetchResponse,
+        mut hold: Hold,
     ) -> Vec<Result<Fetched, ClientError>> {
         let mut answers: HashMap<(String, i32), PartitionData> = HashMap::new();
         for topic in response.responses {
@@ -246,6 +307,8 @@ impl Fetcher {
                 topic.partitions.into_iter().map(|p| ((topic.topic.to_string(), p.partition_index), p)),
             );
         }
+        hold.correct(answers.values().map(|data| data.records.len()).sum());
+        let hold = Arc::new(hold);
         let drained = answers.values().all(|data| data.error_code == 0 && data.records.is_empty());
         let mut told = Vec::new();
         for one in wanted {
@@ -254,7 +317,7 @@ impl Fetcher {
             let data = answers.remove(&key);
             let code = data.as_ref().map_or(response.error_code, |data| data.error_code);
             match (ErrorCode(code), data) {
-                (ErrorCode::NONE, data) => told.extend(self.take_records(one, data, drained)),
+                (ErrorCode::NONE, data) => told.extend(self.take_records(one, data, drained, &hold)),
                 (code, _) => told.extend(self.take_error(one, code)),
             }
         }
@@ -266,6 +329,7 @@ impl Fetcher {
         wanted: &Wanted,
         data: Option<PartitionData>,
         drained: bool,
+        hold: &Arc<Hold>,
     ) -> Option<Result<Fetched, ClientError>> {
         self.failures = 0;
         let high_watermark = data.as_ref().map(|data| data.high_watermark);
@@ -295,7 +359,8 @@ impl Fetcher {
             return None;
         }
         let (partition, reading) = (wanted.partition.clone(), wanted.reading);
-        Some(Ok(Fetched { partition, batches, from: wanted.offset, next, bytes, reading }))
+        let _hold = hold.clone();
+        Some(Ok(Fetched { partition, batches, from: wanted.offset, next, bytes, reading, _hold }))
     }
 
     fn take_error(&mut self, wanted: &Wanted, code: ErrorCode) -> Option<Result<Fetched, ClientError>> {
@@ -337,16 +402,18 @@ async fn ask(
     config: &ConsumerConfig,
     broker: i32,
     wanted: &[Wanted],
+    bytes_max: usize,
 ) -> Result<FetchResponse, ClientError> {
     let connection = cluster.broker(broker, Lane::Fetch).await?;
     let version = connection.version::<FetchRequest>(FETCH_VERSION_MAX)?;
+    let bytes_max = i32::try_from(bytes_max).unwrap_or(i32::MAX);
     let mut topics: Vec<FetchTopic> = Vec::new();
     for one in wanted {
         let partition = FetchPartition {
             partition: one.partition.partition,
             current_leader_epoch: one.leader_epoch,
             fetch_offset: one.offset,
-            partition_max_bytes: config.partition_bytes_max,
+            partition_max_bytes: config.partition_bytes_max.min(bytes_max),
             ..Default::default()
         };
         match topics.last_mut().filter(|topic| *topic.topic == *one.partition.topic) {
@@ -362,7 +429,7 @@ async fn ask(
     let request = FetchRequest {
         max_wait_ms: i32::try_from(wait.as_millis()).unwrap_or(i32::MAX),
         min_bytes: config.min_bytes,
-        max_bytes: config.bytes_max,
+        max_bytes: bytes_max,
         isolation_level: config.read_committed.into(),
         // No session: each request says all that it wants.
         session_id: 0,

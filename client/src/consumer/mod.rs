@@ -7,13 +7,10 @@ mod aborted;
 mod chunk;
 mod fetcher;
 mod group;
+mod memory;
 mod positions;
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::Stream;
@@ -27,6 +24,7 @@ use tokio::{
 use crate::{ClientError, Cluster};
 use chunk::chunk;
 use fetcher::{Fetched, Fetcher, Shared};
+use memory::Memory;
 use positions::Positions;
 
 pub use chunk::{Chunk, ConsumedRecord};
@@ -40,21 +38,25 @@ const ANSWERS_AHEAD_MAX: usize = 64;
 /// How a consumer works.
 #[derive(Clone, Debug)]
 pub struct ConsumerConfig {
-    /// The broker answers when it has so many bytes.
+    /// Bytes from which the broker answers without waiting for more. Default: 1.
     pub min_bytes: i32,
-    /// Most bytes of one answer.
+    /// Bytes of one answer, but for a single batch that is larger. Default: 50 MiB.
     pub bytes_max: i32,
-    /// Most bytes of one partition in one answer.
+    /// Bytes of one partition in one answer, but for a single batch that is larger. Default: 1 MiB.
     pub partition_bytes_max: i32,
-    /// How long the broker waits for `min_bytes`.
+    /// How long the broker waits for `min_bytes`. Default: 500 ms.
     pub wait_max: Duration,
-    /// Bytes of a partition that are read ahead.
+    /// Bytes of a partition that are read ahead: while so many wait to be taken, no more of it are fetched. Default: 4 MiB.
     pub ahead_bytes_max: usize,
-    /// Where to go on when an offset is not there any more; none is an error.
+    /// Where to go on when an offset is not there any more; without one [`Consumer::next`] tells that as an error, until
+    /// there is a [seek](Consumer::seek). Default: [`Start::End`].
     pub reset: Option<Start>,
-    /// Whether records of transactions that are not committed are left out.
+    /// Whether records of transactions that are not committed are left out. Default: they are not.
     pub read_committed: bool,
-    /// Bytes of all partitions that are read ahead or on their way.
+    /// Bytes of all partitions that wait to be taken or are on their way, as they were fetched, compressed or not: at most
+    /// half of it is on its way, shared by the brokers. Answers count as a whole until all of theirs is taken. A single batch
+    /// that is larger than what is free still comes, from each broker. What was [given](Chunk) does not count. As
+    /// `queued.max.messages.kbytes` of librdkafka. At least 1. Default: 64 MiB.
     pub memory_bytes: usize,
 }
 
@@ -98,28 +100,29 @@ pub struct Consumer {
     answers: mpsc::Receiver<Result<Fetched, ClientError>>,
     /// Batches of the last answer that were not given yet.
     pending: Waiting,
-    /// The same of partitions that are paused.
-    held: BTreeMap<TopicPartition, Waiting>,
     fetcher: JoinHandle<()>,
 }
 
 impl Consumer {
     /// A consumer of a cluster; must be called on a tokio runtime.
     pub fn new(cluster: Cluster, config: ConsumerConfig) -> Consumer {
+        let wake = Arc::<Notify>::default();
         let shared = Arc::new(Shared {
             positions: Mutex::new(Positions::new(config.ahead_bytes_max)),
-            wake: Notify::new(),
+            held: Mutex::default(),
+            memory: Memory::new(config.memory_bytes, wake.clone()),
+            wake,
         });
         let (out, answers) = mpsc::channel(ANSWERS_AHEAD_MAX);
         let fetcher = tokio::spawn(Fetcher::new(cluster, Arc::new(config), shared.clone(), out).run());
-        Consumer { shared, answers, pending: VecDeque::new(), held: BTreeMap::new(), fetcher }
+        Consumer { shared, answers, pending: VecDeque::new(), fetcher }
     }
 
     /// From now on reads exactly these partitions, each from its start.
     pub fn assign(&mut self, starts: impl IntoIterator<Item = (TopicPartition, Start)>) {
         self.shared.change(|positions| positions.assign(starts));
         self.pending.clear();
-        self.held.clear();
+        self.shared.held.lock().clear();
     }
 
     /// From now on reads these partitions too; the others go on as they are.
@@ -130,18 +133,18 @@ impl Consumer {
     /// From now on does not read these partitions; the others go on as they are.
     pub fn remove(&mut self, partitions: &[TopicPartition]) {
         self.shared.change(|positions| positions.remove(partitions));
-        self.held.retain(|partition, _| !partitions.contains(partition));
+        self.shared.held.lock().retain(|partition, _| !partitions.contains(partition));
     }
 
     /// Goes on from elsewhere in a partition; records that were read ahead are not given any more. False when the
     /// partition is not read.
     pub fn seek(&mut self, partition: &TopicPartition, start: Start) -> bool {
-        self.held.remove(partition);
+        self.shared.held.lock().remove(partition);
         self.shared.change(|positions| positions.seek(partition, start))
     }
 
     /// Gives no records of these partitions until they are [resumed](Consumer::resume), and fetches none. What was read
-    /// ahead is kept.
+    /// ahead is kept, unless others need its memory: then it is fetched again.
     pub fn pause(&mut self, partitions: &[TopicPartition]) {
         for partition in partitions {
             self.shared.change(|positions| positions.set_paused(partition, true));
@@ -152,7 +155,8 @@ impl Consumer {
     pub fn resume(&mut self, partitions: &[TopicPartition]) {
         for partition in partitions {
             self.shared.change(|positions| positions.set_paused(partition, false));
-            for waiting in self.held.remove(partition).into_iter().flatten().rev() {
+            let held = self.shared.held.lock().remove(partition);
+            for waiting in held.into_iter().flatten().rev() {
                 self.pending.push_front(waiting);
             }
         }
@@ -174,6 +178,11 @@ impl Consumer {
         self.pending.is_empty() && self.shared.positions.lock().is_drained(partition)
     }
 
+    /// Bytes that count towards [`memory_bytes`](ConsumerConfig::memory_bytes) now.
+    pub fn buffered_bytes(&self) -> usize {
+        self.shared.memory.used()
+    }
+
     /// Waits for the next records. A call that is dropped has taken nothing.
     pub async fn next(&mut self) -> Result<Chunk, ClientError> {
         loop {
@@ -182,10 +191,12 @@ impl Consumer {
                     return chunk;
                 }
             }
-            let fetched = Arc::new(self.answers.recv().await.ok_or(ClientError::Closed)??);
+            let mut fetched = self.answers.recv().await.ok_or(ClientError::Closed)??;
             debug_assert_eq!(fetched.bytes, fetched.batches.iter().map(Bytes::len).sum::<usize>());
             debug_assert!(fetched.next > fetched.from);
-            self.pending.extend(fetched.batches.iter().map(|batch| (fetched.clone(), batch.clone())));
+            let batches = std::mem::take(&mut fetched.batches);
+            let fetched = Arc::new(fetched);
+            self.pending.extend(batches.into_iter().map(|batch| (fetched.clone(), batch)));
         }
     }
 
@@ -196,7 +207,14 @@ impl Consumer {
             return None;
         }
         if positions.is_paused(&fetched.partition) {
-            self.held.entry(fetched.partition.clone()).or_default().push_back((fetched, batch));
+            let (memory, mut held) = (&self.shared.memory, self.shared.held.lock());
+            if memory.has_room(batch.len()) {
+                let alone = fetched.alone(&batch, memory);
+                held.entry(fetched.partition.clone()).or_default().push_back(alone);
+            } else {
+                positions.forget(&fetched.partition);
+                held.remove(&fetched.partition);
+            }
             return None;
         }
         let next_offset = BatchHeader::parse(&batch).map_or(fetched.next, |header| header.next_offset());

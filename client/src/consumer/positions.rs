@@ -85,6 +85,8 @@ struct Position {
     high_watermark: Option<i64>,
     /// The last answer had nothing for any partition.
     drained: bool,
+    /// Which of the answers that had records for it was the last.
+    served: u64,
 }
 
 /// What to do after an error.
@@ -115,6 +117,7 @@ impl Position {
             failures: 0,
             high_watermark: None,
             drained: false,
+            served: 0,
         }
     }
 }
@@ -125,6 +128,8 @@ pub(super) struct Positions {
     all: BTreeMap<TopicPartition, Position>,
     ahead_bytes_max: usize,
     readings: u64,
+    /// Parts of answers that had records.
+    answers: u64,
 }
 
 impl Positions {
@@ -210,36 +215,69 @@ impl Positions {
     }
 
     /// What may be fetched now, by the broker to ask, and the topics of partitions that nobody leads. `lead` gives a
-    /// partition's leader and its epoch, `is_free` whether that broker may be asked. What is given counts as on its way until
-    /// it is answered.
+    /// partition's leader and its epoch, `is_free` whether that broker may be asked. An answer has no room for all of many
+    /// partitions, and the broker fills it in their order: those that had none for the longest time come first.
     pub(super) fn wanted(
-        &mut self,
+        &self,
         now: Instant,
         lead: impl Fn(&TopicPartition) -> Option<(i32, i32)>,
         is_free: impl Fn(i32) -> bool,
     ) -> (BTreeMap<i32, Vec<Wanted>>, BTreeSet<Arc<str>>) {
-        let ahead_bytes_max = self.ahead_bytes_max;
         let may = |p: &Position| {
             p.state == State::Reading
                 && !p.in_flight
                 && !p.paused
-                && p.ahead_bytes < ahead_bytes_max
+                && p.ahead_bytes < self.ahead_bytes_max
                 && p.not_before.is_none_or(|at| at <= now)
         };
-        let (mut wanted, mut leaderless) = (BTreeMap::<i32, Vec<Wanted>>::new(), BTreeSet::new());
-        for (partition, position) in self.all.iter_mut().filter(|(_, position)| may(position)) {
+        let (mut wanted, mut leaderless) = (BTreeMap::<i32, Vec<(u64, Wanted)>>::new(), BTreeSet::new());
+        for (partition, position) in self.all.iter().filter(|(_, position)| may(position)) {
             match lead(partition) {
                 Some((leader, leader_epoch)) if is_free(leader) => {
-                    position.in_flight = true;
                     let (offset, reading) = (position.next, position.reading);
                     let one = Wanted { partition: partition.clone(), offset, leader_epoch, reading };
-                    wanted.entry(leader).or_default().push(one);
+                    wanted.entry(leader).or_default().push((position.served, one));
                 }
                 Some(_) => {}
                 None => drop(leaderless.insert(partition.topic.clone())),
             }
         }
-        (wanted, leaderless)
+        let in_turn = |mut of_broker: Vec<(u64, Wanted)>| {
+            of_broker.sort_by_key(|(served, _)| *served);
+            of_broker.into_iter().map(|(_, one)| one).collect()
+        };
+        (wanted.into_iter().map(|(broker, all)| (broker, in_turn(all))).collect(), leaderless)
+    }
+
+    /// These are on their way until they are answered.
+    pub(super) fn asked(&mut self, wanted: &[Wanted]) {
+        for one in wanted {
+            if let Some(position) = self.current(&one.partition, one.reading) {
+                position.in_flight = true;
+            }
+        }
+    }
+
+    /// Bytes of paused partitions that wait.
+    pub(super) fn paused_bytes(&self) -> usize {
+        self.all.values().filter(|position| position.paused).map(|position| position.ahead_bytes).sum()
+    }
+
+    /// What was read ahead of paused partitions is of no use any more: it is fetched again when they go on.
+    pub(super) fn forget_paused(&mut self) {
+        let paused = self.all.iter().filter(|(_, position)| position.paused && position.ahead_bytes > 0);
+        let paused: Vec<TopicPartition> = paused.map(|(partition, _)| partition.clone()).collect();
+        paused.iter().for_each(|partition| self.forget(partition));
+    }
+
+    /// The same of one partition.
+    pub(super) fn forget(&mut self, partition: &TopicPartition) {
+        let Some(position) = self.all.get_mut(partition) else { return };
+        let (Some(given), State::Reading) = (position.given, position.state) else { return };
+        self.readings += 1;
+        let (paused, high_watermark, served) = (position.paused, position.high_watermark, position.served);
+        let anew = Position::begin(self.readings, Start::Offset(given));
+        *position = Position { paused, high_watermark, served, ..anew };
     }
 
     /// Takes in an answer: the records end before `next`. `drained` says that the whole answer was empty, though it could
@@ -252,7 +290,12 @@ impl Positions {
         high_watermark: Option<i64>,
         drained: bool,
     ) -> bool {
+        self.answers += u64::from(bytes > 0);
+        let served = self.answers;
         let Some(position) = self.current(&wanted.partition, wanted.reading) else { return false };
+        if bytes > 0 {
+            position.served = served;
+        }
         position.in_flight = false;
         position.failures = 0;
         position.next = next.max(position.next);
@@ -332,7 +375,9 @@ mod tests {
 
     /// What is wanted when broker 1 leads everything in epoch 3 and may be asked.
     fn wanted(positions: &mut Positions, now: Instant) -> Vec<Wanted> {
-        positions.wanted(now, |_| Some((1, 3)), |_| true).0.remove(&1).unwrap_or_default()
+        let wanted = positions.wanted(now, |_| Some((1, 3)), |_| true).0.remove(&1).unwrap_or_default();
+        positions.asked(&wanted);
+        wanted
     }
 
     #[test]
@@ -365,6 +410,49 @@ mod tests {
     }
 
     #[test]
+    fn partitions_that_had_no_records_for_the_longest_time_come_first() {
+        let (mut positions, now) = (Positions::new(100), clock::now());
+        positions.assign((0..3).map(|n| (place(n), Start::Offset(0))));
+        let order = |wanted: &[Wanted]| wanted.iter().map(|one| one.partition.partition).collect::<Vec<_>>();
+        let mut had = Vec::new();
+        for _ in 0..4 {
+            let all = wanted(&mut positions, now);
+            had.push(order(&all)[0]);
+            // The answer has room for the first one alone.
+            for (n, one) in all.iter().enumerate() {
+                assert!(positions.fetched(one, one.offset + 1, usize::from(n == 0), None, false));
+            }
+        }
+        assert_eq!(had, [0, 1, 2, 0]);
+    }
+
+    #[test]
+    fn what_is_forgotten_of_a_paused_partition_is_fetched_again_when_it_goes_on() {
+        let (mut positions, now) = (Positions::new(100), clock::now());
+        positions.assign([(place(0), Start::Offset(3)), (place(1), Start::Offset(0))]);
+        let all = wanted(&mut positions, now);
+        assert!(
+            positions.fetched(&all[0], 8, 50, Some(9), false)
+                && positions.fetched(&all[1], 8, 50, None, false)
+        );
+        positions.set_paused(&place(0), true);
+        assert_eq!(positions.paused_bytes(), 50);
+        positions.forget_paused();
+        assert_eq!((positions.paused_bytes(), positions.given(&place(0))), (0, Some(3)));
+        assert!(
+            !positions.is_current(&place(0), all[0].reading)
+                && positions.is_current(&place(1), all[1].reading)
+        );
+        assert_eq!(order_and_offsets(&wanted(&mut positions, now)), [(1, 8)]);
+        positions.set_paused(&place(0), false);
+        assert_eq!(order_and_offsets(&wanted(&mut positions, now)), [(0, 3)]);
+    }
+
+    fn order_and_offsets(wanted: &[Wanted]) -> Vec<(i32, i64)> {
+        wanted.iter().map(|one| (one.partition.partition, one.offset)).collect()
+    }
+
+    #[test]
     fn a_busy_broker_is_not_asked_and_a_missing_leader_is_told() {
         let (mut positions, now) = (Positions::new(100), clock::now());
         positions.assign([
@@ -376,6 +464,7 @@ mod tests {
         let (wanted, leaderless) = positions.wanted(now, lead, |broker| broker == 1);
         assert_eq!(wanted.keys().copied().collect::<Vec<_>>(), [1]);
         assert!(leaderless.contains("a"));
+        positions.asked(&wanted[&1]);
         let (wanted, _) = positions.wanted(now, lead, |_| true);
         assert_eq!(wanted.keys().copied().collect::<Vec<_>>(), [0], "the other one is on its way");
     }

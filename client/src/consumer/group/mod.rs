@@ -263,6 +263,11 @@ impl GroupConsumer {
         self.consumer.high_watermark(partition)
     }
 
+    /// Bytes that count towards [`memory_bytes`](crate::consumer::ConsumerConfig::memory_bytes) now.
+    pub fn buffered_bytes(&self) -> usize {
+        self.consumer.buffered_bytes()
+    }
+
     /// Notes with the broker what was read, the records that were given last included.
     pub async fn commit(&mut self) -> Result<(), ClientError> {
         self.note_given();
