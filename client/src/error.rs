@@ -90,12 +90,6 @@ pub enum ClientError {
         /// What is wrong.
         source: BatchError,
     },
-    /// The client was closed.
-    #[error("the client is closed")]
-    Closed,
-}
-
-fn said(reason: &Option<String>) -> String {
     /// A setting that cannot be.
     #[error("{key} is {value}: {allowed}")]
     Setting {
@@ -106,16 +100,16 @@ fn said(reason: &Option<String>) -> String {
         /// What it may be.
         allowed: &'static str,
     },
+    /// The client was closed.
+    #[error("the client is closed")]
+    Closed,
+}
+
+fn said(reason: &Option<String>) -> String {
     reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"))
 }
 
 impl ClientError {
-    /// A refusal, unless the code says that nothing went wrong.
-    pub(crate) fn check(
-        code: i16,
-        what: impl FnOnce() -> String,
-        reason: Option<String>,
-    ) -> Result<(), ClientError> {
     /// A setting that cannot be.
     pub(crate) fn setting(
         key: &'static str,
@@ -125,6 +119,12 @@ impl ClientError {
         ClientError::Setting { key, value: format!("{value:?}"), allowed }
     }
 
+    /// A refusal, unless the code says that nothing went wrong.
+    pub(crate) fn check(
+        code: i16,
+        what: impl FnOnce() -> String,
+        reason: Option<String>,
+    ) -> Result<(), ClientError> {
         match ErrorCode(code) {
             ErrorCode::NONE => Ok(()),
             code => Err(ClientError::Refused { what: what(), code, reason }),
