@@ -42,9 +42,9 @@ function linearScale(max, count, text) {
   return { at: (value) => value / ticks.at(-1), ticks: ticks.map((value) => ({ value, text: text(value) })) };
 }
 
-/** Ends with what was measured, so that a line fills its plot. */
+/** Ends with what was measured, so that a line fills its plot; a run of two seconds that ends a moment before them has its 2. */
 function timeScale(max, count) {
-  const ticks = niceTicks(max, count).filter((value) => value <= max);
+  const ticks = niceTicks(max, count).filter((value) => value <= max * 1.01);
   return { at: (value) => value / max, ticks: ticks.map((value) => ({ value, text: number(value) })) };
 }
 

@@ -10,6 +10,8 @@ const CASES = {
   groups: "Many consumer groups",
 };
 const UNITS = { us: "µs" };
+/** Smaller changes are 0.0 %. */
+const CHANGE_SHOWN_MIN = 0.0005;
 
 const unique = (values) => [...new Set(values)];
 const LABELS = unique(RESULTS.map(({ run }) => run.label));
@@ -63,7 +65,8 @@ function difference(base, other, better) {
   const change = (other.median - base.median) / base.median;
   const overlap = other.min <= base.max && base.min <= other.max;
   const repeated = base.count > 1 && other.count > 1;
-  const verdict = change === 0 ? "equal"
+  // What is shown as nothing is nothing.
+  const verdict = Math.abs(change) < CHANGE_SHOWN_MIN ? "equal"
     : repeated && overlap ? "within the spread"
     : (change > 0) === (better === "higher") ? "better" : "worse";
   return { change, verdict, repeated };

@@ -4,14 +4,29 @@ function listed(values) {
   return values.length < 2 ? values.join("") : `${values.slice(0, -1).join(", ")} and ${values.at(-1)}`;
 }
 
+/** Roles are said, because a table that is shown as blocks would lose them. */
 function table(caption, head, rows, name) {
-  const cell = (content, at) => at === 0 ? element("th", { scope: "row" }, content) : element("td", {}, content);
-  const body = rows.map((row) => element("tr", {}, ...row.map(cell)));
-  const made = element("table", { "data-table": name },
+  const cell = (content, at) => at === 0 ? element("th", { scope: "row", role: "rowheader" }, content)
+    : element("td", { role: "cell", "data-head": head[at] }, content);
+  const row = (...cells) => element("tr", { role: "row" }, ...cells);
+  const made = element("table", { "data-table": name, role: "table" },
     element("caption", {}, caption),
-    element("thead", {}, element("tr", {}, ...head.map((content) => element("th", { scope: "col" }, content)))),
-    element("tbody", {}, ...body));
-  return element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption }, made);
+    element("thead", { role: "rowgroup" }, row(...head.map((content) => element("th", { scope: "col", role: "columnheader" }, content)))),
+    element("tbody", { role: "rowgroup" }, ...rows.map((cells) => row(...cells.map(cell)))));
+  const scroll = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption }, made);
+  blocksWhereNarrow(scroll);
+  return scroll;
+}
+
+/** A table that is too wide for its place has each row as a block of lines. */
+function blocksWhereNarrow(scroll) {
+  let before = 0;
+  new ResizeObserver(() => {
+    if (scroll.clientWidth === before) return;
+    before = scroll.clientWidth;
+    scroll.classList.remove("blocks");
+    scroll.classList.toggle("blocks", scroll.scrollWidth > scroll.clientWidth);
+  }).observe(scroll);
 }
 
 function more(title, content) {
@@ -42,7 +57,7 @@ function rateChart(labels) {
   const key = keyOf(labels, series);
   const rows = series.map(({ label, round, points }) => {
     const rates = spread(points.map(([, rate]) => rate));
-    return [`${label}, round ${round}`, `${number(points.at(-1)[0])} s`, number(rates.median), number(rates.min), number(rates.max)];
+    return [`${label}, round\u00a0${round}`, `${number(points.at(-1)[0])} s`, number(rates.median), number(rates.min), number(rates.max)];
   });
   const chart = {
     kind: "rate", title: `Throughput over time`, xTitle: "seconds since the start", yTitle: unit,
@@ -74,7 +89,7 @@ function latencyChart(labels) {
   const key = keyOf(labels, series);
   const percents = [50, 90, 99, 99.9, 99.99, 100];
   const rows = labels.flatMap(({ label, rounds }) => rounds.flatMap((run, at) => run.latency ? [[
-    `${label}, round ${at + 1}`, ...percents.map((percent) => atPercent(run.latency, percent))
+    `${label}, round\u00a0${at + 1}`, ...percents.map((percent) => atPercent(run.latency, percent))
       .map((micros) => micros === null ? "–" : duration(micros)), number(run.latency.count)]] : []));
   const chart = {
     kind: "latency", title: "Latency percentiles", xTitle: "percent of records that were as fast or faster", yTitle: "latency, log scale",
@@ -85,7 +100,7 @@ function latencyChart(labels) {
     say: duration,
     where: (percent) => percentName(percent),
   };
-  const head = ["round", ...percents.map((percent) => percent === 100 ? "slowest" : `${percent} %`), "values"];
+  const head = ["round", ...percents.map((percent) => percent === 100 ? "slowest" : `${percent}\u00a0%`), "values"];
   return figure(chart, more("The same as a table", table("Latency by percentile", head, rows, "latency")));
 }
 
@@ -99,11 +114,15 @@ function cpuChart(labels) {
   if (known.length === 0) return null;
   const top = Math.max(...known.map(({ value }) => value.max));
   const row = ({ who, label, style, value }) => {
-    const bar = element("div", { class: `bar fill-${style % 6}` });
-    bar.style.width = value ? `${(100 * value.median) / top}%` : "0";
+    const track = element("div", { class: value ? "track" : "track empty" });
+    if (value) {
+      const bar = element("div", { class: `bar fill-${style % 6}` });
+      bar.style.width = `${(100 * value.median) / top}%`;
+      track.append(bar);
+    }
     const text = value ? `${number(value.median)} µs${value.count > 1 ? ` (${number(value.min)}–${number(value.max)})` : ""}` : "not measured";
     return element("div", { class: "bar-row", "data-who": who, "data-label": label },
-      element("div", { class: "bar-name" }, label), element("div", { class: "track" }, bar), element("div", { class: "bar-value" }, text));
+      element("div", { class: "bar-name" }, label), track, element("div", { class: "bar-value" }, text));
   };
   const part = (who) => known.some((bar) => bar.who === who)
     ? element("div", {}, element("h4", {}, `The ${who}'s process`), ...bars.filter((bar) => bar.who === who).map(row))
@@ -122,7 +141,7 @@ function valueCell(cell) {
 
 function changeCell(change) {
   if (!change) return element("span", { class: "unknown" }, "–");
-  const sign = change.change > 0 ? "+" : change.change < 0 ? "−" : "±";
+  const sign = change.verdict === "equal" ? "±" : change.change > 0 ? "+" : "−";
   const size = Math.abs(change.change) * 100;
   const mark = { better: "▲", worse: "▼" }[change.verdict] ?? "=";
   const text = `${sign}${size >= 1000 ? number(size) : size.toFixed(1)} %`;
