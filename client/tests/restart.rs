@@ -13,7 +13,7 @@ use std::{
 use millstream_client::{
     ClientConfig, Cluster,
     admin::{Admin, NewTopic},
-    consumer::{Assignor, Consumer, ConsumerConfig, GroupConsumer, Start},
+    consumer::{Assignor, Consumer, ConsumerConfig, GroupConfig, GroupConsumer, Start},
     producer::{DeliveryError, Producer, ProducerConfig, Record},
 };
 use support::{in_time, member, number, place};
@@ -118,6 +118,30 @@ async fn read_as_member(cluster: Cluster) -> BTreeMap<u32, u32> {
     // The group's last offsets are noted, or it is said why not.
     member.close().await.expect("left");
     seen
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a broker's program: client/tests/run"]
+async fn a_member_that_closes_while_its_broker_that_is_killed_comes_back_notes_what_it_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    let broker = Broker::start(&data, "127.0.0.1:0");
+    let address = broker.address.clone();
+    let cluster = || Cluster::new(ClientConfig::new(&address));
+    let producer = Producer::new(cluster(), ProducerConfig::default());
+    let written = producer.send("t", Record::default()).await.expect("taken").await.expect("delivered");
+    let config =
+        || GroupConfig { commit_every: Some(Duration::from_secs(60)), ..member("g", "t", Assignor::Range) };
+    let mut member = GroupConsumer::new(cluster(), config());
+    let read = in_time("records", member.next()).await.expect("records");
+    drop(broker);
+    let closing = tokio::spawn(member.close());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let _broker = Broker::start(&data, &address);
+    in_time("closed", closing).await.expect("no panic").expect("noted");
+    let next = GroupConsumer::new(cluster(), config());
+    let noted = next.committed(std::slice::from_ref(&read.partition)).await.expect("noted");
+    assert_eq!(noted.get(&read.partition), Some(&(written.offset + 1)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

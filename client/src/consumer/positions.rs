@@ -325,9 +325,15 @@ impl Positions {
         }
     }
 
-    /// Begins anew.
+    /// Begins anew. An offset is tried after the wait that the error asked for: it may be one that is not there either.
     pub(super) fn reset(&mut self, partition: &TopicPartition, start: Start) {
-        if let Some(position) = self.all.get_mut(partition) {
+        let Some(position) = self.all.get_mut(partition) else { return };
+        if let Start::Offset(offset) = start {
+            position.next = offset;
+            if position.ahead_bytes == 0 {
+                position.given = Some(offset);
+            }
+        } else {
             position.state = State::Seeking(start);
             position.not_before = None;
         }
@@ -533,6 +539,13 @@ mod tests {
         assert_eq!(positions.failed(&one, ErrorCode::OFFSET_OUT_OF_RANGE, later), After::Reset);
         positions.reset(&place(0), Start::Beginning);
         assert_eq!(positions.seeking(now).len(), 1);
+        positions.seek(&place(0), Start::Offset(0));
+        let one = wanted(&mut positions, later).remove(0);
+        assert_eq!(positions.failed(&one, ErrorCode::OFFSET_OUT_OF_RANGE, later), After::Reset);
+        positions.reset(&place(0), Start::Offset(7));
+        assert!(wanted(&mut positions, now).is_empty(), "it may be out of range too");
+        let one = wanted(&mut positions, later).remove(0);
+        assert_eq!((one.offset, positions.given(&place(0))), (7, Some(7)));
         assert_eq!(positions.failed(&one, ErrorCode::TOPIC_AUTHORIZATION_FAILED, later), After::Fail);
         positions.seek(&place(0), Start::End);
         assert_eq!(positions.failed(&one, ErrorCode::TOPIC_AUTHORIZATION_FAILED, later), After::Nothing);
