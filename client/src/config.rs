@@ -5,21 +5,22 @@ use std::time::Duration;
 /// How brokers are reached.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// `HOST:PORT` of brokers to begin with; all others are learned from these.
+    /// `HOST:PORT` of brokers to begin with; all others are learned from these. Default: `127.0.0.1:9092`.
     pub bootstrap: Vec<String>,
-    /// What the client calls itself.
+    /// What the client calls itself. Default: `millstream`.
     pub client_id: String,
-    /// How long a connection may take to be made.
+    /// How long a connection may take to be made. Default: 10 s.
     pub connect_timeout: Duration,
-    /// How long an answer may take.
+    /// How long an answer may take, besides what the broker is asked to wait. Default: 30 s.
     pub request_timeout: Duration,
-    /// Age at which what is known of topics is asked for again.
+    /// Age at which what is known of topics is asked for again: new partitions, and new topics that match a pattern, are found
+    /// after so long. Default: 5 min.
     pub metadata_age_max: Duration,
-    /// Wait after the first failure; it doubles with each further one.
+    /// Wait after the first failure; it doubles with each further one. Default: 50 ms.
     pub retry_first: Duration,
-    /// Longest wait between two tries.
+    /// Longest wait between two tries. Default: 1 s.
     pub retry_longest: Duration,
-    /// Largest answer that is taken.
+    /// Bytes of the largest answer that is taken; a larger one ends its connection. Default: 100 MiB.
     pub response_bytes_max: usize,
 }
 

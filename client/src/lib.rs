@@ -32,7 +32,7 @@
 //! # Reading partitions
 //!
 //! A [`Consumer`](consumer::Consumer) reads the partitions that it is told to, each from its own start, and reads ahead in the
-//! background up to a bound. [`seek`](consumer::Consumer::seek), [`pause`](consumer::Consumer::pause) and
+//! background up to [bounds](consumer::ConsumerConfig::memory_bytes). [`seek`](consumer::Consumer::seek), [`pause`](consumer::Consumer::pause) and
 //! [`resume`](consumer::Consumer::resume) act on single partitions; [`stream`](consumer::Consumer::stream) gives a `Stream`.
 //!
 //! ```no_run
@@ -56,7 +56,9 @@
 //! whatever client they are: [`Assignor`](consumer::Assignor) has Kafka's. Records are read at least once: what was given
 //! counts as read when more is asked for, and is noted by time, [when told to](consumer::GroupConsumer::commit), and
 //! before partitions go to another member. Who wants to take part in that asks for
-//! [events](consumer::GroupConsumer::event).
+//! [events](consumer::GroupConsumer::event). Instead of names of topics a member can have a
+//! [pattern](consumer::TopicPattern). A program that asks for nothing for
+//! [too long](consumer::GroupConfig::poll_interval_max) loses its place until it asks again.
 //!
 //! ```no_run
 //! use millstream_client::{ClientConfig, Cluster, consumer::{Assignor, Event, GroupConfig, GroupConsumer}};

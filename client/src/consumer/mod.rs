@@ -167,7 +167,7 @@ impl Consumer {
         self.shared.positions.lock().given(partition)
     }
 
-    /// The offset behind the partition's last record, as the last answer told it.
+    /// The offset behind the partition's last record, as the last answer told it; none before the first one.
     pub fn high_watermark(&self, partition: &TopicPartition) -> Option<i64> {
         self.shared.positions.lock().high_watermark(partition)
     }
@@ -183,7 +183,9 @@ impl Consumer {
         self.shared.memory.used()
     }
 
-    /// Waits for the next records. A call that is dropped has taken nothing.
+    /// Waits for the next records. A call that is dropped has taken nothing. Fails with what cannot be tried again: a
+    /// partition that may not be read, an offset that is not there where there is no [reset](ConsumerConfig::reset), records
+    /// that are damaged, a setting that [cannot be](ConsumerConfig::check). The other partitions go on with the next call.
     pub async fn next(&mut self) -> Result<Chunk, ClientError> {
         loop {
             while let Some((fetched, batch)) = self.pending.pop_front() {

@@ -74,23 +74,23 @@ impl Acks {
 /// How a producer works.
 #[derive(Clone, Debug)]
 pub struct ProducerConfig {
-    /// When a record counts as delivered.
+    /// When a record counts as delivered. Default: [`Acks::All`].
     pub acks: Acks,
-    /// Whether a record that is tried again is never written twice; needs [`Acks::All`].
+    /// Whether a record that is tried again is never written twice; needs [`Acks::All`]. Default: yes.
     pub idempotent: bool,
-    /// How batches are compressed.
+    /// How batches are compressed. Default: not at all.
     pub codec: Codec,
-    /// Bytes of records from which a batch is sent.
+    /// Bytes of records from which a batch is sent. Default: 128 KiB.
     pub batch_bytes: usize,
-    /// How long a smaller batch waits for more records.
+    /// How long a smaller batch waits for more records. Default: 5 ms.
     pub linger: Duration,
-    /// Bytes of batches in one request.
+    /// Bytes of batches in one request. Default: 1 MiB.
     pub request_bytes: usize,
-    /// How long a record is tried.
+    /// How long a record is tried. Default: 2 min.
     pub delivery_timeout: Duration,
-    /// Bytes of records that may wait for their results.
+    /// Bytes of records that may wait for their results; who sends more waits. Default: 64 MiB.
     pub memory_bytes: usize,
-    /// Whether a topic that does not exist may be made by producing to it.
+    /// Whether a topic that does not exist may be made by producing to it, where the broker allows that. Default: yes.
     pub create_topics: bool,
 }
 
@@ -197,7 +197,8 @@ impl Producer {
     }
 
     /// Takes a record; waits while the producer's memory is full. What it returns waits for the result. A call that is
-    /// dropped while it waits has taken nothing.
+    /// dropped while it waits has taken nothing. Fails for a topic that cannot be found, a partition that it does not have,
+    /// a record that is larger than the producer's memory, and after [`close`](Producer::close).
     pub async fn send(&self, topic: &str, record: Record) -> Result<Delivery, SendError> {
         if self.shared.is_closed() {
             return Err(SendError::Closed);

@@ -137,7 +137,9 @@ impl GroupConsumer {
     }
 
     /// Waits for the next records, or for a change of what this member reads. What was given before counts as read from
-    /// now on, and what was revoked before is given up. A call that is dropped has taken nothing.
+    /// now on, and what was revoked before is given up. A call that is dropped has taken nothing. Fails as
+    /// [`Consumer::next`] does, and for good when the group cannot be joined: a group of another kind, one that this client
+    /// may not read with, a setting that [cannot be](GroupConfig::check).
     pub async fn event(&mut self) -> Result<Event, ClientError> {
         let presence = self.presence.clone();
         let _here = presence.here();
@@ -268,7 +270,9 @@ impl GroupConsumer {
         self.consumer.buffered_bytes()
     }
 
-    /// Notes with the broker what was read, the records that were given last included.
+    /// Notes with the broker what was read, the records that were given last included. While the group changes it waits for
+    /// that, up to the [`request_timeout`](crate::ClientConfig::request_timeout); so do the other ways to commit. Fails with
+    /// `UNKNOWN_MEMBER_ID` when the group went on without this member: it will read again what was not noted.
     pub async fn commit(&mut self) -> Result<(), ClientError> {
         self.note_given();
         self.order_commit(None).await?.wait().await
@@ -342,8 +346,10 @@ impl GroupConsumer {
         }
     }
 
-    /// Notes what was read and leaves the group, so that others need not wait for the session timeout. A member with a
-    /// name keeps its place.
+    /// Notes what was read, unless that is done [only when told to](GroupConfig::commit_every), and leaves the group, so that
+    /// others need not wait for the session timeout. A member with a name keeps its place. While the group changes it waits for
+    /// that, up to the [`request_timeout`](crate::ClientConfig::request_timeout). It leaves also where it fails, which says that
+    /// not all is noted. Dropping a member without this neither notes nor leaves.
     pub async fn close(mut self) -> Result<(), ClientError> {
         self.note_given();
         let (tell, told) = oneshot::channel();
