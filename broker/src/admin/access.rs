@@ -85,6 +85,11 @@ impl Access {
         Ok(Access { bound: bound.iter().map(SocketAddr::ip).collect(), hosts, token_file })
     }
 
+    /// Whether nothing at all is changed over this port.
+    pub(super) fn only_reads(&self) -> bool {
+        self.token_file.is_none() && self.bound.iter().any(|address| !address.is_loopback())
+    }
+
     /// Whether the request may be answered. May wait for the token's file.
     pub(super) fn check(&self, asked: &Asked) -> Result<(), Problem> {
         if OPEN_PATHS.contains(&asked.path.trim_end_matches('/')) {
@@ -96,7 +101,7 @@ impl Access {
             return Ok(());
         }
         self.check_origin(asked)?;
-        if self.token_file.is_none() && self.bound.iter().any(|address| !address.is_loopback()) {
+        if self.only_reads() {
             return Err(forbidden(
                 "the HTTP port is open to other machines, so that nothing is changed without a token: \
                  start the broker with --set http.admin.token.file=FILE, or with --http-addr on 127.0.0.1",

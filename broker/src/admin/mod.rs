@@ -125,6 +125,11 @@ impl AdminServer {
     ) -> Result<AdminServer, TokenError> {
         let bound: Vec<_> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let access = Access::new(given, &bound, config)?;
+        if access.only_reads() {
+            tracing::info!(
+                "other machines reach HTTP and http.admin.token.file is not set: nothing is changed over it"
+            );
+        }
         let phase = watch::Sender::new(Phase::Starting);
         let port = Arc::new(Port { started: clock::monotonic(), phase, access });
         let router = router(port.clone());
