@@ -17,6 +17,12 @@ pub(crate) fn monotonic() -> Instant {
     Instant::now()
 }
 
+/// Time since the machine was started, in which it may have slept, unlike monotonic time.
+pub(crate) fn since_boot() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
+}
+
 /// The deadline that lies `after` from now.
 pub(crate) fn deadline(after: Duration) -> Instant {
     Instant::now() + after

@@ -75,3 +75,42 @@ def produce_shows_progress(broker):
             told = int(re.search(r"(\d+) records produced", produce.text)[1])
     done = subprocess.run([binary(), "consume", "stopped", "--bootstrap", broker.bootstrap], capture_output=True, text=True, timeout=60)
     assert len(done.stdout.splitlines()) == told, f"{told} told, {len(done.stdout.splitlines())} there"
+
+
+def typing_is_interrupted(broker):
+    with Terminal(broker, "produce", "typed", "--create") as produce:
+        produce.read_until("Ctrl-D ends")
+        produce.type(b"one\ntwo\nhalf a li")
+        deadline = time.monotonic() + SECONDS_MAX
+        while lines_of(broker, "consume", "typed") != ["one", "two"]:
+            assert time.monotonic() < deadline, "what was typed does not arrive"
+        produce.process.send_signal(signal.SIGINT)
+        produce.read_until("2 records produced to 'typed'", "interrupted behind line 2")
+        assert produce.process.wait(SECONDS_MAX) == 1, "it does not tell that it was interrupted"
+    assert lines_of(broker, "consume", "typed") == ["one", "two"], "half a line was sent"
+
+
+def measuring_is_interrupted(broker):
+    before = lines_of(broker, "topic", "list")
+    with Terminal(broker, "bench", "latency", "--seconds", "600", "--warmup", "0") as bench:
+        bench.read_until("writing at a fixed rate: ", " of 600000 records")
+        assert lines_of(broker, "topic", "list") != before, "no topic was made"
+        bench.process.send_signal(signal.SIGINT)
+        bench.read_until("interrupted; removing what was made", "is not complete")
+        assert bench.process.wait(SECONDS_MAX) == 1, "it does not tell that it was interrupted"
+    assert lines_of(broker, "topic", "list") == before, "a topic is left"
+
+
+def standing_still_is_told(broker):
+    with Terminal(broker, "bench", "latency", "--seconds", "2", "--warmup", "0") as bench:
+        bench.read_until("writing at a fixed rate: ")
+        bench.process.send_signal(signal.SIGSTOP)
+        time.sleep(0.4)
+        bench.process.send_signal(signal.SIGCONT)
+        bench.read_until("warning: this process did not run for ")
+        assert bench.process.wait(SECONDS_MAX) == 0, "it does not end well"
+
+
+def lines_of(broker, *words):
+    done = subprocess.run([binary(), *words, "--bootstrap", broker.bootstrap], capture_output=True, text=True, timeout=60)
+    return done.stdout.splitlines()

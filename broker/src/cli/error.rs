@@ -83,6 +83,9 @@ pub(super) enum CliError {
         /// The last line that was read.
         line: u64,
     },
+    /// A measurement that was interrupted.
+    #[error("the measurement is not complete, so nothing is told of it; the topics that it made are removed")]
+    Incomplete,
     /// Partitions cannot be written and read.
     #[error(
         "{partitions} partitions have no leader, so that they can be neither written nor read; are all brokers running?"

@@ -24,7 +24,7 @@ use super::{
 use crate::signals::Endings;
 
 /// Exit code of a program that was interrupted twice, as shells have it.
-const INTERRUPTED: i32 = 130;
+pub(super) const INTERRUPTED: i32 = 130;
 /// From so long after a first Ctrl-C on it is told what is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Records whose results are not looked at yet.
@@ -133,6 +133,7 @@ pub(super) fn run(args: ProduceArgs) -> Result<(), CliError> {
     let (runtime, cluster, stop) = (runtime()?, args.common.cluster(), Stop::default());
     // Before the first line is read, so that whoever types does not type in vain.
     runtime.block_on(find::writable(&cluster, args.topic.name(), args.create))?;
+    stop_when_interrupted(&runtime, stop.clone());
     let sources = sources(&args.file, &stop)?;
     let (producer, watch) = {
         let _on_runtime = runtime.enter();
@@ -141,7 +142,6 @@ pub(super) fn run(args: ProduceArgs) -> Result<(), CliError> {
         let producer = Arc::new(Producer::new(cluster, config));
         (producer.clone(), StallWatch::new(producer, tried))
     };
-    stop_when_interrupted(&runtime, stop.clone());
     let typed = sources.iter().any(|source| source.typed);
     let mut progress = Progress::new(args.progress, typed, sources.iter().map(|source| source.bytes).sum());
     let mut sending = Sending {
@@ -164,8 +164,9 @@ pub(super) fn run(args: ProduceArgs) -> Result<(), CliError> {
 
 /// The first signal to end ends the reading, so that what was read is delivered and told of; the second one ends everything.
 fn stop_when_interrupted(runtime: &Runtime, stop: Stop) {
+    let _on_runtime = runtime.enter();
+    let mut endings = Endings::new();
     runtime.spawn(async move {
-        let mut endings = Endings::new();
         endings.next().await;
         stop.tell();
         tokio::select! {

@@ -81,14 +81,20 @@ impl Drop for Screen {
     }
 }
 
-/// Overwrites what is there, line by line: nothing flickers.
+/// Overwrites what is there, line by line: nothing flickers. What does not fit is marked where it is cut off.
 fn frame(lines: &[String], rows: usize, columns: usize) -> String {
+    let shown = if lines.len() > rows { rows.saturating_sub(1) } else { lines.len() };
+    let more = (shown < lines.len()).then(|| format!("… {} more lines", lines.len() - shown));
     let mut text = String::from("\x1b[H");
-    for (at, line) in lines.iter().take(rows).enumerate() {
+    for (at, line) in lines.iter().take(shown).chain(&more).enumerate() {
         if at > 0 {
             text.push_str("\r\n");
         }
-        text.extend(line.chars().filter(|sign| !sign.is_control()).take(columns));
+        let signs: Vec<char> = line.chars().filter(|sign| !sign.is_control()).collect();
+        match signs.len() > columns {
+            true => text.extend(signs.iter().take(columns.saturating_sub(1)).chain(&['…'])),
+            false => text.extend(signs),
+        }
         text.push_str("\x1b[K");
     }
     text.push_str("\x1b[J");
@@ -100,8 +106,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_fit_is_cut_off() {
+    fn what_does_not_fit_is_cut_off_and_marked() {
         let lines = ["abcdef".to_string(), "b\x1b".to_string(), "c".to_string()];
-        assert_eq!(frame(&lines, 2, 4), "\x1b[Habcd\x1b[K\r\nb\x1b[K\x1b[J");
+        assert_eq!(frame(&lines, 3, 4), "\x1b[Habc…\x1b[K\r\nb\x1b[K\r\nc\x1b[K\x1b[J");
+        assert_eq!(frame(&lines, 2, 20), "\x1b[Habcdef\x1b[K\r\n… 2 more lines\x1b[K\x1b[J");
     }
 }

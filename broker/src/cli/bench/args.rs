@@ -6,12 +6,22 @@ use clap::{Args, Subcommand};
 use millstream_client::producer::ProducerConfig;
 
 pub(super) use crate::cli::connect::Common;
-use crate::cli::produce::{AcksArg, CompressionArg};
+use crate::cli::{
+    produce::{AcksArg, CompressionArg},
+    progress::When,
+};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct BenchArgs {
     #[command(subcommand)]
     pub(super) command: BenchCommand,
+}
+
+/// What is measured, how, and where.
+#[derive(Debug, Args)]
+pub(super) struct Case<T: Args> {
+    #[command(flatten)]
+    pub(super) args: T,
     #[command(flatten)]
     pub(super) conditions: Conditions,
     #[command(flatten)]
@@ -22,41 +32,44 @@ pub(in crate::cli) struct BenchArgs {
 #[derive(Debug, Args)]
 pub(super) struct Conditions {
     /// What is measured is called so in a report; runs with the same label repeat each other [default: the bootstrap address].
-    #[arg(long, global = true, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT")]
     pub(super) label: Option<String>,
     /// What the broker was built from; kept with the result.
-    #[arg(long, global = true, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT")]
     pub(super) commit: Option<String>,
     /// The broker's process on this machine, whose processor time is measured too.
-    #[arg(long, global = true, value_name = "PID")]
+    #[arg(long, value_name = "PID")]
     pub(super) pid: Option<u32>,
     /// How many times it is measured; a report shows the spread.
-    #[arg(long, global = true, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(super) rounds: u32,
     /// Add each result to this file, a line of JSON each, for `bench report`.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub(super) save: Option<PathBuf>,
+    /// Whether standard error shows how far it has come.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(super) progress: When,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BenchCommand {
     /// Write records as fast as they are taken.
-    Produce(ProduceArgs),
+    Produce(Case<ProduceArgs>),
     /// Read a topic from its beginning to its end.
-    Consume(ConsumeArgs),
+    Consume(Case<ConsumeArgs>),
     /// Write records at a fixed rate and measure how long each takes.
     ///
     /// A record is due at its moment whether or not earlier ones were answered, and its time counts from that moment: what
     /// had to wait behind a slow answer counts as slow.
-    Latency(PacedArgs),
+    Latency(Case<PacedArgs>),
     /// Write records at a fixed rate, read them at the same time, and measure how long each is on its way.
     ///
     /// The time counts from the moment at which a record is due to the moment at which the reader has it.
-    EndToEnd(PacedArgs),
+    EndToEnd(Case<PacedArgs>),
     /// Make many topics and partitions, then write to all of them in turn.
-    Partitions(PartitionsArgs),
+    Partitions(Case<PartitionsArgs>),
     /// Many consumer groups read the same topic at the same time.
-    Groups(GroupsArgs),
+    Groups(Case<GroupsArgs>),
     /// Compare results: one HTML page with plots that needs nothing else.
     ///
     /// Results are files of `--save` or `--output json`. The first label is what the others are compared with. Runs with
@@ -64,10 +77,26 @@ pub(super) enum BenchCommand {
     Report(ReportArgs),
 }
 
+impl BenchCommand {
+    /// How and where it is measured; none where nothing is.
+    pub(super) fn circumstances(&self) -> Option<(&Conditions, &Common)> {
+        match self {
+            BenchCommand::Produce(case) => Some((&case.conditions, &case.common)),
+            BenchCommand::Consume(case) => Some((&case.conditions, &case.common)),
+            BenchCommand::Latency(case) | BenchCommand::EndToEnd(case) => {
+                Some((&case.conditions, &case.common))
+            }
+            BenchCommand::Partitions(case) => Some((&case.conditions, &case.common)),
+            BenchCommand::Groups(case) => Some((&case.conditions, &case.common)),
+            BenchCommand::Report(_) => None,
+        }
+    }
+}
+
 /// Where records are written to.
 #[derive(Debug, Args)]
 pub(super) struct TopicArgs {
-    /// The topic [default: a new one, which is removed at the end].
+    /// A topic that there is [default: a new one, which is removed at the end].
     #[arg(long, value_name = "NAME")]
     pub(super) topic: Option<String>,
     /// Partitions of a new topic.
@@ -82,7 +111,7 @@ pub(super) struct RecordArgs {
     #[arg(long, value_name = "BYTES", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) size: u32,
     /// When a record counts as delivered.
-    #[arg(long, value_enum, default_value = "all")]
+    #[arg(long, value_enum, allow_negative_numbers = true, default_value = "all")]
     pub(super) acks: AcksArg,
     /// How batches are compressed.
     #[arg(long, value_enum, default_value = "none")]
@@ -90,6 +119,9 @@ pub(super) struct RecordArgs {
     /// Milliseconds that a batch waits for more records [default: 5; for a fixed rate 0].
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=60_000))]
     pub(super) linger_ms: Option<u64>,
+    /// How long a record is tried.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(super) timeout: u64,
 }
 
 impl RecordArgs {
@@ -102,6 +134,9 @@ impl RecordArgs {
             acks: self.acks.into(),
             codec: self.compression.into(),
             linger: self.linger(linger),
+            delivery_timeout: Duration::from_secs(self.timeout),
+            // Topics that are removed when it is interrupted are not made anew.
+            create_topics: false,
             ..ProducerConfig::default()
         }
     }

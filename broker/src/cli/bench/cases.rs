@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use clap::ValueEnum;
 use millstream_client::{
     consumer::{Consumer, ConsumerConfig, Start, TopicPartition},
-    producer::{Producer, ProducerConfig},
+    producer::Producer,
 };
 use serde_json::{Value, json};
 
@@ -17,7 +17,10 @@ use super::{
     result::{Cpu, Figure, Latency, Rate},
     topic::{Bench, Range, Topic},
 };
-use crate::{cli::error::CliError, clock};
+use crate::{
+    cli::{error::CliError, stall::StallWatch},
+    clock,
+};
 
 /// How long a batch waits for more records when nothing else is said.
 const LINGER: Duration = Duration::from_millis(5);
@@ -40,12 +43,12 @@ pub(super) async fn measure(
     bench: &Bench,
 ) -> Result<(&'static str, Measured), CliError> {
     Ok(match command {
-        BenchCommand::Produce(args) => ("produce", produce(bench, args).await?),
-        BenchCommand::Consume(args) => ("consume", consume(bench, args).await?),
-        BenchCommand::Latency(args) => ("latency", latency(bench, args).await?),
-        BenchCommand::EndToEnd(args) => ("end-to-end", end_to_end(bench, args).await?),
-        BenchCommand::Partitions(args) => ("partitions", partitions(bench, args).await?),
-        BenchCommand::Groups(args) => ("groups", groups(bench, args).await?),
+        BenchCommand::Produce(case) => ("produce", produce(bench, &case.args).await?),
+        BenchCommand::Consume(case) => ("consume", consume(bench, &case.args).await?),
+        BenchCommand::Latency(case) => ("latency", latency(bench, &case.args).await?),
+        BenchCommand::EndToEnd(case) => ("end-to-end", end_to_end(bench, &case.args).await?),
+        BenchCommand::Partitions(case) => ("partitions", partitions(bench, &case.args).await?),
+        BenchCommand::Groups(case) => ("groups", groups(bench, &case.args).await?),
         BenchCommand::Report(_) => unreachable!("a report measures nothing"),
     })
 }
@@ -103,11 +106,14 @@ async fn fill(
     record: &RecordArgs,
     records: u64,
 ) -> Result<(Written, Cpu), CliError> {
-    let producer = Producer::new(bench.admin.cluster().clone(), record.producer(LINGER));
+    let (producer, watch) = watched_producer(bench, record, LINGER);
     let values = values(record.size as usize);
     let meter = Meter::begin(bench.pid)?;
-    let written = at_full_speed(&producer, targets, &values, records).await?;
-    producer.close().await;
+    let written = at_full_speed(&producer, targets, &values, records, bench.live.clone()).await?;
+    watch.end().await;
+    if let Some(producer) = Arc::into_inner(producer) {
+        producer.close().await;
+    }
     Ok((written, meter.end()))
 }
 
@@ -140,7 +146,7 @@ async fn consume(bench: &Bench, args: &ConsumeArgs) -> Result<Measured, CliError
     let done = async {
         let ranges = to_read(bench, &topic, &args.record, args.records).await?;
         let meter = Meter::begin(bench.pid)?;
-        let read = read::everything(bench.admin.cluster().clone(), &ranges).await?;
+        let read = read::everything(bench.admin.cluster().clone(), &ranges, &bench.live).await?;
         Ok((read, meter.end(), ranges.len()))
     };
     let (done, is_new) = (done.await, topic.is_new());
@@ -177,19 +183,24 @@ fn paced_parameters(args: &PacedArgs, partitions: usize) -> BTreeMap<String, Val
     parameters(&args.record, Duration::ZERO, &more)
 }
 
-fn paced_producer(bench: &Bench, args: &PacedArgs) -> Arc<Producer> {
-    let config: ProducerConfig = args.record.producer(Duration::ZERO);
-    Arc::new(Producer::new(bench.admin.cluster().clone(), config))
+/// A producer, and what tells when its records do not get through.
+fn watched_producer(bench: &Bench, record: &RecordArgs, linger: Duration) -> (Arc<Producer>, StallWatch) {
+    let config = record.producer(linger);
+    let tried = config.delivery_timeout;
+    let producer = Arc::new(Producer::new(bench.admin.cluster().clone(), config));
+    (producer.clone(), StallWatch::new(producer, tried))
 }
 
 async fn latency(bench: &Bench, args: &PacedArgs) -> Result<Measured, CliError> {
     let topic = bench.topic(&args.topic).await?;
     let count = bench.admin.cluster().topic(&topic.name, false).await?.partitions.len();
     let values = values(args.record.size as usize);
-    let producer = paced_producer(bench, args);
+    let (producer, watch) = watched_producer(bench, &args.record, Duration::ZERO);
     let (meter, timetable) = (Meter::begin(bench.pid)?, timetable(args));
     let value = move |number: u64| values[number as usize % values.len()].clone();
-    let written = at_a_rate(producer, Targets::topic(&topic.name), timetable, value).await;
+    let written =
+        at_a_rate(producer, Targets::topic(&topic.name), timetable, value, bench.live.clone()).await;
+    watch.end().await;
     let cpu = meter.end();
     let written = removing(bench, &[topic], written).await?;
     let what = "from the moment at which a record was due to its acknowledgement";
@@ -226,11 +237,12 @@ async fn on_its_way(bench: &Bench, args: &PacedArgs, topic: &Topic) -> Result<(R
         value[..MARK_BYTES].copy_from_slice(&read::mark(run, number));
         value.into()
     };
-    let producer = paced_producer(bench, args);
+    let (producer, watch) = watched_producer(bench, &args.record, Duration::ZERO);
     let (meter, timetable) = (Meter::begin(bench.pid)?, timetable(args));
     let reading = load::joined(tokio::spawn(read::as_they_come(consumer, run, timetable)));
-    let writing = at_a_rate(producer, Targets::topic(&topic.name), timetable, value);
+    let writing = at_a_rate(producer, Targets::topic(&topic.name), timetable, value, bench.live.clone());
     let (_, read) = tokio::try_join!(writing, reading)?;
+    watch.end().await;
     Ok((read, meter.end(), ranges.len()))
 }
 
@@ -279,7 +291,7 @@ async fn groups(bench: &Bench, args: &GroupsArgs) -> Result<Measured, CliError> 
         let meter = Meter::begin(bench.pid)?;
         let plan = GroupsPlan { groups: args.groups, members: args.members };
         let cluster = bench.admin.cluster();
-        let (read, names) = read::in_groups(cluster, &topic.name, &ranges, plan).await?;
+        let (read, names) = read::in_groups(cluster, &topic.name, &ranges, plan, &bench.live).await?;
         let cpu = meter.end();
         for name in names {
             bench.admin.delete_group(&name).await?;

@@ -11,6 +11,7 @@ use millstream_client::producer::{Delivered, Delivery, DeliveryError, Producer, 
 use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 
 use super::{
+    live::Live,
     meter::{Latencies, Series},
     topic::due,
 };
@@ -74,10 +75,12 @@ pub(super) async fn at_full_speed(
     targets: &Targets,
     values: &[Bytes],
     records: u64,
+    live: Arc<Live>,
 ) -> Result<Written, CliError> {
+    live.begin("writing", records);
     let (hand_over, waiting) = mpsc::channel(IN_FLIGHT_MAX);
     let began = clock::monotonic();
-    let settling = tokio::spawn(settle_in_order(waiting, began, records));
+    let settling = tokio::spawn(settle_in_order(waiting, began, records, live));
     for number in 0..records {
         let (topic, partition) = targets.place(number);
         let value = Some(values[number as usize % values.len()].clone());
@@ -98,6 +101,7 @@ async fn settle_in_order(
     mut waiting: mpsc::Receiver<(Instant, Delivery)>,
     began: Instant,
     all: u64,
+    live: Arc<Live>,
 ) -> Result<Written, CliError> {
     let (mut latencies, mut series, mut ended) = (Latencies::new(), Series::new(began), began);
     while let Some((taken, delivery)) = waiting.recv().await {
@@ -105,6 +109,7 @@ async fn settle_in_order(
         ended = clock::monotonic();
         latencies.add(ended.saturating_duration_since(taken));
         series.add(ended, 1);
+        live.add(1);
     }
     Ok(Written { records: all, took: ended.saturating_duration_since(began), latencies, series, ended })
 }
@@ -144,9 +149,11 @@ pub(super) async fn at_a_rate(
     targets: Targets,
     timetable: Timetable,
     value: impl Fn(u64) -> Bytes + Send + 'static,
+    live: Arc<Live>,
 ) -> Result<Written, CliError> {
+    live.begin("writing at a fixed rate", timetable.records);
     let (hand_over, waiting) = mpsc::channel(IN_FLIGHT_MAX);
-    let settling = tokio::spawn(settle_as_they_come(waiting, timetable));
+    let settling = tokio::spawn(settle_as_they_come(waiting, timetable, live));
     let (runtime, sender) = (Handle::current(), producer.clone());
     // A thread of its own: it wakes within microseconds, a task's timer only within milliseconds.
     let sending = tokio::task::spawn_blocking(move || {
@@ -173,6 +180,7 @@ pub(super) async fn at_a_rate(
 async fn settle_as_they_come(
     mut waiting: mpsc::Receiver<(u64, Delivery)>,
     timetable: Timetable,
+    live: Arc<Live>,
 ) -> Result<Written, CliError> {
     let began = timetable.counts_from();
     let (mut latencies, mut series, mut ended) = (Latencies::new(), Series::new(began), began);
@@ -183,6 +191,7 @@ async fn settle_as_they_come(
                 let (number, result, now): (u64, Result<Delivered, DeliveryError>, Instant) = settled;
                 let all = timetable.records;
                 result.map_err(|first| CliError::Delivery { failed: 1, all, first })?;
+                live.add(1);
                 if number >= timetable.warmup_records {
                     latencies.add(now.saturating_duration_since(timetable.due(number)));
                     series.add(now, 1);

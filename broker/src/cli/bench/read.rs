@@ -14,6 +14,7 @@ use millstream_client::{
 use parking_lot::Mutex;
 
 use super::{
+    live::Live,
     load::{Timetable, joined},
     meter::{Latencies, Series},
     topic::Range,
@@ -68,11 +69,18 @@ fn left(ranges: &BTreeMap<TopicPartition, Range>) -> BTreeMap<TopicPartition, i6
     full.map(|(place, (_, end))| (place.clone(), *end)).collect()
 }
 
+/// Offsets in these ranges.
+fn records_in(ranges: &BTreeMap<TopicPartition, Range>) -> u64 {
+    ranges.values().map(|(begin, end)| end.saturating_sub(*begin).max(0) as u64).sum()
+}
+
 /// Reads everything in these ranges.
 pub(super) async fn everything(
     cluster: Cluster,
     ranges: &BTreeMap<TopicPartition, Range>,
+    live: &Live,
 ) -> Result<Read, CliError> {
+    live.begin("reading", records_in(ranges));
     let mut left = left(ranges);
     let mut consumer = Consumer::new(cluster, ConsumerConfig::default());
     let began = clock::monotonic();
@@ -87,6 +95,7 @@ pub(super) async fn everything(
             }
         };
         read.count(&chunk, began);
+        live.add(chunk.records.len() as u64);
         if left.get(&chunk.partition).is_some_and(|end| chunk.next_offset >= *end) {
             left.remove(&chunk.partition);
         }
@@ -169,18 +178,20 @@ pub(super) async fn in_groups(
     topic: &str,
     ranges: &BTreeMap<TopicPartition, Range>,
     plan: GroupsPlan,
+    live: &Arc<Live>,
 ) -> Result<(GroupsRead, Vec<String>), CliError> {
     let (run, began) = (clock::random_u64(), clock::monotonic());
     let shared = Arc::new(Mutex::new(GroupsRead { read: Read::new(began), ready: Duration::ZERO }));
     let (mut tasks, mut names) = (Vec::new(), Vec::new());
-    let each: u64 = ranges.values().map(|(begin, end)| end.saturating_sub(*begin).max(0) as u64).sum();
-    let expected = each * u64::from(plan.groups);
+    let expected = records_in(ranges) * u64::from(plan.groups);
+    live.begin("reading in groups", expected);
     for at in 0..plan.groups {
         let group =
             Arc::new(Group { name: format!("bench-{run:016x}-{at}"), left: Mutex::new(left(ranges)) });
         names.push(group.name.clone());
         for _ in 0..plan.members {
-            let member = Member { group: group.clone(), all: shared.clone(), began, expected };
+            let member =
+                Member { group: group.clone(), all: shared.clone(), began, expected, live: live.clone() };
             // Connections of its own, as a process of its own would have.
             let own = Cluster::new(cluster.config().clone());
             tasks.push(joined(tokio::spawn(member.run(own, topic.to_string()))));
@@ -199,6 +210,7 @@ struct Member {
     began: Instant,
     /// Records that all groups together have to read.
     expected: u64,
+    live: Arc<Live>,
 }
 
 impl Member {
@@ -234,6 +246,7 @@ impl Member {
             }
             Event::Records(chunk) => {
                 self.all.lock().read.count(&chunk, self.began);
+                self.live.add(chunk.records.len() as u64);
                 let mut left = self.group.left.lock();
                 if left.get(&chunk.partition).is_some_and(|end| chunk.next_offset >= *end) {
                     left.remove(&chunk.partition);

@@ -39,6 +39,9 @@ pub(super) struct Run {
     /// What it cost.
     #[serde(default)]
     pub(super) cpu: Cpu,
+    /// How long the client's process did not run at most, where that was so long that its times say it too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) client_stood_still_ms: Option<u64>,
 }
 
 /// A machine.
@@ -253,6 +256,7 @@ pub(super) mod tests {
             }),
             rate: Some(Rate { unit: "records/s".to_string(), points: vec![(1.0, 5.0), (2.0, 6.0)] }),
             cpu: Cpu { client_seconds: Some(0.5), broker_seconds: None },
+            client_stood_still_ms: None,
         }
     }
 

@@ -7,13 +7,16 @@ use std::{
 };
 
 use millstream_client::{
-    ClientError, Cluster,
+    ClientError, Cluster, ErrorCode,
     admin::{Admin, NewTopic, OffsetAt},
     consumer::TopicPartition,
 };
 
-use super::args::TopicArgs;
-use crate::{cli::error::CliError, clock};
+use super::{args::TopicArgs, live::Live};
+use crate::{
+    cli::{error::CliError, find},
+    clock,
+};
 
 /// How often it is looked whether partitions have their leaders.
 const LEADERS_EVERY: Duration = Duration::from_millis(20);
@@ -24,20 +27,24 @@ const LEADERS_WAIT_MAX: Duration = Duration::from_secs(120);
 pub(super) struct Bench {
     pub(super) admin: Admin,
     pub(super) pid: Option<u32>,
+    pub(super) live: Arc<Live>,
 }
+
+/// What one can do where a topic is not there.
+const NEXT: &str = "without --topic a new one is made, and removed at the end";
 
 /// The first and the next offset of a partition.
 pub(super) type Range = (i64, i64);
 
 impl Bench {
-    pub(super) fn new(cluster: Cluster, pid: Option<u32>) -> Bench {
-        Bench { admin: Admin::new(cluster), pid }
+    pub(super) fn new(cluster: Cluster, pid: Option<u32>, live: Arc<Live>) -> Bench {
+        Bench { admin: Admin::new(cluster), pid, live }
     }
 
     /// The topic that was named, or a new one.
     pub(super) async fn topic(&self, args: &TopicArgs) -> Result<Topic, CliError> {
         if let Some(name) = &args.topic {
-            self.admin.cluster().topic(name, true).await?;
+            find::topic_or(self.admin.cluster(), name, NEXT).await?;
             return Ok(Topic { name: name.clone(), is_new: false });
         }
         let topic = Topic::named(&format!("bench-{:016x}", clock::random_u64()));
@@ -59,6 +66,7 @@ impl Bench {
 
     pub(super) async fn make(&self, topic: &Topic, partitions: i32) -> Result<(), CliError> {
         let new = NewTopic { name: topic.name.clone(), partitions: Some(partitions), ..NewTopic::default() };
+        self.live.made(&topic.name);
         self.admin.create_topic(&new, false).await?;
         Ok(())
     }
@@ -86,16 +94,27 @@ impl Bench {
     /// Removes the topics that were made here.
     pub(super) async fn remove(&self, topics: &[Topic]) -> Result<(), CliError> {
         for topic in topics.iter().filter(|topic| topic.is_new) {
-            match self.admin.delete_topic(&topic.name).await {
-                Err(error)
-                    if error.code() != Some(millstream_client::ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) =>
-                {
-                    return Err(error.into());
-                }
-                _ => {}
-            }
+            self.remove_one(&topic.name).await?;
         }
         Ok(())
+    }
+
+    /// Removes what was made and is there still.
+    pub(super) async fn remove_left(&self) -> Result<(), CliError> {
+        for topic in self.live.left() {
+            self.remove_one(&topic).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_one(&self, topic: &str) -> Result<(), CliError> {
+        match self.admin.delete_topic(topic).await {
+            Err(error) if error.code() != Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) => Err(error.into()),
+            _ => {
+                self.live.removed(topic);
+                Ok(())
+            }
+        }
     }
 
     /// What there is to read in each partition. A leader that was just chosen may not know of it yet: it is asked again.

@@ -15,6 +15,7 @@ const TOPICS_SHOWN: usize = 8;
 const GROUPS_SHOWN: usize = 8;
 /// APIs that are shown, the busiest first.
 const APIS_SHOWN: usize = 6;
+const KIB: f64 = 1024.0;
 const MIB: f64 = 1_048_576.0;
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 /// Signs of the disk's bar.
@@ -118,16 +119,24 @@ pub(super) fn lines(change: &Change<'_>, history: &History) -> Vec<String> {
     lines
 }
 
+/// Bytes in a second, in the unit that shows them.
+fn speed(bytes: f64) -> String {
+    match bytes {
+        b if b < KIB => format!("{b:.0} B/s"),
+        b if b < MIB => format!("{:.1} KiB/s", b / KIB),
+        b => format!("{:.1} MiB/s", b / MIB),
+    }
+}
+
 fn rates(change: &Change<'_>, history: &History) -> Vec<String> {
     let mib = |name: &str| change.value(name) / MIB;
-    let mib_rate = |name: &str| change.rate(name) / MIB;
     let produce = format!(
-        "{:.1} MiB/s, {:.0} records/s, {:.0} batches refused/s",
-        mib_rate("millstream_produce_bytes_total"),
+        "{}, {:.0} records/s, {:.0} batches refused/s",
+        speed(change.rate("millstream_produce_bytes_total")),
         change.rate("millstream_produce_records_total"),
         change.rate("millstream_produce_refused_total"),
     );
-    let fetch = format!("{:.1} MiB/s", mib_rate("millstream_fetch_bytes_total"));
+    let fetch = speed(change.rate("millstream_fetch_bytes_total"));
     let memory = format!(
         "{:.0} MiB resident: log {:.0}, memtable {:.0}, cache {:.0}",
         mib("process_resident_memory_bytes"),
@@ -165,9 +174,9 @@ fn log(change: &Change<'_>) -> String {
     let each_ms =
         if syncs > 0.0 { change.growth("millstream_wal_sync_seconds_sum") * 1000.0 / syncs } else { 0.0 };
     format!(
-        "{:.0} syncs/s of {each_ms:.2} ms, {:.1} MiB/s, busy {:.0} %",
+        "{:.0} syncs/s of {each_ms:.2} ms, {}, busy {:.0} %",
         change.rate("millstream_wal_sync_seconds_count"),
-        change.rate("millstream_wal_written_bytes_total") / MIB,
+        speed(change.rate("millstream_wal_written_bytes_total")),
         change.rate("millstream_wal_sync_seconds_sum") * 100.0,
     )
 }
@@ -246,10 +255,10 @@ fn topics(change: &Change<'_>) -> Vec<String> {
         names.into_iter().map(|name| (name, of(&produced, name), of(&fetched, name))).collect();
     topics.sort_by(|a, b| (b.1 + b.2).total_cmp(&(a.1 + a.2)));
     let row = |(name, produced, fetched): &(&String, f64, f64)| {
-        vec![name.to_string(), format!("{:.2}", produced / MIB), format!("{:.2}", fetched / MIB)]
+        vec![name.to_string(), speed(*produced), speed(*fetched)]
     };
     let rows: Vec<Vec<String>> = topics.iter().take(TOPICS_SHOWN).map(row).collect();
-    if rows.is_empty() { Vec::new() } else { table_lines(&["TOPIC", "IN MiB/s", "OUT MiB/s"], &rows) }
+    if rows.is_empty() { Vec::new() } else { table_lines(&["TOPIC", "IN", "OUT"], &rows) }
 }
 
 #[cfg(test)]
@@ -269,6 +278,14 @@ mod tests {
         assert_eq!(
             shown,
             ["GROUP  TOPIC  LAG  BEHIND", "b      t      1    2m 10s", "a      t      5    3.0s"]
+        );
+    }
+
+    #[test]
+    fn what_is_slow_is_not_nothing() {
+        assert_eq!(
+            [0.0, 12.4, 2048.0, 5_452_595.0].map(speed),
+            ["0 B/s", "12 B/s", "2.0 KiB/s", "5.2 MiB/s"]
         );
     }
 
