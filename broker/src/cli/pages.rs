@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::PathBuf};
 
-use clap::{Args, Command};
+use clap::{ArgAction, Args, Command};
 use clap_complete::Shell;
 
 use super::{command, error::CliError, output::Out};
@@ -56,7 +56,42 @@ pub(super) fn man(args: &ManArgs) -> Result<(), CliError> {
 fn page(command: &Command) -> io::Result<Vec<u8>> {
     let mut page = Vec::new();
     clap_mangen::Man::new(command.clone()).render(&mut page)?;
-    Ok(page)
+    Ok(with_values(&String::from_utf8_lossy(&page), command).into_bytes())
+}
+
+const SYNOPSIS: &str = ".SH SYNOPSIS\n";
+
+/// The page with a synopsis that says which flags take what: the one that is made has names alone.
+fn with_values(page: &str, command: &Command) -> String {
+    let parts = page.split_once(SYNOPSIS);
+    let parts = parts.and_then(|(head, rest)| Some((head, &rest[rest.find("\n.SH")?..])));
+    match parts {
+        Some((head, behind)) => format!("{head}{SYNOPSIS}{}{behind}", synopsis(command)),
+        None => page.to_string(),
+    }
+}
+
+fn synopsis(command: &Command) -> String {
+    let escaped = |text: &str| text.replace('-', "\\-");
+    let name = command.get_bin_name().unwrap_or_else(|| command.get_name());
+    let mut parts = vec![format!("\\fB{}\\fR", escaped(name))];
+    for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+        let names = arg.get_value_names().filter(|_| arg.get_action().takes_values()).unwrap_or_default();
+        let values =
+            names.iter().map(|name| format!("\\fI{}\\fR", escaped(name))).collect::<Vec<_>>().join(" ");
+        let flag = arg.get_long().map(|long| format!("\\fB{}\\fR", escaped(&format!("--{long}"))));
+        let part =
+            flag.into_iter().chain(Some(values).filter(|v| !v.is_empty())).collect::<Vec<_>>().join(" ");
+        let several = if matches!(arg.get_action(), ArgAction::Append) { "..." } else { "" };
+        parts.push(match arg.is_required_set() {
+            true => format!("{part}{several}"),
+            false => format!("[{part}]{several}"),
+        });
+    }
+    if command.has_subcommands() {
+        parts.push("\\fICOMMAND\\fR".to_string());
+    }
+    parts.join(" ")
 }
 
 /// The page of every command, as `millstream-topic-create.1`.
@@ -91,5 +126,13 @@ mod tests {
         }
         let page = String::from_utf8_lossy(&pages[1].1);
         assert!(page.contains(".TH millstream"), "{page}");
+        let (_, create) =
+            pages.iter().find(|(name, _)| name == "millstream-topic-create.1").expect("its page");
+        let create = String::from_utf8_lossy(create);
+        for part in
+            ["[\\fB\\-\\-partitions\\fR \\fIN\\fR]", " \\fINAME\\fR", "[\\fB\\-\\-validate\\-only\\fR]"]
+        {
+            assert!(create.contains(part), "{part} is not in {create}");
+        }
     }
 }
