@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use millstream_client::{ClientConfig, Cluster};
 use tokio::runtime::Runtime;
 
-use super::error::CliError;
+use super::{candidates, error::CliError};
 
 /// How long a command waits for a broker that does not answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -74,10 +74,10 @@ fn addresses(text: &str) -> Result<String, &'static str> {
 #[group(required = true, multiple = false)]
 pub(super) struct TopicName {
     /// The topic.
-    #[arg(value_name = "TOPIC")]
+    #[arg(value_name = "TOPIC", add = candidates::topics())]
     place: Option<String>,
     /// The topic, as a flag.
-    #[arg(long = "topic", value_name = "NAME")]
+    #[arg(long = "topic", value_name = "NAME", add = candidates::topics())]
     flag: Option<String>,
 }
 

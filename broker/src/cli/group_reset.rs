@@ -10,6 +10,7 @@ use millstream_client::{
 use serde_json::json;
 
 use super::{
+    candidates,
     connect::Output,
     consume::{bounds, chosen, found},
     error::CliError,
@@ -26,7 +27,7 @@ pub(super) struct ResetArgs {
     /// The group's name.
     name: String,
     /// The topic.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = candidates::topics())]
     topic: String,
     /// Only this partition; may be given several times.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]

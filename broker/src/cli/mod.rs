@@ -4,6 +4,7 @@
 //! says what to do next; results go to standard output, and a reader that closes it early is no error.
 
 mod bench;
+mod candidates;
 mod cluster;
 mod cluster_status;
 mod connect;
@@ -36,6 +37,7 @@ mod when;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
+use clap_complete::CompleteEnv;
 
 /// What a newcomer does first.
 const FIRST_STEPS: &str = "\
@@ -89,6 +91,8 @@ fn command() -> clap::Command {
 
 /// Does what the command line says.
 pub fn run() -> ExitCode {
+    // Only when a shell asks what could come next; then it does not return.
+    CompleteEnv::with_factory(command).var(pages::COMPLETE_VARIABLE).complete();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return misused(&error),

@@ -3,7 +3,7 @@
 use std::{fs, io, path::PathBuf};
 
 use clap::{ArgAction, Args, Command};
-use clap_complete::Shell;
+use clap_complete::{Shell, env::Shells};
 
 use super::{command, error::CliError, output::Out};
 
@@ -24,10 +24,23 @@ pub(super) struct ManArgs {
     dir: Option<PathBuf>,
 }
 
+/// In which a shell names itself when it asks for completions.
+pub(super) const COMPLETE_VARIABLE: &str = "MILLSTREAM_COMPLETE";
+
 /// Prints completions.
 pub(super) fn completions(args: &CompletionsArgs) -> Result<(), CliError> {
-    let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut command(), "millstream", &mut script);
+    let (mut script, shells) = (Vec::new(), Shells::builtins());
+    if let Some(shell) = shells.completer(&args.shell.to_string()) {
+        // The script asks the command itself, each time: that one knows the topics that there are.
+        let written = shell.write_registration(
+            COMPLETE_VARIABLE,
+            "millstream",
+            "millstream",
+            "millstream",
+            &mut script,
+        );
+        written.map_err(CliError::io("cannot make the script"))?;
+    }
     let mut out = Out::new();
     out.bytes(&script)?;
     out.flush()

@@ -11,6 +11,7 @@ use millstream_client::{
 use serde_json::json;
 
 use super::{
+    candidates,
     connect::{Common, Output, runtime},
     error::CliError,
     find,
@@ -70,6 +71,7 @@ enum TopicCommand {
     /// Show a topic's partitions and configuration.
     Describe {
         /// Its name.
+        #[arg(add = candidates::topics())]
         name: String,
         /// Also configuration keys that nobody set.
         #[arg(long)]
@@ -78,6 +80,7 @@ enum TopicCommand {
     /// Change a topic's configuration.
     Alter {
         /// Its name.
+        #[arg(add = candidates::topics())]
         name: String,
         #[command(flatten)]
         changes: Changes,
@@ -88,12 +91,13 @@ enum TopicCommand {
     /// Remove topics and their records.
     Delete {
         /// Their names.
-        #[arg(required = true)]
+        #[arg(required = true, add = candidates::topics())]
         names: Vec<String>,
     },
     /// Give a topic more partitions.
     Grow {
         /// Its name.
+        #[arg(add = candidates::topics())]
         name: String,
         /// Partitions that it is to have.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
