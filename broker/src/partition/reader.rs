@@ -21,8 +21,12 @@ use super::{
 };
 use crate::service::PartitionView;
 
+/// Portions that are read ahead of a consumer: with less, one that takes them as fast as the disk gives them waits.
+const AHEAD_PORTIONS: usize = 4;
 /// Most bytes of one partition that are read ahead of a consumer.
 const AHEAD_BYTES_MAX: usize = 4 << 20;
+/// Partitions of one fetch that are read at a time: a disk gives more to several than to one.
+const READS_MAX: usize = 3;
 
 /// What a fetch wants of one partition.
 #[derive(Clone, Copy, Debug)]
@@ -250,6 +254,8 @@ async fn read_parts<L: Locate>(
     let located: Vec<Located> = parts.iter().map(locate).collect();
     let mut pass = Pass::new(allowance, parts.len());
     if !pass.go_on(&located, Disk::MustNotWait) {
+        // The thread below begins with the first of them.
+        read_ahead(pass.missing(&located).skip(1).collect());
         let waiting = tokio::task::spawn_blocking(move || {
             pass.go_on(&located, Disk::MayWait);
             pass
@@ -264,18 +270,19 @@ async fn read_parts<L: Locate>(
     pass.results
 }
 
-/// Bytes that are read ahead of a consumer that takes so many at once: the next two portions, so that the one behind
-/// the next is there in time too.
+/// Bytes that are read ahead of a consumer that takes so many at once.
 fn ahead(max_bytes: usize) -> usize {
-    max_bytes.saturating_mul(2).min(AHEAD_BYTES_MAX)
+    max_bytes.saturating_mul(AHEAD_PORTIONS).min(AHEAD_BYTES_MAX)
 }
 
-/// Reads on where consumers of old data will, unless that is under way. Nobody waits for it but those who want it.
+/// Reads what consumers of old data will want, unless that is under way. Nobody waits for it but those who want it.
 fn read_ahead(mut next: Vec<(Arc<ShardHost>, Next)>) {
     next.retain(|(host, next)| host.ahead.begin(next.partition));
-    if !next.is_empty() {
+    let each = next.len().div_ceil(READS_MAX);
+    while !next.is_empty() {
+        let some: Vec<_> = next.drain(..each.min(next.len())).collect();
         tokio::task::spawn_blocking(move || {
-            next.iter().for_each(|(host, next)| host.ahead.read(&host.tables, *next));
+            some.iter().for_each(|(host, next)| host.ahead.read(&host.tables, *next));
         });
     }
 }
@@ -286,6 +293,18 @@ impl Pass {
         // Where nothing is allowed, it is as if a part in front had taken all.
         let anything = allowance == Allowance::Nothing;
         Pass { bytes_left, anything, results: Vec::with_capacity(parts), next: Vec::new() }
+    }
+
+    /// The parts that have no result yet, as far as there will be room for them.
+    fn missing(&self, located: &[Located]) -> impl Iterator<Item = (Arc<ShardHost>, Next)> {
+        let mut bytes_left = self.bytes_left;
+        located[self.results.len()..].iter().filter_map(move |(place, part)| {
+            let (host, _) = place.as_ref().ok()?;
+            let max_bytes = part.max_bytes.min(bytes_left);
+            bytes_left -= max_bytes;
+            let next = Next { partition: part.partition.id, offset: part.offset, max_bytes };
+            (max_bytes > 0).then(|| (host.clone(), next))
+        })
     }
 
     /// Reads the parts that have no result yet; false when one of them needs the disk and must not wait for it.

@@ -29,6 +29,9 @@ use crate::disk::{AlignedBuf, align_down, align_up};
 /// Largest vote. Every file repeats every group's vote, so it is small.
 pub(super) const VOTE_BYTES_MAX: usize = 256;
 
+/// A write of so many bytes is long: it is not what gathering calls would save.
+pub(super) const LONG_WRITE_BYTES: usize = 64 << 10;
+
 /// Called once something is durable, or the log has failed.
 pub(super) type Done = Box<dyn FnOnce(Result<(), WalFailed>) + Send>;
 
@@ -130,7 +133,8 @@ pub(super) struct Log {
     pub(super) files: BTreeMap<u64, FileTops>,
     pub(super) failed: Option<WalFailed>,
     pub(super) stopping: bool,
-    pub(super) writer_waits: bool,
+    /// The writer waits until so many calls want to be told; the first wakes one that has nothing to do.
+    pub(super) wake_at: Option<usize>,
 }
 
 impl Log {
@@ -151,7 +155,7 @@ impl Log {
             files,
             failed: None,
             stopping: false,
-            writer_waits: false,
+            wake_at: None,
         }
     }
 
@@ -334,6 +338,18 @@ impl Log {
         open + self.sealed.iter().map(|segment| segment.range.len()).sum::<usize>()
     }
 
+    /// How many wait for what is to be written.
+    pub(super) fn calls(&self) -> usize {
+        self.done.len()
+    }
+
+    /// Whether the writer waits for what is there now. A frame that nobody waits for wakes only one that is idle.
+    fn wakes(&self) -> bool {
+        self.wake_at.is_some_and(|wanted| {
+            wanted <= 1 || self.calls() >= wanted || self.pending_bytes() >= LONG_WRITE_BYTES
+        })
+    }
+
     /// Whether someone waits for what is to be written.
     pub(super) fn has_listener(&self) -> bool {
         !self.done.is_empty()
@@ -398,7 +414,10 @@ impl Shared {
     pub(super) fn change<R>(&self, change: impl FnOnce(&mut Log) -> R) -> R {
         let mut log = self.log.lock();
         let result = change(&mut log);
-        let wake = std::mem::take(&mut log.writer_waits);
+        let wake = log.wakes();
+        if wake {
+            log.wake_at = None;
+        }
         drop(log);
         if wake {
             self.work.notify_one();

@@ -8,6 +8,7 @@
 //! 4. No file is used again while a group needs an entry of it, and none is ever removed because another one is
 //!    missing or damaged.
 
+mod company;
 mod files;
 mod group;
 pub(crate) mod inspect;
@@ -60,6 +61,9 @@ pub struct WalConfig {
     pub spare_files_max: usize,
     /// After a long write the log waits so long for more before it looks for the next one.
     pub gather: Duration,
+    /// While short writes have few calls each that follow each other closely, one waits for the next ones, at most so
+    /// long; zero for never.
+    pub gather_calls: Duration,
     /// After so long without an append the durable mark of the last one is written.
     pub seal_after: Duration,
     /// After so long again unused memory is given back.
@@ -80,6 +84,7 @@ impl Default for WalConfig {
             spare_bytes_max: 160 << 20,
             spare_files_max: 4,
             gather: Duration::from_micros(100),
+            gather_calls: Duration::from_micros(300),
             seal_after: Duration::from_millis(50),
             trim_after: Duration::from_secs(1),
             salt: 0,

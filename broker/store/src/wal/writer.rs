@@ -6,19 +6,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use parking_lot::MutexGuard;
+
 use super::{
     WalFailed,
+    company::Company,
     files::{Ready, write_head},
     layout::{FileHead, Position, file_name},
-    log::{Done, Log, Segment, Shared},
+    log::{Done, LONG_WRITE_BYTES, Log, Segment, Shared},
 };
 use crate::disk::DiskFile;
 
 /// Buffers that one write gathers without an allocation.
 const PARTS_INLINE: usize = 8;
 
-/// A log whose last write was as long as this is busy: its next write waits a little for company.
-const BUSY_BYTES: usize = 64 << 10;
 /// So much is worth a write of its own at once.
 const ENOUGH_BYTES: usize = 512 << 10;
 
@@ -56,6 +57,7 @@ pub(super) struct Writer {
     durable: Position,
     /// Length of the last write.
     wrote_bytes: usize,
+    company: Company,
     rest: Rest,
     /// A step makes files itself and does not wait for anything.
     stepped: bool,
@@ -67,7 +69,8 @@ impl Writer {
         shared.files.want(durable.seq() + 1);
         // The start has written nothing that a mark would be needed for.
         let (segments, done, file) = (Vec::new(), Vec::new(), None);
-        Writer { shared, segments, done, file, durable, wrote_bytes: 0, rest: Rest::Marked, stepped }
+        let company = Company::new(shared.config.gather_calls);
+        Writer { shared, segments, done, file, durable, wrote_bytes: 0, company, rest: Rest::Marked, stepped }
     }
 
     /// Writes until the log stops.
@@ -91,35 +94,34 @@ impl Writer {
         }
     }
 
-    /// Waits for work and takes it; `false` when the log stops. A log at rest gets one seal, so that the mark of
-    /// what was acknowledged last is on disk too, and gives its spare memory back.
+    /// Waits for work and takes it; `false` when the log stops.
     fn wait(&mut self) -> bool {
         let shared = self.shared.clone();
         let mut log = shared.lock();
-        if !log.stopping && self.wrote_bytes >= BUSY_BYTES && log.pending_bytes() < ENOUGH_BYTES {
+        if !log.stopping && self.wrote_bytes >= LONG_WRITE_BYTES && log.pending_bytes() < ENOUGH_BYTES {
             drop(log);
-            // What a write costs hardly depends on its length, and whoever appends meanwhile need not wake anybody. A
-            // quiet log never waits.
+            // A log whose last write was long is busy. What a write costs hardly depends on its length, and whoever
+            // appends meanwhile need not wake anybody.
             std::thread::sleep(shared.config.gather);
             log = shared.lock();
         }
+        if !self.wait_for_work(&mut log) {
+            return false;
+        }
+        self.wait_for_company(&mut log);
+        self.take(&mut log);
+        true
+    }
+
+    /// `false` when the log stops. A log at rest gets one seal, so that the mark of what was acknowledged last is on
+    /// disk too, and gives its spare memory back.
+    fn wait_for_work(&mut self, log: &mut MutexGuard<'_, Log>) -> bool {
         while !log.has_work() {
             if log.stopping && self.rest != Rest::Unmarked {
                 return false;
             }
-            if !log.stopping {
-                log.writer_waits = true;
-                let timed_out = match self.pause() {
-                    Some(pause) => shared.work.wait_for(&mut log, pause).timed_out(),
-                    None => {
-                        shared.work.wait(&mut log);
-                        false
-                    }
-                };
-                log.writer_waits = false;
-                if !timed_out || log.has_work() {
-                    continue;
-                }
+            if !log.stopping && !self.sleep(log, 1, self.pause()) {
+                continue;
             }
             match self.rest {
                 Rest::Unmarked => {
@@ -134,8 +136,35 @@ impl Writer {
                 Rest::Trimmed => {}
             }
         }
-        self.take(&mut log);
         true
+    }
+
+    /// Where calls are few but dense, lets more of them come before they are written.
+    #[allow(clippy::disallowed_methods)] // How dense calls are is measured where they come; no result depends on it.
+    fn wait_for_company(&mut self, log: &mut MutexGuard<'_, Log>) {
+        let calls = log.calls();
+        if calls == 0 || log.stopping || log.pending_bytes() >= LONG_WRITE_BYTES {
+            return;
+        }
+        let Some(wanted) = self.company.wanted(calls, Instant::now()) else { return };
+        if calls < wanted {
+            self.sleep(log, wanted, Some(self.shared.config.gather_calls));
+        }
+        self.company.came(log.calls());
+    }
+
+    /// Waits until so many calls are to be written, or for so long; whether nothing came at all.
+    fn sleep(&self, log: &mut MutexGuard<'_, Log>, calls: usize, pause: Option<Duration>) -> bool {
+        log.wake_at = Some(calls);
+        let timed_out = match pause {
+            Some(pause) => self.shared.work.wait_for(log, pause).timed_out(),
+            None => {
+                self.shared.work.wait(log);
+                false
+            }
+        };
+        log.wake_at = None;
+        timed_out && !log.has_work()
     }
 
     fn pause(&self) -> Option<Duration> {

@@ -1,0 +1,166 @@
+//! Whether a write of few calls waits for more of them to come.
+
+use std::time::{Duration, Instant};
+
+/// Writes over which it is seen how closely calls follow each other.
+const WATCHED_WRITES: u32 = 64;
+/// Where waiting brings fewer calls than this to a write, on average, it is given up.
+const WORTH_CALLS: f32 = 1.5;
+/// The newest write counts for this part of the average.
+const NEWEST: f32 = 0.25;
+/// Waiting that brought nothing is tried again after so many watches at the latest.
+const PAUSE_WATCHES_MAX: u32 = 1024;
+
+/// Watches how closely calls follow each other, and what waiting for them brings.
+///
+/// A write costs the processor and the disk the same for one call as for ten. Where calls come from many who do not wait for
+/// each other, a short wait halves that; where one caller waits for each answer before it calls again, nobody else
+/// comes, and a wait would be time lost. The two look alike until it is tried.
+#[derive(Debug)]
+pub(super) struct Company {
+    wait: Duration,
+    stage: Stage,
+    /// Watches to go before waiting is tried again.
+    pause: u32,
+    /// Watches that will go by if it brings nothing again.
+    next_pause: u32,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Watching { since: Option<Instant>, writes: u32, calls: usize },
+    Waiting { calls_mean: f32 },
+}
+
+impl Stage {
+    fn watching(since: Option<Instant>) -> Stage {
+        Stage::Watching { since, writes: 0, calls: 0 }
+    }
+}
+
+impl Company {
+    pub(super) fn new(wait: Duration) -> Company {
+        Company { wait, stage: Stage::watching(None), pause: 0, next_pause: 1 }
+    }
+
+    /// How many calls the next write should have, if it is to wait for any: then
+    /// [`came`](Company::came) is to be told how many it got.
+    pub(super) fn wanted(&mut self, calls: usize, now: Instant) -> Option<usize> {
+        if let Stage::Watching { since, writes, calls: seen } = &mut self.stage {
+            let Some(since) = *since else {
+                *since = Some(now);
+                return None;
+            };
+            (*writes, *seen) = (*writes + 1, *seen + calls);
+            if *writes < WATCHED_WRITES {
+                return None;
+            }
+            let dense = now.duration_since(since) <= self.wait.saturating_mul(*seen as u32);
+            let calls_mean = (*seen as f32 / WATCHED_WRITES as f32).max(2.0);
+            self.stage = Stage::watching(Some(now));
+            if !dense || self.wait.is_zero() {
+                return None;
+            }
+            if self.pause > 0 {
+                self.pause -= 1;
+                return None;
+            }
+            self.stage = Stage::Waiting { calls_mean };
+        }
+        match self.stage {
+            // A little less than the average, so that what comes regularly is not waited for in vain.
+            Stage::Waiting { calls_mean } => Some((calls_mean - NEWEST).ceil() as usize),
+            Stage::Watching { .. } => None,
+        }
+    }
+
+    /// Notes how many calls a write got that had leave to wait.
+    pub(super) fn came(&mut self, calls: usize) {
+        let Stage::Waiting { calls_mean } = &mut self.stage else { return };
+        *calls_mean += (calls as f32 - *calls_mean) * NEWEST;
+        if *calls_mean >= WORTH_CALLS {
+            // It pays; should that end, it is tried again soon.
+            if calls > 1 {
+                self.next_pause = 1;
+            }
+            return;
+        }
+        self.stage = Stage::watching(None);
+        self.pause = self.next_pause;
+        self.next_pause = (self.next_pause * 2).min(PAUSE_WATCHES_MAX);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)] // Any moment does to begin with.
+mod tests {
+    use super::*;
+
+    const WAIT: Duration = Duration::from_micros(300);
+
+    /// Writes whose calls come `spacing` after each other from callers who do not wait: how many of `writes` waited, and
+    /// calls per write of those.
+    fn open_loop(company: &mut Company, spacing: Duration, writes: usize) -> (usize, f64) {
+        let (mut now, mut waited, mut calls_of_waits) = (Instant::now(), 0, 0);
+        for _ in 0..writes {
+            now += spacing;
+            if let Some(wanted) = company.wanted(1, now) {
+                let in_time = 1 + (WAIT.as_nanos() / spacing.as_nanos()) as usize;
+                let calls = in_time.min(wanted.max(1));
+                now += spacing * (calls as u32 - 1);
+                company.came(calls);
+                waited += 1;
+                calls_of_waits += calls;
+            }
+        }
+        (waited, calls_of_waits as f64 / waited.max(1) as f64)
+    }
+
+    /// As many callers as `callers`, each of which calls again when its last call is done.
+    fn closed_loop(company: &mut Company, callers: usize, cycle: Duration, writes: usize) -> (usize, usize) {
+        let (mut now, mut waited, mut in_vain) = (Instant::now(), 0, 0);
+        for _ in 0..writes {
+            now += cycle;
+            if let Some(wanted) = company.wanted(callers, now) {
+                waited += 1;
+                in_vain += usize::from(wanted > callers);
+                company.came(callers);
+            }
+        }
+        (waited, in_vain)
+    }
+
+    #[test]
+    fn dense_calls_of_many_are_written_together() {
+        let (waited, calls) = open_loop(&mut Company::new(WAIT), Duration::from_micros(150), 1000);
+        assert!(waited > 900 && calls >= 2.0, "{waited} waits for {calls} calls each");
+    }
+
+    #[test]
+    fn sparse_calls_never_wait_and_zero_is_never() {
+        let (waited, _) = open_loop(&mut Company::new(WAIT), Duration::from_micros(301), 10_000);
+        assert_eq!(waited, 0);
+        let mut never = Company::new(Duration::ZERO);
+        assert_eq!(closed_loop(&mut never, 10, Duration::from_micros(10), 10_000), (0, 0));
+    }
+
+    #[test]
+    fn one_caller_that_waits_for_each_answer_is_hardly_ever_kept_waiting() {
+        let (waited, in_vain) = closed_loop(&mut Company::new(WAIT), 1, Duration::from_micros(100), 100_000);
+        assert!((1..40).contains(&in_vain), "{in_vain} of {waited} waits in vain");
+    }
+
+    #[test]
+    fn several_callers_that_wait_for_answers_are_waited_for_until_all_are_there() {
+        let (waited, in_vain) = closed_loop(&mut Company::new(WAIT), 8, Duration::from_micros(200), 10_000);
+        assert!(waited > 9000 && in_vain == 0, "{in_vain} of {waited} waits in vain");
+    }
+
+    #[test]
+    fn it_is_tried_again_when_callers_come_after_it_brought_nothing() {
+        let mut company = Company::new(WAIT);
+        closed_loop(&mut company, 1, Duration::from_micros(100), 2000);
+        let (waited, calls) = open_loop(&mut company, Duration::from_micros(150), 10_000);
+        assert!(waited > 5000 && calls >= 2.0, "{waited} waits for {calls} calls each");
+    }
+}
