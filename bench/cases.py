@@ -16,7 +16,7 @@ class Sizes:
 
     def __init__(self, quick):
         self.quick = quick
-        self.records_1k, self.records_synced, self.records_100b = (300_000, 60_000, 600_000) if quick else (5_000_000, 1_000_000, 10_000_000)
+        self.records_1k, self.records_synced, self.records_100b = (300_000, 60_000, 600_000) if quick else (5_000_000, 3_000_000, 10_000_000)
         self.rate_seconds, self.rate_warmup_seconds = (5, 2) if quick else (25, 5)
         self.end_to_end_records = 1000 if quick else 10_000
         self.idle_seconds = 3 if quick else 20
