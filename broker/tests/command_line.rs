@@ -18,8 +18,18 @@ fn numbers(count: u32) -> String {
 fn what_was_produced_is_consumed_also_after_a_crash() {
     let dir = tempfile::tempdir().expect("a directory");
     let broker = Broker::start(dir.path());
-    let produce =
-        ["produce", "--topic", "n", "--key-separator", "7", "--compression", "lz4", "--output", "json"];
+    let produce = [
+        "produce",
+        "--topic",
+        "n",
+        "--create",
+        "--key-separator",
+        "7",
+        "--compression",
+        "lz4",
+        "--output",
+        "json",
+    ];
     let output = broker.ask_with(&produce, &numbers(2000));
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(text(&output.stdout).trim(), r#"{"delivered":2000,"failed":0,"topic":"n"}"#);
@@ -73,7 +83,7 @@ fn a_producer_outlives_a_crash_of_the_broker_and_writes_everything_once() {
 fn members_of_a_group_go_on_where_it_was() {
     let dir = tempfile::tempdir().expect("a directory");
     let broker = Broker::start(dir.path());
-    broker.ask_with(&["produce", "--topic", "n"], &numbers(100));
+    broker.ask_with(&["produce", "--topic", "n", "--create"], &numbers(100));
     let member = ["consume", "--topic", "n", "--group", "g", "--max-messages"];
     let first = broker.lines(&[&member[..], &["60"]].concat());
     let rest = broker.lines(&[&member[..], &["40"]].concat());
@@ -149,7 +159,7 @@ fn a_broker_that_is_not_there_is_told_with_what_to_do() {
 fn the_pages_tell_that_it_is_ready_and_what_it_has_done() {
     let dir = tempfile::tempdir().expect("a directory");
     let broker = Broker::start(dir.path());
-    broker.ask_with(&["produce", "--topic", "n"], &numbers(10));
+    broker.ask_with(&["produce", "--topic", "n", "--create"], &numbers(10));
     assert!(broker.get("/health/live").starts_with("HTTP/1.1 200"));
     assert!(broker.get("/health/ready").starts_with("HTTP/1.1 200"));
     let page = broker.get("/metrics");
@@ -168,6 +178,7 @@ fn the_pages_tell_that_it_is_ready_and_what_it_has_done() {
 fn a_busy_producer_is_never_refused_and_keeps_its_order() {
     let dir = tempfile::tempdir().expect("a directory");
     let broker = Broker::start(dir.path());
+    broker.lines(&["topic", "create", "n"]);
     let size = ["--records", "40000", "--size", "200"];
     let wrote = broker.json(&[&["bench", "produce", "--topic", "n", "--output", "json"][..], &size].concat());
     assert_eq!(wrote["parameters"]["records"], 40_000);
@@ -183,7 +194,7 @@ fn a_busy_producer_is_never_refused_and_keeps_its_order() {
 fn the_doctor_looks_only_at_what_does_not_run() {
     let dir = tempfile::tempdir().expect("a directory");
     let broker = Broker::start(dir.path());
-    broker.ask_with(&["produce", "--topic", "n"], &numbers(10));
+    broker.ask_with(&["produce", "--topic", "n", "--create"], &numbers(10));
     let doctor = || {
         let output =
             Command::new(PROGRAM).arg("doctor").arg("--data-dir").arg(dir.path()).output().expect("it ends");

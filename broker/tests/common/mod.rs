@@ -98,7 +98,8 @@ impl Broker {
 
     pub(crate) fn get(&self, path: &str) -> String {
         let mut socket = TcpStream::connect(&self.http).expect("the HTTP port is open");
-        write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("written");
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .expect("written");
         let mut page = String::new();
         socket.read_to_string(&mut page).expect("a page");
         page
