@@ -18,6 +18,12 @@ use support::{
 /// Records below are removed in the tests of a log that lost its beginning.
 const LOG_START: i64 = 10;
 
+/// The same member, which asks for the topic by a pattern.
+fn asked_by_pattern(by_name: GroupConfig, topic: &str) -> GroupConfig {
+    let pattern = Some(TopicPattern::new(topic).expect("a pattern"));
+    GroupConfig { pattern, topics: [].into(), ..by_name }
+}
+
 /// A cluster whose topics are looked at often.
 fn curious() -> Cluster {
     let metadata_age_max = Duration::from_millis(500);
@@ -30,12 +36,7 @@ async fn partitions_that_are_added_are_read_by_name_and_by_pattern() {
     for by_pattern in [false, true] {
         let (topic, group) = (topic("grows", 1, &[]).await, unique("group"));
         let by_name = member(&group, &topic, Assignor::CooperativeSticky);
-        let config = if by_pattern {
-            let pattern = Some(TopicPattern::new(&topic).expect("a pattern"));
-            GroupConfig { pattern, topics: [].into(), ..by_name }
-        } else {
-            by_name
-        };
+        let config = if by_pattern { asked_by_pattern(by_name, &topic) } else { by_name };
         let reader = Reader::start_in(curious(), config);
         fill(&topic, 1, 0, 5).await;
         until("the first is read", || reader.count() == 5).await;
@@ -55,12 +56,7 @@ async fn a_topic_that_is_removed_and_made_again_is_read_from_its_new_beginning()
         let (topic, group) = (topic("again", 2, &[]).await, unique("group"));
         let consumer = ConsumerConfig { reset: Some(Start::Beginning), ..ConsumerConfig::default() };
         let by_name = GroupConfig { consumer, ..member(&group, &topic, Assignor::Range) };
-        let config = if by_pattern {
-            let pattern = Some(TopicPattern::new(&topic).expect("a pattern"));
-            GroupConfig { pattern, topics: [].into(), ..by_name }
-        } else {
-            by_name
-        };
+        let config = if by_pattern { asked_by_pattern(by_name, &topic) } else { by_name };
         let reader = Reader::start_in(curious(), config);
         fill(&topic, 2, 0, 20).await;
         until("all is read", || reader.count() == 40).await;
