@@ -9,9 +9,9 @@ pub(super) const BUDGET_BYTES_MIN: u64 = 64 * MIB;
 const BUDGET_BYTES_MAX_DEFAULT: u64 = 2048 * MIB;
 /// Taken for the machine's memory when the system does not tell.
 const MACHINE_BYTES_UNKNOWN: u64 = 1024 * MIB;
-/// Where the system tells: all memory, and what this group of processes may take of it.
+/// Where the system tells: all memory, and what a container may take of it, by version 2 of control groups and by version 1.
 const MEMINFO: &str = "/proc/meminfo";
-const CGROUP_LIMIT: &str = "/sys/fs/cgroup/memory.max";
+const CGROUP_LIMITS: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
 
 /// What the budget is for. What is left of it is for everything that has no bound of its own: the state of
 /// partitions and groups, the indexes of runs.
@@ -49,7 +49,7 @@ pub(super) fn budget_default() -> u64 {
     static BUDGET: OnceLock<u64> = OnceLock::new();
     *BUDGET.get_or_init(|| {
         let text = |path| fs::read_to_string(path).unwrap_or_default();
-        budget_of(machine_bytes(&text(MEMINFO), &text(CGROUP_LIMIT)))
+        budget_of(machine_bytes(&text(MEMINFO), &CGROUP_LIMITS.map(text)))
     })
 }
 
@@ -57,12 +57,12 @@ fn budget_of(machine: u64) -> u64 {
     (machine / 4).clamp(BUDGET_BYTES_MIN, BUDGET_BYTES_MAX_DEFAULT)
 }
 
-fn machine_bytes(meminfo: &str, cgroup_limit: &str) -> u64 {
+fn machine_bytes(meminfo: &str, cgroup_limits: &[String]) -> u64 {
     let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let total = total.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     let total = total.map_or(MACHINE_BYTES_UNKNOWN, |kib| kib * 1024);
-    // Without a limit there is a word.
-    cgroup_limit.trim().parse().map_or(total, |limit: u64| limit.min(total))
+    // Without a limit there is a word, a number beyond any machine, or no file.
+    cgroup_limits.iter().filter_map(|limit| limit.trim().parse().ok()).fold(total, u64::min)
 }
 
 /// A size as people write it: bytes, or with KiB, MiB or GiB behind.
@@ -80,13 +80,18 @@ mod tests {
     #[test]
     fn a_large_machine_gives_two_gib_and_a_small_one_a_quarter() {
         let budget = |kib: u64, limit: &str| {
-            budget_of(machine_bytes(&format!("MemFree: 1 kB\nMemTotal: {kib:>9} kB\nX: 1 kB\n"), limit))
+            let meminfo = format!("MemFree: 1 kB\nMemTotal: {kib:>9} kB\nX: 1 kB\n");
+            let both = [[limit.to_string(), String::new()], ["max\n".to_string(), limit.to_string()]];
+            let [new, old] = both.map(|limits| budget_of(machine_bytes(&meminfo, &limits)));
+            assert_eq!(new, old, "either version says it");
+            new
         };
         assert_eq!(budget(64 << 20, "max\n"), 2048 * MIB);
         assert_eq!(budget(2 << 20, "max"), 512 * MIB);
+        assert_eq!(budget(2 << 20, "9223372036854771712\n"), 512 * MIB, "none, as version 1 says it");
         assert_eq!(budget(64 << 20, "536870912\n"), 128 * MIB, "a container's limit counts");
         assert_eq!(budget(100 << 10, ""), BUDGET_BYTES_MIN);
-        assert_eq!(budget_of(machine_bytes("", "")), 256 * MIB);
+        assert_eq!(budget_of(machine_bytes("", &[])), 256 * MIB);
         assert!(budget_default() >= BUDGET_BYTES_MIN);
     }
 
