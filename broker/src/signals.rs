@@ -2,6 +2,29 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// What a shell adds to the number of the signal that ended a program.
+const EXIT_CODE_OF_SIGNALS: u8 = 128;
+
+/// How a program is told to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// SIGINT, by Ctrl-C.
+    Interrupt,
+    /// SIGTERM.
+    Terminate,
+}
+
+impl Ending {
+    /// What shells say of a program that ended by this: whoever calls a program need not know whether it heard the signal.
+    pub(crate) fn exit_code(self) -> u8 {
+        let signal = match self {
+            Ending::Interrupt => 2,
+            Ending::Terminate => 15,
+        };
+        EXIT_CODE_OF_SIGNALS + signal
+    }
+}
+
 /// The signals that ask a program to end in order. From when it is made they do not end the process by themselves.
 pub(crate) struct Endings(Option<(Signal, Signal)>);
 
@@ -15,14 +38,35 @@ impl Endings {
         Endings(both)
     }
 
-    /// Waits for the next one; for ever where signals cannot be heard, and then they end the process.
-    pub(crate) async fn next(&mut self) {
+    /// Waits for the next one; for ever where signals cannot be heard, and then they end the process. A call that is dropped
+    /// has taken nothing.
+    pub(crate) async fn next(&mut self) -> Ending {
         match &mut self.0 {
             None => std::future::pending().await,
             Some((interrupt, terminate)) => tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
+                _ = interrupt.recv() => Ending::Interrupt,
+                _ = terminate.recv() => Ending::Terminate,
             },
         }
+    }
+
+    /// Waits for the next one and ends the process at once: it was told to end before, and is asked not to finish either.
+    pub(crate) async fn end_at_once(&mut self) -> ! {
+        let ending = self.next().await;
+        std::process::exit(ending.exit_code().into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::Signal;
+
+    use super::*;
+
+    #[test]
+    fn an_exit_code_is_what_shells_say_of_the_signal() {
+        let of_shells = |signal: Signal| EXIT_CODE_OF_SIGNALS as i32 + signal.as_raw();
+        assert_eq!(i32::from(Ending::Interrupt.exit_code()), of_shells(Signal::INT));
+        assert_eq!(i32::from(Ending::Terminate.exit_code()), of_shells(Signal::TERM));
     }
 }

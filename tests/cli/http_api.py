@@ -178,6 +178,10 @@ def only_who_may_changes_something(_broker):
         assert of("GET", "/v1/topics", Host="evil.example") == 403 and of("GET", "/v1/topics", Host="proxy.example.org") == 200
         assert of("GET", "/metrics", Host="evil.example") == 200 and of("GET", "/health/ready", Host="evil.example") == 200
         assert of("DELETE", "/v1/topics/a", Origin="http://evil.example") == 403 and of("DELETE", "/v1/topics/a", Origin=f"http://{broker.http}") == 404
+        sites = {site: of("DELETE", "/v1/topics/a", **{"Sec-Fetch-Site": site}) for site in ("cross-site", "same-site", "same-origin", "none")}
+        assert sites == {"cross-site": 403, "same-site": 403, "same-origin": 404, "none": 404}, f"Sec-Fetch-Site without Origin: {sites}"
+        status, _, text = port.ask("PUT", "/v1/log", {"filter": "debug"}, headers={"Sec-Fetch-Site": "cross-site"})
+        assert status == 403 and "Sec-Fetch-Site" in json.loads(text)["error"], f"{status} {text}"
         token = pathlib.Path(folder) / "token"
         token.write_text("correct-horse\n")
         wrong = pathlib.Path(folder) / "wrong"
@@ -197,7 +201,7 @@ def only_who_may_changes_something(_broker):
                 if settings:
                     assert ask("DELETE", "/v1/topics/a", Authorization="Bearer correct-horse")[0] == 404
                     assert level("info", "--http-token-file", str(token)).returncode == 0
-    return "host, origin and token"
+    return "host, origin, site and token"
 
 
 def metrics_are_as_documented(broker):
@@ -248,11 +252,14 @@ def the_log_is_switched(broker):
     before = port.call("log")[1]
     lines = lambda: broker.log_path.read_text().count("DEBUG")  # noqa: E731
     assert lines() == 0, "debug lines before the switch"
-    port.call("change_log", None, {"filter": "debug"})
+    port.call("change_log", None, {"filter": "debug,openraft=debug"})
     port.call("cluster")
     port.call("create_topic", None, {"name": "logged"})
     debug = lines()
     assert debug > 0, "no debug lines after the switch"
+    for filter, in_force in (("info,millstream::kafka=debug", "info,millstream::kafka=debug,openraft=error"), ("info,openraft=warn", "info,openraft=warn")):
+        found = port.call("change_log", None, {"filter": filter})[1]["filter"]
+        assert found == in_force, f"{filter}: {found} is in force"
     back = port.call("change_log", None, {"filter": None})[1]
     assert back == before, f"{back}, before {before}"
     debug = lines()
@@ -291,3 +298,32 @@ def lag_in_seconds(broker):
             late_by = found[1] - age
             assert found[0] == records and (0 <= late_by < 60 if records else found[1] == 0), f"at {offset}: {found}"
     return "metrics, HTTP and command line agree"
+
+
+def what_cannot_be_written_is_told(_broker):
+    """A memtable that cannot be written is in the log with its reason, and whoever asks whether the broker is ready is warned; both end with it."""
+    with Broker(settings={"memtable.bytes": str(1 << 20)}) as broker:
+        port = Port(broker)
+        tables = broker.data_dir / "tables"
+        aside = tables.with_name("tables-aside")
+        write = lambda: subprocess.run([binary(), "produce", "kept", "--create", "--bootstrap", broker.bootstrap], timeout=60,  # noqa: E731
+                                       input=("x" * 1023 + "\n") * 4096, text=True, check=True, capture_output=True)
+        failing = lambda: "millstream_flush_failing 1" in port.ask("GET", "/metrics")[2].splitlines()  # noqa: E731
+        tables.rename(aside)
+        try:
+            write()
+            deadline = time.monotonic() + 30
+            while not failing():
+                assert time.monotonic() < deadline, "it is never told"
+                time.sleep(0.05)
+            status, _, text = port.ask("GET", "/health/ready")
+            assert status == 200 and text.startswith("ready\nwarning: ") and "No such file" in text, f"{status} {text}"
+        finally:
+            aside.rename(tables)
+        while failing():
+            assert time.monotonic() < deadline, "it never ends"
+            time.sleep(0.05)
+        assert port.ask("GET", "/health/ready")[2] == "ready\n"
+        told = [line for line in broker.log_path.read_text().splitlines() if "is tried again later" in line]
+        assert len(told) == 1 and "No such file" in told[0], told
+        assert "what could not be written is written" in broker.log_path.read_text()

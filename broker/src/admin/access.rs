@@ -3,7 +3,8 @@
 //! Health and metrics are open. Everything else wants:
 //! 1. a Host that is this broker's. A page whose name was pointed at this machine by its owner (DNS rebinding) sends its
 //!    own name, and is refused.
-//! 2. no Origin but this broker's own, for what changes something: no page of others does so.
+//! 2. no Origin but this broker's own, for what changes something, and no Sec-Fetch-Site that says that a page of others
+//!    asks: no page of others changes anything. Programs send neither.
 //! 3. the token, where `http.admin.token.file` is set.
 //! 4. the token or a loopback address, for what changes something: whoever opens the port to other machines says who may.
 
@@ -15,13 +16,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header, uri::Authority};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header, uri::Authority};
 
 use super::problem::Problem;
 use crate::config::BrokerConfig;
 
 /// Paths that whoever reaches the port may ask for.
 const OPEN_PATHS: &[&str] = &["/health/live", "/health/ready", "/metrics"];
+/// On whose behalf a browser asks.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// Largest file of a token.
 const TOKEN_BYTES_MAX: u64 = 4096;
 
@@ -101,6 +104,7 @@ impl Access {
             return Ok(());
         }
         self.check_origin(asked)?;
+        self.check_site(asked)?;
         if self.only_reads() {
             return Err(forbidden(
                 "the HTTP port is open to other machines, so that nothing is changed without a token: \
@@ -142,6 +146,17 @@ impl Access {
             return Ok(());
         }
         Err(forbidden(format_args!("a page of '{origin}' may change nothing here (the header Origin)")))
+    }
+
+    /// A browser that leaves out the Origin still says on whose behalf it asks. Another port of this machine is the same
+    /// site, but not this broker.
+    fn check_site(&self, asked: &Asked) -> Result<(), Problem> {
+        match asked.site.as_deref().map(str::trim) {
+            None | Some("same-origin" | "none") => Ok(()),
+            Some(site) => Err(forbidden(format_args!(
+                "a page of others may change nothing here (the header Sec-Fetch-Site is '{site}'; allowed are same-origin and none)"
+            ))),
+        }
     }
 
     fn check_token(&self, asked: &Asked) -> Result<(), Problem> {
@@ -198,13 +213,15 @@ pub(super) struct Asked {
     changes: bool,
     host: Option<String>,
     origin: Option<String>,
+    site: Option<String>,
     token: Option<String>,
 }
 
 impl Asked {
     pub(super) fn of(method: &Method, uri: &Uri, headers: &HeaderMap) -> Asked {
-        let text =
-            |name| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        let text = |name: HeaderName| {
+            headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
         let token = text(header::AUTHORIZATION).and_then(|value| {
             let (scheme, token) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_string())
@@ -214,6 +231,7 @@ impl Asked {
             changes: !method.is_safe(),
             host: uri.authority().map(Authority::to_string).or_else(|| text(header::HOST)),
             origin: text(header::ORIGIN),
+            site: text(SEC_FETCH_SITE),
             token,
         }
     }
@@ -291,6 +309,25 @@ mod tests {
             (with("POST", "http://localhost:9644"), with("DELETE", "https://LOCALHOST:9644")),
             (200, 200)
         );
+    }
+
+    #[test]
+    fn a_page_of_others_that_sends_no_origin_changes_nothing_either() {
+        let access = access("127.0.0.1:9644", None);
+        let with = |method, site| {
+            status(&access, method, "/v1/topics/a", &[("host", "localhost:9644"), ("sec-fetch-site", site)])
+        };
+        for method in ["DELETE", "PUT", "POST", "PATCH"] {
+            for site in ["cross-site", "same-site", "CROSS-SITE", "unheard-of", ""] {
+                assert_eq!((with(method, site), with("GET", site)), (403, 200), "{method} {site}");
+            }
+            assert_eq!((with(method, "none"), with(method, "same-origin")), (200, 200), "{method}");
+            assert_eq!(
+                status(&access, method, "/v1/topics/a", &[("host", "localhost:9644")]),
+                200,
+                "a program"
+            );
+        }
     }
 
     #[test]

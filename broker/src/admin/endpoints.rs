@@ -147,7 +147,7 @@ fn pages() -> Vec<Endpoint> {
             "Whether a producer can produce and a consumer consume on this node: it is open, leads everything that it should, and has room on its disk",
             get(super::ready),
         )
-        .answers(text(200, "they can"))
+        .answers(text(200, "they can; a second line warns when what is in memory cannot be written to its files"))
         .answers(text(503, "they cannot; the reason in words")),
         Endpoint::new(
             "GET",

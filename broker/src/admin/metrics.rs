@@ -65,7 +65,7 @@ fn about_process(text: &mut MetricsText, sources: &Sources, uptime: Duration) {
 fn about_health(text: &mut MetricsText, service: &Service, ready: bool) {
     text.one(&of::READY, u8::from(ready));
     text.one(&of::WRITES_REFUSED, u8::from(service.write_stop().is_some()));
-    text.one(&of::FLUSH_FAILING, u8::from(service.flush_is_failing()));
+    text.one(&of::FLUSH_FAILING, u8::from(service.flush_trouble().is_some()));
 }
 
 fn about_requests(text: &mut MetricsText, sources: &Sources) {

@@ -214,9 +214,12 @@ async fn live(State(port): State<Arc<Port>>) -> Response {
 }
 
 async fn ready(State(port): State<Arc<Port>>) -> Response {
-    match readiness::soon(&port.phase).await {
-        None => (StatusCode::OK, "ready\n").into_response(),
-        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    let not_ready = readiness::soon(&port.phase).await;
+    let warning = readiness::warning(&port.phase.borrow());
+    let warning = warning.map(|trouble| format!("warning: {trouble}\n")).unwrap_or_default();
+    match not_ready {
+        None => (StatusCode::OK, format!("ready\n{warning}")).into_response(),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n{warning}")).into_response(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::Phase;
-use crate::service::{Service, WriteStop};
+use crate::service::{FlushTrouble, Service, WriteStop};
 
 /// A start that is nearly over is waited for, so that whoever asks while a broker comes up need not ask again.
 const START_WAIT: Duration = Duration::from_millis(500);
@@ -42,6 +42,11 @@ pub(super) fn now(phase: &Phase) -> Option<NotReady> {
             without_leader(service).or_else(|| service.write_stop().map(NotReady::Writes))
         }
     }
+}
+
+/// What somebody should look at while the node can go on for a time.
+pub(super) fn warning(phase: &Phase) -> Option<FlushTrouble> {
+    phase.admin()?.sources.service.flush_trouble()
 }
 
 fn without_leader(service: &Service) -> Option<NotReady> {

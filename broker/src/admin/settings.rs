@@ -76,7 +76,7 @@ pub(super) async fn change_log(
     let filter = change.filter.unwrap_or_else(|| log.first_filter().to_string());
     log.set(&filter).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error))?;
     // Whoever reads the log is to know why it changes.
-    tracing::warn!(filter, "the log filter was switched");
+    tracing::warn!(filter = log.filter(), "the log filter was switched");
     Ok(Json(log_json(&admin)))
 }
 

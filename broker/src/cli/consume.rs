@@ -6,18 +6,21 @@ use clap::Args;
 use millstream_client::{
     TopicMeta,
     admin::{Admin, OffsetAt},
-    consumer::{Chunk, Consumer, ConsumerConfig, Event, GroupConfig, GroupConsumer, Start, TopicPartition},
+    consumer::{
+        Chunk, ConsumedRecord, Consumer, ConsumerConfig, Event, GroupConfig, GroupConsumer, Start,
+        TopicPartition,
+    },
 };
 
 use super::{
     connect::{Common, Output, TopicName, runtime},
     error::{CliError, Missing},
     find,
-    output::Out,
+    printer::Printer,
     record_text::Format,
     when::{When, date_text},
 };
-use crate::{clock, signals::Endings};
+use crate::clock;
 
 /// Without --follow: what there is, from the beginning, and then it ends. With --follow: what is written from now on,
 /// unless another beginning is given.
@@ -80,16 +83,24 @@ const GROUP_IDLE_MAX: Duration = Duration::from_secs(5);
 /// The same before it has anything to read: the group must be formed first.
 const GROUP_JOIN_MAX: Duration = Duration::from_secs(30);
 
+/// A page has as much, and the rest of its last record: whoever reads slowly or not to the end gets little of it twice.
+const PAGE_BYTES: usize = 32 << 10;
+
 /// While nothing comes it is looked so often whether there is anything left to come.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Prints records until it is told to end.
+/// Prints records until there are enough, or it is told to end: where there never are, that is the end.
 pub(super) fn run(mut args: ConsumeArgs) -> Result<(), CliError> {
     args.settle_format()?;
+    let endless = args.follow && args.max_messages.is_none();
     let runtime = runtime()?;
-    match args.group.clone() {
+    let done = match args.group.clone() {
         Some(group) => runtime.block_on(read_as_member(args, &group)),
         None => runtime.block_on(read(args)),
+    };
+    match done {
+        Err(CliError::Interrupted { .. }) if endless => Ok(()),
+        done => done,
     }
 }
 
@@ -99,47 +110,46 @@ async fn read_as_member(args: ConsumeArgs, group: &str) -> Result<(), CliError> 
     find::topic(&cluster, args.topic.name()).await?;
     let start = if args.from_beginning || !args.follow { Start::Beginning } else { Start::End };
     let config = GroupConfig { start, ..GroupConfig::new(group, [args.topic.name().to_string()]) };
-    let mut member = GroupConsumer::new(cluster, config);
+    let (mut member, mut printer) = (GroupConsumer::new(cluster, config), Printer::new(true)?);
+    let done = print_as_member(&args, &mut member, &mut printer).await;
+    // However it ends: what was printed is noted, and the others need not wait for this member.
+    let closed = printer.finish(member.close()).await;
+    match done {
+        Err(error) if !error.is_in_order() => Err(error),
+        done => closed.map_err(CliError::from).and(done),
+    }
+}
+
+async fn print_as_member(
+    args: &ConsumeArgs,
+    member: &mut GroupConsumer,
+    printer: &mut Printer,
+) -> Result<(), CliError> {
     let mut left = Left { follow: true, messages: args.max_messages, ends: BTreeMap::new() };
-    let mut out = Out::new();
-    let mut endings = Endings::new();
     while !left.is_done() {
+        // Anew each time: how long depends on what this member reads now.
         let idle_max = match (args.follow, member.assignment().is_empty()) {
             (true, _) => Duration::MAX,
             (false, true) => GROUP_JOIN_MAX,
             (false, false) => GROUP_IDLE_MAX,
         };
-        tokio::select! {
-            event = next_shown(&mut member, &mut out, idle_max) => match event? {
-                Some(Event::Records(chunk)) => {
-                    let next_offset = print(&args, &chunk, &mut left, &mut out)?;
-                    member.read_up_to(&chunk.partition, next_offset);
-                }
-                // Waits anew: how long depends on what this member reads now.
-                Some(_) => {}
-                None => break,
+        let event = tokio::select! {
+            biased;
+            cut = printer.cut() => return Err(cut),
+            event = tokio::time::timeout(idle_max, member.event()) => event,
+        };
+        let chunk = match event {
+            Ok(event) => match event? {
+                Event::Records(chunk) => chunk,
+                _ => continue,
             },
-            () = endings.next() => break,
-        }
+            Err(_) => return Ok(()),
+        };
+        let (read_to, printed) = print(args, &chunk, &mut left, printer).await;
+        member.read_up_to(&chunk.partition, read_to);
+        printed?;
     }
-    out.flush()?;
-    Ok(member.close().await?)
-}
-
-/// The next records, or a change of what is read; what is gathered is shown before waiting for them.
-async fn next_shown(
-    member: &mut GroupConsumer,
-    out: &mut Out,
-    idle_max: Duration,
-) -> Result<Option<Event>, CliError> {
-    if let Ok(event) = tokio::time::timeout(Duration::ZERO, member.event()).await {
-        return Ok(Some(event?));
-    }
-    out.flush()?;
-    match tokio::time::timeout(idle_max, member.event()).await {
-        Ok(event) => Ok(Some(event?)),
-        Err(_) => Ok(None),
-    }
+    Ok(())
 }
 
 async fn read(args: ConsumeArgs) -> Result<(), CliError> {
@@ -163,29 +173,24 @@ async fn read(args: ConsumeArgs) -> Result<(), CliError> {
     if let Some(why) = nothing_there(&args, since_ms, &starts, &end) {
         eprintln!("{why}{}", if args.follow { "; waiting for what comes" } else { "" });
     }
+    let mut printer = Printer::new(false)?;
     let mut consumer = Consumer::new(admin.cluster().clone(), ConsumerConfig::default());
     let mut left = Left::new(&args, &starts, &end);
     consumer.assign(starts.into_iter().map(|(partition, offset)| (partition, Start::Offset(offset))));
-    let mut out = Out::new();
     while !left.is_done() {
-        // What is gathered is shown before waiting for more.
-        let chunk = match tokio::time::timeout(Duration::ZERO, consumer.next()).await {
-            Ok(chunk) => chunk?,
-            Err(_) => {
-                out.flush()?;
-                match tokio::time::timeout(LOOK_EVERY, consumer.next()).await {
-                    Ok(chunk) => chunk?,
-                    Err(_) => {
-                        // The end was there when it was asked for, but its records may be gone by now.
-                        left.ends.retain(|partition, _| !consumer.is_drained(partition));
-                        continue;
-                    }
-                }
-            }
+        let chunk = tokio::select! {
+            biased;
+            cut = printer.cut() => return Err(cut),
+            chunk = tokio::time::timeout(LOOK_EVERY, consumer.next()) => chunk,
         };
-        print(&args, &chunk, &mut left, &mut out)?;
+        let Ok(chunk) = chunk else {
+            // The end was there when it was asked for, but its records may be gone by now.
+            left.ends.retain(|partition, _| !consumer.is_drained(partition));
+            continue;
+        };
+        print(&args, &chunk?, &mut left, &mut printer).await.1?;
     }
-    out.flush()
+    Ok(())
 }
 
 /// The partitions that are wanted; all when none is named.
@@ -307,22 +312,96 @@ impl Left {
     }
 }
 
-/// Prints what is wanted of a chunk, and gives the offset to go on with.
-fn print(args: &ConsumeArgs, chunk: &Chunk, left: &mut Left, out: &mut Out) -> Result<i64, CliError> {
-    for record in &chunk.records {
-        if !left.take_one(&chunk.partition, record.offset) {
-            left.reached(&chunk.partition, record.offset);
-            return Ok(record.offset);
+/// Prints what is wanted of a chunk. Gives, also where that fails, the offset to go on with: what lies before it was printed.
+async fn print(
+    args: &ConsumeArgs,
+    chunk: &Chunk,
+    left: &mut Left,
+    printer: &mut Printer,
+) -> (i64, Result<(), CliError>) {
+    let mut printed_to = chunk.records.first().map_or(chunk.next_offset, |record| record.offset);
+    let mut rest = Some(chunk.records.as_slice());
+    while let Some(records) = rest {
+        let page = Page::of(args, chunk, records, left);
+        if let Err(error) = printer.print(page.text, page.records).await {
+            return (printed_to, Err(error));
         }
-        args.format.write(&chunk.partition, record, out)?;
+        (printed_to, rest) = (page.next_offset, page.rest);
     }
-    left.reached(&chunk.partition, chunk.next_offset);
-    Ok(chunk.next_offset)
+    (printed_to, Ok(()))
+}
+
+/// Records as they are printed.
+struct Page<'a> {
+    text: Vec<u8>,
+    records: u64,
+    /// The offset to go on with when it was printed.
+    next_offset: i64,
+    /// Records of the chunk that do not fit.
+    rest: Option<&'a [ConsumedRecord]>,
+}
+
+impl<'a> Page<'a> {
+    fn of(args: &ConsumeArgs, chunk: &Chunk, records: &'a [ConsumedRecord], left: &mut Left) -> Page<'a> {
+        let mut page = Page { text: Vec::new(), records: 0, next_offset: chunk.next_offset, rest: None };
+        for (at, record) in records.iter().enumerate() {
+            let full = page.text.len() >= PAGE_BYTES;
+            if full || !left.take_one(&chunk.partition, record.offset) {
+                page.next_offset = record.offset;
+                page.rest = full.then(|| &records[at..]);
+                break;
+            }
+            args.format.write(&chunk.partition, record, &mut page.text);
+            page.records += 1;
+        }
+        left.reached(&chunk.partition, page.next_offset);
+        page
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+
+    fn args(words: &[&str]) -> ConsumeArgs {
+        #[derive(clap::Parser)]
+        struct Program {
+            #[command(flatten)]
+            args: ConsumeArgs,
+        }
+        <Program as clap::Parser>::parse_from(["consume", "a"].iter().chain(words)).args
+    }
+
+    #[test]
+    fn a_chunk_is_printed_in_pages_that_say_how_far_they_go() {
+        let partition = TopicPartition { topic: "a".into(), partition: 0 };
+        let value = Bytes::from(vec![b'x'; PAGE_BYTES / 2]);
+        let record = |offset| ConsumedRecord {
+            offset,
+            timestamp_ms: 0,
+            key: None,
+            value: Some(value.clone()),
+            headers: vec![],
+        };
+        let records = [3, 4, 7, 8, 9].map(record).to_vec();
+        let chunk = Chunk { partition, records, next_offset: 12 };
+        let pages = |args: &ConsumeArgs| {
+            let mut left = Left { follow: true, messages: args.max_messages, ends: BTreeMap::new() };
+            let (mut pages, mut rest) = (Vec::new(), Some(chunk.records.as_slice()));
+            while let Some(records) = rest {
+                let page = Page::of(args, &chunk, records, &mut left);
+                pages.push((page.records, page.text.len(), page.next_offset));
+                rest = page.rest;
+            }
+            pages
+        };
+        let (two, one) = (PAGE_BYTES + 2, PAGE_BYTES / 2 + 1);
+        assert_eq!(pages(&args(&[])), [(2, two, 7), (2, two, 9), (1, one, 12)]);
+        assert_eq!(pages(&args(&["--limit", "3"])), [(2, two, 7), (1, one, 8)]);
+        assert_eq!(pages(&args(&["--limit", "2"])), [(2, two, 7), (0, 0, 7)]);
+    }
 
     #[test]
     fn reading_ends_where_the_end_was_or_after_enough_records() {

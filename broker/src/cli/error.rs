@@ -9,7 +9,7 @@ use millstream_client::{
 use millstream_store::doctor::DoctorError;
 
 use super::{bench::ReportError, line_record::LineProblem};
-use crate::{config::ServeConfigError, near::any_of, node::NodeError};
+use crate::{config::ServeConfigError, near::any_of, node::NodeError, signals::Ending};
 
 /// Each kind has its exit code.
 #[derive(Debug, thiserror::Error)]
@@ -75,17 +75,14 @@ pub(super) enum CliError {
         /// What is wrong with it.
         problem: LineProblem,
     },
-    /// Whoever started it has had enough.
-    #[error("interrupted behind line {line} of {source_name}; what was read until then was sent")]
+    /// It was told to end before its end, and did in order: nothing that it took is lost.
+    #[error("interrupted{so_far}")]
     Interrupted {
-        /// Where the line is.
-        source_name: String,
-        /// The last line that was read.
-        line: u64,
+        /// How it was told.
+        by: Ending,
+        /// What is done.
+        so_far: SoFar,
     },
-    /// A measurement that was interrupted.
-    #[error("the measurement is not complete, so nothing is told of it; the topics that it made are removed")]
-    Incomplete,
     /// Partitions cannot be written and read.
     #[error(
         "{partitions} partitions have no leader, so that they can be neither written nor read; are all brokers running?"
@@ -140,6 +137,32 @@ pub(super) enum CliError {
         /// Why it failed.
         source: io::Error,
     },
+}
+
+/// What a command had done when it was told to end.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum SoFar {
+    /// Lines were sent.
+    #[error(" behind line {line} of {source_name}; what was read until then was sent")]
+    Sent {
+        /// Where the line is.
+        source_name: String,
+        /// The last line that was read.
+        line: u64,
+    },
+    /// Records were printed.
+    #[error("; {}", printed(*records, *as_member))]
+    Printed {
+        /// How many.
+        records: u64,
+        /// Whether a group has noted it.
+        as_member: bool,
+    },
+    /// Something was measured.
+    #[error(
+        "; the measurement is not complete, so nothing is told of it; the topics that it made are removed"
+    )]
+    Measured,
 }
 
 /// Something that is not there.
@@ -197,6 +220,12 @@ pub(super) enum Missing {
     },
 }
 
+fn printed(records: u64, as_member: bool) -> String {
+    let were = if records == 1 { "record was" } else { "records were" };
+    let noted = if as_member { ", and the group goes on behind them" } else { "" };
+    format!("{records} {were} printed until then{noted}")
+}
+
 fn did_you_mean(near: &[String]) -> String {
     if near.is_empty() { String::new() } else { format!("did you mean {}? ", any_of(near)) }
 }
@@ -221,12 +250,18 @@ impl From<SendError> for CliError {
 }
 
 impl CliError {
-    /// 1: failed at run time. 2: wrong usage or configuration.
+    /// 1: failed at run time. 2: wrong usage or configuration. From 128 on: told to end before its end.
     pub(super) fn exit_code(&self) -> u8 {
         match self {
+            CliError::Interrupted { by, .. } => by.exit_code(),
             CliError::Config(_) | CliError::Flag { .. } | CliError::Node(NodeError::Token(_)) => 2,
             _ => 1,
         }
+    }
+
+    /// Whether it did in order what it was told to: end early, or no more than its reader wanted.
+    pub(super) fn is_in_order(&self) -> bool {
+        matches!(self, CliError::Interrupted { .. }) || self.is_closed_pipe()
     }
 
     /// Whether the reader of standard output has gone, which is its right.
@@ -316,5 +351,19 @@ mod tests {
         assert!(error.to_string().contains("topic create"), "{error}");
         let closed = CliError::io("write")(io::ErrorKind::BrokenPipe.into());
         assert!(closed.is_closed_pipe());
+    }
+
+    #[test]
+    fn whoever_is_told_to_end_says_what_is_done() {
+        let printed = |records, as_member| {
+            let so_far = SoFar::Printed { records, as_member };
+            CliError::Interrupted { by: Ending::Interrupt, so_far }
+        };
+        assert_eq!(printed(1, false).to_string(), "interrupted; 1 record was printed until then");
+        let told = printed(7, true).to_string();
+        assert_eq!(told, "interrupted; 7 records were printed until then, and the group goes on behind them");
+        assert_eq!((printed(1, true).exit_code(), printed(1, true).is_in_order()), (130, true));
+        let by_supervisor = CliError::Interrupted { by: Ending::Terminate, so_far: SoFar::Measured };
+        assert_eq!(by_supervisor.exit_code(), 143);
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: the only place that knows clap.
 //!
-//! Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration. An error is one line on standard error that
+//! Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration, 128 and the signal's number when it was told to
+//! end before its end (see [`CliError::exit_code`](error::CliError::exit_code)). An error is one line on standard error that
 //! says what to do next; results go to standard output, and a reader that closes it early is no error.
 
 mod bench;
@@ -21,6 +22,7 @@ mod log;
 mod output;
 mod pace;
 mod pages;
+mod printer;
 mod produce;
 mod progress;
 mod record_text;

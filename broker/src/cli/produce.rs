@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 
 use super::{
     connect::{Common, Output, TopicName, runtime},
-    error::CliError,
+    error::{CliError, SoFar},
     find,
     line_record::{self, LineFormat},
     output::Out,
@@ -23,8 +23,6 @@ use super::{
 };
 use crate::signals::Endings;
 
-/// Exit code of a program that was interrupted twice, as shells have it.
-pub(super) const INTERRUPTED: i32 = 130;
 /// From so long after a first Ctrl-C on it is told what is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Records whose results are not looked at yet.
@@ -158,8 +156,11 @@ pub(super) fn run(args: ProduceArgs) -> Result<(), CliError> {
     let sent = sources.into_iter().try_for_each(|source| sending.send_all(source, &mut progress));
     let tally = sending.finish();
     progress.clear();
-    let told = tell(&args, &tally);
-    sent.and(told)
+    match (sent, tell(&args, &tally)) {
+        // What was lost is worse than that it was told to end.
+        (Err(CliError::Interrupted { .. }), Err(lost)) => Err(lost),
+        (sent, told) => sent.and(told),
+    }
 }
 
 /// The first signal to end ends the reading, so that what was read is delivered and told of; the second one ends everything.
@@ -167,16 +168,14 @@ fn stop_when_interrupted(runtime: &Runtime, stop: Stop) {
     let _on_runtime = runtime.enter();
     let mut endings = Endings::new();
     runtime.spawn(async move {
-        endings.next().await;
-        stop.tell();
+        stop.tell(endings.next().await);
         tokio::select! {
-            () = endings.next() => {}
+            never = endings.end_at_once() => never,
             () = tokio::time::sleep(PATIENCE) => {
                 eprintln!("millstream: waiting for what was read to be delivered; another Ctrl-C ends at once");
-                endings.next().await;
             }
         }
-        std::process::exit(INTERRUPTED);
+        endings.end_at_once().await
     });
 }
 
@@ -265,16 +264,17 @@ impl Sending<'_> {
         let (mut line, mut number) = (Vec::new(), 0);
         loop {
             line.clear();
-            let bytes = match self.stop.is_told() {
-                true => 0,
-                false => source
+            let bytes = match self.stop.told() {
+                Some(_) => 0,
+                None => source
                     .input
                     .read_until(b'\n', &mut line)
                     .map_err(CliError::io(format!("cannot read {}", source.name)))?,
             };
             // What was being written when it was told to stop is no line.
-            if self.stop.is_told() && !line.ends_with(b"\n") {
-                return Err(CliError::Interrupted { source_name: source.name, line: number });
+            if let Some(by) = self.stop.told().filter(|_| !line.ends_with(b"\n")) {
+                let so_far = SoFar::Sent { source_name: source.name, line: number };
+                return Err(CliError::Interrupted { by, so_far });
             }
             if bytes == 0 {
                 return Ok(());

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use millstream_client::consumer::{ConsumedRecord, TopicPartition};
 use serde_json::{Value, json};
 
-use super::{error::CliError, output::Out, when::date_text};
+use super::when::date_text;
 
 /// The shape of records.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,62 +89,42 @@ impl Format {
         Format::Template(vec![Piece::Key, text(separator), Piece::Value, text("\n")])
     }
 
-    /// Writes a record.
-    pub(super) fn write(
-        &self,
-        partition: &TopicPartition,
-        record: &ConsumedRecord,
-        out: &mut Out,
-    ) -> Result<(), CliError> {
+    /// Adds a record to a page.
+    pub(super) fn write(&self, partition: &TopicPartition, record: &ConsumedRecord, page: &mut Vec<u8>) {
         match self {
-            Format::Json => out.json(&record_json(partition, record)),
-            Format::Text => {
-                out.bytes(record.value.as_deref().unwrap_or_default())?;
-                out.bytes(b"\n")
+            Format::Json => {
+                page.extend_from_slice(record_json(partition, record).to_string().as_bytes());
+                page.push(b'\n');
             }
-            Format::Template(pieces) => pieces
-                .iter()
-                .try_for_each(|piece| piece.write(partition, record, &mut |bytes| out.bytes(bytes))),
+            Format::Text => {
+                page.extend_from_slice(record.value.as_deref().unwrap_or_default());
+                page.push(b'\n');
+            }
+            Format::Template(pieces) => pieces.iter().for_each(|piece| piece.write(partition, record, page)),
         }
     }
 }
 
 impl Piece {
-    fn write<E>(
-        &self,
-        partition: &TopicPartition,
-        record: &ConsumedRecord,
-        out: &mut impl FnMut(&[u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
+    fn write(&self, partition: &TopicPartition, record: &ConsumedRecord, page: &mut Vec<u8>) {
+        let mut add = |bytes: &[u8]| page.extend_from_slice(bytes);
         match self {
-            Piece::Text(text) => out(text.as_bytes()),
-            Piece::Topic => out(partition.topic.as_bytes()),
-            Piece::Partition => out(partition.partition.to_string().as_bytes()),
-            Piece::Offset => out(record.offset.to_string().as_bytes()),
-            Piece::TimestampMs => out(record.timestamp_ms.to_string().as_bytes()),
-            Piece::Time if record.timestamp_ms < 0 => out(b"-"),
-            Piece::Time => out(date_text(record.timestamp_ms).as_bytes()),
-            Piece::Key => out(record.key.as_deref().unwrap_or_default()),
-            Piece::Value => out(record.value.as_deref().unwrap_or_default()),
+            Piece::Text(text) => add(text.as_bytes()),
+            Piece::Topic => add(partition.topic.as_bytes()),
+            Piece::Partition => add(partition.partition.to_string().as_bytes()),
+            Piece::Offset => add(record.offset.to_string().as_bytes()),
+            Piece::TimestampMs => add(record.timestamp_ms.to_string().as_bytes()),
+            Piece::Time if record.timestamp_ms < 0 => add(b"-"),
+            Piece::Time => add(date_text(record.timestamp_ms).as_bytes()),
+            Piece::Key => add(record.key.as_deref().unwrap_or_default()),
+            Piece::Value => add(record.value.as_deref().unwrap_or_default()),
             Piece::Headers => {
                 let header = |(name, value): &(String, Option<Bytes>)| {
                     format!("{name}={}", String::from_utf8_lossy(value.as_deref().unwrap_or_default()))
                 };
-                out(record.headers.iter().map(header).collect::<Vec<_>>().join(",").as_bytes())
+                add(record.headers.iter().map(header).collect::<Vec<_>>().join(",").as_bytes());
             }
         }
-    }
-
-    /// What it makes of a record, for tests.
-    #[cfg(test)]
-    fn text(&self, partition: &TopicPartition, record: &ConsumedRecord) -> String {
-        let mut text = Vec::new();
-        let written: Result<(), std::convert::Infallible> = self.write(partition, record, &mut |bytes| {
-            text.extend_from_slice(bytes);
-            Ok(())
-        });
-        assert_eq!(written, Ok(()));
-        String::from_utf8_lossy(&text).into_owned()
     }
 }
 
@@ -206,10 +186,9 @@ mod tests {
     fn a_template_is_filled_in() {
         let format: Format =
             r"{topic}-{partition}@{offset}\t{time} [{key}] {value} {headers}".parse().expect("a format");
-        let Format::Template(pieces) = format else { panic!("a template: {format:?}") };
-        let partition = TopicPartition { topic: "a".into(), partition: 1 };
-        let line: String = pieces.iter().map(|piece| piece.text(&partition, &record(b"v"))).collect();
-        assert_eq!(line, "a-1@3\t1970-01-01T00:00:00.009Z [] v h=x\n");
+        let (partition, mut line) = (TopicPartition { topic: "a".into(), partition: 1 }, Vec::new());
+        format.write(&partition, &record(b"v"), &mut line);
+        assert_eq!(line, b"a-1@3\t1970-01-01T00:00:00.009Z [] v h=x\n");
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl Screen {
     pub(super) async fn ended(&mut self) {
         tokio::select! {
             () = self.quit.notified() => {}
-            () = self.endings.next() => {}
+            _ = self.endings.next() => {}
         }
     }
 

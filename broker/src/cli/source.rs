@@ -5,8 +5,7 @@ use std::{
     io::{self, BufRead, BufReader, IsTerminal, Read},
     path::{Path, PathBuf},
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        Arc, OnceLock,
         mpsc::{Receiver, SyncSender, sync_channel},
     },
 };
@@ -15,6 +14,7 @@ use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 
 use super::error::CliError;
+use crate::signals::Ending;
 
 /// Bytes that are read at once from what may be silent.
 const PIECE_BYTES: usize = 64 << 10;
@@ -34,21 +34,22 @@ pub(super) struct Source {
 /// Nothing more is to be read. Told once, by a signal; whoever waits for lines then finds their end.
 #[derive(Clone, Default)]
 pub(super) struct Stop {
-    told: Arc<AtomicBool>,
+    told: Arc<OnceLock<Ending>>,
     waiting: Arc<Mutex<Vec<SyncSender<Piece>>>>,
 }
 
 impl Stop {
-    pub(super) fn tell(&self) {
-        self.told.store(true, Relaxed);
+    pub(super) fn tell(&self, by: Ending) {
+        self.told.get_or_init(|| by);
         for sender in &*self.waiting.lock() {
             // Where pieces are waiting nobody waits for one.
             let _ = sender.try_send(Piece::Stop);
         }
     }
 
-    pub(super) fn is_told(&self) -> bool {
-        self.told.load(Relaxed)
+    /// How it was told, if it was.
+    pub(super) fn told(&self) -> Option<Ending> {
+        self.told.get().copied()
     }
 }
 
@@ -159,8 +160,8 @@ mod tests {
         let mut line = String::new();
         assert_eq!(lines.read_line(&mut line).expect("a line"), 4);
         let waits = std::thread::spawn(move || lines.read_line(&mut line).map(|_| line));
-        stop.tell();
+        stop.tell(Ending::Terminate);
         assert_eq!(waits.join().expect("no panic").expect("an end"), "one\ntw");
-        assert!(stop.is_told());
+        assert_eq!(stop.told(), Some(Ending::Terminate));
     }
 }

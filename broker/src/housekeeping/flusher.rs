@@ -20,7 +20,10 @@ use super::{
     reserve::Reserve,
     trouble::{Change, Trouble},
 };
-use crate::{clock, service::Service};
+use crate::{
+    clock,
+    service::{FlushTrouble, Service},
+};
 
 /// Time between two looks while something happens. A full memtable does not wait for a look.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -141,16 +144,7 @@ impl House {
             Due::Flush => self.flush(),
             Due::Checkpoint => self.flush().and_then(|()| self.checkpoint()),
         };
-        self.service.set_flush_failing(outcome.is_err());
-        match self.writing.note(clock::monotonic(), &outcome) {
-            Change::Works => tracing::info!("what could not be written is written"),
-            Change::Fails => {
-                // Nothing is lost: what is in memory is in the log too, and a later round tries again.
-                let error = outcome.as_ref().err().map(tracing::field::display);
-                tracing::error!(error, "writing is tried again later");
-            }
-            Change::None => {}
-        }
+        self.tell(&outcome);
         if outcome.is_err() {
             return false;
         }
@@ -158,6 +152,19 @@ impl House {
         let left = self.load();
         self.plan.wrote(due, &left, clock::monotonic());
         true
+    }
+
+    /// Tells whoever asks for the broker's health, and the log.
+    fn tell(&mut self, outcome: &Result<(), HouseError>) {
+        let error = outcome.as_ref().err();
+        self.service.set_flush_trouble(error.map(|error| FlushTrouble { reason: error.to_string() }));
+        let error = error.map(tracing::field::display);
+        match self.writing.note(clock::monotonic(), outcome) {
+            Change::Works => tracing::info!("what could not be written is written"),
+            // Nothing is lost: what is in memory is in the log too, and a later round tries again.
+            Change::Fails => tracing::error!(error, "writing is tried again later"),
+            Change::None => {}
+        }
     }
 
     fn watch_disk(&mut self, now: Instant) {

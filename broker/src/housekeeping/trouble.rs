@@ -1,4 +1,4 @@
-//! Work that fails is tried again later and later, and told only when something changes.
+//! Work that fails is tried again later and later, and told when something changes and now and then while it lasts.
 
 use std::time::{Duration, Instant};
 
@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 /// Longest time between two tries.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(8);
+/// What lasts is told again after so long: nobody reads the log from its beginning.
+const TELL_EVERY: Duration = Duration::from_secs(600);
 
 /// Whether a piece of work fails, and when it is tried again.
 #[derive(Debug, Default)]
@@ -19,16 +21,17 @@ struct Failing {
     reason: String,
     retry_at: Instant,
     pause: Duration,
+    told_at: Instant,
 }
 
 /// What changed, for the log.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// It fails for this reason, which is another one than before.
+    /// It fails for this reason, which is another one than before, or was told long ago.
     Fails,
     /// It works again.
     Works,
-    /// All is as it was.
+    /// All is as it was, or nearly so: nothing is told.
     None,
 }
 
@@ -53,9 +56,14 @@ impl Trouble {
             (Err(error), before) => {
                 let reason = error.to_string().replace(|c: char| c.is_ascii_digit(), "");
                 let pause = before.as_ref().map_or(RETRY_AFTER_MIN, |f| (f.pause * 2).min(RETRY_AFTER_MAX));
-                let same = before.is_some_and(|before| before.reason == reason);
-                self.now = Some(Failing { reason, retry_at: now + pause, pause });
-                if same { Change::None } else { Change::Fails }
+                let told_at = before.filter(|before| before.reason == reason).map(|before| before.told_at);
+                let is_known = |told: &Instant| now.saturating_duration_since(*told) < TELL_EVERY;
+                let (change, told_at) = match told_at.filter(is_known) {
+                    None => (Change::Fails, now),
+                    Some(told_at) => (Change::None, told_at),
+                };
+                self.now = Some(Failing { reason, retry_at: now + pause, pause, told_at });
+                change
             }
         }
     }
@@ -65,6 +73,16 @@ impl Trouble {
 mod tests {
     use super::*;
     use crate::clock;
+
+    #[test]
+    fn what_lasts_is_told_now_and_then() {
+        let (mut trouble, start) = (Trouble::default(), clock::monotonic());
+        let told: Vec<u64> = (0..3_600)
+            .step_by(8)
+            .filter(|at| trouble.note(start + Duration::from_secs(*at), &Err("full")) != Change::None)
+            .collect();
+        assert_eq!(told, [0, 600, 1_200, 1_800, 2_400, 3_000]);
+    }
 
     #[test]
     fn tries_come_later_and_later_and_only_changes_are_told() {

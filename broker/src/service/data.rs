@@ -1,22 +1,16 @@
 //! What a node's service is made of; and fetch and offsets, the verbs that read partitions.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use millstream_model::{GroupId, PartitionId, TopicId};
 use millstream_replica::Group;
 use millstream_state::partition as commands;
 use millstream_store::wal::Wal;
+use parking_lot::Mutex;
 
 use super::{
-    BrokerInfo, ClusterHost, FetchError, FetchPart, Fetched, FoundOffset, Leadership, OffsetQuery,
-    PartitionView, TopicView, WriteStop, produce::Opener, room::DiskRoom,
+    BrokerInfo, ClusterHost, FetchError, FetchPart, Fetched, FlushTrouble, FoundOffset, Leadership,
+    OffsetQuery, PartitionView, TopicView, WriteStop, produce::Opener, room::DiskRoom,
 };
 use crate::{
     clock,
@@ -44,7 +38,7 @@ pub(super) struct Inner {
     pub(super) disk_room: DiskRoom,
     pub(super) log: Arc<Wal>,
     /// What must leave memory cannot be written now.
-    pub(super) flush_failing: AtomicBool,
+    pub(super) flush_trouble: Mutex<Option<FlushTrouble>>,
     pub(super) opener: Opener,
     /// Held by whoever changes a configuration that depends on what it was.
     pub(super) config_turn: tokio::sync::Mutex<()>,
@@ -76,7 +70,7 @@ impl Service {
             replies,
             disk_room: DiskRoom::default(),
             log,
-            flush_failing: AtomicBool::new(false),
+            flush_trouble: Mutex::default(),
             opener,
             config_turn: Default::default(),
             advertised,
@@ -177,14 +171,14 @@ impl Service {
         self.inner.disk_room.stop().or_else(full)
     }
 
-    /// Tells whether what must leave memory can be written.
-    pub fn set_flush_failing(&self, failing: bool) {
-        self.inner.flush_failing.store(failing, Relaxed);
+    /// Tells whether what must leave memory can be written, and why not.
+    pub fn set_flush_trouble(&self, trouble: Option<FlushTrouble>) {
+        *self.inner.flush_trouble.lock() = trouble;
     }
 
-    /// Whether what must leave memory cannot be written now.
-    pub fn flush_is_failing(&self) -> bool {
-        self.inner.flush_failing.load(Relaxed)
+    /// Why what must leave memory cannot be written now, if it cannot.
+    pub fn flush_trouble(&self) -> Option<FlushTrouble> {
+        self.inner.flush_trouble.lock().clone()
     }
 
     /// The shards of this node, for the loops that keep house.

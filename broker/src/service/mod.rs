@@ -25,7 +25,7 @@ pub use groups::{
 pub use inspect::{ActiveProducer, DiskSpace};
 pub use lag::{PartitionLag, RecordTimes, TopicLag};
 pub use layers::GivenConfigs;
-pub use room::WriteStop;
+pub use room::{FlushTrouble, WriteStop};
 pub use turns::Turns;
 pub use types::{
     BrokerInfo, ConfigEntry, ConfigSource, Leadership, NewTopic, PartitionView, ProducePart, Produced,

@@ -26,6 +26,16 @@ pub enum WriteStop {
     LogFull,
 }
 
+/// What must leave memory cannot be written, which is tried again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "what is in memory cannot be written to its files ({reason}); that is tried again every few seconds, and until then the log has it, and grows"
+)]
+pub struct FlushTrouble {
+    /// Why, in words.
+    pub reason: String,
+}
+
 /// Room on the disk, between two looks at its free space.
 #[derive(Debug)]
 pub(super) struct DiskRoom {

@@ -1,5 +1,5 @@
 //! Log lines: to standard error, as text or as JSON, filtered by `RUST_LOG` and, while the broker runs, by whoever
-//! switches it.
+//! switches it. Whoever gives a filter need not know what is quiet by default: it stays so unless the filter names it.
 
 use std::{io::IsTerminal, sync::Arc};
 
@@ -7,6 +7,9 @@ use parking_lot::Mutex;
 use tracing_subscriber::{
     EnvFilter, Registry, filter::LevelFilter, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
+
+/// Modules of others that tell of what is routine here, Raft's warnings at each start among them, each with its level.
+const QUIET: &[(&str, LevelFilter)] = &[("openraft", LevelFilter::ERROR)];
 
 /// The shape of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,21 +58,23 @@ impl LogSwitch {
         &self.inner.first
     }
 
-    /// From now on logs what this filter says; takes effect before it returns.
+    /// From now on logs what this filter says, and of what is quiet by default no more than that unless the filter names
+    /// it; takes effect before it returns.
     pub fn set(&self, filter: &str) -> Result<(), FilterError> {
-        let parsed = parse(filter)?;
+        let (parsed, text) = parse(filter)?;
         let mut now = self.inner.now.lock();
         if let Some(handle) = &self.inner.handle {
             let refused =
                 |error: reload::Error| FilterError { filter: filter.to_string(), reason: error.to_string() };
             handle.reload(parsed).map_err(refused)?;
         }
-        *now = filter.to_string();
+        *now = text;
         Ok(())
     }
 }
 
-fn parse(filter: &str) -> Result<EnvFilter, FilterError> {
+/// A filter that somebody gave, as it is in force and in words.
+fn parse(filter: &str) -> Result<(EnvFilter, String), FilterError> {
     let refused = |reason: String| FilterError { filter: filter.to_string(), reason };
     if filter.trim().is_empty() {
         return Err(refused("it is empty".to_string()));
@@ -85,17 +90,42 @@ fn parse(filter: &str) -> Result<EnvFilter, FilterError> {
     if let Some(word) = words.iter().find(|word| word.ends_with('=')) {
         return Err(refused(format!("'{word}' has no level behind its '='")));
     }
-    EnvFilter::try_new(words.join(",")).map_err(|error| refused(error.to_string()))
+    let text = with_quiet(&words.join(","));
+    match EnvFilter::try_new(&text) {
+        Ok(parsed) => Ok((parsed, text)),
+        Err(error) => Err(refused(error.to_string())),
+    }
+}
+
+/// The filter with what is quiet by default, where it would otherwise let more of that through without naming it.
+fn with_quiet(filter: &str) -> String {
+    let overall = overall_level(filter);
+    let quiet = QUIET.iter().filter(|(module, level)| overall > *level && !names(filter, module));
+    quiet.fold(filter.to_string(), |text, (module, level)| format!("{text},{module}={level}"))
+}
+
+/// Whether a filter says what is logged of a module, or of a part of it.
+fn names(filter: &str, module: &str) -> bool {
+    let mut targets = filter.split(',').map(|word| word.trim().split(['=', '[']).next().unwrap_or_default());
+    targets.any(|target| {
+        target.strip_prefix(module).is_some_and(|part| part.is_empty() || part.starts_with("::"))
+    })
+}
+
+/// What a filter lets through of modules that it does not name: the last level that stands for itself.
+fn overall_level(filter: &str) -> LevelFilter {
+    let levels = filter.split(',').filter_map(|word| word.trim().parse::<LevelFilter>().ok());
+    levels.last().unwrap_or(LevelFilter::ERROR)
 }
 
 /// Starts logging. Without `RUST_LOG`, or where that cannot be read, lines of `level` and above are written. Later
 /// calls change nothing.
 pub fn start_log(format: LogFormat, level: LevelFilter) -> LogSwitch {
-    // Raft warns of what is routine here, for instance at each start.
-    let default = format!("{level},openraft=error");
+    let default = with_quiet(&level.to_string());
     let given = std::env::var("RUST_LOG").ok().filter(|given| !given.is_empty());
-    let (text, filter, unreadable) = match given.map(|given| (EnvFilter::try_new(&given), given)) {
-        Some((Ok(filter), given)) => (given, filter, None),
+    let (text, filter, unreadable) = match given.map(|given| (EnvFilter::try_new(with_quiet(&given)), given))
+    {
+        Some((Ok(filter), given)) => (with_quiet(&given), filter, None),
         Some((Err(error), given)) => (default.clone(), EnvFilter::new(&default), Some((given, error))),
         None => (default.clone(), EnvFilter::new(&default), None),
     };
@@ -130,6 +160,69 @@ mod tests {
         for bad in ["", " ", "loud", "info,loud", "a=loud", "info,", "nonsense=", "info,a="] {
             let refused = parse(bad).expect_err(bad);
             assert!(refused.to_string().contains("Allowed are"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn what_is_quiet_by_default_stays_so_unless_the_filter_names_it() {
+        for (given, wanted) in [
+            ("info,millstream::kafka=debug", "info,millstream::kafka=debug,openraft=error"),
+            ("debug", "debug,openraft=error"),
+            ("openrafts=info,WARN", "openrafts=info,WARN,openraft=error"),
+            ("info,openraft=info", "info,openraft=info"),
+            ("debug,openraft::core=debug", "debug,openraft::core=debug"),
+            ("info,openraft[span]=debug", "info,openraft[span]=debug"),
+            // They let no more of it through.
+            ("off", "off"),
+            ("error", "error"),
+            ("millstream=debug", "millstream=debug"),
+        ] {
+            assert_eq!(with_quiet(given), wanted);
+            assert_eq!(with_quiet(wanted), wanted, "it is said once");
+        }
+    }
+
+    #[test]
+    fn raft_tells_its_routine_only_to_whoever_asks_for_it() {
+        let told = |filter: &str| {
+            let lines = Lines::default();
+            let (filter, _) = parse(filter).expect("a filter");
+            let log = fmt::layer().with_writer(lines.clone()).without_time().with_ansi(false);
+            let log = tracing_subscriber::registry().with(filter).with(log);
+            tracing::subscriber::with_default(log, || {
+                tracing::info!(target: "openraft::core", "routine");
+                tracing::error!(target: "openraft::core", "trouble");
+                tracing::debug!(target: "millstream::kafka::api", "request");
+            });
+            let text = String::from_utf8(lines.0.lock().clone()).expect("text");
+            ["routine", "trouble", "request"].map(|word| text.contains(word))
+        };
+        assert_eq!(told("info,millstream::kafka=debug"), [false, true, true]);
+        assert_eq!(told("debug"), [false, true, true]);
+        assert_eq!(told("info,openraft=info"), [true, true, false]);
+        assert_eq!(told("off"), [false, false, false]);
+    }
+
+    /// Log lines in memory.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl fmt::MakeWriter<'_> for Lines {
+        type Writer = Lines;
+
+        fn make_writer(&self) -> Lines {
+            self.clone()
         }
     }
 

@@ -23,8 +23,14 @@ use topic::Bench;
 
 pub(super) use args::BenchArgs;
 
-use super::{connect::runtime, error::CliError, produce::INTERRUPTED};
-use crate::{clock, signals::Endings};
+use super::{
+    connect::runtime,
+    error::{CliError, SoFar},
+};
+use crate::{
+    clock,
+    signals::{Ending, Endings},
+};
 
 /// Does what the command line says.
 pub(super) fn run(args: BenchArgs) -> Result<(), CliError> {
@@ -39,7 +45,7 @@ pub(super) fn run(args: BenchArgs) -> Result<(), CliError> {
         let done = tokio::select! {
             done = rounds(&args.command, common, conditions, &live) => done,
             () = live.show() => Ok(()),
-            () = endings.next() => interrupted(common, &live, endings).await,
+            by = endings.next() => interrupted(by, common, &live, endings).await,
         };
         live.clear();
         done
@@ -50,13 +56,18 @@ pub(super) fn run(args: BenchArgs) -> Result<(), CliError> {
 }
 
 /// Removes what was made, unless it is told to end a second time.
-async fn interrupted(common: &Common, live: &Arc<Live>, mut endings: Endings) -> Result<(), CliError> {
+async fn interrupted(
+    by: Ending,
+    common: &Common,
+    live: &Arc<Live>,
+    mut endings: Endings,
+) -> Result<(), CliError> {
     live.clear();
     eprintln!("millstream: interrupted; removing what was made");
     let bench = Bench::new(common.cluster(), None, live.clone());
     tokio::select! {
-        removed = bench.remove_left() => removed.and(Err(CliError::Incomplete)),
-        () = endings.next() => std::process::exit(INTERRUPTED),
+        removed = bench.remove_left() => removed.and(Err(CliError::Interrupted { by, so_far: SoFar::Measured })),
+        never = endings.end_at_once() => never,
     }
 }
 

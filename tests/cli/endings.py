@@ -1,0 +1,205 @@
+"""How commands end when they are told to, and when the reader of their standard output is slow or goes.
+
+docs/command-line.md says it in one table: 0 where being told to end is the only end, 128 and the signal's number otherwise, and
+what was delivered, printed and noted is so.
+"""
+import fcntl
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import termios
+import time
+
+from broker import binary
+
+SECONDS_MAX = 30
+LINE_BYTES = 100
+# A pipe takes this much that nobody has read.
+PIPE_BYTES = 65536
+# Records of one batch: few enough that the pipe takes several.
+BATCH_RECORDS = 100
+
+
+def eventually(is_so, what):
+    """Waits until it is so; gives what it is then."""
+    deadline = time.monotonic() + SECONDS_MAX
+    while not (found := is_so()):
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.02)
+    return found
+
+
+class Command:
+    """A command that runs; `told` is what it said on standard error when it has ended."""
+
+    def __init__(self, broker, *words, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL):
+        environment = dict(os.environ, MILLSTREAM_BOOTSTRAP=broker.bootstrap, MILLSTREAM_HTTP_ADDR=broker.http)
+        self.told = ""
+        self.process = subprocess.Popen([binary(), *words], stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, text=True,
+                                        env=environment, start_new_session=True)
+
+    def end(self, by=None):
+        """Sends a signal, if one is given, and waits for the end; the exit code."""
+        if by:
+            self.process.send_signal(by)
+        self.told = self.process.communicate(timeout=SECONDS_MAX)[1]
+        return self.process.returncode
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+
+
+def millstream(broker, *words, text=None):
+    """What a command prints that must end well."""
+    environment = dict(os.environ, MILLSTREAM_BOOTSTRAP=broker.bootstrap, MILLSTREAM_HTTP_ADDR=broker.http)
+    done = subprocess.run([binary(), *words], input=text, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 0, f"{words}: {done.stderr}"
+    return done.stdout
+
+
+def fill(broker, topic, batches):
+    """Writes lines of one length, in so many batches; gives the lines."""
+    lines = [f"{n:0{LINE_BYTES - 1}}" for n in range(batches * BATCH_RECORDS)]
+    millstream(broker, "topic", "create", topic, "--partitions", "1")
+    for at in range(0, len(lines), BATCH_RECORDS):
+        millstream(broker, "produce", topic, text="".join(line + "\n" for line in lines[at:at + BATCH_RECORDS]))
+    return lines
+
+
+def group(broker, name):
+    """State of a group, how many members it has, and the offset that it has noted of its one partition."""
+    done = subprocess.run([binary(), "group", "describe", name, "--output", "json", "--bootstrap", broker.bootstrap],
+                          capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        return None, 0, None
+    shown = json.loads(done.stdout)
+    noted = [partition["offset"] for partition in shown["offsets"]]
+    return shown["state"], len(shown["members"]), noted[0] if noted else None
+
+
+def unread(pipe):
+    """Bytes that wait in a pipe."""
+    return struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))[0]
+
+
+def waits_for_its_reader(pipe):
+    """Whether a pipe is full: nothing has come for a while though more is to come."""
+    before = unread(pipe)
+    time.sleep(0.3)
+    return before == unread(pipe) > PIPE_BYTES // 2
+
+
+def ends_by_signals(broker):
+    """Each command by Ctrl-C and by SIGTERM, in the middle of its work."""
+    told = 0
+    for by, cut in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        topic = f"ended-by-{by}"
+        lines = fill(broker, topic, 2)
+        for words, wanted in ((["--follow", "--from-beginning"], 0), (["--follow", "--from-beginning", "--limit", "1000"], cut),
+                              (["--follow", "--from-beginning", "--group", topic], 0), (["--group", f"{topic}-once"], cut)):
+            with Command(broker, "consume", topic, *words, stdout=subprocess.PIPE) as consume:
+                read = [consume.process.stdout.readline().strip() for _ in lines]
+                code = consume.end(by)
+                assert read == lines and code == wanted, f"{words}: exit {code}, not {wanted}; {consume.told}"
+                assert ("200 records were printed" in consume.told) == (wanted != 0), f"{words}: {consume.told!r}"
+                told += 1
+        for name in (topic, f"{topic}-once"):
+            assert group(broker, name) == ("Empty", 0, len(lines)), f"{name}: {group(broker, name)}"
+        told += produce_ends(broker, f"{topic}-produced", by, cut) + bench_ends(broker, by, cut)
+    return f"{told} commands"
+
+
+def produce_ends(broker, topic, by, cut):
+    with Command(broker, "produce", topic, "--create", stdin=subprocess.PIPE) as produce:
+        produce.process.stdin.write("one\ntwo\nhalf a li")
+        produce.process.stdin.flush()
+        eventually(lambda: topic in millstream(broker, "topic", "list") and millstream(broker, "consume", topic) == "one\ntwo\n", "both arrive")
+        # Not `end`, which would close its input.
+        produce.process.send_signal(by)
+        code = produce.process.wait(SECONDS_MAX)
+        told = produce.process.stderr.read()
+        assert code == cut and "2 records produced" in told and "interrupted behind line 2" in told, f"exit {code}: {told}"
+    assert millstream(broker, "consume", topic) == "one\ntwo\n", "half a line was sent"
+    return 1
+
+
+def bench_ends(broker, by, cut):
+    before = millstream(broker, "topic", "list")
+    with Command(broker, "bench", "latency", "--seconds", "600", "--warmup", "0") as bench:
+        eventually(lambda: millstream(broker, "topic", "list") != before, "a topic is made")
+        code = bench.end(by)
+        assert code == cut and "is not complete" in bench.told, f"exit {code}: {bench.told}"
+    assert millstream(broker, "topic", "list") == before, "a topic is left"
+    return 1
+
+
+def undelivered_is_failed(broker):
+    """What was lost counts more than being told to end."""
+    with Command(broker, "produce", "lost", "--create", "--timeout", "5", stdin=subprocess.PIPE) as produce:
+        produce.process.stdin.write("one\n")
+        produce.process.stdin.flush()
+        eventually(lambda: "lost" in millstream(broker, "topic", "list") and millstream(broker, "consume", "lost") == "one\n", "one arrives")
+        millstream(broker, "topic", "delete", "lost")
+        produce.process.stdin.write("two\n")
+        produce.process.stdin.flush()
+        # Now it has been read.
+        stuck = produce.process.stderr.readline()
+        assert "do not get through" in stuck, stuck
+        produce.process.send_signal(signal.SIGINT)
+        code = produce.process.wait(SECONDS_MAX)
+        told = produce.process.stderr.read()
+        assert code == 1 and "1 record produced" in told and "1 of 2 records were not delivered" in told, f"exit {code}: {told}"
+
+
+def readers_that_go(broker):
+    """The command ends at once and quietly, its group has no member left, and goes on behind what was printed."""
+    fill(broker, "left", 20)
+    for words in (["consume", "left"], ["consume", "left", "--follow", "--from-beginning"]):
+        with Command(broker, *words, stdout=subprocess.PIPE) as consume:
+            subprocess.run(["head", "-5"], stdin=consume.process.stdout, check=True, stdout=subprocess.DEVNULL)
+            consume.process.stdout.close()
+            assert (consume.process.wait(SECONDS_MAX), consume.process.stderr.read()) == (0, ""), words
+    with Command(broker, "consume", "left", "--group", "left", stdout=subprocess.PIPE) as consume:
+        pipe = consume.process.stdout.fileno()
+        eventually(lambda: waits_for_its_reader(pipe), "the pipe is full")
+        read = len(os.read(pipe, 5 * LINE_BYTES)) + unread(pipe)
+        consume.process.stdout.close()
+        assert (consume.process.wait(SECONDS_MAX), consume.process.stderr.read()) == (0, "")
+    state, members, noted = group(broker, "left")
+    assert (state, members) == ("Empty", 0) and 0 < noted <= read // LINE_BYTES < 2000, f"{state}, {members} members, {noted} noted, {read} bytes printed"
+    # One that waits for more, while nothing comes that could be written.
+    with Command(broker, "consume", "left", "--group", "waiting", "--from-beginning", "--follow", stdout=subprocess.PIPE) as consume:
+        for _ in range(2000):
+            consume.process.stdout.readline()
+        consume.process.stdout.close()
+        assert (consume.process.wait(SECONDS_MAX), consume.process.stderr.read()) == (0, "")
+    assert group(broker, "waiting") == ("Empty", 0, 2000), group(broker, "waiting")
+    return f"{noted} of {read // LINE_BYTES} records that the pipe took are noted"
+
+
+def readers_that_sleep(broker):
+    """Only what the pipe has taken is noted, and a command that waits for its reader still ends when it is told to."""
+    lines = fill(broker, "slow", 20)
+    with Command(broker, "consume", "slow", "--group", "slow", stdout=subprocess.PIPE) as consume:
+        pipe = consume.process.stdout.fileno()
+        eventually(lambda: waits_for_its_reader(pipe), "the pipe is full")
+        assert group(broker, "slow")[:2] == ("Stable", 1), f"it is no member while it waits: {group(broker, 'slow')}"
+        consume.process.send_signal(signal.SIGTERM)
+        code = consume.process.wait(SECONDS_MAX)
+        read = consume.process.stdout.read().splitlines()
+        told = consume.process.stderr.read()
+    state, members, noted = group(broker, "slow")
+    printed = int(re.search(r"(\d+) records were printed", told)[1])
+    assert (code, state, members) == (143, "Empty", 0), f"exit {code}, {state}, {members} members: {told}"
+    assert 0 < noted == printed <= len(read), f"{noted} noted, {printed} told, {len(read)} in the pipe"
+    rest = millstream(broker, "consume", "slow", "--group", "slow").splitlines()
+    assert rest == lines[noted:], f"it goes on with {rest[:1]}, not behind {noted}"
+    return f"{noted} of {len(read)} records in the pipe are noted"
