@@ -203,7 +203,7 @@ fn open_store(config: &ServeConfig) -> Result<Store, NodeError> {
     let is_closing = closing.clone();
     let wal_config = WalConfig {
         file_bytes: config.broker.wal_file_bytes,
-        gather_calls: config.broker.wal_gather,
+        gather: config.broker.wal_gather,
         salt: clock::random_u64() as u32,
         // About what a flush gives back is kept for use again.
         spare_bytes_max: config.broker.memtable_bytes / 2 * 5,

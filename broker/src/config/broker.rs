@@ -203,7 +203,7 @@ pub const BROKER_KEYS: &[Key] = &[
         kind: ConfigKind::Int,
         default: "300",
         range: Range::Number(0, 10_000),
-        documentation: "Longest wait of a short log write for more requests, in microseconds, where many come that do not wait for each other: it halves the work of the processor. 0 never waits.",
+        documentation: "Longest wait of a log write for more requests, in microseconds, where many come that do not wait for each other; three times as long behind a write of 64 KiB or more. It saves up to half of the processor's work. 0 never waits.",
     },
 ];
 

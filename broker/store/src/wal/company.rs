@@ -8,6 +8,9 @@ const WATCHED_WRITES: u32 = 64;
 const WORTH_CALLS: f32 = 1.5;
 /// The newest write counts for this part of the average.
 const NEWEST: f32 = 0.25;
+/// One call more is tried after so many waits that got theirs; after more and more of them where it does not come.
+const TRY_AFTER_MIN: u32 = 4;
+const TRY_AFTER_MAX: u32 = 256;
 /// Waiting that brought nothing is tried again after so many watches at the latest.
 const PAUSE_WATCHES_MAX: u32 = 1024;
 
@@ -19,6 +22,10 @@ const PAUSE_WATCHES_MAX: u32 = 1024;
 #[derive(Debug)]
 pub(super) struct Company {
     wait: Duration,
+    /// Tries now and then whether one call more would come in time too.
+    stretches: bool,
+    /// Waits in a row that are to get what they wait for before one more call is tried.
+    try_after: u32,
     stage: Stage,
     /// Watches to go before waiting is tried again.
     pause: u32,
@@ -29,18 +36,45 @@ pub(super) struct Company {
 #[derive(Debug)]
 enum Stage {
     Watching { since: Option<Instant>, writes: u32, calls: usize },
-    Waiting { calls_mean: f32 },
+    Waiting { calls_mean: f32, row: Row },
+}
+
+/// Waits one after the other that got what they waited for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Row {
+    Of(u32),
+    /// It was long enough: this one waits for one call more.
+    Trying,
 }
 
 impl Stage {
     fn watching(since: Option<Instant>) -> Stage {
         Stage::Watching { since, writes: 0, calls: 0 }
     }
+
+    /// How many calls are waited for.
+    fn target(&self) -> Option<usize> {
+        let Stage::Waiting { calls_mean, row } = self else { return None };
+        // A little less than the average, so that what comes regularly is not waited for in vain.
+        Some((calls_mean - NEWEST).ceil() as usize + usize::from(*row == Row::Trying))
+    }
 }
 
 impl Company {
+    /// Waits for as many calls as come anyway.
     pub(super) fn new(wait: Duration) -> Company {
-        Company { wait, stage: Stage::watching(None), pause: 0, next_pause: 1 }
+        let stage = Stage::watching(None);
+        Company { wait, stretches: false, try_after: TRY_AFTER_MIN, stage, pause: 0, next_pause: 1 }
+    }
+
+    /// Waits for as many calls as come in time.
+    pub(super) fn stretching(wait: Duration) -> Company {
+        Company { stretches: true, ..Company::new(wait) }
+    }
+
+    /// How long a write waits at most.
+    pub(super) fn wait(&self) -> Duration {
+        self.wait
     }
 
     /// How many calls the next write should have, if it is to wait for any: then
@@ -65,19 +99,30 @@ impl Company {
                 self.pause -= 1;
                 return None;
             }
-            self.stage = Stage::Waiting { calls_mean };
+            self.stage = Stage::Waiting { calls_mean, row: Row::Of(0) };
         }
-        match self.stage {
-            // A little less than the average, so that what comes regularly is not waited for in vain.
-            Stage::Waiting { calls_mean } => Some((calls_mean - NEWEST).ceil() as usize),
-            Stage::Watching { .. } => None,
-        }
+        self.stage.target()
     }
 
     /// Notes how many calls a write got that had leave to wait.
     pub(super) fn came(&mut self, calls: usize) {
-        let Stage::Waiting { calls_mean } = &mut self.stage else { return };
+        let Some(target) = self.stage.target() else { return };
+        let Stage::Waiting { calls_mean, row } = &mut self.stage else { return };
+        let reached = calls >= target;
         *calls_mean += (calls as f32 - *calls_mean) * NEWEST;
+        match *row {
+            Row::Trying => {
+                self.try_after =
+                    if reached { TRY_AFTER_MIN } else { (self.try_after * 2).min(TRY_AFTER_MAX) };
+                if reached {
+                    *calls_mean = calls_mean.max(calls as f32);
+                }
+                *row = Row::Of(0);
+            }
+            Row::Of(_) if !reached => *row = Row::Of(0),
+            Row::Of(waits) if self.stretches && waits + 1 >= self.try_after => *row = Row::Trying,
+            Row::Of(waits) => *row = Row::Of(waits + 1),
+        }
         if *calls_mean >= WORTH_CALLS {
             // It pays; should that end, it is tried again soon.
             if calls > 1 {
@@ -162,5 +207,28 @@ mod tests {
         closed_loop(&mut company, 1, Duration::from_micros(100), 2000);
         let (waited, calls) = open_loop(&mut company, Duration::from_micros(150), 10_000);
         assert!(waited > 5000 && calls >= 2.0, "{waited} waits for {calls} calls each");
+    }
+
+    #[test]
+    fn one_that_stretches_gets_all_that_come_in_time() {
+        let spacing = Duration::from_micros(50);
+        let (_, without) = open_loop(&mut Company::new(WAIT), spacing, 1000);
+        let (_, with) = open_loop(&mut Company::stretching(WAIT), spacing, 1000);
+        assert!(without <= 2.0 && with > 6.0, "{without} calls for each write, {with} stretched");
+    }
+
+    #[test]
+    fn one_that_stretches_seldom_keeps_callers_waiting_that_wait_for_answers() {
+        for callers in [2, 5, 100] {
+            let mut company = Company::stretching(WAIT);
+            let (waited, in_vain) = closed_loop(&mut company, callers, Duration::from_micros(200), 10_000);
+            assert!(
+                waited > 9000 && in_vain * 50 < waited,
+                "{callers} callers: {in_vain} of {waited} waits in vain"
+            );
+        }
+        let mut company = Company::stretching(WAIT);
+        let (waited, in_vain) = closed_loop(&mut company, 1, Duration::from_micros(100), 100_000);
+        assert!(in_vain < 40, "one caller: {in_vain} of {waited} waits in vain");
     }
 }

@@ -29,11 +29,22 @@ use crate::disk::{AlignedBuf, align_down, align_up};
 /// Largest vote. Every file repeats every group's vote, so it is small.
 pub(super) const VOTE_BYTES_MAX: usize = 256;
 
-/// A write of so many bytes is long: it is not what gathering calls would save.
-pub(super) const LONG_WRITE_BYTES: usize = 64 << 10;
-
 /// Called once something is durable, or the log has failed.
 pub(super) type Done = Box<dyn FnOnce(Result<(), WalFailed>) + Send>;
+
+/// What the writer waits for: whichever comes first.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wake {
+    /// So many want to be told.
+    pub(super) calls: usize,
+    /// So much is to be written.
+    pub(super) bytes: usize,
+}
+
+impl Wake {
+    /// Anything at all.
+    pub(super) const ANY: Wake = Wake { calls: 1, bytes: 0 };
+}
 
 /// What all handles and the writer share.
 pub(super) struct Shared {
@@ -133,8 +144,8 @@ pub(super) struct Log {
     pub(super) files: BTreeMap<u64, FileTops>,
     pub(super) failed: Option<WalFailed>,
     pub(super) stopping: bool,
-    /// The writer waits until so many calls want to be told; the first wakes one that has nothing to do.
-    pub(super) wake_at: Option<usize>,
+    /// What the writer waits for, while it does.
+    pub(super) wake_at: Option<Wake>,
 }
 
 impl Log {
@@ -345,9 +356,7 @@ impl Log {
 
     /// Whether the writer waits for what is there now. A frame that nobody waits for wakes only one that is idle.
     fn wakes(&self) -> bool {
-        self.wake_at.is_some_and(|wanted| {
-            wanted <= 1 || self.calls() >= wanted || self.pending_bytes() >= LONG_WRITE_BYTES
-        })
+        self.wake_at.is_some_and(|wake| self.calls() >= wake.calls || self.pending_bytes() >= wake.bytes)
     }
 
     /// Whether someone waits for what is to be written.

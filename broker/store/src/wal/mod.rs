@@ -59,11 +59,9 @@ pub struct WalConfig {
     pub spare_bytes_max: usize,
     /// Files that are kept for use again.
     pub spare_files_max: usize,
-    /// After a long write the log waits so long for more before it looks for the next one.
+    /// Where calls follow each other closely, a write waits for the next ones, at most so long, or three times as long
+    /// behind a long write; zero for never.
     pub gather: Duration,
-    /// While short writes have few calls each that follow each other closely, one waits for the next ones, at most so
-    /// long; zero for never.
-    pub gather_calls: Duration,
     /// After so long without an append the durable mark of the last one is written.
     pub seal_after: Duration,
     /// After so long again unused memory is given back.
@@ -83,8 +81,7 @@ impl Default for WalConfig {
             chunk_bytes: 4 << 20,
             spare_bytes_max: 160 << 20,
             spare_files_max: 4,
-            gather: Duration::from_micros(100),
-            gather_calls: Duration::from_micros(300),
+            gather: Duration::from_micros(300),
             seal_after: Duration::from_millis(50),
             trim_after: Duration::from_secs(1),
             salt: 0,

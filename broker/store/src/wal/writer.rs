@@ -13,15 +13,20 @@ use super::{
     company::Company,
     files::{Ready, write_head},
     layout::{FileHead, Position, file_name},
-    log::{Done, LONG_WRITE_BYTES, Log, Segment, Shared},
+    log::{Done, Log, Segment, Shared, Wake},
 };
 use crate::disk::DiskFile;
 
 /// Buffers that one write gathers without an allocation.
 const PARTS_INLINE: usize = 8;
 
+/// A write of so many bytes is long: the log is busy. A short one does not wait for so much.
+const LONG_WRITE_BYTES: usize = 64 << 10;
 /// So much is worth a write of its own at once.
 const ENOUGH_BYTES: usize = 512 << 10;
+/// Behind a long write the wait may be so many times as long: few large writes cost less than many, and whoever has no
+/// answer yet asks for more at a time.
+const BUSY_WAITS: u32 = 3;
 
 /// What one step of the writer did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +63,8 @@ pub(super) struct Writer {
     /// Length of the last write.
     wrote_bytes: usize,
     company: Company,
+    /// The same behind long writes.
+    busy_company: Company,
     rest: Rest,
     /// A step makes files itself and does not wait for anything.
     stepped: bool,
@@ -69,8 +76,10 @@ impl Writer {
         shared.files.want(durable.seq() + 1);
         // The start has written nothing that a mark would be needed for.
         let (segments, done, file) = (Vec::new(), Vec::new(), None);
-        let company = Company::new(shared.config.gather_calls);
-        Writer { shared, segments, done, file, durable, wrote_bytes: 0, company, rest: Rest::Marked, stepped }
+        let company = Company::new(shared.config.gather);
+        let busy_company = Company::stretching(shared.config.gather * BUSY_WAITS);
+        let (wrote_bytes, rest) = (0, Rest::Marked);
+        Writer { shared, segments, done, file, durable, wrote_bytes, company, busy_company, rest, stepped }
     }
 
     /// Writes until the log stops.
@@ -98,13 +107,6 @@ impl Writer {
     fn wait(&mut self) -> bool {
         let shared = self.shared.clone();
         let mut log = shared.lock();
-        if !log.stopping && self.wrote_bytes >= LONG_WRITE_BYTES && log.pending_bytes() < ENOUGH_BYTES {
-            drop(log);
-            // A log whose last write was long is busy. What a write costs hardly depends on its length, and whoever
-            // appends meanwhile need not wake anybody.
-            std::thread::sleep(shared.config.gather);
-            log = shared.lock();
-        }
         if !self.wait_for_work(&mut log) {
             return false;
         }
@@ -120,7 +122,7 @@ impl Writer {
             if log.stopping && self.rest != Rest::Unmarked {
                 return false;
             }
-            if !log.stopping && !self.sleep(log, 1, self.pause()) {
+            if !log.stopping && !self.sleep(log, Wake::ANY, self.pause()) {
                 continue;
             }
             match self.rest {
@@ -139,23 +141,30 @@ impl Writer {
         true
     }
 
-    /// Where calls are few but dense, lets more of them come before they are written.
+    /// Where calls are dense, lets more of them come before they are written.
     #[allow(clippy::disallowed_methods)] // How dense calls are is measured where they come; no result depends on it.
     fn wait_for_company(&mut self, log: &mut MutexGuard<'_, Log>) {
+        let busy = self.wrote_bytes >= LONG_WRITE_BYTES;
+        let bytes = if busy { ENOUGH_BYTES } else { LONG_WRITE_BYTES };
         let calls = log.calls();
-        if calls == 0 || log.stopping || log.pending_bytes() >= LONG_WRITE_BYTES {
+        if calls == 0 || log.stopping || log.pending_bytes() >= bytes {
             return;
         }
-        let Some(wanted) = self.company.wanted(calls, Instant::now()) else { return };
+        let Some(wanted) = self.company(busy).wanted(calls, Instant::now()) else { return };
         if calls < wanted {
-            self.sleep(log, wanted, Some(self.shared.config.gather_calls));
+            let wait = self.company(busy).wait();
+            self.sleep(log, Wake { calls: wanted, bytes }, Some(wait));
         }
-        self.company.came(log.calls());
+        self.company(busy).came(log.calls());
     }
 
-    /// Waits until so many calls are to be written, or for so long; whether nothing came at all.
-    fn sleep(&self, log: &mut MutexGuard<'_, Log>, calls: usize, pause: Option<Duration>) -> bool {
-        log.wake_at = Some(calls);
+    fn company(&mut self, busy: bool) -> &mut Company {
+        if busy { &mut self.busy_company } else { &mut self.company }
+    }
+
+    /// Waits for so long at most; whether nothing came at all.
+    fn sleep(&self, log: &mut MutexGuard<'_, Log>, wake: Wake, pause: Option<Duration>) -> bool {
+        log.wake_at = Some(wake);
         let timed_out = match pause {
             Some(pause) => self.shared.work.wait_for(log, pause).timed_out(),
             None => {
