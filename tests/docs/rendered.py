@@ -105,7 +105,7 @@ def links_are_alive(out):
             folder = out.resolve() if page.base == "/" else path.parent
             there = (folder / urllib.parse.unquote(at.path)).resolve() if at.path else path
             name = urllib.parse.unquote(at.fragment)
-            if not there.exists() or name and name not in pages[there].names:
+            if not there.is_file() or name and name not in pages[there].names:
                 dead.append(f"{path.relative_to(out.resolve())}: {target}")
     assert not dead and count, "; ".join(sorted(set(dead))) or "no links"
     return f"{count} links"
