@@ -84,7 +84,7 @@ const GROUP_IDLE_MAX: Duration = Duration::from_secs(5);
 const GROUP_JOIN_MAX: Duration = Duration::from_secs(30);
 
 /// A page has as much, and the rest of its last record: whoever reads slowly or not to the end gets little of it twice.
-const PAGE_BYTES: usize = 32 << 10;
+const PAGE_BYTES: usize = 64 << 10;
 
 /// While nothing comes it is looked so often whether there is anything left to come.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -24,14 +24,14 @@ use crate::signals::{Ending, Endings};
 
 /// After being told to end, so long it is waited for the reader to take what is on its way: half a line is no use to it.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// What a pipe that takes anything at all takes without waiting.
-const AT_ONCE_BYTES_MAX: usize = 4096;
+/// What a pipe that takes anything at all takes without waiting for its reader.
+const PIPE_AT_ONCE_BYTES_MAX: usize = 4096;
 
 /// Standard output, its reader, and whoever tells the command to end.
 pub(super) struct Printer {
     out: File,
-    /// Whether it tells that it would take something at once, as pipes and files do.
-    tells_room: bool,
+    /// It takes so much without waiting for a reader, if it takes anything.
+    at_once_bytes_max: usize,
     pages: SyncSender<Vec<u8>>,
     written: mpsc::Receiver<io::Result<()>>,
     gone: watch::Receiver<bool>,
@@ -51,13 +51,28 @@ impl Printer {
 
     fn to(out: OwnedFd, as_member: bool) -> Result<Printer, CliError> {
         let kind = fstat(&out).map(|stat| FileType::from_raw_mode(stat.st_mode));
-        // A terminal may stand still though it says that it has room, and a socket takes how much it likes.
-        let tells_room = !out.is_terminal() && !matches!(kind, Err(_) | Ok(FileType::Socket));
+        let at_once_bytes_max = match kind {
+            Ok(FileType::Fifo) => PIPE_AT_ONCE_BYTES_MAX,
+            // What has no reader does not wait for one.
+            Ok(FileType::RegularFile | FileType::CharacterDevice) if !out.is_terminal() => usize::MAX,
+            // A terminal may stand still though it says that it has room, and a socket takes how much it likes.
+            _ => 0,
+        };
         let out = File::from(out);
         let (pages, written) = write_behind(out.try_clone().map_err(cannot_write)?);
         let gone = watch_reader(out.try_clone().map_err(cannot_write)?);
         let endings = Endings::new();
-        Ok(Printer { out, tells_room, pages, written, gone, endings, told: None, as_member, records: 0 })
+        Ok(Printer {
+            out,
+            at_once_bytes_max,
+            pages,
+            written,
+            gone,
+            endings,
+            told: None,
+            as_member,
+            records: 0,
+        })
     }
 
     /// Prints a page with so many records. Fails with what [`cut`](Printer::cut) gives when it was not taken as a whole.
@@ -73,7 +88,7 @@ impl Printer {
     }
 
     fn takes_at_once(&self, bytes: usize) -> bool {
-        self.tells_room && bytes <= AT_ONCE_BYTES_MAX && has(&self.out, PollFlags::OUT, Some(Duration::ZERO))
+        bytes <= self.at_once_bytes_max && has(&self.out, PollFlags::OUT, Some(Duration::ZERO))
     }
 
     async fn write_behind(&mut self, page: Vec<u8>) -> Result<(), CliError> {

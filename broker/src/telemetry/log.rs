@@ -114,8 +114,8 @@ fn names(filter: &str, module: &str) -> bool {
 
 /// What a filter lets through of modules that it does not name: the last level that stands for itself.
 fn overall_level(filter: &str) -> LevelFilter {
-    let levels = filter.split(',').filter_map(|word| word.trim().parse::<LevelFilter>().ok());
-    levels.last().unwrap_or(LevelFilter::ERROR)
+    let level = filter.rsplit(',').find_map(|word| word.trim().parse::<LevelFilter>().ok());
+    level.unwrap_or(LevelFilter::ERROR)
 }
 
 /// Starts logging. Without `RUST_LOG`, or where that cannot be read, lines of `level` and above are written. Later
