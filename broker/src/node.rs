@@ -1,8 +1,9 @@
 //! The composition root: opens the store, starts the groups, opens the doors, keeps house, stops.
 
 use std::{
-    collections::HashMap,
-    fs, io,
+    collections::{BTreeSet, HashMap},
+    fs,
+    io::{self, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
@@ -12,10 +13,11 @@ use std::{
 };
 
 use millstream_model::{GroupId, NodeId, limits};
-use millstream_replica::{Group, LogStore, Peer, StartError, Timing};
+use millstream_replica::{Group, LogStore, Peer, StartError, Timing, identity};
 use millstream_state::cluster;
 use millstream_store::{
     disk::{Disk, OsDisk},
+    doctor::IDENTITY_NAME,
     tables::{Tables, TablesConfig},
     wal::{RecoveryBase, Wal, WalConfig},
 };
@@ -30,6 +32,7 @@ use crate::{
     signals::Endings,
     telemetry::LogSwitch,
 };
+use parking_lot::Mutex;
 
 /// Why a node could not start or had to stop: exit code 1.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +77,23 @@ pub enum NodeError {
     Token(#[from] admin::TokenError),
     /// A group cannot be started.
     #[error(transparent)]
-    Start(#[from] StartError),
+    Start(StartError),
+    /// A group has lost what it starts from.
+    #[error("{reason}; look at it with `millstream doctor --data-dir {dir}`", dir = dir.display())]
+    Lost {
+        /// The data directory.
+        dir: PathBuf,
+        /// Which group, and what.
+        reason: StartError,
+    },
+    /// The store belongs to a node of another id.
+    #[error("{reason}: the store in {dir} was made with another --node-id", dir = dir.display())]
+    Foreign {
+        /// The data directory.
+        dir: PathBuf,
+        /// Which group, and whose it is.
+        reason: StartError,
+    },
     /// The cluster's first entries could not be written.
     #[error("the metadata group does not answer: {0}")]
     Metadata(#[from] TopicError),
@@ -130,10 +149,21 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
     let advertised =
         config.advertised_kafka.clone().unwrap_or((advertised_host(&config, kafka_addr), kafka_addr.port()));
     let admin = admin::AdminServer::start(http, &config.http_addr, &config.broker)?;
-    let store = open_store(&config)?;
-    let service = start_groups(&config, &store, advertised).await?;
-    // From here on, and not only when it is waited for: whoever reads that the broker is ready may stop it at once.
+    // From here on, and not only when it is waited for: a start may take long, and whoever reads that the broker is ready
+    // may stop it at once.
     let mut endings = Endings::new();
+    let closing = Arc::new(AtomicBool::new(false));
+    let opened = tokio::select! {
+        opened = open(&config, closing.clone(), &admin, advertised) => opened?,
+        _ = endings.next() => {
+            // Nothing was promised to anybody yet: what a start has written is what the next one finds.
+            closing.store(true, Relaxed);
+            tracing::info!("stopped before it was ready");
+            admin.close();
+            return Ok(());
+        }
+    };
+    let (store, service) = opened;
     let keeper = store.keep(&config, service.clone()).map_err(io_error("cannot start the housekeeper"))?;
     let groups = GroupKeeper::start(service.clone());
     let doors = net::Server::start(kafka, kafka::Dispatcher::new(service.clone()), &config.broker, http_addr);
@@ -183,7 +213,26 @@ fn advertised_host(config: &ServeConfig, bound: SocketAddr) -> String {
     host.trim_matches(['[', ']']).to_string()
 }
 
-fn open_store(config: &ServeConfig) -> Result<Store, NodeError> {
+/// Opens the store and starts its groups; may be given up at any time.
+async fn open(
+    config: &ServeConfig,
+    closing: Arc<AtomicBool>,
+    admin: &admin::AdminServer,
+    advertised: (String, u16),
+) -> Result<(Store, Service), NodeError> {
+    let given = config.clone();
+    // Reading a long log takes its time.
+    let store = tokio::task::spawn_blocking(move || open_store(&given, closing)).await;
+    let store = store.map_err(|e| io_error("the store cannot be opened")(io::Error::other(e)))??;
+    let service = start_groups(config, &store, advertised, admin).await?;
+    if let Err(error) = note_identity(&config.data_dir, NodeId(config.node_id)) {
+        // It only helps a repair: a full disk must not keep a broker from serving what it has.
+        tracing::warn!(%error, "the node's identity cannot be noted");
+    }
+    Ok((store, service))
+}
+
+fn open_store(config: &ServeConfig, closing: Arc<AtomicBool>) -> Result<Store, NodeError> {
     let dir = &config.data_dir;
     let disk = Arc::new(OsDisk::new(dir).map_err(unusable(dir))?);
     let lock = lock(dir)?;
@@ -199,7 +248,6 @@ fn open_store(config: &ServeConfig) -> Result<Store, NodeError> {
     };
     let as_disk: Arc<dyn Disk> = disk.clone();
     let (tables, manifest) = Tables::open(as_disk.clone(), tables_config).map_err(|e| unopened(dir, e))?;
-    let closing = Arc::new(AtomicBool::new(false));
     let is_closing = closing.clone();
     let wal_config = WalConfig {
         file_bytes: config.broker.wal_file_bytes,
@@ -247,6 +295,7 @@ async fn start_groups(
     config: &ServeConfig,
     store: &Store,
     advertised: (String, u16),
+    admin: &admin::AdminServer,
 ) -> Result<Service, NodeError> {
     let node = NodeId(config.node_id);
     let peer = Peer { address: format!("{}:{}", advertised.0, advertised.1) };
@@ -274,17 +323,51 @@ async fn start_groups(
         }
     });
     let (metadata, shards) = futures::future::join(metadata, futures::future::join_all(shards)).await;
-    let (metadata, shards) = (metadata?, shards.into_iter().collect::<Result<HashMap<_, _>, _>>()?);
+    let refused = not_started(&config.data_dir);
+    let metadata = metadata.map_err(&refused)?;
+    let shards = shards.into_iter().collect::<Result<HashMap<_, _>, _>>().map_err(&refused)?;
+    let groups: Vec<&Group> = shards.values().map(|shard| shard.group()).chain([&metadata]).collect();
+    let leaderless = Arc::new(Mutex::new(groups.iter().map(|group| group.id()).collect::<BTreeSet<_>>()));
+    admin.electing(leaderless.clone());
     // All elections at once: their votes and first entries share a few writes.
-    let elections = shards.values().map(|shard| shard.group().lead_alone(peer.clone()));
-    let (led, all) =
-        futures::future::join(metadata.lead_alone(peer.clone()), futures::future::join_all(elections)).await;
-    led?;
-    all.into_iter().collect::<Result<(), _>>()?;
+    let elections = groups.into_iter().map(|group| {
+        let (peer, leaderless) = (peer.clone(), leaderless.clone());
+        async move {
+            group.lead_alone(peer).await?;
+            leaderless.lock().remove(&group.id());
+            Ok(())
+        }
+    });
+    futures::future::try_join_all(elections).await.map_err(&refused)?;
     let service = Service::new(cluster_host, metadata, shards, store.wal.clone(), config.clone(), advertised);
     service.found_cluster(cluster::cluster_id_text(clock::random_uuid())).await?;
     service.reconcile().await?;
     Ok(service)
+}
+
+/// Why a group does not start, with what can be done about it.
+fn not_started(dir: &Path) -> impl Fn(StartError) -> NodeError {
+    let dir = dir.to_path_buf();
+    move |reason| match reason {
+        StartError::NoMembers { .. } | StartError::Storage { .. } => {
+            NodeError::Lost { dir: dir.clone(), reason }
+        }
+        StartError::OtherMembers { .. } => NodeError::Foreign { dir: dir.clone(), reason },
+        StartError::Timing(_) | StartError::Stopped { .. } => NodeError::Start(reason),
+    }
+}
+
+/// Notes that this node is the only one of its cluster, which it leads: a repair may have nothing else to know it from.
+fn note_identity(dir: &Path, node: NodeId) -> io::Result<()> {
+    let (path, new, text) = (dir.join(IDENTITY_NAME), dir.join("identity.new"), identity(node));
+    if fs::read(&path).is_ok_and(|noted| noted == text.as_bytes()) {
+        return Ok(());
+    }
+    let mut file = fs::File::create(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(new, path)?;
+    fs::File::open(dir)?.sync_all()
 }
 
 fn write_addresses(dir: &Path, kafka: SocketAddr, http: SocketAddr) -> io::Result<()> {

@@ -45,6 +45,22 @@ pub enum StartError {
         /// What the storage or openraft said.
         reason: String,
     },
+    /// It has votes or entries, and neither its log nor its checkpoint says who belongs to it.
+    #[error("{group} has lost who belongs to it: its log was damaged or cut")]
+    NoMembers {
+        /// The group.
+        group: GroupId,
+    },
+    /// It belongs to others, or not to this node alone.
+    #[error("{group} belongs to {}, and this is node {node}", listed(members))]
+    OtherMembers {
+        /// The group.
+        group: GroupId,
+        /// This node.
+        node: NodeId,
+        /// Those whose votes count in it.
+        members: Vec<NodeId>,
+    },
     /// The replica stopped while it was starting.
     #[error("{group} stopped while it was starting: {reason}")]
     Stopped {
@@ -53,6 +69,11 @@ pub enum StartError {
         /// What openraft said.
         reason: String,
     },
+}
+
+fn listed(members: &[NodeId]) -> String {
+    let names: Vec<String> = members.iter().map(|node| format!("node {node}")).collect();
+    names.join(" and ")
 }
 
 /// Why a proposal was not applied, as far as this node knows.
@@ -146,8 +167,9 @@ impl Group {
         self.id
     }
 
-    /// Makes this node lead: a pristine group gets this node as its only voter, any other holds an election.
-    /// Returns when this node leads and everything that was in the log is applied.
+    /// Makes this node lead: a pristine group gets this node as its only voter, one of which it is the only voter holds
+    /// an election, and any other is refused: an election in it would never end, and who belongs to a group is never
+    /// guessed. Returns when this node leads and everything that was in the log is applied.
     pub async fn lead_alone(&self, peer: Peer) -> Result<(), StartError> {
         let mut led = self.led.changed.subscribe();
         let pristine = !self.raft.is_initialized().await.map_err(|e| self.stopped(&e))?;
@@ -155,10 +177,23 @@ impl Group {
             let members = BTreeMap::from([(self.node.0, peer)]);
             self.raft.initialize(members).await.map_err(|e| self.stopped(&e))?;
         } else {
+            self.check_alone().await?;
             self.raft.trigger().elect(false).await.map_err(|e| self.stopped(&e))?;
         }
         let lead = led.wait_for(|lead| *lead != Lead::No).await.map_err(|e| self.stopped(&e))?;
         if *lead == Lead::Over { Err(self.stopped(&"it has failed or was shut down")) } else { Ok(()) }
+    }
+
+    async fn check_alone(&self) -> Result<(), StartError> {
+        let voters = self.raft.with_raft_state(|state| {
+            state.membership_state.effective().voter_ids().map(NodeId).collect::<Vec<_>>()
+        });
+        let members = voters.await.map_err(|e| self.stopped(&e))?;
+        match members[..] {
+            [] => Err(StartError::NoMembers { group: self.id }),
+            [only] if only == self.node => Ok(()),
+            _ => Err(StartError::OtherMembers { group: self.id, node: self.node, members }),
+        }
     }
 
     fn stopped(&self, reason: &dyn std::fmt::Display) -> StartError {

@@ -5,6 +5,7 @@
 //! 2. No node says that it leads before its own first entry of the term is applied, and so everything before it.
 //! 3. No outcome is told twice, and none is left untold.
 //! 4. No log entry is purged that the newest checkpoint does not cover.
+//! 5. No group that had members is given others than its log and its checkpoint name.
 
 mod command;
 mod config;
@@ -12,6 +13,7 @@ mod group;
 mod log_store;
 mod machine;
 mod membership;
+mod refound;
 mod transport;
 
 pub use command::{Command, EntryPayload};
@@ -19,6 +21,7 @@ pub use config::{Peer, Reply, Timing};
 pub use group::{Group, Outcome, ProposeError, StartError};
 pub use log_store::LogStore;
 pub use machine::{Machine, RestoreError};
+pub use refound::{REPLICAS, identity};
 
 #[cfg(test)]
 mod tests;

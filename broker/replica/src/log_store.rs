@@ -31,11 +31,11 @@ use crate::{
 };
 
 type Entry = EntryOf<TypeConfig>;
-type Vote = VoteOf<TypeConfig>;
+pub(crate) type Vote = VoteOf<TypeConfig>;
 
 const KIND_BLANK: u8 = 0;
 const KIND_COMMAND: u8 = 1;
-const KIND_MEMBERSHIP: u8 = 2;
+pub(crate) const KIND_MEMBERSHIP: u8 = 2;
 
 /// Most bytes of entries that one read gives, beyond the first entry.
 const READ_BYTES_MAX: usize = 4 << 20;
@@ -63,7 +63,7 @@ impl LogStore {
     }
 }
 
-fn encode_vote(vote: &Vote) -> [u8; VOTE_BYTES] {
+pub(crate) fn encode_vote(vote: &Vote) -> [u8; VOTE_BYTES] {
     let mut out = [0; VOTE_BYTES];
     out[..8].copy_from_slice(&vote.leader_id.term.to_le_bytes());
     out[8..16].copy_from_slice(&vote.leader_id.voted_for.to_le_bytes());
@@ -71,7 +71,7 @@ fn encode_vote(vote: &Vote) -> [u8; VOTE_BYTES] {
     out
 }
 
-fn decode_vote(bytes: &[u8]) -> io::Result<Vote> {
+pub(crate) fn decode_vote(bytes: &[u8]) -> io::Result<Vote> {
     let bytes: &[u8; VOTE_BYTES] = bytes
         .try_into()
         .map_err(|_| io::Error::other(format!("a vote has {VOTE_BYTES} bytes, not {}", bytes.len())))?;

@@ -82,6 +82,15 @@ fn decode_checkpoint(data: &[u8]) -> io::Result<(StoredMembership, &[u8])> {
     Ok((StoredMembership::new(id, members), &rest[length..]))
 }
 
+/// What a checkpoint, of which there may be only the beginning, says of who belongs to the group; nothing where it names
+/// nobody.
+pub(crate) fn checkpoint_members(data: &[u8]) -> Option<Bytes> {
+    let (stored, _) = decode_checkpoint(data).ok()?;
+    let members = stored.membership();
+    members.voter_ids().next()?;
+    Some(membership::encode(members).into())
+}
+
 /// openraft's state machine for one group.
 pub(crate) struct MachineAdapter {
     group: GroupId,

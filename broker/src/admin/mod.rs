@@ -19,7 +19,7 @@ mod shape;
 mod topics;
 mod views;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -28,6 +28,7 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
+use millstream_model::GroupId;
 use millstream_store::{tables::Tables, wal::Wal};
 use parking_lot::Mutex;
 use tokio::{
@@ -79,6 +80,8 @@ struct Port {
 enum Phase {
     /// The store is being opened.
     Starting,
+    /// The store is open; these of its groups have no leader yet.
+    Electing(Arc<Mutex<BTreeSet<GroupId>>>),
     Open(Arc<Admin>),
     Stopping(Arc<Admin>),
 }
@@ -86,7 +89,7 @@ enum Phase {
 impl Phase {
     fn admin(&self) -> Option<&Arc<Admin>> {
         match self {
-            Phase::Starting => None,
+            Phase::Starting | Phase::Electing(_) => None,
             Phase::Open(admin) | Phase::Stopping(admin) => Some(admin),
         }
     }
@@ -100,7 +103,10 @@ impl FromRequestParts<Arc<Port>> for Open {
 
     async fn from_request_parts(_: &mut Parts, port: &Arc<Port>) -> Result<Open, Problem> {
         let open = port.phase.borrow().admin().cloned().map(Open);
-        open.ok_or_else(|| Problem::new(StatusCode::SERVICE_UNAVAILABLE, NotReady::Starting))
+        open.ok_or_else(|| {
+            let reason = readiness::now(&port.phase.borrow()).unwrap_or(NotReady::Starting);
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason)
+        })
     }
 }
 
@@ -146,6 +152,11 @@ impl AdminServer {
             while doors.join_next().await.is_some() {}
         });
         Ok(AdminServer { port, task })
+    }
+
+    /// From now on what the start waits for is that these groups get leaders.
+    pub fn electing(&self, leaderless: Arc<Mutex<BTreeSet<GroupId>>>) {
+        self.port.phase.send_replace(Phase::Electing(leaderless));
     }
 
     /// From now on there is something to tell of: the broker is open.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use millstream_model::GroupId;
 use tokio::sync::watch;
 
 use super::Phase;
@@ -10,15 +11,20 @@ use crate::service::{FlushTrouble, Service, WriteStop};
 /// A start that is nearly over is waited for, so that whoever asks while a broker comes up need not ask again.
 const START_WAIT: Duration = Duration::from_millis(500);
 
+/// So many groups are named.
+const NAMED_MAX: usize = 4;
+
 /// Why it cannot.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NotReady {
     #[error("the broker is starting: its store is being opened")]
     Starting,
+    #[error("the broker is starting: its store is open, and no leader yet have {}", listed(.0))]
+    Electing(Vec<GroupId>),
     #[error("the broker is stopping")]
     Stopping,
-    #[error("partitions have no leader: {led} of {all} Raft groups are led by this node")]
-    NoLeader { led: usize, all: usize },
+    #[error("partitions have no leader: of {all} Raft groups this node does not lead {}", listed(.leaderless))]
+    NoLeader { leaderless: Vec<GroupId>, all: usize },
     #[error(transparent)]
     Writes(#[from] WriteStop),
 }
@@ -26,7 +32,7 @@ pub(super) enum NotReady {
 /// As [`now`], but a start may take a moment more.
 pub(super) async fn soon(phase: &watch::Sender<Phase>) -> Option<NotReady> {
     let mut phases = phase.subscribe();
-    let open = phases.wait_for(|phase| !matches!(phase, Phase::Starting));
+    let open = phases.wait_for(|phase| !matches!(phase, Phase::Starting | Phase::Electing(_)));
     // Whichever it is, what counts is what is so afterwards.
     let _ = tokio::time::timeout(START_WAIT, open).await;
     now(&phase.borrow())
@@ -36,6 +42,11 @@ pub(super) async fn soon(phase: &watch::Sender<Phase>) -> Option<NotReady> {
 pub(super) fn now(phase: &Phase) -> Option<NotReady> {
     match phase {
         Phase::Starting => Some(NotReady::Starting),
+        Phase::Electing(leaderless) => {
+            let groups: Vec<GroupId> = leaderless.lock().iter().copied().collect();
+            // With all of them led, what follows takes a moment.
+            Some(if groups.is_empty() { NotReady::Starting } else { NotReady::Electing(groups) })
+        }
         Phase::Stopping(_) => Some(NotReady::Stopping),
         Phase::Open(admin) => {
             let service = &admin.sources.service;
@@ -51,14 +62,33 @@ pub(super) fn warning(phase: &Phase) -> Option<FlushTrouble> {
 
 fn without_leader(service: &Service) -> Option<NotReady> {
     let groups = service.shards().map(|shard| shard.group()).chain([service.metadata()]);
-    let is_led: Vec<bool> = groups.map(|group| group.led_term().is_some()).collect();
-    let (led, all) = (is_led.iter().filter(|led| **led).count(), is_led.len());
-    (led < all).then_some(NotReady::NoLeader { led, all })
+    let (mut leaderless, mut all) = (Vec::new(), 0);
+    for group in groups {
+        all += 1;
+        if group.led_term().is_none() {
+            leaderless.push(group.id());
+        }
+    }
+    leaderless.sort_unstable();
+    (!leaderless.is_empty()).then_some(NotReady::NoLeader { leaderless, all })
+}
+
+/// The first few by name, and how many more there are.
+fn listed(groups: &[GroupId]) -> String {
+    let (named, others) = groups.split_at(groups.len().min(NAMED_MAX));
+    let names: Vec<String> = named.iter().map(ToString::to_string).collect();
+    match others.len() {
+        0 => names.join(", "),
+        n => format!("{} and {n} more", names.join(", ")),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeSet, sync::Arc};
+
     use futures::FutureExt;
+    use parking_lot::Mutex;
 
     use super::*;
 
@@ -67,5 +97,19 @@ mod tests {
         let phase = watch::Sender::new(Phase::Starting);
         assert_eq!(soon(&phase).now_or_never(), None, "it may be over in a moment");
         assert_eq!(soon(&phase).await, Some(NotReady::Starting));
+    }
+
+    #[tokio::test]
+    async fn a_start_that_waits_for_leaders_names_the_groups() {
+        let leaderless = Arc::new(Mutex::new((0..7).map(GroupId).collect::<BTreeSet<_>>()));
+        let phase = Phase::Electing(leaderless.clone());
+        let told = now(&phase).expect("not ready").to_string();
+        assert!(
+            told.ends_with("no leader yet have metadata, shard-1, shard-2, shard-3 and 3 more"),
+            "{told}"
+        );
+        leaderless.lock().retain(|group| group.0 == 5);
+        let told = now(&phase).expect("not ready").to_string();
+        assert!(told.ends_with("no leader yet have shard-5"), "{told}");
     }
 }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use millstream_model::GroupId;
+use millstream_replica::REPLICAS;
 use millstream_store::doctor::{self, FileReport, GroupReport, Problem, ProblemKind, Repaired, Report};
 use serde_json::{Value, json};
 
@@ -33,8 +35,8 @@ pub(super) struct Local {
 /// something is wrong.
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
-    /// Make a damaged log one that opens again. Each group keeps its entries up to the first that is gone; the old files
-    /// are kept below `damaged/`.
+    /// Make a damaged log one that opens again. Each group keeps its entries up to the first that is gone, and everything
+    /// that is in runs; the old files are kept below `damaged/`.
     #[arg(long)]
     repair: bool,
     #[command(flatten)]
@@ -45,10 +47,10 @@ pub(super) struct DoctorArgs {
 pub(super) fn run(args: DoctorArgs) -> Result<(), CliError> {
     let mut out = Out::new();
     if args.repair {
-        let repaired = doctor::repair(&args.local.data_dir)?;
+        let repaired = doctor::repair(&args.local.data_dir, &REPLICAS)?;
         show_repaired(&repaired, &args.local, &mut out)?;
     }
-    let report = doctor::inspect(&args.local.data_dir)?;
+    let report = doctor::inspect(&args.local.data_dir, &REPLICAS)?;
     match args.local.output {
         LocalOutput::Json => out.json(&report_json(&report))?,
         LocalOutput::Table => show_report(&report, &mut out)?,
@@ -62,9 +64,9 @@ fn show_repaired(repaired: &Repaired, local: &Local, out: &mut Out) -> Result<()
         return out.json(&repaired_json(repaired));
     }
     match repaired {
-        Repaired::Nothing => out.line("the log opens; there was nothing to repair"),
+        Repaired::Nothing => out.line("there was nothing to repair in the log"),
         Repaired::Finished => out.line("an earlier repair was interrupted; it is finished now"),
-        Repaired::Replaced { aside, groups, votes_uncertain } => {
+        Repaired::Replaced { aside, groups, refounded, votes_uncertain } => {
             out.line(&format!(
                 "the log was replaced; the old one is in {}",
                 local.data_dir.join(aside).display()
@@ -72,6 +74,10 @@ fn show_repaired(repaired: &Repaired, local: &Local, out: &mut Out) -> Result<()
             for group in groups.iter().filter(|group| group.lost() > 0) {
                 out.line(&format!("{} lost {} entries", group.group, group.lost()))?;
             }
+            for group in groups.iter().filter(|group| group.end_uncertain) {
+                out.line(&uncertain_text(group))?;
+            }
+            refounded.iter().try_for_each(|group| out.line(&refounded_text(*group)))?;
             if *votes_uncertain {
                 out.line("a vote may be lost: in a cluster this node must join again under a new id")?;
             }
@@ -90,13 +96,36 @@ fn show_report(report: &Report, out: &mut Out) -> Result<(), CliError> {
     for finding in &tables.findings {
         out.line(&format!("  {finding}"))?;
     }
-    match (report.is_sound(), report.entries_lost()) {
-        (true, _) => out.line("sound"),
-        (false, 0) => out.line("not sound"),
-        (false, lost) => out.line(&format!(
-            "not sound: without other nodes a repair loses {lost} entries; see `millstream doctor --repair`"
-        )),
+    out.line(&verdict(report))
+}
+
+fn verdict(report: &Report) -> String {
+    let uncertain = report.log.groups.iter().any(|group| group.end_uncertain);
+    let lost = match (report.entries_lost(), uncertain) {
+        _ if report.is_sound() => return "sound".to_string(),
+        _ if !report.can_be_repaired() => return "not sound".to_string(),
+        (0, false) => "a repair of the log loses nothing".to_string(),
+        (0, true) => "without other nodes a repair may lose what was last written".to_string(),
+        (lost, false) => format!("without other nodes a repair loses {lost} entries"),
+        (lost, true) => format!("without other nodes a repair loses {lost} entries or more"),
+    };
+    format!("not sound: {lost}; see `millstream doctor --repair`")
+}
+
+/// What entries of a group do, for those who are told that some are gone.
+fn what_is_lost(group: GroupId) -> &'static str {
+    match group {
+        GroupId::METADATA => {
+            "topics and settings that they made; partitions whose topic is gone are given topics `recovered-…` at the next start"
+        }
+        _ => "records that are not in runs yet, and offsets of consumer groups",
     }
+}
+
+fn refounded_text(group: GroupId) -> String {
+    format!(
+        "{group}: its first entry is gone, and is known: it says that this node is the group's only member"
+    )
 }
 
 /// The log's files and what is wrong with them.
@@ -111,6 +140,16 @@ pub(super) fn show_log(report: &Report, out: &mut Out) -> Result<(), CliError> {
     }
     for group in log.groups.iter().filter(|group| group.lost() > 0) {
         out.line(&format!("  {}", group_text(group)))?;
+    }
+    for group in log.groups.iter().filter(|group| group.end_uncertain) {
+        out.line(&format!("  {}", uncertain_text(group)))?;
+    }
+    log.refounded.iter().try_for_each(|group| out.line(&format!("  {}", refounded_text(*group))))?;
+    for group in &log.without_members {
+        out.line(&format!(
+            "  {group}: nothing says who belongs to it, and no broker starts with that: restore a backup, or let the \
+             node join its cluster anew under another id"
+        ))?;
     }
     if let Some(refused) = &log.refused {
         out.line(&format!("the log does not open: {refused}"))?;
@@ -142,10 +181,25 @@ fn group_text(group: &GroupReport) -> String {
         span.map_or("none".to_string(), |(first, last)| format!("{first} to {last}"))
     };
     format!(
-        "{}: entries {} are gone, and {} behind them cannot be used",
+        "{}: entries {} are gone, and {} behind them cannot be used: {}",
         group.group,
         span(group.missing),
-        span(group.behind_missing)
+        span(group.behind_missing),
+        what_is_lost(group.group)
+    )
+}
+
+/// Index behind the last entry that a repaired log has.
+fn end(group: &GroupReport) -> u64 {
+    group.last.or(group.purged).map_or(0, |id| id.index + 1)
+}
+
+fn uncertain_text(group: &GroupReport) -> String {
+    format!(
+        "{}: entries from {} on may have been in a damaged place: {}",
+        group.group,
+        end(group),
+        what_is_lost(group.group)
     )
 }
 
@@ -172,6 +226,8 @@ pub(super) fn report_json(report: &Report) -> Value {
             "spares": report.log.spares,
             "refused": report.log.refused.as_ref().map(ToString::to_string),
             "groups": groups_json(&report.log.groups),
+            "refounded": names(&report.log.refounded),
+            "without_members": names(&report.log.without_members),
         },
         "tables": {
             "runs": report.tables.runs,
@@ -193,19 +249,25 @@ fn groups_json(groups: &[GroupReport]) -> Vec<Value> {
             "last": group.last.map(|id| id.index),
             "missing": span(group.missing),
             "behind_missing": span(group.behind_missing),
+            "uncertain_from": group.end_uncertain.then(|| end(group)),
         })
     };
     groups.iter().map(group).collect()
+}
+
+fn names(groups: &[GroupId]) -> Vec<String> {
+    groups.iter().map(ToString::to_string).collect()
 }
 
 fn repaired_json(repaired: &Repaired) -> Value {
     match repaired {
         Repaired::Nothing => json!({ "repaired": "nothing" }),
         Repaired::Finished => json!({ "repaired": "finished" }),
-        Repaired::Replaced { aside, groups, votes_uncertain } => json!({
+        Repaired::Replaced { aside, groups, refounded, votes_uncertain } => json!({
             "repaired": "replaced",
             "aside": aside.display().to_string(),
             "groups": groups_json(groups),
+            "refounded": names(refounded),
             "votes_uncertain": votes_uncertain,
         }),
     }

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 use millstream_model::GroupId;
+use millstream_replica::REPLICAS;
 use millstream_store::doctor::{self, FrameRecord, FrameState};
 use serde_json::json;
 
@@ -47,7 +48,7 @@ pub(super) fn run(args: LogArgs) -> Result<(), CliError> {
 }
 
 fn verify(local: &Local) -> Result<(), CliError> {
-    let (report, mut out) = (doctor::inspect(&local.data_dir)?, Out::new());
+    let (report, mut out) = (doctor::inspect(&local.data_dir, &REPLICAS)?, Out::new());
     match local.output {
         LocalOutput::Json => out.json(&report_json(&report)["log"])?,
         LocalOutput::Table => show_log(&report, &mut out)?,

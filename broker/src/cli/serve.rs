@@ -1,6 +1,6 @@
 //! `millstream serve`: runs a broker.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::filter::LevelFilter;
@@ -11,6 +11,9 @@ use crate::{
     node,
     telemetry::{LogFormat, start_log},
 };
+
+/// Less than the time in which a broker that is told to stop has to end.
+const OPENING_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// The shape of log lines.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -81,7 +84,10 @@ pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(worker_threads()).enable_all().thread_name("millstream").build();
     let runtime = runtime.map_err(CliError::io("cannot start the worker threads"))?;
-    Ok(runtime.block_on(node::serve(config, log))?)
+    let served = runtime.block_on(node::serve(config, log));
+    // A store that is still being opened when the broker is told to stop is not waited for any longer.
+    runtime.shutdown_timeout(OPENING_WAIT_MAX);
+    Ok(served?)
 }
 
 /// Half of the cores run requests; the log's writer, flushes and reads have threads of their own. A request passes

@@ -59,6 +59,10 @@ impl ClusterHost {
         look(&self.state.read().0)
     }
 
+    pub(super) fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
     pub(super) fn topic(&self, name: &str) -> Option<Arc<TopicEntry>> {
         self.state.read().1.by_name.get(name).cloned()
     }

@@ -11,6 +11,7 @@ mod lag;
 mod layers;
 mod produce;
 mod producers;
+mod reconcile;
 mod room;
 mod topics;
 mod turns;

@@ -7,7 +7,7 @@ use tokio::sync::Mutex;
 use super::{ProducerIdError, Service};
 
 /// Ids of one block; what a restart leaves of a block is never given out.
-const BLOCK_IDS: u32 = 1000;
+pub(super) const BLOCK_IDS: u32 = 1000;
 
 /// The rest of the block that this node gives out.
 #[derive(Default)]

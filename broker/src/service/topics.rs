@@ -214,7 +214,10 @@ impl Service {
         self.write_metadata(cluster::encode_alter_topic_configs(name, &changes)).await.map(|_| ())
     }
 
-    async fn create_in_shards(&self, partitions: &[(PartitionId, GroupId)]) -> Result<(), TopicError> {
+    pub(super) async fn create_in_shards(
+        &self,
+        partitions: &[(PartitionId, GroupId)],
+    ) -> Result<(), TopicError> {
         self.in_shards(partitions, |ids| {
             commands::encode_create_partitions(&ids.iter().map(|(id, _)| (*id).into()).collect::<Vec<_>>())
         })
@@ -222,7 +225,7 @@ impl Service {
     }
 
     /// One command to each shard that holds some of the partitions, all at once.
-    async fn in_shards(
+    pub(super) async fn in_shards(
         &self,
         partitions: &[(PartitionId, GroupId)],
         command: impl Fn(&[(PartitionId, GroupId)]) -> Bytes,
@@ -249,37 +252,6 @@ impl Service {
             Reply::Cluster(Err(error)) => Err(refused(error)),
             _ => Err(TopicError::Unavailable("unexpected reply".into())),
         }
-    }
-
-    /// Brings the shards to what the metadata group says, after a crash in the middle of a topic operation.
-    pub async fn reconcile(&self) -> Result<(), TopicError> {
-        let wanted: HashMap<PartitionId, GroupId> = self.inner.cluster.inspect(|machine| {
-            let partitions = machine.topics().flat_map(|topic| &topic.partitions);
-            partitions.flat_map(|p| p.extents.iter().map(|extent| (p.id, extent.shard))).collect()
-        });
-        let (mut missing, mut left_over) = (Vec::new(), Vec::new());
-        for (group, shard) in &self.inner.shards {
-            let has: BTreeSet<PartitionId> =
-                shard.host.inspect(|machine| machine.partitions().map(|p| p.0).collect());
-            missing.extend(
-                wanted.iter().filter(|(id, at)| *at == group && !has.contains(id)).map(|(id, at)| (*id, *at)),
-            );
-            // Ids are never given twice, so a partition that no topic has belonged to one that was deleted.
-            left_over
-                .extend(has.into_iter().filter(|id| wanted.get(id) != Some(group)).map(|id| (id, *group)));
-        }
-        if !missing.is_empty() || !left_over.is_empty() {
-            tracing::info!(
-                missing = missing.len(),
-                left_over = left_over.len(),
-                "finishing topic operations"
-            );
-        }
-        self.create_in_shards(&missing).await?;
-        self.in_shards(&left_over, |ids| {
-            commands::encode_drop_partitions(&ids.iter().map(|(id, _)| *id).collect::<Vec<_>>())
-        })
-        .await
     }
 }
 

@@ -102,7 +102,11 @@ fn it_tells_damage_as_the_broker_does() {
     let mut bytes = fs::read(&logs[0]).expect("readable");
     bytes[4096 + 60] ^= 1;
     fs::write(&logs[0], &bytes).expect("writable");
-    assert!(!doctor::inspect(dir.path()).expect("looked at").log.files[0].problems.is_empty());
+    assert!(
+        !doctor::inspect(dir.path(), &doctor::Replicas::default()).expect("looked at").log.files[0]
+            .problems
+            .is_empty()
+    );
     let Some(output) = reader(dir.path()) else { return };
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && text.contains("damaged"), "{text}");

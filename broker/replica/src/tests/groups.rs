@@ -9,17 +9,24 @@ use std::{
 };
 
 use bytes::Bytes;
+use millstream_model::LogId;
 use millstream_store::{
     disk::{
         Disk,
         sim::{Op, SimDisk},
     },
     tables::Tables,
-    wal::ReadError,
+    wal::{Draft, ReadError, Wal},
 };
+use openraft::impls::leader_id_std::LeaderId;
 
-use super::node::{GROUP, Node, run};
-use crate::{Command, EntryPayload, ProposeError};
+use super::node::{GROUP, Node, run, wal_config};
+use crate::{
+    Command, EntryPayload, ProposeError,
+    config::Membership,
+    log_store::{KIND_MEMBERSHIP, Vote, encode_vote},
+    membership,
+};
 
 fn command(n: usize) -> Bytes {
     format!("command {n}").into()
@@ -286,5 +293,44 @@ fn a_group_that_is_dropped_stops() {
             tokio::task::yield_now().await;
         }
         drop((wal, tables));
+    });
+}
+
+/// The log of a group that has this vote and, as its only entry, this membership.
+fn log_with(vote: &[u8], members: Option<Vec<u8>>) -> SimDisk {
+    let disk = SimDisk::new(13);
+    let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    drop(Tables::open(as_disk.clone(), Default::default()).expect("tables"));
+    let (wal, _) = Wal::open(as_disk, wal_config(), &Default::default()).expect("opens");
+    let log = wal.group(GROUP);
+    if let Some(members) = members {
+        let entry = Draft { id: LogId::new(0, 0), kind: KIND_MEMBERSHIP, payload: Bytes::from(members) };
+        log.append([entry], |_| {}).expect("appended");
+    }
+    log.save_vote(vote, |_| {}).expect("voted");
+    wal.shutdown();
+    disk
+}
+
+fn members(voters: &[u64]) -> Vec<u8> {
+    membership::encode(&Membership::new_with_defaults(vec![voters.iter().copied().collect()], []))
+}
+
+#[test]
+fn who_belongs_to_a_group_is_never_made_up() {
+    run(async {
+        let vote = encode_vote(&Vote { leader_id: LeaderId { term: 4, voted_for: 1 }, committed: true });
+        let cases = [
+            (None, "shard-3 has lost who belongs to it"),
+            (Some(members(&[2])), "shard-3 belongs to node 2, and this is node 1"),
+            (Some(members(&[1, 2, 5])), "shard-3 belongs to node 1 and node 2 and node 5"),
+        ];
+        for (members, said) in cases {
+            let disk = log_with(&vote, members);
+            let refused = Node::start(&disk).await.err().expect("there is nobody to lead");
+            assert!(refused.starts_with(said), "{refused}");
+        }
+        let node = Node::start(&log_with(&vote, Some(members(&[1])))).await.expect("it is alone");
+        assert_eq!(node.term(), 5, "its terms go on");
     });
 }

@@ -15,11 +15,12 @@
 //! | 8 | alter broker configs | node u64 + 1, 0 for all; changes as above |
 //! | 9 | allocate producer ids | count u32 |
 //! | 10 | update features | count u32, count × (name text, level u16; 0 removes) |
+//! | 11 | adopt partition | name text, topic id 16 bytes, partition u64, shard u32, now i64 (ms) |
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use millstream_model::{NodeId, TopicId};
+use millstream_model::{GroupId, NodeId, PartitionId, TopicId};
 
 use super::{Broker, ClusterMachine};
 use crate::wire::{DecodeError, Input, Output};
@@ -35,6 +36,7 @@ const KIND_ALTER_TOPIC_CONFIGS: u8 = 7;
 const KIND_ALTER_BROKER_CONFIGS: u8 = 8;
 const KIND_ALLOCATE_PRODUCER_IDS: u8 = 9;
 const KIND_UPDATE_FEATURES: u8 = 10;
+const KIND_ADOPT_PARTITION: u8 = 11;
 
 /// Keys with their new values; `None` takes a key away.
 pub(super) type Changes = Vec<(String, Option<String>)>;
@@ -114,6 +116,19 @@ pub enum ClusterCommand {
         /// Names and levels.
         levels: Vec<(String, u16)>,
     },
+    /// Makes a topic of a partition that is there and that no topic has: the entries that made its own are lost.
+    AdoptPartition {
+        /// The topic's name.
+        name: String,
+        /// The topic's id.
+        id: TopicId,
+        /// The partition.
+        partition: PartitionId,
+        /// The shard that it is in.
+        shard: GroupId,
+        /// The proposer's clock, in milliseconds.
+        now_ms: i64,
+    },
 }
 
 impl ClusterCommand {
@@ -123,6 +138,7 @@ impl ClusterCommand {
             ClusterCommand::CreateTopic { name, .. }
             | ClusterCommand::DeleteTopic { name }
             | ClusterCommand::CreatePartitions { name, .. }
+            | ClusterCommand::AdoptPartition { name, .. }
             | ClusterCommand::AlterTopicConfigs { name, .. } => Some(name.clone()),
             _ => None,
         }
@@ -176,6 +192,13 @@ fn decode_body(kind: u8, input: &mut Input<'_>) -> Result<ClusterCommand, Decode
             let levels = (0..count).map(|_| Ok((input.text()?, input.u16()?)));
             ClusterCommand::UpdateFeatures { levels: levels.collect::<Result<_, DecodeError>>()? }
         }
+        KIND_ADOPT_PARTITION => ClusterCommand::AdoptPartition {
+            name: input.text()?,
+            id: read_topic_id(input)?,
+            partition: PartitionId(input.u64()?),
+            shard: GroupId(input.u32()?),
+            now_ms: input.i64()?,
+        },
         other => return Err(DecodeError::Kind(other)),
     })
 }
@@ -298,5 +321,21 @@ pub fn encode_update_features(levels: &[(String, u16)]) -> Bytes {
         out.text(name);
         out.u16(*level);
     }
+    out.into_command()
+}
+
+/// A command that makes a topic of a partition that is there and that no topic has.
+pub fn encode_adopt_partition(
+    name: &str,
+    id: TopicId,
+    (partition, shard): (PartitionId, GroupId),
+    now_ms: i64,
+) -> Bytes {
+    let mut out = Output::command(VERSION, KIND_ADOPT_PARTITION);
+    out.text(name);
+    out.raw(&id.0);
+    out.u64(partition.0);
+    out.u32(shard.0);
+    out.i64(now_ms);
     out.into_command()
 }

@@ -1,6 +1,6 @@
 //! Why the metadata group did nothing.
 
-use millstream_model::{NodeId, TopicId};
+use millstream_model::{GroupId, NodeId, PartitionId, TopicId};
 
 use super::names::TopicNameError;
 
@@ -72,6 +72,14 @@ pub enum ClusterError {
         have: usize,
         /// Partitions that were asked for.
         wanted: usize,
+    },
+    /// Only a partition whose id was never given, in a shard of this cluster, can be adopted.
+    #[error("{partition} in {shard} cannot be adopted")]
+    NotAnOrphan {
+        /// The partition.
+        partition: PartitionId,
+        /// The shard.
+        shard: GroupId,
     },
     /// There is no such broker.
     #[error("broker {node} is not registered")]

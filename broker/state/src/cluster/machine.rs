@@ -107,6 +107,9 @@ impl ClusterMachine {
                 self.alter_broker_configs(node, changes);
                 Ok(ClusterReply::Done)
             }
+            ClusterCommand::AdoptPartition { name, id, partition, shard, now_ms } => {
+                self.adopt_partition(name, id, (partition, shard), now_ms)
+            }
             ClusterCommand::AllocateProducerIds { count } => self.allocate_producer_ids(count),
             ClusterCommand::UpdateFeatures { levels } => {
                 levels.into_iter().for_each(|(name, level)| self.set_feature(name, level));
@@ -225,6 +228,30 @@ impl ClusterMachine {
         Ok(ClusterReply::Deleted { partitions: extents.collect() })
     }
 
+    /// Afterwards its id, and all below it, are given.
+    fn adopt_partition(
+        &mut self,
+        name: String,
+        id: TopicId,
+        (partition, shard): (PartitionId, GroupId),
+        now_ms: i64,
+    ) -> ClusterResult {
+        self.check_new_topic(&name, id, 1)?;
+        if partition.0 < self.next_partition || !(1..=self.shards).contains(&shard.0) {
+            return Err(ClusterError::NotAnOrphan { partition, shard });
+        }
+        let next = partition.0.checked_add(1).ok_or(ClusterError::NotAnOrphan { partition, shard })?;
+        self.next_partition = next;
+        self.loads[shard_index(shard)] += 1;
+        let extents = Extents::new(Extent { start: 0, shard, epoch: 0 });
+        let partitions = vec![Partition { id: partition, extents }];
+        let internal = is_internal(&name);
+        let topic = Topic { name, id, partitions, configs: BTreeMap::new(), internal, created_ms: now_ms };
+        self.index(&topic);
+        self.topics.insert(topic.name.clone(), topic);
+        Ok(ClusterReply::Created { partitions: vec![(partition, shard)] })
+    }
+
     fn alter_broker_configs(&mut self, node: Option<NodeId>, changes: Changes) {
         let configs = self.broker_configs.entry(node).or_default();
         alter(configs, changes);
@@ -278,6 +305,16 @@ impl ClusterMachine {
     /// Number of shards; 0 before the cluster is founded.
     pub fn shard_count(&self) -> u32 {
         self.shards
+    }
+
+    /// The first partition id that was never given.
+    pub fn next_partition(&self) -> PartitionId {
+        PartitionId(self.next_partition)
+    }
+
+    /// The first producer id that was never given.
+    pub fn next_producer(&self) -> i64 {
+        self.next_producer
     }
 
     /// Every broker, sorted by id.

@@ -10,6 +10,7 @@
 //! | 3 | drop partitions | count u32, count × partition u64 |
 //! | 4 | set log start | count u32, count × (partition u64, offset i64) |
 //! | 5 | expire producers | before i64 (ms) |
+//! | 6 | extend | count u32, count × (partition u64, offset i64) |
 
 use std::ops::RangeInclusive;
 
@@ -27,6 +28,7 @@ const KIND_CREATE: u8 = 2;
 const KIND_DROP: u8 = 3;
 const KIND_SET_LOG_START: u8 = 4;
 const KIND_EXPIRE_PRODUCERS: u8 = 5;
+const KIND_EXTEND: u8 = 6;
 const KINDS_OF_GROUPS: RangeInclusive<u8> = 64..=127;
 
 /// Version, kind, now, count.
@@ -70,6 +72,8 @@ pub enum ShardCommand {
         /// That time.
         before_ms: i64,
     },
+    /// Moves ends of partitions up to where their records end: the entries that brought these are lost.
+    Extend(Vec<(PartitionId, i64)>),
 }
 
 /// Batches of several partitions, all in the memory of the command that brought them.
@@ -140,6 +144,9 @@ pub fn decode(command: Bytes) -> Result<ShardCommand, DecodeError> {
             Ok((PartitionId(input.u64()?), offset(input.i64()?)?))
         })?),
         KIND_EXPIRE_PRODUCERS => ShardCommand::ExpireProducers { before_ms: input.i64()? },
+        KIND_EXTEND => ShardCommand::Extend(rows(&mut input, 16, |input| {
+            Ok((PartitionId(input.u64()?), offset(input.i64()?)?))
+        })?),
         kind if KINDS_OF_GROUPS.contains(&kind) => return Ok(ShardCommand::Group(command)),
         other => return Err(DecodeError::Kind(other)),
     };
@@ -226,6 +233,17 @@ pub fn encode_set_log_start(moves: &[(PartitionId, i64)]) -> Bytes {
     let mut out = Output::command(VERSION, KIND_SET_LOG_START);
     out.count(moves.len());
     for (partition, offset) in moves {
+        out.u64(partition.0);
+        out.i64(*offset);
+    }
+    out.into_command()
+}
+
+/// A command that moves ends of partitions up, to where their records end.
+pub fn encode_extend(ends: &[(PartitionId, i64)]) -> Bytes {
+    let mut out = Output::command(VERSION, KIND_EXTEND);
+    out.count(ends.len());
+    for (partition, offset) in ends {
         out.u64(partition.0);
         out.i64(*offset);
     }

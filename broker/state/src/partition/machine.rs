@@ -154,6 +154,11 @@ impl ShardMachine {
             ShardCommand::SetLogStart(moves) => {
                 moves.into_iter().for_each(|(partition, to)| self.set_log_start(partition, to, effects));
             }
+            ShardCommand::Extend(ends) => {
+                for (partition, end) in ends {
+                    self.partitions.get_mut(&partition).into_iter().for_each(|state| state.extend(end));
+                }
+            }
             ShardCommand::ExpireProducers { before_ms } => {
                 self.partitions.values_mut().for_each(|partition| partition.producers.expire(before_ms));
             }

@@ -14,7 +14,7 @@ mod snapshot;
 pub use ahead::PartitionAhead;
 pub use command::{
     AppendCommand, NewPartition, ShardCommand, append_command_len, decode, encode_create_partitions,
-    encode_drop_partitions, encode_expire_producers, encode_set_log_start, write_append_head,
+    encode_drop_partitions, encode_expire_producers, encode_extend, encode_set_log_start, write_append_head,
 };
 pub use epochs::EPOCHS_MAX;
 pub use machine::{AppendOutcome, Effect, ShardMachine, ShardReply, ShardRestoreError, ShardStats};

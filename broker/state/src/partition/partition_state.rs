@@ -146,6 +146,15 @@ impl PartitionState {
         self.next_offset = end_of_batch(header, base_offset);
     }
 
+    /// Moves the end up to `end`, where the records end although the entries that brought the last of them are lost. What
+    /// their producers have written since is not known: they begin anew.
+    pub(super) fn extend(&mut self, end: i64) {
+        if end > self.next_offset {
+            self.next_offset = end;
+            self.producers = Producers::default();
+        }
+    }
+
     /// Moves the log start up, as far as there are records; whether it moved.
     pub(super) fn move_log_start(&mut self, to: i64) -> bool {
         let to = to.min(self.next_offset);

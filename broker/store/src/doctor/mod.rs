@@ -4,30 +4,58 @@
 //! Nothing here deletes anything: what a repair takes out of the log is kept below `damaged/`.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use millstream_model::{GroupId, LogId};
+use bytes::Bytes;
+use millstream_model::GroupId;
 
 pub use crate::wal::{
     inspect::{FileReport, FrameRecord, FrameState, LogReport, Problem, ProblemKind},
     rebuild::RepairError,
-    salvage::GroupReport,
+    salvage::{Beginning, GroupReport, Refound},
 };
 use crate::{
-    disk::{Disk, OsDisk},
+    disk::{Disk, OpenMode, OsDisk},
     tables::{self, Tables, Verified},
-    wal::{self, OpenError, WalConfig, inspect::Inspected},
+    wal::{
+        self, OpenError, WalConfig,
+        inspect::{Inspected, Known},
+    },
 };
 
 /// A running broker holds a lock on this file.
 const LOCK_NAME: &str = "LOCK";
+/// More than a broker writes into [`IDENTITY_NAME`].
+const IDENTITY_BYTES_MAX: u64 = 4096;
 /// Everything that a repair takes out goes below this directory, in one of its own each time.
 const ASIDE_DIR: &str = "damaged";
+
+/// Name of the file in which a broker notes that its node is the only one of its cluster.
+pub const IDENTITY_NAME: &str = "identity";
+
+/// What the doctor has to know of the replicas whose log this is: the store only keeps their bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Replicas {
+    /// Kind of the entries that say who belongs to a group; nothing is known of that without one.
+    pub membership_kind: Option<u8>,
+    /// What a checkpoint's first bytes say of who belongs to the group.
+    pub checkpoint_members: Option<MembersFn>,
+    /// What is written for groups that have lost what they began with: only where everything that was found, or else
+    /// the content of the file [`IDENTITY_NAME`], says that they have one and the same member. Told whether votes may
+    /// be lost.
+    pub refound: Option<RefoundFn>,
+}
+
+/// See [`Replicas::checkpoint_members`].
+pub type MembersFn = fn(&[u8]) -> Option<Bytes>;
+
+/// See [`Replicas::refound`].
+pub type RefoundFn = fn(&BTreeMap<GroupId, Beginning>, Option<&[u8]>, bool) -> Option<Refound>;
 
 /// Why a data directory could not be looked at or repaired.
 #[derive(Debug, thiserror::Error)]
@@ -69,8 +97,15 @@ impl Report {
         let torn_only = |file: &FileReport| file.problems.iter().all(|p| p.kind == ProblemKind::Torn);
         let stray = |finding: &tables::Finding| matches!(finding, tables::Finding::Stray { .. });
         self.log.refused.is_none()
+            && self.log.refounded.is_empty()
+            && self.log.without_members.is_empty()
             && self.log.files.iter().all(torn_only)
             && self.tables.findings.iter().all(stray)
+    }
+
+    /// Whether a repair of the log makes anything better.
+    pub fn can_be_repaired(&self) -> bool {
+        self.log.refused.is_some() || !self.log.refounded.is_empty()
     }
 
     /// Entries that a repair of the log without other nodes loses.
@@ -92,15 +127,17 @@ pub enum Repaired {
         aside: PathBuf,
         /// What each group has now, and what it lost.
         groups: Vec<GroupReport>,
+        /// Groups whose first entry was written again.
+        refounded: Vec<GroupId>,
         /// Whether a vote may be lost: in a cluster the node must join again under a new id.
         votes_uncertain: bool,
     },
 }
 
 /// Looks at everything and changes nothing. It reads every byte, so it takes as long as the disk does.
-pub fn inspect(dir: &Path) -> Result<Report, DoctorError> {
+pub fn inspect(dir: &Path, replicas: &Replicas) -> Result<Report, DoctorError> {
     let (disk, _lock) = open(dir)?;
-    let mut report = inspect_disk(&disk)?;
+    let mut report = inspect_disk(&disk, replicas)?;
     let missing = missing_checkpoints(&report);
     report.tables.findings.extend(missing);
     Ok(report)
@@ -124,45 +161,76 @@ pub fn dump(dir: &Path, visit: &mut dyn FnMut(FrameRecord) -> bool) -> Result<()
     Ok(wal::inspect::dump(&disk, visit)?)
 }
 
-/// Makes a log that does not open one that does. Every group keeps its entries up to the first that is gone; the
-/// old files are moved aside, whole. A log that opens is left alone.
-pub fn repair(dir: &Path) -> Result<Repaired, DoctorError> {
+/// Makes a log that does not open one that does, and gives groups that have lost their first entry that one again,
+/// where it is known. Every group keeps its entries up to the first that is gone; the old files are moved aside, whole.
+/// A log that opens and lacks nothing is left alone.
+pub fn repair(dir: &Path, replicas: &Replicas) -> Result<Repaired, DoctorError> {
     let (disk, _lock) = open(dir)?;
-    repair_log(&disk, WalConfig::default())
+    let repaired = repair_log(&disk, WalConfig::default(), replicas)?;
+    // The place where the new log was written, empty now.
+    for left in [Path::new(wal::rebuild::NEW_DIR).join("wal"), wal::rebuild::NEW_DIR.into()] {
+        match fs::remove_dir(dir.join(&left)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(DoctorError::Io { path: left, error });
+            }
+            _ => {}
+        }
+    }
+    Ok(repaired)
 }
 
 /// The same for a disk that is known to be nobody else's.
-pub fn repair_log(disk: &Arc<dyn Disk>, config: WalConfig) -> Result<Repaired, DoctorError> {
+pub fn repair_log(
+    disk: &Arc<dyn Disk>,
+    config: WalConfig,
+    replicas: &Replicas,
+) -> Result<Repaired, DoctorError> {
     if wal::rebuild::finish(disk)? {
         return Ok(Repaired::Finished);
     }
-    let (inspected, _) = inspect_log(disk)?;
-    if inspected.report.refused.is_none() {
+    let (inspected, tables) = inspect_log(disk, replicas)?;
+    let report = Report { log: inspected.report.clone(), tables };
+    if !report.can_be_repaired() {
         return Ok(Repaired::Nothing);
     }
     let aside = free_aside(&**disk)?;
-    wal::rebuild::rebuild(disk, &inspected, &aside, config)?;
-    let LogReport { groups, votes_uncertain, .. } = inspected.report;
-    Ok(Repaired::Replaced { aside, groups, votes_uncertain })
+    let names = wal::rebuild::write(disk, &inspected, config)?;
+    let LogReport { groups, votes_uncertain, refounded, .. } = inspected.report;
+    let ends = groups.iter().map(|group| (group.group, group.last.or(group.purged))).collect();
+    // Before the log is cut: a store in which this is lower than it could be is as good as before.
+    tables::lower_flushed(&**disk, &ends, &aside).map_err(RepairError::Manifest)?;
+    wal::rebuild::replace(disk, &aside, &names)?;
+    Ok(Repaired::Replaced { aside, groups, refounded, votes_uncertain })
 }
 
 /// What [`inspect`] does, for a disk that is known to be nobody else's.
-pub fn inspect_disk(disk: &Arc<dyn Disk>) -> Result<Report, DoctorError> {
-    let (inspected, tables) = inspect_log(disk)?;
+pub fn inspect_disk(disk: &Arc<dyn Disk>, replicas: &Replicas) -> Result<Report, DoctorError> {
+    let (inspected, tables) = inspect_log(disk, replicas)?;
     Ok(Report { log: inspected.report, tables })
 }
 
-fn inspect_log(disk: &Arc<dyn Disk>) -> Result<(Inspected, Verified), DoctorError> {
+fn inspect_log(disk: &Arc<dyn Disk>, replicas: &Replicas) -> Result<(Inspected, Verified), DoctorError> {
     let tables = tables::verify(disk);
-    let flushed: HashMap<GroupId, u64> =
-        tables.flushed.iter().map(|(group, id)| (*group, id.index)).collect();
-    // An entry can be done without when both its batches and what it did to the state are elsewhere.
-    let covered = |(group, state): (&GroupId, &LogId)| {
-        let batches = tables.flushed.get(group)?;
-        Some((*group, *state.min(batches)))
+    // What a checkpoint has done to the state, and its batches: no checkpoint is written before these are in runs.
+    let covered = tables.checkpointed.iter().filter(|_| tables.has_manifest);
+    let members = |head: &Bytes| replicas.checkpoint_members.and_then(|members| members(head));
+    let identity = read_identity(&**disk);
+    let known = Known {
+        flushed: tables.flushed.iter().map(|(group, id)| (*group, id.index)).collect(),
+        covered: covered.map(|(group, id)| (*group, *id)).collect(),
+        checkpoints: tables.checkpoint_heads.iter().map(|(group, head)| (*group, members(head))).collect(),
+        membership_kind: replicas.membership_kind,
+        refound: Some(&|found, uncertain| replicas.refound?(found, identity.as_deref(), uncertain)),
     };
-    let covered: HashMap<GroupId, LogId> = tables.checkpointed.iter().filter_map(covered).collect();
-    Ok((wal::inspect::inspect(disk, &flushed, &covered)?, tables))
+    Ok((wal::inspect::inspect(disk, &known)?, tables))
+}
+
+/// What a broker noted of its node, if it can be read.
+fn read_identity(disk: &dyn Disk) -> Option<Vec<u8>> {
+    let file = disk.open(Path::new(IDENTITY_NAME), OpenMode::Read).ok()?;
+    let mut bytes = vec![0; file.len().ok()?.min(IDENTITY_BYTES_MAX) as usize];
+    file.read_exact_at(&mut bytes, 0).ok()?;
+    Some(bytes)
 }
 
 /// A directory that is not there yet.

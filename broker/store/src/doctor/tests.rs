@@ -1,8 +1,9 @@
 //! The doctor finds what was done to a log, loses nothing that can be had, and leaves a log that opens.
 
-use std::ops::Range;
+use std::{collections::HashMap, ops::Range};
 
 use bytes::Bytes;
+use millstream_model::LogId;
 use tempfile::TempDir;
 
 use super::*;
@@ -14,6 +15,8 @@ use crate::{
 
 const ONE: GroupId = GroupId(1);
 const TWO: GroupId = GroupId(2);
+/// Nothing is known of what the bytes mean.
+const NONE: Replicas = Replicas { membership_kind: None, checkpoint_members: None, refound: None };
 
 fn config() -> WalConfig {
     WalConfig {
@@ -92,14 +95,14 @@ fn place(disk: &SimDisk, group: GroupId, index: u64) -> (PathBuf, u64) {
 }
 
 fn repair(disk: &SimDisk) -> (PathBuf, Vec<GroupReport>, bool) {
-    match repair_log(&disk_of(disk), config()).expect("repaired") {
-        Repaired::Replaced { aside, groups, votes_uncertain } => (aside, groups, votes_uncertain),
+    match repair_log(&disk_of(disk), config(), &NONE).expect("repaired") {
+        Repaired::Replaced { aside, groups, votes_uncertain, .. } => (aside, groups, votes_uncertain),
         other => panic!("{other:?}"),
     }
 }
 
 fn report(disk: &SimDisk) -> Report {
-    inspect_disk(&disk_of(disk)).expect("looked at")
+    inspect_disk(&disk_of(disk), &NONE).expect("looked at")
 }
 
 #[test]
@@ -114,7 +117,7 @@ fn a_sound_store_is_called_sound_and_left_alone() {
     assert_eq!(entries, 120);
     assert_eq!(report.log.groups[0].last, Some(LogId::new(3, 59)));
     assert!(!report.log.votes_uncertain);
-    assert_eq!(repair_log(&disk_of(&disk), config()).expect("looked at"), Repaired::Nothing);
+    assert_eq!(repair_log(&disk_of(&disk), config(), &NONE).expect("looked at"), Repaired::Nothing);
     assert_eq!(disk.files(), before);
 }
 
@@ -275,9 +278,10 @@ fn what_state_and_runs_have_is_not_lost() {
     let disk = store();
     let (path, offset) = place(&disk, ONE, 33);
     disk.overwrite(&path, offset + 60, &[0xee; 40]).expect("there");
-    let covered = |index| HashMap::from([(ONE, LogId::new(3, index))]);
-    let look =
-        |index| wal::inspect::inspect(&disk_of(&disk), &HashMap::new(), &covered(index)).expect("looked at");
+    let look = |index| {
+        let covered = HashMap::from([(ONE, LogId::new(3, index))]);
+        wal::inspect::inspect(&disk_of(&disk), &Known { covered, ..Known::default() }).expect("looked at")
+    };
     let before = look(32).report.groups[0].clone();
     assert_eq!(
         (before.lost(), before.purged),
@@ -290,7 +294,8 @@ fn what_state_and_runs_have_is_not_lost() {
         (group.lost(), group.purged, group.last),
         (0, Some(LogId::new(3, 40)), Some(LogId::new(3, 59)))
     );
-    wal::rebuild::rebuild(&disk_of(&disk), &behind, Path::new("damaged/0001"), config()).expect("repaired");
+    let names = wal::rebuild::write(&disk_of(&disk), &behind, config()).expect("written");
+    wal::rebuild::replace(&disk_of(&disk), Path::new("damaged/0001"), &names).expect("repaired");
     let wal = open_log(&disk.crash()).expect("opens");
     assert_eq!((indexes(&wal, ONE), indexes(&wal, TWO)), (Some((41, 59)), Some((0, 59))));
 }
@@ -309,7 +314,7 @@ fn a_repair_that_is_interrupted_anywhere_is_finished_by_the_next_one() {
     for cut in 0..changes {
         let disk = disk.fork();
         disk.cut_power_after(cut);
-        let _ = repair_log(&disk_of(&disk), config());
+        let _ = repair_log(&disk_of(&disk), config(), &NONE);
         let disk = disk.crash();
         // In between no broker takes it for a log.
         match open_log(&disk.fork()) {
@@ -318,7 +323,7 @@ fn a_repair_that_is_interrupted_anywhere_is_finished_by_the_next_one() {
             Err(other) => panic!("cut at {cut}: {other}"),
             Ok(wal) => assert_eq!(indexes(&wal, ONE), Some((5, 32)), "cut at {cut}"),
         }
-        repair_log(&disk_of(&disk), config()).unwrap_or_else(|e| panic!("cut at {cut}: {e}"));
+        repair_log(&disk_of(&disk), config(), &NONE).unwrap_or_else(|e| panic!("cut at {cut}: {e}"));
         let disk = disk.crash();
         let wal = open_log(&disk).unwrap_or_else(|e| panic!("cut at {cut}: {e}"));
         assert_eq!((indexes(&wal, ONE), indexes(&wal, TWO)), (Some((5, 32)), Some((0, 59))), "cut at {cut}");
@@ -336,7 +341,7 @@ fn on_a_full_disk_a_repair_changes_nothing() {
     let before = disk.files();
     let used: usize = before.values().map(Vec::len).sum();
     disk.set_capacity(Some(used as u64 + (40 << 10)));
-    assert!(repair_log(&disk_of(&disk), config()).is_err());
+    assert!(repair_log(&disk_of(&disk), config(), &NONE).is_err());
     let mut after = disk.files();
     after.retain(|path, _| !path.starts_with("repair.tmp"));
     assert_eq!(after, before);
@@ -374,7 +379,7 @@ fn whatever_rots_the_repaired_log_opens_and_has_nothing_that_was_not_written() {
         let refused = open_log(&disk.fork()).is_err();
         let report = report(&disk);
         assert_eq!(report.log.refused.is_some(), refused, "round {round}");
-        repair_log(&disk_of(&disk), config()).unwrap_or_else(|e| panic!("round {round}: {e}"));
+        repair_log(&disk_of(&disk), config(), &NONE).unwrap_or_else(|e| panic!("round {round}: {e}"));
         let wal = open_log(&disk.crash()).unwrap_or_else(|e| panic!("round {round}: {e}"));
         for group in &report.log.groups {
             let found = indexes(&wal, group.group);
@@ -435,9 +440,9 @@ fn a_checkpoint_that_the_log_goes_on_from_and_that_is_missing_is_named() {
     tables.save_checkpoint(ONE, LogId::new(3, 4), b"state").expect("written");
     wal.group(ONE).purge(LogId::new(3, 4)).expect("purged");
     wal.shutdown();
-    assert!(inspect(dir.path()).expect("looked at").is_sound());
+    assert!(inspect(dir.path(), &NONE).expect("looked at").is_sound());
     fs::remove_file(dir.path().join(Tables::checkpoint_path(ONE))).expect("it was there");
-    let report = inspect(dir.path()).expect("looked at");
+    let report = inspect(dir.path(), &NONE).expect("looked at");
     let findings: Vec<String> = report.tables.findings.iter().map(ToString::to_string).collect();
     assert!(!report.is_sound() && findings[0].contains("checkpoint-00000001 is missing"), "{findings:?}");
 }
@@ -445,8 +450,8 @@ fn a_checkpoint_that_the_log_goes_on_from_and_that_is_missing_is_named() {
 #[test]
 fn a_directory_in_use_or_of_something_else_is_refused() {
     let dir = TempDir::new().expect("a directory");
-    assert!(matches!(inspect(dir.path()), Err(DoctorError::NotAStore(_))));
-    assert!(matches!(inspect(&dir.path().join("none")), Err(DoctorError::NotAStore(_))));
+    assert!(matches!(inspect(dir.path(), &NONE), Err(DoctorError::NotAStore(_))));
+    assert!(matches!(inspect(&dir.path().join("none"), &NONE), Err(DoctorError::NotAStore(_))));
     assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 0, "and nothing is made in it");
     let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(dir.path()).expect("a disk"));
     drop(Tables::open(disk.clone(), Default::default()).expect("tables"));
@@ -455,13 +460,13 @@ fn a_directory_in_use_or_of_something_else_is_refused() {
     wal.shutdown();
     let held = File::create(dir.path().join(LOCK_NAME)).expect("the lock file");
     rustix::fs::flock(&held, rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("locked");
-    assert!(matches!(inspect(dir.path()), Err(DoctorError::InUse(_))));
-    assert!(matches!(super::repair(dir.path()), Err(DoctorError::InUse(_))));
+    assert!(matches!(inspect(dir.path(), &NONE), Err(DoctorError::InUse(_))));
+    assert!(matches!(super::repair(dir.path(), &NONE), Err(DoctorError::InUse(_))));
     assert!(matches!(dump(dir.path(), &mut |_| true), Err(DoctorError::InUse(_))));
     drop(held);
-    let report = inspect(dir.path()).expect("looked at");
+    let report = inspect(dir.path(), &NONE).expect("looked at");
     assert!(report.is_sound(), "{report:?}");
-    assert_eq!(super::repair(dir.path()).expect("looked at"), Repaired::Nothing);
+    assert_eq!(super::repair(dir.path(), &NONE).expect("looked at"), Repaired::Nothing);
 }
 
 #[test]
@@ -470,7 +475,126 @@ fn a_disk_that_cannot_be_read_is_an_error_and_not_a_loss() {
     let (path, offset) = place(&disk, ONE, 33);
     disk.spoil(&path, offset..offset + 1).expect("there");
     let before = disk.files();
-    assert!(matches!(inspect_disk(&disk_of(&disk)), Err(DoctorError::Log(OpenError::Io { .. }))));
-    assert!(repair_log(&disk_of(&disk), config()).is_err());
+    assert!(matches!(inspect_disk(&disk_of(&disk), &NONE), Err(DoctorError::Log(OpenError::Io { .. }))));
+    assert!(repair_log(&disk_of(&disk), config(), &NONE).is_err());
     assert_eq!(disk.files(), before);
+}
+
+/// Entries of kind 1 are all that the groups know of their members.
+fn alone(found: &BTreeMap<GroupId, Beginning>, identity: Option<&[u8]>, uncertain: bool) -> Option<Refound> {
+    assert!(found.values().flat_map(|group| &group.memberships).count() > 0 || identity.is_some());
+    let term = found.values().map(|group| group.term_max).max()?;
+    let vote = Bytes::from(format!("term {term}, {}", if uncertain { "or later" } else { "certainly" }));
+    Some(Refound { id: LogId::new(3, 0), kind: 1, members: payload(TWO, 0), vote })
+}
+
+const ALONE: Replicas = Replicas {
+    membership_kind: Some(1),
+    checkpoint_members: Some(|head| Some(Bytes::copy_from_slice(head))),
+    refound: Some(alone),
+};
+
+#[test]
+fn a_first_entry_that_is_known_is_written_again_and_costs_nothing() {
+    let disk = store();
+    let (path, offset) = place(&disk, TWO, 0);
+    disk.overwrite(&path, offset + 20, &[0xee; 60]).expect("there");
+    assert_eq!(report(&disk).log.groups[1].missing, Some((0, 0)));
+    assert_eq!(report(&disk).entries_lost(), 60, "nobody knows it");
+    let told = inspect_disk(&disk_of(&disk), &ALONE).expect("looked at");
+    assert_eq!((told.is_sound(), told.entries_lost()), (false, 0));
+    assert_eq!(told.log.refounded, [GroupId(0), TWO], "of the metadata group nothing is left");
+    repair_log(&disk_of(&disk), config(), &ALONE).expect("repaired");
+    let disk = disk.crash();
+    let wal = open_log(&disk).expect("opens");
+    assert_eq!((indexes(&wal, ONE), indexes(&wal, TWO)), (Some((5, 59)), Some((0, 59))));
+    for group in [GroupId(0), ONE, TWO] {
+        assert_eq!(wal.group(group).state().vote.as_deref(), Some(&b"term 3, or later"[..]), "{group}");
+    }
+    drop(wal);
+    let told = inspect_disk(&disk_of(&disk), &ALONE).expect("looked at");
+    assert!(told.is_sound() && told.log.without_members.is_empty(), "{:?}", told.log);
+}
+
+#[test]
+fn a_log_that_opens_and_has_lost_its_first_entry_is_not_sound() {
+    let disk = SimDisk::new(12);
+    drop(Tables::open(disk_of(&disk), Default::default()).expect("tables"));
+    let wal = open_log(&disk).expect("opens");
+    wal.group(ONE).save_vote(b"a vote", |_| {}).expect("voted");
+    append(&wal, TWO, 0..3);
+    wal.shutdown();
+    assert!(report(&disk).is_sound(), "to those who do not know what it means");
+    let judge = Replicas { refound: None, ..ALONE };
+    let told = inspect_disk(&disk_of(&disk), &judge).expect("looked at");
+    assert_eq!((told.is_sound(), &told.log.without_members[..]), (false, &[ONE][..]));
+    assert_eq!(repair_log(&disk_of(&disk), config(), &judge).expect("looked at"), Repaired::Nothing);
+    repair_log(&disk_of(&disk), config(), &ALONE).expect("repaired");
+    let told = inspect_disk(&disk_of(&disk), &ALONE).expect("looked at");
+    assert!(told.is_sound(), "{:?}", told.log);
+    assert_eq!(
+        told.log.groups.iter().map(|group| group.group).collect::<Vec<_>>(),
+        [ONE, TWO],
+        "no other is made up"
+    );
+}
+
+#[test]
+fn runs_are_never_said_to_have_more_of_a_log_than_it_has() {
+    let dir = TempDir::new().expect("a directory");
+    let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(dir.path()).expect("a disk"));
+    let tables = Tables::open(disk.clone(), Default::default()).expect("tables").0;
+    let (wal, _) = Wal::open(disk.clone(), WalConfig::default(), &RecoveryBase::default()).expect("opens");
+    for group in [ONE, TWO] {
+        append(&wal, group, 0..20);
+        tables.applied(group, LogId::new(3, 19));
+    }
+    tables.flush().expect("flushed");
+    wal.shutdown();
+    drop(tables);
+    let mut found = None;
+    super::dump(dir.path(), &mut |frame| {
+        if (frame.kind, frame.group, frame.id.index) == ("entry", ONE, 7) {
+            found = Some((frame.file, frame.offset));
+        }
+        true
+    })
+    .expect("dumped");
+    let (file, offset) = found.expect("the entry is there");
+    let path = dir.path().join("wal").join(file);
+    let mut bytes = fs::read(&path).expect("there");
+    bytes[offset + 20..offset + 60].fill(0xee);
+    fs::write(&path, bytes).expect("written");
+    let Repaired::Replaced { aside, .. } = super::repair(dir.path(), &NONE).expect("repaired") else {
+        panic!("it was damaged")
+    };
+    let flushed = Tables::open(disk, Default::default()).expect("tables").1.flushed;
+    assert_eq!(flushed[&ONE], LogId::new(3, 6), "what comes next is not taken for what was there");
+    assert_eq!(flushed[&TWO], LogId::new(3, 19));
+    assert!(dir.path().join(aside).join("manifest").exists(), "the old one is kept");
+    assert!(!dir.path().join(wal::rebuild::NEW_DIR).exists(), "nothing is left behind");
+}
+
+#[test]
+fn that_the_last_entries_of_a_group_may_be_gone_is_said() {
+    let whole = store();
+    let uncertain = |disk: &SimDisk| -> Vec<(GroupId, u64)> {
+        let groups = report(disk).log.groups;
+        let uncertain = groups.into_iter().filter(|group| group.end_uncertain);
+        uncertain.map(|group| (group.group, group.last.map_or(0, |id| id.index))).collect()
+    };
+    assert_eq!(uncertain(&whole), []);
+    for (group, index) in [(ONE, 59), (TWO, 59)] {
+        let (path, offset) = place(&whole, group, index);
+        let disk = whole.fork();
+        disk.overwrite(&path, offset + 60, &[0xee; 40]).expect("there");
+        assert_eq!(uncertain(&disk), [(group, index - 1)], "what it says of itself fits");
+        let disk = whole.fork();
+        disk.overwrite(&path, offset + 20, &[0xee; 80]).expect("there");
+        assert!(uncertain(&disk).contains(&(group, index - 1)), "it may be anybody's");
+    }
+    let (path, offset) = place(&whole, ONE, 33);
+    let disk = whole.fork();
+    disk.overwrite(&path, offset + 20, &[0xee; 80]).expect("there");
+    assert_eq!(uncertain(&disk), [], "what follows tells");
 }

@@ -155,6 +155,36 @@ pub(super) fn load(disk: &dyn Disk) -> Result<Option<Manifest>, OpenError> {
     }
 }
 
+/// Takes back how far groups are flushed to where their logs end now, for a repair that has cut these: what comes next
+/// in a log would otherwise be taken for something that runs have. The manifest as it was is kept in `aside`.
+pub(crate) fn lower_flushed(
+    disk: &dyn Disk,
+    ends: &BTreeMap<GroupId, Option<LogId>>,
+    aside: &Path,
+) -> Result<(), OpenError> {
+    // One that is missing or damaged is no matter of the log.
+    let Ok(Some(old)) = load(disk) else { return Ok(()) };
+    let lowered = |(group, flushed): (&GroupId, &LogId)| match ends.get(group) {
+        Some(None) => None,
+        Some(Some(end)) if end.index < flushed.index => Some((*group, *end)),
+        _ => Some((*group, *flushed)),
+    };
+    let flushed: BTreeMap<GroupId, LogId> = old.flushed.iter().filter_map(lowered).collect();
+    if flushed == old.flushed {
+        return Ok(());
+    }
+    let kept = aside.join("manifest");
+    let keep = || -> io::Result<()> {
+        disk.create_dir(aside)?;
+        let file = disk.open(&kept, OpenMode::Create)?;
+        file.write_at(&[IoSlice::new(&old.encode())], 0)?;
+        file.sync()?;
+        disk.sync_dir(aside)
+    };
+    keep().map_err(|e| DiskError::new(&kept, &e))?;
+    Ok(save(disk, &Manifest { flushed, version: old.version + 1, ..old })?)
+}
+
 /// The error for a store that has files but no manifest.
 pub(super) fn missing() -> OpenError {
     OpenError::Missing { file: manifest_path().display().to_string() }

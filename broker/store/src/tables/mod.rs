@@ -53,6 +53,7 @@ use run::{Index, Run, RunFiles};
 pub use error::{CheckpointError, Damage, DiskError, MergeError, OpenError, ReadError, WriteError};
 pub use flush::Flushed;
 pub use manifest::Manifest;
+pub(crate) use manifest::lower_flushed;
 pub use memory::{MemoryRead, StoredBatch};
 pub use merge::{CompactPolicy, MergeOutcome, PartitionPolicy};
 pub use read::Piece;
@@ -378,6 +379,16 @@ impl Tables {
     /// Where a group's checkpoint is, or would be, in the store's directory.
     pub fn checkpoint_path(group: GroupId) -> PathBuf {
         checkpoint::path(group)
+    }
+
+    /// Offset behind the last of a partition that is in a run.
+    pub fn end_in_runs(&self, partition: PartitionId) -> Option<i64> {
+        self.directory.end(partition)
+    }
+
+    /// Every partition that a run has something of, sorted.
+    pub fn partitions_in_runs(&self) -> Vec<PartitionId> {
+        self.directory.partitions()
     }
 
     /// What the tables hold and have done.

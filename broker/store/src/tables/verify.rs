@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use millstream_model::{GroupId, LogId, PartitionId, batch::check_crc};
 
 use super::{
@@ -19,6 +20,8 @@ use crate::disk::Disk;
 
 /// About so many bytes of a run share one checksum and are read at once.
 const READ_BYTES: usize = 256 << 10;
+/// So much of each checkpoint is kept to look at: more than a cluster's members take.
+const CHECKPOINT_HEAD_BYTES: usize = 64 << 10;
 
 /// Something that is wrong, or left over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,10 +64,14 @@ pub struct Verified {
     pub bytes: u64,
     /// Checkpoints.
     pub checkpoints: usize,
+    /// Whether the manifest can be read: without it nothing is known of what is in runs.
+    pub has_manifest: bool,
     /// Of each group, the last entry whose batches are in runs.
     pub flushed: BTreeMap<GroupId, LogId>,
     /// Of each group, the entry that its checkpoint stands at.
     pub checkpointed: BTreeMap<GroupId, LogId>,
+    /// Of each group, the first bytes of its checkpoint.
+    pub checkpoint_heads: BTreeMap<GroupId, Bytes>,
     /// What is wrong, in the order in which it was found.
     pub findings: Vec<Finding>,
 }
@@ -87,7 +94,10 @@ pub fn verify(disk: &Arc<dyn Disk>) -> Verified {
         match checkpoint::load(&**disk, group) {
             Ok(found) => {
                 verified.checkpoints += 1;
-                verified.checkpointed.extend(found.map(|(id, _)| (group, id)));
+                let Some((id, state)) = found else { continue };
+                verified.checkpointed.insert(group, id);
+                let head = &state[..state.len().min(CHECKPOINT_HEAD_BYTES)];
+                verified.checkpoint_heads.insert(group, Bytes::copy_from_slice(head));
             }
             Err(error) => verified.findings.push(error.into()),
         }
@@ -102,6 +112,7 @@ fn checkpoint_group(name: &str) -> Option<GroupId> {
 
 impl Verified {
     fn manifest(&mut self, disk: &Arc<dyn Disk>, manifest: &Manifest, names: &[(String, u64)]) {
+        self.has_manifest = true;
         self.flushed = manifest.flushed.clone();
         let files = RunFiles::new(disk.clone(), READ_BYTES);
         let mut partitions = BTreeSet::new();

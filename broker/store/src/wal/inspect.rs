@@ -17,7 +17,7 @@ use super::{
     },
     memory::ChunkPool,
     recovery,
-    salvage::{GroupReport, Place, Salvage},
+    salvage::{Beginning, GroupReport, Place, Refound, Salvage},
     scan::{LogFile, Reader, SegmentRead, list, wrong_bit_of_first},
 };
 use crate::disk::{BLOCK_BYTES, Disk, align_down, align_up};
@@ -116,6 +116,28 @@ pub struct LogReport {
     pub groups: Vec<GroupReport>,
     /// Whether a damaged place may have held a vote: a repaired node of a cluster must not vote as itself.
     pub votes_uncertain: bool,
+    /// Groups that have lost their first entry, which a repair writes again.
+    pub refounded: Vec<GroupId>,
+    /// Groups that would not start, repaired or not: nothing says who belongs to them.
+    pub without_members: Vec<GroupId>,
+}
+
+/// Gives what is to be written for groups of which these things are left.
+pub(crate) type Refounding<'a> = dyn Fn(&BTreeMap<GroupId, Beginning>, bool) -> Option<Refound> + 'a;
+
+/// What is known beside the log.
+#[derive(Default)]
+pub(crate) struct Known<'a> {
+    /// Of each group, the last entry whose batches are in runs.
+    pub(crate) flushed: HashMap<GroupId, u64>,
+    /// Of each group, the last entry that both state and runs have.
+    pub(crate) covered: HashMap<GroupId, LogId>,
+    /// Of each group that has a checkpoint, what it says of who belongs to the group.
+    pub(crate) checkpoints: BTreeMap<GroupId, Option<Bytes>>,
+    /// Kind of the entries that say so.
+    pub(crate) membership_kind: Option<u8>,
+    /// What is to be written for groups that have lost that, if anything; told whether votes may be lost.
+    pub(crate) refound: Option<&'a Refounding<'a>>,
 }
 
 /// The log and what can be had of it.
@@ -125,25 +147,32 @@ pub(crate) struct Inspected {
     pub(super) next_seq: u64,
 }
 
-/// Looks at everything. `covered` is, of each group, the last entry that state and runs have.
-pub(crate) fn inspect(
-    disk: &Arc<dyn Disk>,
-    flushed: &HashMap<GroupId, u64>,
-    covered: &HashMap<GroupId, LogId>,
-) -> Result<Inspected, OpenError> {
+/// Looks at everything.
+pub(crate) fn inspect(disk: &Arc<dyn Disk>, known: &Known<'_>) -> Result<Inspected, OpenError> {
     let pool = pool();
     let listing = list(&**disk)?;
-    let mut salvage = Salvage::default();
+    let mut salvage = Salvage::new(known.membership_kind);
     let mut files = Vec::new();
     for (i, file) in listing.files.iter().enumerate() {
+        if i > 0 && listing.files[i - 1].seq + 1 != file.seq {
+            salvage.add(file.seq, Found::Gone);
+        }
         let limit = durable_limit(&pool, file, listing.files.get(i + 1))?;
         files.push(walk(&pool, file, limit, &mut |found| salvage.add(file.seq, found))?);
     }
-    let refused = recovery::judge(&**disk, &RecoveryBase { flushed: flushed.clone() }).err();
+    let refused = recovery::judge(&**disk, &RecoveryBase { flushed: known.flushed.clone() }).err();
     let votes_uncertain = salvage.votes_uncertain(&files);
     let next_seq = listing.files.last().map_or(1, |file| file.seq + 1);
-    let groups = salvage.settle(covered);
-    let report = LogReport { files, spares: listing.spares.len(), refused, groups, votes_uncertain };
+    salvage.skip(&known.covered);
+    let beginnings = salvage.beginnings(&known.checkpoints);
+    let refound = known.refound.and_then(|refound| refound(&beginnings, votes_uncertain));
+    let refounded = refound
+        .map(|refound| salvage.refound(&refound, &known.checkpoints, refused.is_some()))
+        .unwrap_or_default();
+    let groups = salvage.settle();
+    let without_members = salvage.without_members(&known.checkpoints);
+    let spares = listing.spares.len();
+    let report = LogReport { files, spares, refused, groups, votes_uncertain, refounded, without_members };
     Ok(Inspected { report, salvage, next_seq })
 }
 
@@ -204,6 +233,8 @@ pub(super) enum Found {
     },
     /// What follows was written and not finished: none of it counts.
     Torn,
+    /// A part that was durable and of which not even the frames can be told apart, or that is not there.
+    Gone,
 }
 
 /// Up to where a file was durable, as far as others tell: its own marks, and the next file.
@@ -260,6 +291,9 @@ fn walk(
                 None => break,
             },
         };
+    }
+    if walk.report.problems.iter().any(|problem| problem.kind == ProblemKind::Short) {
+        (walk.visit)(Found::Gone);
     }
     Ok(walk.report)
 }
@@ -323,7 +357,11 @@ impl Walk<'_> {
             (self.visit)(Found::Torn);
         }
         let bytes = reader.bytes(at, end - at)?.unwrap_or_default();
-        let (frames_good, frames_bad) = self.frames(at, &bytes[..frames_end.unwrap_or(end) - at], torn);
+        let (frames_good, frames_bad, all) = self.frames(at, &bytes[..frames_end.unwrap_or(end) - at], torn);
+        let told_apart = all && frames_end.is_some();
+        if !torn && !told_apart {
+            (self.visit)(Found::Gone);
+        }
         let kind = if torn { ProblemKind::Torn } else { ProblemKind::Damaged };
         self.report.problems.push(Problem { kind, range: at..end, frames_good, frames_bad });
         self.report.used_bytes = end;
@@ -331,8 +369,9 @@ impl Walk<'_> {
         Ok((!torn || next.is_some()).then_some(end))
     }
 
-    /// The frames of a segment that is not whole: one behind the other, as long as the lengths can be followed.
-    fn frames(&mut self, at: usize, bytes: &[u8], torn: bool) -> (usize, Vec<(GroupId, LogId)>) {
+    /// The frames of a segment that is not whole: one behind the other, as long as the lengths can be followed. Gives the
+    /// number of good ones, what the bad ones say that they are, and whether these are all.
+    fn frames(&mut self, at: usize, bytes: &[u8], torn: bool) -> (usize, Vec<(GroupId, LogId)>, bool) {
         let (mut good, mut bad) = (0, Vec::new());
         let mut start = SEGMENT_HEAD_BYTES.min(bytes.len());
         while let Some((state, frame)) = repaired(&bytes[start..]) {
@@ -350,7 +389,7 @@ impl Walk<'_> {
             }
             start += len;
         }
-        (good, bad)
+        (good, bad, start == bytes.len())
     }
 }
 

@@ -20,13 +20,13 @@ use super::{
     layout::{DIR, file_name, file_seq, in_dir},
     memory::ChunkPool,
     recovery::{REPAIR_NAME, note_lives},
-    salvage::GroupSalvage,
+    salvage::{GroupSalvage, Source},
     scan::{LogFile, list},
 };
 use crate::disk::{Disk, DiskFile, OpenMode};
 
 /// The new log is written below this directory.
-const NEW_DIR: &str = "repair.tmp";
+pub(crate) const NEW_DIR: &str = "repair.tmp";
 /// Bytes of entries that are appended before they are written.
 const PENDING_BYTES_MAX: usize = 8 << 20;
 
@@ -42,6 +42,9 @@ pub enum RepairError {
         /// Why.
         reason: String,
     },
+    /// How far runs go cannot be written down.
+    #[error(transparent)]
+    Manifest(crate::tables::OpenError),
     /// An entry could be read a moment ago and cannot any more.
     #[error("entry {id} of {group} does not read twice: the disk gives other bytes each time")]
     Unsteady {
@@ -57,13 +60,12 @@ fn disk_error(what: &Path) -> impl FnOnce(io::Error) -> RepairError {
     move |e| OpenError::Io { what, reason: e.to_string() }.into()
 }
 
-/// Replaces the log; `aside` is the directory that the old one is moved to.
-pub(crate) fn rebuild(
+/// Writes the new log; gives the names of its files, for [`replace`]. The old one is as it was.
+pub(crate) fn write(
     disk: &Arc<dyn Disk>,
     inspected: &Inspected,
-    aside: &Path,
     config: WalConfig,
-) -> Result<(), RepairError> {
+) -> Result<Vec<String>, RepairError> {
     let listing = list(&**disk)?;
     let mut lives = Lives::new(config.salt);
     note_lives(&**disk, &listing, &mut lives)?;
@@ -76,12 +78,13 @@ pub(crate) fn rebuild(
     if let Some(failed) = wal.finish() {
         return Err(RepairError::NotWritten { reason: failed.to_string() });
     }
-    let new = list(&*below)?.files;
-    let names: Vec<String> = new.iter().map(|file| file_name(file.seq)).collect();
-    drop(new);
-    mark(&**disk, aside, &names)?;
-    finish(disk)?;
-    Ok(())
+    Ok(list(&*below)?.files.iter().map(|file| file_name(file.seq)).collect())
+}
+
+/// Puts the new log in the old one's place; `aside` is the directory that the old one is moved to.
+pub(crate) fn replace(disk: &Arc<dyn Disk>, aside: &Path, names: &[String]) -> Result<(), RepairError> {
+    mark(&**disk, aside, names)?;
+    finish(disk).map(|_| ())
 }
 
 /// Goes on with a repair that was interrupted after its new log was whole; whether there was one.
@@ -136,12 +139,7 @@ fn write_group(
     let mut pending = 0;
     for (&index, kept) in &salvage.entries {
         let id = LogId::new(kept.term, index);
-        let file = files.iter().find(|file| file.seq == kept.place.seq);
-        let payload: Option<Bytes> = match file {
-            Some(file) => payload_at(&pool, file, kept.place)?,
-            None => None,
-        };
-        let payload = payload.ok_or(RepairError::Unsteady { group, id })?;
+        let payload = content(&pool, files, &kept.source)?.ok_or(RepairError::Unsteady { group, id })?;
         pending += payload.len();
         log.append([Draft { id, kind: kept.kind, payload }], |_| {}).map_err(not_written)?;
         log.release_memory(index);
@@ -163,6 +161,17 @@ fn write_group(
     match told.try_recv() {
         Ok(Err(failed)) => Err(RepairError::NotWritten { reason: failed.to_string() }),
         _ => Ok(()),
+    }
+}
+
+/// The content of an entry; nothing if it does not read any more.
+fn content(pool: &Arc<ChunkPool>, files: &[LogFile], source: &Source) -> Result<Option<Bytes>, OpenError> {
+    match source {
+        Source::Given(payload) => Ok(Some(payload.clone())),
+        Source::File(place) => match files.iter().find(|file| file.seq == place.seq) {
+            Some(file) => payload_at(pool, file, *place),
+            None => Ok(None),
+        },
     }
 }
 

@@ -10,6 +10,12 @@ use super::{
     layout::{FrameHead, FrameKind},
 };
 
+/// Groups are numbered without a gap; more than a cluster can have are no groups.
+const GROUPS_MAX: u32 = 4096;
+
+/// A bad entry that says that it lies further behind the last good one is not believed.
+const BAD_IN_A_ROW_MAX: u64 = 10_000;
+
 /// Where an entry's frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
@@ -18,12 +24,21 @@ pub(super) struct Place {
     pub(super) payload_bytes: usize,
 }
 
-/// An entry that is there.
-#[derive(Clone, Copy, Debug)]
+/// Where the content of a kept entry is.
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    /// In a file of the log.
+    File(Place),
+    /// Nowhere any more: it is written again.
+    Given(Bytes),
+}
+
+/// An entry that a repaired log has.
+#[derive(Clone, Debug)]
 pub(super) struct Kept {
     pub(super) term: u64,
     pub(super) kind: u8,
-    pub(super) place: Place,
+    pub(super) source: Source,
 }
 
 /// A group as far as it is there.
@@ -33,6 +48,12 @@ pub(super) struct GroupSalvage {
     pub(super) purged: Option<LogId>,
     pub(super) committed: Option<u64>,
     pub(super) entries: BTreeMap<u64, Kept>,
+    /// The largest term of anything that was found, of use or not.
+    term_max: u64,
+    /// What the log says of who belongs to the group, of use or not.
+    memberships: Vec<Bytes>,
+    /// Entries may be gone behind the last that was found.
+    end_uncertain: bool,
 }
 
 /// What a group's log has, and what a repair cannot keep.
@@ -48,6 +69,9 @@ pub struct GroupReport {
     pub missing: Option<(u64, u64)>,
     /// First and last index of entries that are there and cannot be used, because those are missing.
     pub behind_missing: Option<(u64, u64)>,
+    /// Whether there may have been entries behind the last: a damaged place may have held them, and nothing behind it
+    /// tells.
+    pub end_uncertain: bool,
 }
 
 impl GroupReport {
@@ -57,20 +81,54 @@ impl GroupReport {
     }
 }
 
+/// What a group's replica would start from, as far as it can be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beginning {
+    /// The newest vote.
+    pub vote: Option<Bytes>,
+    /// The largest term of an entry or mark.
+    pub term_max: u64,
+    /// Everything that log and checkpoint say of who belongs to the group, of use or not.
+    pub memberships: Vec<Bytes>,
+}
+
+/// What is written for groups that have lost what they began with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refound {
+    /// Place of a group's first entry.
+    pub id: LogId,
+    /// Its kind.
+    pub kind: u8,
+    /// Its content: who belongs to the group.
+    pub members: Bytes,
+    /// A vote that is no older than any that was given.
+    pub vote: Bytes,
+}
+
 /// What the frames of the log add up to, with holes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Salvage {
     pub(super) groups: BTreeMap<GroupId, GroupSalvage>,
+    /// Kind of the entries whose content says who belongs to the group.
+    membership_kind: Option<u8>,
     torn_in: Option<u64>,
     frames_bad: bool,
 }
 
 impl Salvage {
+    pub(super) fn new(membership_kind: Option<u8>) -> Salvage {
+        Salvage { membership_kind, ..Salvage::default() }
+    }
+
     pub(super) fn add(&mut self, seq: u64, found: Found) {
         match found {
             // It lasts to the end of the file; a file that has a log behind it was begun later.
             Found::Torn => self.torn_in = Some(seq),
-            Found::Frame { state: FrameState::Bad, .. } => self.frames_bad |= self.torn_in != Some(seq),
+            Found::Gone => self.doubt_all(),
+            Found::Frame { head, state: FrameState::Bad, .. } if self.torn_in != Some(seq) => {
+                self.frames_bad = true;
+                self.doubt(&head);
+            }
             Found::Frame { .. } if self.torn_in == Some(seq) => {}
             Found::Frame { offset, head, payload, .. } => {
                 let place = Place { seq, offset, payload_bytes: payload.len() };
@@ -79,11 +137,34 @@ impl Salvage {
         }
     }
 
+    /// A frame is bad: what it says of itself counts only where it fits to what is known otherwise.
+    fn doubt(&mut self, head: &FrameHead) {
+        let Some(group) = self.groups.get_mut(&head.group) else { return self.doubt_all() };
+        let end = group
+            .entries
+            .last_key_value()
+            .map(|(index, _)| index + 1)
+            .max(group.purged.map(|id| id.index + 1));
+        let ahead = head.id.index.checked_sub(end.unwrap_or_default());
+        match head.kind {
+            FrameKind::Vote | FrameKind::Seal if head.id == LogId::default() => {}
+            FrameKind::Entry if ahead.is_some_and(|ahead| ahead < BAD_IN_A_ROW_MAX) => {
+                group.end_uncertain = true
+            }
+            _ => self.doubt_all(),
+        }
+    }
+
+    fn doubt_all(&mut self) {
+        self.groups.values_mut().for_each(|group| group.end_uncertain = true);
+    }
+
     fn frame(&mut self, head: &FrameHead, place: Place, payload: Bytes) {
         if head.kind == FrameKind::Seal {
             return;
         }
         let group = self.groups.entry(head.group).or_default();
+        group.term_max = group.term_max.max(head.id.term);
         match head.kind {
             FrameKind::Seal => {}
             FrameKind::Vote => group.vote = Some(Bytes::copy_from_slice(&payload)),
@@ -101,10 +182,15 @@ impl Salvage {
                 }
             }
             FrameKind::Entry => {
+                // If any are gone in front of it, its index tells.
+                group.end_uncertain = false;
                 // Entries from here on that are there already were truncated, by a frame that is not.
                 group.entries.split_off(&head.id.index);
-                let kept = Kept { term: head.id.term, kind: head.entry_kind, place };
+                let kept = Kept { term: head.id.term, kind: head.entry_kind, source: Source::File(place) };
                 group.entries.insert(head.id.index, kept);
+                if Some(head.entry_kind) == self.membership_kind {
+                    group.memberships.push(Bytes::copy_from_slice(&payload));
+                }
             }
         }
         group.committed = group.committed.max(head.committed.checked_sub(1));
@@ -125,17 +211,87 @@ impl Salvage {
         self.frames_bad || gap || files.iter().any(gone)
     }
 
-    /// Drops what cannot be used: a group's log ends where its first entry is missing. What state and runs have
-    /// (`covered`) need not be in the log.
-    pub(super) fn settle(&mut self, covered: &HashMap<GroupId, LogId>) -> Vec<GroupReport> {
+    /// Leaves out what state and runs have (`covered`) where the log itself cannot be followed up to there.
+    pub(super) fn skip(&mut self, covered: &HashMap<GroupId, LogId>) {
         for (group, id) in covered {
             self.groups.entry(*group).or_default().skip_to(*id);
         }
+    }
+
+    /// What each group's replica would start from. `checkpoints` is, of each group that has one, what it says of who
+    /// belongs to the group.
+    pub(super) fn beginnings(
+        &self,
+        checkpoints: &BTreeMap<GroupId, Option<Bytes>>,
+    ) -> BTreeMap<GroupId, Beginning> {
+        let beginning = |(group, salvage): (&GroupId, &GroupSalvage)| {
+            let of_checkpoint = checkpoints.get(group).into_iter().flatten();
+            let memberships = salvage.memberships.iter().chain(of_checkpoint).cloned().collect();
+            let purged = salvage.purged.map_or(0, |id| id.term);
+            let term_max = salvage.term_max.max(purged);
+            (*group, Beginning { vote: salvage.vote.clone(), term_max, memberships })
+        };
+        self.groups.iter().map(beginning).collect()
+    }
+
+    /// Gives the groups that begin nowhere their first entry again, and every group a vote that is no older than
+    /// anything that it had; gives those that needed the entry. Of groups that nothing is left of, only a log that has
+    /// lost something (`damaged`) had any.
+    pub(super) fn refound(
+        &mut self,
+        refound: &Refound,
+        checkpoints: &BTreeMap<GroupId, Option<Bytes>>,
+        damaged: bool,
+    ) -> Vec<GroupId> {
+        let last = self.groups.keys().next_back().filter(|last| damaged && last.0 < GROUPS_MAX);
+        if let Some(GroupId(last)) = last.copied() {
+            for id in 0..last {
+                self.groups.entry(GroupId(id)).or_default();
+            }
+        }
+        let mut founded = Vec::new();
+        for (group, salvage) in &mut self.groups {
+            let begins = salvage.begins() || checkpoints.contains_key(group);
+            if !begins && (damaged || salvage.is_known()) {
+                let source = Source::Given(refound.members.clone());
+                let first = Kept { term: refound.id.term, kind: refound.kind, source };
+                salvage.entries.insert(refound.id.index, first);
+                founded.push(*group);
+            }
+            if begins || salvage.is_known() {
+                salvage.vote = Some(refound.vote.clone());
+            }
+        }
+        founded
+    }
+
+    /// Drops what cannot be used: a group's log ends where its first entry is missing.
+    pub(super) fn settle(&mut self) -> Vec<GroupReport> {
         self.groups.iter_mut().map(|(group, salvage)| salvage.settle(*group)).collect()
+    }
+
+    /// The groups that have something and do not say who belongs to them: no replica starts from that.
+    pub(super) fn without_members(&self, checkpoints: &BTreeMap<GroupId, Option<Bytes>>) -> Vec<GroupId> {
+        let Some(kind) = self.membership_kind else { return Vec::new() };
+        let lacks = |(group, salvage): &(&GroupId, &GroupSalvage)| {
+            let in_checkpoint = checkpoints.get(group).is_some_and(Option::is_some);
+            salvage.is_known() && !in_checkpoint && !salvage.entries.values().any(|kept| kept.kind == kind)
+        };
+        self.groups.iter().filter(lacks).map(|(group, _)| *group).collect()
     }
 }
 
 impl GroupSalvage {
+    /// Whether anything is left of the group.
+    fn is_known(&self) -> bool {
+        self.vote.is_some() || self.committed.is_some() || self.purged.is_some() || !self.entries.is_empty()
+    }
+
+    /// Whether its log has its first entry, or goes on from a mark.
+    fn begins(&self) -> bool {
+        self.purged.is_some() || self.entries.contains_key(&0)
+    }
+
     fn purge(&mut self, upto: LogId) {
         if self.purged.is_none_or(|purged| purged.index < upto.index) {
             self.purged = Some(upto);
@@ -168,6 +324,7 @@ impl GroupSalvage {
         };
         self.committed = self.committed.map(|index| index.min(end.saturating_sub(1)));
         let last = self.entries.last_key_value().map(|(index, kept)| LogId::new(kept.term, *index));
-        GroupReport { group, purged: self.purged, last, missing, behind_missing }
+        let end_uncertain = self.end_uncertain;
+        GroupReport { group, purged: self.purged, last, missing, behind_missing, end_uncertain }
     }
 }

@@ -49,7 +49,7 @@ fuzz_target!(|data: &[u8]| {
     }
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let config = seeds::wal_config(image::crc(data));
-    let _ = doctor::inspect_disk(&shared);
+    let _ = doctor::inspect_disk(&shared, &doctor::Replicas::default());
     let Ok((wal, _)) = Wal::open_stepped(shared.clone(), config.clone(), &RecoveryBase::default()) else {
         return;
     };

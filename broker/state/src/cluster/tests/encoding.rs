@@ -7,9 +7,10 @@ use super::*;
 use crate::{
     DecodeError,
     cluster::{
-        Broker, ClusterCommand, Extent, Extents, Partition, encode_allocate_producer_ids,
-        encode_alter_broker_configs, encode_alter_topic_configs, encode_create_partitions,
-        encode_delete_topic, encode_register_broker, encode_unregister_broker, encode_update_features,
+        Broker, ClusterCommand, Extent, Extents, Partition, encode_adopt_partition,
+        encode_allocate_producer_ids, encode_alter_broker_configs, encode_alter_topic_configs,
+        encode_create_partitions, encode_delete_topic, encode_register_broker, encode_unregister_broker,
+        encode_update_features,
     },
 };
 
@@ -53,6 +54,16 @@ fn every_command() -> Vec<(Bytes, ClusterCommand)> {
         ),
         (encode_allocate_producer_ids(1000), ClusterCommand::AllocateProducerIds { count: 1000 }),
         (encode_update_features(&levels), ClusterCommand::UpdateFeatures { levels }),
+        (
+            encode_adopt_partition("t", topic_id(4), (PartitionId(9), GroupId(2)), 6),
+            ClusterCommand::AdoptPartition {
+                name,
+                id: topic_id(4),
+                partition: PartitionId(9),
+                shard: GroupId(2),
+                now_ms: 6,
+            },
+        ),
     ]
 }
 
@@ -86,7 +97,7 @@ fn a_shortened_or_lengthened_command_is_refused() {
 #[test]
 fn versions_and_kinds_that_are_not_known_are_refused() {
     assert_eq!(decode(&[9, 1]), Err(DecodeError::Version { found: 9, known: 1 }));
-    for kind in [0, 11, 64, 255] {
+    for kind in [0, 12, 64, 255] {
         assert_eq!(decode(&[1, kind]), Err(DecodeError::Kind(kind)));
     }
 }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use millstream_model::{GroupId, PartitionId};
+
 use super::*;
 use crate::cluster::{
-    ClusterError, PARTITIONS_MAX, TopicNameError, encode_alter_topic_configs, encode_create_partitions,
-    encode_delete_topic,
+    ClusterError, PARTITIONS_MAX, TopicNameError, encode_adopt_partition, encode_alter_topic_configs,
+    encode_create_partitions, encode_delete_topic,
 };
 
 #[test]
@@ -220,4 +222,23 @@ fn a_hundred_thousand_partitions_fit() {
     assert!(snapshot.len() < 3 << 20, "{} bytes", snapshot.len());
     assert!(std::mem::size_of::<crate::cluster::Partition>() <= 40);
     assert_eq!(ClusterMachine::restore(&snapshot).expect("our own").snapshot(), snapshot);
+}
+
+#[test]
+fn a_partition_that_was_never_given_gets_a_topic_and_its_id_is_not_given_again() {
+    let mut machine = cluster();
+    created(create(&mut machine, "a", 1, 3));
+    let mut adopt = |name: &str, id: u8, partition: u64, shard: u32| {
+        let place = (PartitionId(partition), GroupId(shard));
+        apply(&mut machine, encode_adopt_partition(name, topic_id(id), place, 7))
+    };
+    for (partition, shard) in [(3, 1), (9, 0), (9, 9999), (u64::MAX, 1)] {
+        let refused = ClusterError::NotAnOrphan { partition: PartitionId(partition), shard: GroupId(shard) };
+        assert_eq!(adopt("b", 2, partition, shard), Err(refused));
+    }
+    assert_eq!(adopt("a", 2, 9, 2), Err(ClusterError::TopicExists { name: "a".into() }));
+    assert_eq!(created(adopt("b", 2, 9, 2)), [(9, 2)]);
+    assert_eq!(created(create(&mut machine, "c", 3, 1))[0].0, 10);
+    let topic = machine.topic("b").expect("it is there");
+    assert_eq!((topic.partitions.len(), topic.created_ms), (1, 7));
 }

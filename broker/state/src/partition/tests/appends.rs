@@ -1,7 +1,9 @@
 //! Appending, and what is done outside because of it.
 
 use super::*;
-use crate::partition::{NewPartition, ShardStats, encode_drop_partitions, encode_set_log_start};
+use crate::partition::{
+    NewPartition, ShardStats, encode_drop_partitions, encode_extend, encode_set_log_start,
+};
 
 #[test]
 fn batches_are_cut_out_of_the_command_without_a_copy() {
@@ -161,4 +163,21 @@ fn ten_thousand_partitions_are_small() {
     assert!(snapshot.len() <= 600_000, "the snapshot has {} bytes", snapshot.len());
     let restored = ShardMachine::restore(&snapshot).expect("our own snapshot");
     assert_eq!(restored.snapshot(), snapshot);
+}
+
+#[test]
+fn an_end_moves_up_to_where_the_records_end_and_producers_begin_anew() {
+    let mut machine = shard();
+    append(&mut machine, &[draft(1, 0, 3).by(9, 0, 0)]);
+    let ends = [(PartitionId(1), 2), (PartitionId(7), 5)];
+    let before = machine.snapshot();
+    assert_eq!(apply(&mut machine, encode_extend(&ends)).1, []);
+    assert_eq!(machine.snapshot(), before, "an end does not move back, and no partition comes from nowhere");
+    apply(&mut machine, encode_extend(&[(PartitionId(1), 8)]));
+    machine.validate();
+    assert_eq!(next_offset(&machine, 1), 8);
+    assert_eq!(machine.partition(PartitionId(1)).expect("there").producers().len(), 0);
+    // Sequence 40 would not follow 2, were the producer known.
+    append(&mut machine, &[draft(1, 8, 1).by(9, 0, 40)]);
+    assert_eq!(next_offset(&machine, 1), 9);
 }

@@ -7,8 +7,8 @@ use crate::{
     DecodeError,
     group::{GROUP_COMMAND_KIND, GroupOp},
     partition::{
-        NewPartition, ShardCommand, encode_drop_partitions, encode_expire_producers, encode_set_log_start,
-        machine::ShardRestoreError,
+        NewPartition, ShardCommand, encode_drop_partitions, encode_expire_producers, encode_extend,
+        encode_set_log_start, machine::ShardRestoreError,
     },
 };
 
@@ -23,6 +23,7 @@ fn every_command() -> Vec<Bytes> {
         encode_drop_partitions(&[id, PartitionId(9)]),
         encode_set_log_start(&[(id, 44)]),
         encode_expire_producers(1000, 300),
+        encode_extend(&[(id, 45)]),
     ]
 }
 
@@ -37,6 +38,7 @@ fn a_command_is_read_as_it_was_written() {
     assert_eq!(read[2], ShardCommand::DropPartitions(vec![id, PartitionId(9)]));
     assert_eq!(read[3], ShardCommand::SetLogStart(vec![(id, 44)]));
     assert_eq!(read[4], ShardCommand::ExpireProducers { before_ms: 700 });
+    assert_eq!(read[5], ShardCommand::Extend(vec![(id, 45)]));
 }
 
 #[test]
@@ -53,7 +55,7 @@ fn a_shortened_or_lengthened_command_is_refused() {
 #[test]
 fn versions_and_kinds_that_are_not_known_are_refused() {
     assert_eq!(decode(Bytes::from_static(&[2, 1])), Err(DecodeError::Version { found: 2, known: 1 }));
-    for kind in [0, 6, 63, 128, 255] {
+    for kind in [0, 7, 63, 128, 255] {
         assert_eq!(decode(vec![1, kind].into()), Err(DecodeError::Kind(kind)));
     }
 }

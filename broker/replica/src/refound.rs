@@ -1,0 +1,174 @@
+//! What a repair of a damaged log may write for a group that has lost what it began with.
+//!
+//! The first entry of every group is its founding membership, and no group starts without one. On a node that is the
+//! only member of its groups that entry is known without being read: node and place are those of every other group. In
+//! a cluster it is not, and is never made up: a node that says of itself who belongs to its group could lead beside the
+//! others. So everything that was found has to name one and the same node as the only one, and where no membership is
+//! left at all, the note that the node made when it started alone ([`identity`]) and all votes have to.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use millstream_model::{GroupId, LogId, NodeId};
+use millstream_store::doctor::{Beginning, Refound, Replicas};
+use openraft::impls::leader_id_std::LeaderId;
+
+use crate::{
+    config::Membership,
+    log_store::{KIND_MEMBERSHIP, Vote, decode_vote, encode_vote},
+    machine::checkpoint_members,
+    membership,
+};
+
+/// What the doctor has to know.
+pub const REPLICAS: Replicas = Replicas {
+    membership_kind: Some(KIND_MEMBERSHIP),
+    checkpoint_members: Some(checkpoint_members),
+    refound: Some(refound),
+};
+
+/// Each start takes a term. Where votes are lost it cannot be told how many were; so many are left out, lest a term that
+/// clients have seen comes again with other records.
+const LOST_TERMS: u64 = 100;
+
+/// What a node notes of itself in its data directory while it is the only one of its cluster, from its first start on.
+/// A node that gets peers must take that back before they belong to any of its groups.
+pub fn identity(node: NodeId) -> String {
+    format!("millstream 1\nnode {}\nalone\n", node.0)
+}
+
+fn node_of(identity: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(identity).ok()?;
+    text.strip_prefix("millstream 1\nnode ")?.strip_suffix("\nalone\n")?.parse().ok()
+}
+
+fn refound(
+    found: &BTreeMap<GroupId, Beginning>,
+    identity: Option<&[u8]>,
+    votes_uncertain: bool,
+) -> Option<Refound> {
+    let votes: Vec<Vote> = found
+        .values()
+        .filter_map(|group| group.vote.as_deref())
+        .map(decode_vote)
+        .collect::<Result<_, _>>()
+        .ok()?;
+    let (node, members) = only_member(found, identity)?;
+    if votes.iter().any(|vote| vote.leader_id.voted_for != node) {
+        return None;
+    }
+    let terms =
+        votes.iter().map(|vote| vote.leader_id.term).chain(found.values().map(|group| group.term_max));
+    let term = terms.max().unwrap_or_default() + if votes_uncertain { LOST_TERMS } else { 0 };
+    let vote = Vote { leader_id: LeaderId { term, voted_for: node }, committed: false };
+    Some(Refound {
+        // Where openraft puts a group's first membership.
+        id: LogId::new(0, 0),
+        kind: KIND_MEMBERSHIP,
+        members,
+        vote: Bytes::copy_from_slice(&encode_vote(&vote)),
+    })
+}
+
+/// The only node of all groups, with the membership that says so.
+fn only_member(found: &BTreeMap<GroupId, Beginning>, identity: Option<&[u8]>) -> Option<(u64, Bytes)> {
+    let memberships = found.values().flat_map(|group| &group.memberships);
+    let told: Vec<(u64, &Bytes)> = memberships
+        .map(|bytes| Some((only_node(&membership::decode(bytes).ok()?)?, bytes)))
+        .collect::<Option<_>>()?;
+    let Some((node, members)) = told.first() else {
+        let node = node_of(identity?)?;
+        let alone = Membership::new_with_defaults(vec![[node].into()], [node]);
+        return Some((node, membership::encode(&alone).into()));
+    };
+    told.iter().all(|(other, _)| other == node).then(|| (*node, (*members).clone()))
+}
+
+/// The node of a membership that has no other, not even as a learner.
+fn only_node(membership: &Membership) -> Option<u64> {
+    let mut nodes = membership.nodes().map(|(id, _)| *id);
+    let node = nodes.next().filter(|_| nodes.next().is_none())?;
+    membership.voter_ids().eq([node]).then_some(node)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::config::Peer;
+
+    fn members(voters: &[u64], learners: &[u64]) -> Bytes {
+        let peer = |id: &u64| (*id, Peer { address: format!("h{id}:9093") });
+        let nodes: BTreeMap<u64, Peer> = voters.iter().chain(learners).map(peer).collect();
+        let voters: BTreeSet<u64> = voters.iter().copied().collect();
+        membership::encode(&Membership::new(vec![voters], nodes).expect("a valid membership")).into()
+    }
+
+    fn vote(term: u64, voted_for: u64) -> Option<Bytes> {
+        let vote = Vote { leader_id: LeaderId { term, voted_for }, committed: true };
+        Some(Bytes::copy_from_slice(&encode_vote(&vote)))
+    }
+
+    fn found(groups: &[(Option<Bytes>, u64, Vec<Bytes>)]) -> BTreeMap<GroupId, Beginning> {
+        let beginning = |(vote, term_max, memberships): &(Option<Bytes>, u64, Vec<Bytes>)| Beginning {
+            vote: vote.clone(),
+            term_max: *term_max,
+            memberships: memberships.clone(),
+        };
+        (0..).map(GroupId).zip(groups.iter().map(beginning)).collect()
+    }
+
+    fn term_of(refound: &Refound) -> u64 {
+        let vote = decode_vote(&refound.vote).expect("a vote");
+        assert!(!vote.committed && vote.leader_id.voted_for == 1, "{vote:?}");
+        vote.leader_id.term
+    }
+
+    #[test]
+    fn a_node_that_is_alone_everywhere_gets_its_membership_back_and_a_vote_above_all_terms() {
+        let one = members(&[1], &[]);
+        let groups = found(&[
+            (None, 0, vec![]),
+            (vote(3, 1), 3, vec![one.clone()]),
+            (vote(2, 1), 5, vec![one.clone()]),
+        ]);
+        let refounded = refound(&groups, None, false).expect("alone");
+        assert_eq!((refounded.id, &refounded.members, term_of(&refounded)), (LogId::new(0, 0), &one, 5));
+        assert_eq!(term_of(&refound(&groups, None, true).expect("alone")), 5 + LOST_TERMS);
+    }
+
+    #[test]
+    fn whoever_has_or_may_have_peers_is_told_nothing_about_its_members() {
+        let one = members(&[1], &[]);
+        let alone = identity(NodeId(1));
+        let with_others =
+            [members(&[1, 2, 3], &[]), members(&[1], &[2]), members(&[2], &[]), Bytes::from_static(&[9])];
+        for other in with_others {
+            let groups = found(&[(None, 0, vec![]), (vote(3, 1), 3, vec![one.clone(), other.clone()])]);
+            assert_eq!(refound(&groups, Some(alone.as_bytes()), false), None, "{other:?}");
+        }
+        let elsewhere = found(&[(vote(3, 2), 3, vec![one.clone()])]);
+        assert_eq!(
+            refound(&elsewhere, Some(alone.as_bytes()), false),
+            None,
+            "it has voted for somebody else"
+        );
+        let unread = found(&[(Some(Bytes::from_static(b"?")), 3, vec![one])]);
+        assert_eq!(refound(&unread, Some(alone.as_bytes()), false), None);
+    }
+
+    #[test]
+    fn without_any_membership_the_note_of_the_node_and_all_votes_decide() {
+        let groups = found(&[(vote(3, 1), 3, vec![]), (None, 4, vec![])]);
+        assert_eq!(refound(&groups, None, false), None);
+        let refounded = refound(&groups, Some(identity(NodeId(1)).as_bytes()), false).expect("alone");
+        assert_eq!(term_of(&refounded), 4);
+        assert_eq!(only_node(&membership::decode(&refounded.members).expect("a membership")), Some(1));
+        for other in
+            [identity(NodeId(2)), "millstream 1\nnode 1\n".into(), "millstream 2\nnode 1\nalone\n".into()]
+        {
+            assert_eq!(refound(&groups, Some(other.as_bytes()), false), None, "{other:?}");
+        }
+    }
+}
