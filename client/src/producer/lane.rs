@@ -145,14 +145,12 @@ fn add(topics: &mut Vec<TopicProduceData>, place: &Place, encoded: Bytes) {
 
 /// What became of one batch of a request.
 fn outcome(asked: &Result<Option<ProduceResponse>, ClientError>, place: &Place) -> Try {
-    let refused = |code, error: &ClientError| Try::Refused { code, reason: Some(error.to_string()) };
     match asked {
         Ok(Some(response)) => find(response, place),
         Ok(None) => Try::Appended(Appended { base_offset: -1, log_append_time_ms: -1 }),
-        // Nothing was sent.
-        Err(error @ ClientError::Unreachable { .. }) => refused(ErrorCode::LEADER_NOT_AVAILABLE, error),
+        Err(error @ ClientError::Unreachable { .. }) => Try::Unsent { reason: error.to_string() },
         Err(error @ (ClientError::Unwritable { .. } | ClientError::Unsupported { .. })) => {
-            refused(ErrorCode::UNSUPPORTED_VERSION, error)
+            Try::Refused { code: ErrorCode::UNSUPPORTED_VERSION, reason: Some(error.to_string()) }
         }
         Err(error) => Try::Lost { reason: error.to_string() },
     }
@@ -205,9 +203,8 @@ mod tests {
     #[test]
     fn what_was_not_sent_is_not_in_doubt() {
         let unreachable = ClientError::Unreachable { addresses: "x".into(), reason: "refused".into() };
-        assert!(
-            matches!(outcome(&Err(unreachable), &place(0)), Try::Refused { code, .. } if code.is_retriable())
-        );
+        let unsent = outcome(&Err(unreachable), &place(0));
+        assert!(matches!(&unsent, Try::Unsent { reason } if reason.contains("refused")), "{unsent:?}");
         let ended = ClientError::Disconnected { address: "x".into(), reason: "gone".into() };
         assert!(matches!(outcome(&Err(ended), &place(0)), Try::Lost { .. }));
     }

@@ -51,6 +51,8 @@ pub(crate) enum Try {
     Appended(Appended),
     /// The broker said no.
     Refused { code: ErrorCode, reason: Option<String> },
+    /// Nothing was sent: the broker cannot be reached.
+    Unsent { reason: String },
     /// No answer.
     Lost { reason: String },
     /// It could not be encoded, so nothing was sent.
@@ -201,15 +203,18 @@ impl Machine {
         if full(open, 0) {
             closed |= partition.close();
         }
+        if closed {
+            self.go_on_behind(place);
+        }
         Added { closed, opened, delivery }
     }
 
-    /// A batch of this partition is full: keyless records go on with another one.
-    pub(crate) fn closed(&mut self, place: &Place, partitions: usize) {
+    /// A batch of this partition was closed: keyless records go on with another one.
+    fn go_on_behind(&mut self, place: &Place) {
         if let (Some(sticky), Ok(partition)) =
             (self.sticky.get_mut(&place.topic), usize::try_from(place.partition))
         {
-            sticky.closed(partition, partitions);
+            sticky.closed(partition);
         }
     }
 
@@ -317,6 +322,7 @@ impl Machine {
         let due = open.created + self.rules.linger;
         if self.flushing || due <= now {
             partition.close();
+            self.go_on_behind(place);
             return Some(None);
         }
         Some(Some(due))
@@ -388,6 +394,11 @@ impl Machine {
                 self.introduce(&batch);
                 let appended = Appended { base_offset: -1, log_append_time_ms: -1 };
                 Some(Settled { batch, result: Ok(appended) })
+            }
+            Try::Unsent { reason } => {
+                self.stale.insert(batch.place.topic.clone());
+                self.try_again(batch, false, reason, now, chance);
+                None
             }
             Try::Lost { reason } => {
                 self.stale.insert(batch.place.topic.clone());

@@ -126,6 +126,57 @@ fn nothing_is_sent_before_there_is_an_identity() {
 }
 
 #[test]
+fn what_was_not_sent_comes_again_and_its_time_ends_without_doubt() {
+    let mut rig = Rig::new(rules());
+    let n = rig.append();
+    let batch = rig.one();
+    rig.answer(batch, Try::Unsent { reason: "nobody is there".into() });
+    assert_eq!(rig.machine.trouble().as_deref(), Some("nobody is there"));
+    rig.now += rules().delivery_timeout;
+    assert!(rig.step().is_empty());
+    let expired = DeliveryError::Expired { reason: "nobody is there".into() };
+    assert_eq!(rig.result(n), Some(Err(expired)));
+}
+
+/// Where a keyless record goes, of a topic with three partitions.
+fn keyless(rig: &mut Rig, bytes: usize) -> usize {
+    let partition = rig.machine.keyless("a", 3, || 0);
+    let record = Record { value: Some(vec![b'x'; bytes].into()), ..Record::default() };
+    let place = Place { topic: "a".into(), partition: partition as i32 };
+    rig.machine.append(&place, &record, 0, rig.now);
+    partition
+}
+
+#[test]
+fn records_without_a_key_go_on_when_a_batch_is_closed_for_whatever_reason() {
+    let mut rig = Rig::new(rules());
+    assert_eq!([keyless(&mut rig, 4), keyless(&mut rig, 4)], [0, 0], "one batch");
+    rig.now += rules().linger;
+    rig.step();
+    assert_eq!([keyless(&mut rig, 4), keyless(&mut rig, 198)], [1, 1], "it has waited long enough");
+    assert_eq!([keyless(&mut rig, 4), keyless(&mut rig, 4)], [2, 2], "it is full");
+    rig.machine.flush();
+    rig.step();
+    assert_eq!(keyless(&mut rig, 4), 0, "it is flushed");
+}
+
+#[test]
+fn partitions_get_equal_shares_of_slow_and_of_fast_records() {
+    for records_in_linger in [1, 5, 2_000] {
+        let (mut rig, mut shares) = (Rig::new(rules()), [0usize; 3]);
+        for n in 0..30_000 {
+            if n % records_in_linger == 0 {
+                rig.now += rules().linger;
+                rig.step();
+            }
+            shares[keyless(&mut rig, 4)] += 1;
+        }
+        let most_apart = shares.iter().max().expect("three") - shares.iter().min().expect("three");
+        assert!(most_apart <= 300, "{records_in_linger} at a time: {shares:?}");
+    }
+}
+
+#[test]
 fn a_small_batch_waits_for_more_records_and_no_longer() {
     let mut rig = Rig::new(rules());
     let (_, added) = rig.append_of(4);

@@ -45,7 +45,8 @@ pub struct Record {
     pub headers: Vec<(String, Option<Bytes>)>,
     /// Milliseconds since the Unix epoch; none is now.
     pub timestamp_ms: Option<i64>,
-    /// The partition; none is chosen by the key, or in turn.
+    /// The partition; none is chosen by the key. Records without a key go to one partition until its batch is sent, which is
+    /// when it is full, has waited for [`linger`](ProducerConfig::linger), or is flushed; then to the next one.
     pub partition: Option<i32>,
 }
 
@@ -117,7 +118,7 @@ pub enum SendError {
     #[error(transparent)]
     Topic(#[from] ClientError),
     /// The topic has no such partition.
-    #[error("topic '{topic}' has {partitions} partitions; partition {partition} is not one of them")]
+    #[error("topic '{topic}' has no partition {partition}: the number of its partitions is {partitions}")]
     Partition {
         /// The topic.
         topic: String,
@@ -241,11 +242,7 @@ impl Producer {
             let partition =
                 chosen.unwrap_or_else(|| machine.keyless(&topic.name, partitions, clock::random_u64));
             let place = Place { topic: topic.shared_name.clone(), partition: partition as i32 };
-            let added = machine.append(&place, record, timestamp_ms, now);
-            if added.closed && keyless {
-                machine.closed(&place, partitions);
-            }
-            added
+            machine.append(&place, record, timestamp_ms, now)
         });
         if added.closed || added.opened {
             self.shared.wake.notify_one();

@@ -28,8 +28,9 @@ pub fn partition_of_key(key: &[u8], partitions: usize) -> usize {
     (murmur2(key) & 0x7fff_ffff) as usize % partitions.max(1)
 }
 
-/// Where records without a key go: to one partition until a batch is full, then to another, so that batches are large
-/// and partitions get equal shares.
+/// Where records without a key go: to one partition until its batch is closed, then to the next one. A batch is closed
+/// when it is full, when its time to wait for more is over, and by a flush; however slowly a partition's broker takes them,
+/// it is given no more than the others.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sticky {
     current: Option<usize>,
@@ -39,15 +40,17 @@ impl Sticky {
     /// The partition for the next record. `start` says where a new producer begins; it is drawn once.
     pub(crate) fn partition(&mut self, partitions: usize, start: impl FnOnce() -> u64) -> usize {
         let partitions = partitions.max(1);
-        let current = *self.current.get_or_insert_with(|| (start() % partitions as u64) as usize);
-        // The topic may have fewer partitions than when the choice was made, if it was made anew.
-        current % partitions
+        let begin = || (start() % partitions as u64) as usize;
+        // Behind the last one, or the topic has fewer than when the choice was made, if it was made anew.
+        let current = self.current.map_or_else(begin, |current| current % partitions);
+        self.current = Some(current);
+        current
     }
 
     /// The batch of this partition is closed: the next record begins another one elsewhere.
-    pub(crate) fn closed(&mut self, partition: usize, partitions: usize) {
-        if self.current.is_some_and(|current| current % partitions.max(1) == partition) {
-            self.current = Some((partition + 1) % partitions.max(1));
+    pub(crate) fn closed(&mut self, partition: usize) {
+        if self.current == Some(partition) {
+            self.current = Some(partition + 1);
         }
     }
 }
@@ -83,11 +86,12 @@ mod tests {
         let mut sticky = Sticky::default();
         assert_eq!(sticky.partition(3, || 4), 1);
         assert_eq!(sticky.partition(3, || 9), 1);
-        sticky.closed(0, 3);
+        sticky.closed(0);
         assert_eq!(sticky.partition(3, || 9), 1);
-        sticky.closed(1, 3);
+        sticky.closed(1);
+        sticky.closed(1);
         assert_eq!(sticky.partition(3, || 9), 2);
-        sticky.closed(2, 3);
+        sticky.closed(2);
         assert_eq!(sticky.partition(3, || 9), 0);
     }
 }
