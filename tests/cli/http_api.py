@@ -268,6 +268,33 @@ def the_log_is_switched(broker):
     return f"{debug} lines"
 
 
+def lag_of_unread_partitions(broker):
+    """Partitions with records of which a group has committed nothing are counted beside the lag, not as read, on every page."""
+    environment = dict(os.environ, MILLSTREAM_BOOTSTRAP=broker.bootstrap)
+    port = Port(broker)
+    port.call("create_topic", None, {"name": "partly", "partitions": 4})
+    for partition in range(3):
+        subprocess.run([binary(), "produce", "partly", "--partition", str(partition)], input=f"{partition}\n", text=True,
+                       capture_output=True, check=True, timeout=60, env=environment)
+
+    def seen():
+        page = port.ask("GET", "/metrics")[2].splitlines()
+        sample = lambda name: int(next(line for line in page if line.startswith(f'{name}{{group="some",topic="partly"}}')).split()[-1])  # noqa: E731
+        group = port.call("group", "some")[1]
+        told = subprocess.run([binary(), "group", "describe", "some", "--output", "json"], capture_output=True, check=True, text=True,
+                              timeout=60, env=environment).stdout
+        told = json.loads(told)
+        return {(sample("millstream_group_lag_records"), sample("millstream_group_lag_uncounted_partitions")),
+                (group["lag_records"], group["uncounted_partitions"]), (told["lag"], told["uncounted_partitions"]),
+                (group["topics"][0]["lag_records"], group["topics"][0]["uncounted_partitions"])}
+
+    # The last partition is empty: there is nothing to read, wherever the group would begin.
+    for partition, to, wanted in [(0, "latest", (0, 2)), (1, "earliest", (1, 1)), (2, "earliest", (2, 0))]:
+        port.call("reset_group", "some", {"topic": "partly", "partitions": [partition], "to": to})
+        assert seen() == {wanted}, f"partition {partition} to {to}: {seen()}, not {wanted}"
+    return "metrics, HTTP and command line agree"
+
+
 def lag_in_seconds(broker):
     """A record that is an hour old and not read makes a group an hour late, on every page; when it has read on, it is not."""
     environment = dict(os.environ, MILLSTREAM_BOOTSTRAP=broker.bootstrap)

@@ -65,7 +65,10 @@ pub(super) struct GroupJson {
     lag_records: i64,
     /// Age of the oldest record that is left, in seconds; 0 when nothing is left, null when it is not known.
     lag_seconds: Option<f64>,
-    /// Topics that it has committed offsets of.
+    /// Partitions that have records and are not in these numbers: the group has committed no offset of them, or another node
+    /// leads them.
+    uncounted_partitions: usize,
+    /// Topics that it has committed offsets of or that its members subscribe to.
     topics: Vec<GroupTopicJson>,
 }
 
@@ -97,6 +100,8 @@ struct GroupTopicJson {
     lag_records: i64,
     /// Age of the oldest record that is left, in seconds.
     lag_seconds: Option<f64>,
+    /// Its partitions that have records and are not in these numbers.
+    uncounted_partitions: usize,
     /// Partitions that it has committed an offset of.
     partitions: Vec<GroupPartitionJson>,
 }
@@ -190,6 +195,7 @@ fn group(service: &Service, name: &str) -> Result<GroupJson, Problem> {
         members: view.members.into_iter().map(member_json).collect(),
         lag_records: lags.iter().map(TopicLag::records).sum(),
         lag_seconds: oldest.map(|ages| in_seconds(ages.into_iter().max().unwrap_or(0))),
+        uncounted_partitions: lags.iter().map(|lag| lag.uncounted).sum(),
         topics: lags.iter().map(topic_json).collect(),
     })
 }
@@ -222,6 +228,7 @@ fn topic_json(lag: &TopicLag) -> GroupTopicJson {
         topic: lag.topic.to_string(),
         lag_records: lag.records(),
         lag_seconds: lag.age_ms().map(in_seconds),
+        uncounted_partitions: lag.uncounted,
         partitions: lag.partitions.iter().map(partition_json).collect(),
     }
 }
@@ -273,8 +280,9 @@ fn chosen(topic: &TopicView, wanted: Option<Vec<i32>>) -> Result<Vec<&PartitionV
         let found = usize::try_from(index).ok().and_then(|at| topic.partitions.get(at));
         found.ok_or_else(|| {
             let (name, partitions) = (&topic.name, topic.partitions.len());
-            let error =
-                format!("topic '{name}' has {partitions} partitions; partition {index} is not one of them");
+            let error = format!(
+                "topic '{name}' has no partition {index}: the number of its partitions is {partitions}"
+            );
             Problem { status: StatusCode::BAD_REQUEST, error }
         })
     };

@@ -148,6 +148,7 @@ fn about_groups(text: &mut MetricsText, service: &Service, times: &mut RecordTim
     text.each(&of::GROUP_LAG_RECORDS, lags.series(|lag| Some(lag.records)));
     text.each(&of::GROUP_LAG_SECONDS, lags.series(|lag| lag.age_ms.map(age_text)));
     text.one(&of::GROUP_LAG_UNKNOWN, lags.unknown);
+    text.each(&of::GROUP_UNCOUNTED_PARTITIONS, lags.series(|lag| Some(lag.uncounted)));
 }
 
 fn age_text(ms: i64) -> String {
@@ -166,17 +167,20 @@ struct Lags {
 struct Lag {
     records: i64,
     age_ms: Option<i64>,
+    uncounted: usize,
 }
 
 impl Lags {
     fn add(&mut self, group: &str, of_topic: &TopicLag) {
-        let lag = Lag { records: of_topic.records(), age_ms: of_topic.age_ms() };
+        let (records, age_ms) = (of_topic.records(), of_topic.age_ms());
+        let lag = Lag { records, age_ms, uncounted: of_topic.uncounted };
         self.unknown += usize::from(lag.age_ms.is_none());
         if self.by_name.len() < GROUP_TOPICS_MAX {
             return self.by_name.push((labels(group, &of_topic.topic), lag));
         }
-        let others = self.others.get_or_insert(Lag { records: 0, age_ms: None });
+        let others = self.others.get_or_insert(Lag { records: 0, age_ms: None, uncounted: 0 });
         others.records += lag.records;
+        others.uncounted += lag.uncounted;
         others.age_ms = others.age_ms.max(lag.age_ms);
     }
 
@@ -248,6 +252,7 @@ mod tests {
         let lag = |records, age_ms| TopicLag {
             topic: "t".into(),
             partitions: vec![PartitionLag::of(records, age_ms)],
+            uncounted: 2,
         };
         let mut lags = Lags::default();
         (0..GROUP_TOPICS_MAX).for_each(|at| lags.add(&format!("g{at}"), &lag(1, Some(5))));
@@ -260,5 +265,6 @@ mod tests {
         assert_eq!(records.last(), Some(&(other.clone(), 60)));
         assert_eq!(lags.series(|lag| lag.age_ms.map(age_text)).last(), Some(&(other, "0.07".to_string())));
         assert_eq!(lags.unknown, 1);
+        assert_eq!(lags.series(|lag| Some(lag.uncounted)).last().map(|(_, n)| *n), Some(6));
     }
 }

@@ -11,7 +11,7 @@ use super::{
     cluster_status::status,
     connect::{Common, Output, runtime},
     error::{CliError, Missing},
-    http::HttpPort,
+    http::{self, HttpPort},
     output::Out,
     topic::{Changes, show_configs},
 };
@@ -181,7 +181,7 @@ async fn log_level(
         (200, Some(filter), Output::Table) => out.line(&format!("the broker logs {filter}")),
         (200, Some(_), Output::Json) => out.json(&told),
         (status, ..) => {
-            let said = told["error"].as_str().unwrap_or("no reason was given").to_string();
+            let said = told["error"].as_str().map_or_else(|| http::first_line(&answer.body), String::from);
             Err(CliError::Answer { status, said })
         }
     }

@@ -6,7 +6,11 @@ use millstream_client::{
 };
 use serde_json::json;
 
-use super::{connect::Output, error::CliError, output::Out};
+use super::{
+    connect::Output,
+    error::CliError,
+    output::{Out, counted},
+};
 
 /// Partitions that are named; the others are counted.
 const NAMED_MAX: usize = 10;
@@ -102,7 +106,7 @@ pub(super) async fn status(admin: &Admin, output: Output, out: &mut Out) -> Resu
             let rows = [
                 row("cluster", cluster_id.unwrap_or_else(|| "-".to_string())),
                 row("brokers", format!("{}, metadata led by {led}", brokers.len())),
-                row("topics", format!("{} with {} partitions", health.topics, health.partitions)),
+                row("topics", format!("{} with {}", health.topics, counted(health.partitions, "partition"))),
                 row("groups", groups.to_string()),
                 row("without leader", named(&health.without_leader)),
                 row("under-replicated", named(&health.under_replicated)),

@@ -69,6 +69,11 @@ fn addresses(text: &str) -> Result<String, &'static str> {
     if given.is_empty() { host_and_port(text) } else { Ok(given.join(",")) }
 }
 
+/// A group's name as it is given, if it could be one.
+pub(super) fn group_name(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() { Err("a group's name is not empty") } else { Ok(text.to_string()) }
+}
+
 /// The topic, by its place or by its flag.
 #[derive(Clone, Debug, Args)]
 #[group(required = true, multiple = false)]

@@ -13,7 +13,7 @@ use millstream_client::{
 };
 
 use super::{
-    connect::{Common, Output, TopicName, runtime},
+    connect::{Common, Output, TopicName, group_name, runtime},
     error::{CliError, Missing},
     find,
     printer::Printer,
@@ -34,7 +34,8 @@ pub(super) struct ConsumeArgs {
     /// Begin with the first record that there is.
     #[arg(long, conflicts_with_all = ["offset", "since"])]
     from_beginning: bool,
-    /// Begin with this offset; a negative number counts from the end.
+    /// Begin with this offset in every partition; a negative number counts from the end of each, so that -1 is the last
+    /// record of every partition.
     #[arg(long, value_name = "N", allow_negative_numbers = true, conflicts_with = "since")]
     offset: Option<i64>,
     /// Begin with the first record whose timestamp is at or after this: how long ago (90s, 15m, 2h, 7d), a date in UTC
@@ -49,7 +50,7 @@ pub(super) struct ConsumeArgs {
     follow: bool,
     /// Read as a member of this group: go on where the group was, and note what was read. Without --follow it ends when
     /// nothing came for a while.
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["offset", "since", "partition"])]
+    #[arg(long, value_name = "NAME", value_parser = group_name, conflicts_with_all = ["offset", "since", "partition"])]
     group: Option<String>,
     /// `text` (the value), `json` (one object in a line, with everything; bytes that are not UTF-8 as hexadecimal digits in
     /// `key_hex` and `value_hex`), or a template like '{partition} {offset} {time} {key} {value} {headers}'.

@@ -8,8 +8,11 @@ use millstream_client::{
 };
 use millstream_store::doctor::DoctorError;
 
-use super::{bench::ReportError, line_record::LineProblem};
+use super::{bench::ReportError, line_record::LineProblem, output::counted};
 use crate::{config::ServeConfigError, near::any_of, node::NodeError, signals::Ending};
+
+/// What a topic may be called.
+const TOPIC_NAME: &str = "1 to 249 letters, digits, '.', '_' and '-', and neither '.' nor '..'";
 
 /// Each kind has its exit code.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +38,7 @@ pub(super) enum CliError {
     #[error(transparent)]
     Send(SendError),
     /// Records that were taken were not delivered.
-    #[error("{failed} of {all} records were not delivered: {first}")]
+    #[error("{failed} of {} {} not delivered: {first}", counted(*all, "record"), if *failed == 1 { "was" } else { "were" })]
     Delivery {
         /// How many.
         failed: u64,
@@ -85,7 +88,7 @@ pub(super) enum CliError {
     },
     /// Partitions cannot be written and read.
     #[error(
-        "{partitions} partitions have no leader, so that they can be neither written nor read; are all brokers running?"
+        "{} without a leader can be neither written nor read; are all brokers running?", counted(*partitions, "partition")
     )]
     Unhealthy {
         /// How many.
@@ -93,7 +96,8 @@ pub(super) enum CliError {
     },
     /// Brokers take no records.
     #[error(
-        "{brokers} brokers refuse what is produced until their disks have room: delete topics or records, shorten retention, or enlarge the volume"
+        "{} will take no records until there is room on the disk: delete topics or records, shorten retention, or enlarge the volume",
+        counted(*brokers, "broker")
     )]
     RefusingWrites {
         /// How many.
@@ -197,7 +201,7 @@ pub(super) enum Missing {
         pid: u32,
     },
     /// Records that were written and did not come back.
-    #[error("only {read} of {written} records came back within {seconds} s")]
+    #[error("only {read} of {} came back within {seconds} s", counted(*written, "record"))]
     Records {
         /// How many came.
         read: u64,
@@ -213,15 +217,19 @@ pub(super) enum Missing {
         id: i32,
     },
     /// A group.
-    #[error("group '{name}' does not exist; `millstream group list` shows what there is")]
+    #[error("group '{name}' does not exist; {}{next}", did_you_mean(near))]
     Group {
         /// Its name.
         name: String,
+        /// Groups that are called nearly so.
+        near: Vec<String>,
+        /// What one can do.
+        next: &'static str,
     },
 }
 
 fn printed(records: u64, as_member: bool) -> String {
-    let were = if records == 1 { "record was" } else { "records were" };
+    let (records, were) = (counted(records, "record"), if records == 1 { "was" } else { "were" });
     let noted = if as_member { ", and the group goes on behind them" } else { "" };
     format!("{records} {were} printed until then{noted}")
 }
@@ -306,6 +314,9 @@ fn words(error: &ClientError) -> String {
     match error {
         ClientError::Refused { what, code: ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, .. } => {
             format!("{what}: there is no such topic or partition (UNKNOWN_TOPIC_OR_PARTITION)")
+        }
+        ClientError::Refused { what, code: ErrorCode::INVALID_TOPIC_EXCEPTION, reason: None } => {
+            format!("{what}: a topic's name is {TOPIC_NAME} (INVALID_TOPIC_EXCEPTION)")
         }
         ClientError::Refused { what, code: ErrorCode::TOPIC_ALREADY_EXISTS, .. } => {
             format!("{what}: it is there already (TOPIC_ALREADY_EXISTS)")

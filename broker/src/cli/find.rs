@@ -1,4 +1,4 @@
-//! Topics by their names, and what was probably meant by a name that is not there.
+//! Topics and groups by their names, and what was probably meant by a name that is not there.
 
 use std::sync::Arc;
 
@@ -14,6 +14,8 @@ use crate::near::nearest;
 const LOOK: &str = "`millstream topic list` shows what there is, `millstream topic create` makes one";
 /// What one can do where a topic is to be written.
 const MAKE: &str = "--create makes it, as `millstream topic create` does";
+/// What one can do where a group is to be looked at or removed.
+pub(super) const LOOK_AT_GROUPS: &str = "`millstream group list` shows what there is";
 
 /// The topic. Where there is none the error names those that are called nearly so.
 pub(super) async fn topic(cluster: &Cluster, name: &str) -> Result<Arc<TopicMeta>, CliError> {
@@ -74,4 +76,12 @@ async fn missing(cluster: &Cluster, name: &str, next: &'static str) -> CliError 
     let names = topics.iter().filter(|topic| !topic.internal).map(|topic| topic.name.as_str());
     let near = nearest(name, names).into_iter().map(String::from).collect();
     CliError::Missing(Missing::Topic { name: name.to_string(), near, next })
+}
+
+/// That there is no such group, and which ones are called nearly so.
+pub(super) async fn missing_group(admin: &Admin, name: &str, next: &'static str) -> CliError {
+    let groups = admin.groups().await.unwrap_or_default();
+    let near = nearest(name, groups.iter().map(|group| group.name.as_str()));
+    let near = near.into_iter().map(String::from).collect();
+    CliError::Missing(Missing::Group { name: name.to_string(), near, next })
 }

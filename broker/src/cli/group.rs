@@ -2,20 +2,24 @@
 
 use clap::{Args, Subcommand};
 use millstream_client::{
-    ErrorCode,
+    ClientError, ErrorCode,
     admin::{Admin, GroupDescription},
 };
 use serde_json::json;
 
 use super::{
-    connect::{Common, Output, runtime},
-    error::{CliError, Missing},
+    connect::{Common, Output, group_name, runtime},
+    error::CliError,
+    find::{self, LOOK_AT_GROUPS},
     group_reset::{self, ResetArgs},
     lag::{Reading, readings},
-    output::Out,
+    output::{Out, counted},
     when::lasting,
 };
 use crate::clock;
+
+/// Kafka's name of the state of what is not there.
+const DEAD: &str = "Dead";
 
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
@@ -33,19 +37,22 @@ enum GroupCommand {
     /// Show a group's members, what they have read, and what is left.
     ///
     /// LAG is the number of records that are left to read. BEHIND is the age of the oldest of them: now, less its
-    /// timestamp; it grows while nobody reads, and is zero when nothing is left.
+    /// timestamp; it grows while nobody reads, and is zero when nothing is left. Of each topic that the group reads all
+    /// partitions are shown. Where it has noted no offset nobody knows where it would begin: LAG is `-`, and the first line
+    /// says how many partitions its numbers do not count.
     Describe {
         /// Its name.
+        #[arg(value_parser = group_name)]
         name: String,
     },
     /// Move a group that has no members to another place in a topic.
     ///
-    /// The group need not exist yet.
+    /// A group that does not exist is refused, because its name is probably mistyped; --create makes it.
     Reset(ResetArgs),
     /// Remove groups that have no members, and what they have noted.
     Delete {
         /// Their names.
-        #[arg(required = true)]
+        #[arg(required = true, value_parser = group_name)]
         names: Vec<String>,
     },
 }
@@ -61,7 +68,9 @@ pub(super) fn run(args: GroupArgs) -> Result<(), CliError> {
             GroupCommand::Reset(args) => group_reset::reset(&admin, &args, output, &mut out).await?,
             GroupCommand::Delete { names } => {
                 for name in names {
-                    admin.delete_group(&name).await.map_err(|error| busy_or(&name, error))?;
+                    if let Err(error) = admin.delete_group(&name).await {
+                        return Err(refused(&admin, &name, error).await);
+                    }
                     match output {
                         Output::Table => out.line(&format!("group '{name}' deleted"))?,
                         Output::Json => out.json(&json!({ "group": name, "result": "deleted" }))?,
@@ -73,13 +82,13 @@ pub(super) fn run(args: GroupArgs) -> Result<(), CliError> {
     })
 }
 
-/// A group that cannot be changed because it has members is told in those words.
-pub(super) fn busy_or(group: &str, error: millstream_client::ClientError) -> CliError {
+/// A group that cannot be changed because it has members, or that is not there, is told in those words.
+pub(super) async fn refused(admin: &Admin, group: &str, error: ClientError) -> CliError {
     match error.code() {
         Some(
             ErrorCode::NON_EMPTY_GROUP | ErrorCode::UNKNOWN_MEMBER_ID | ErrorCode::REBALANCE_IN_PROGRESS,
         ) => CliError::GroupBusy { group: group.to_string() },
-        Some(ErrorCode::GROUP_ID_NOT_FOUND) => CliError::Missing(Missing::Group { name: group.to_string() }),
+        Some(ErrorCode::GROUP_ID_NOT_FOUND) => find::missing_group(admin, group, LOOK_AT_GROUPS).await,
         _ => CliError::Client(error),
     }
 }
@@ -106,15 +115,23 @@ async fn list(admin: &Admin, output: Output, out: &mut Out) -> Result<(), CliErr
 }
 
 async fn describe(admin: &Admin, name: &str, output: Output, out: &mut Out) -> Result<(), CliError> {
-    let group = admin.describe_group(name).await.map_err(|error| busy_or(name, error))?;
+    let Some(group) = existing(admin, name).await? else {
+        return Err(find::missing_group(admin, name, LOOK_AT_GROUPS).await);
+    };
     let readings = readings(admin, &group).await?;
-    // Kafka describes what is not there as dead.
-    if group.state == "Dead" && readings.is_empty() {
-        return Err(CliError::Missing(Missing::Group { name: name.to_string() }));
-    }
     match output {
         Output::Json => describe_json(&group, &readings, out),
         Output::Table => describe_table(&group, &readings, out),
+    }
+}
+
+/// The group, if there is one.
+pub(super) async fn existing(admin: &Admin, name: &str) -> Result<Option<GroupDescription>, ClientError> {
+    match admin.describe_group(name).await {
+        // Kafka describes what is not there as dead, and so groups that only noted something.
+        Ok(group) if group.state == DEAD && admin.group_offsets(name).await?.is_empty() => Ok(None),
+        Err(error) if error.code() == Some(ErrorCode::GROUP_ID_NOT_FOUND) => Ok(None),
+        described => described.map(Some),
     }
 }
 
@@ -154,6 +171,7 @@ fn describe_json(group: &GroupDescription, readings: &[Reading], out: &mut Out) 
         "members": members.collect::<Vec<_>>(),
         "lag": readings.iter().filter_map(Reading::records).sum::<i64>(),
         "lag_seconds": in_seconds(readings.iter().filter_map(|reading| reading.age_ms(now_ms)).max()),
+        "uncounted_partitions": readings.iter().filter(|reading| reading.records().is_none()).count(),
         "offsets": offsets.collect::<Vec<_>>(),
     }))
 }
@@ -185,24 +203,23 @@ fn describe_table(group: &GroupDescription, readings: &[Reading], out: &mut Out)
 fn headline(group: &GroupDescription, readings: &[Reading], now_ms: i64) -> String {
     let (name, state, members) = (&group.name, &group.state, group.members.len());
     let lag: i64 = readings.iter().filter_map(Reading::records).sum();
-    let unknown = readings.iter().filter(|reading| reading.records().is_none()).count();
     let behind = match readings.iter().filter_map(|reading| reading.age_ms(now_ms)).max() {
         Some(ms) if lag > 0 => format!(", the oldest {} old", lasting(ms)),
         _ => String::new(),
     };
-    let but = match unknown {
-        0 => String::new(),
-        n => format!("; not counting {n} {} of which it has noted nothing", plural(n, "partition")),
-    };
-    format!(
-        "group '{name}' is {state}: {members} {}, {lag} {} to read{behind}{but}",
-        plural(members, "member"),
-        plural(usize::try_from(lag).unwrap_or(0), "record"),
-    )
+    let (members, records) = (counted(members, "member"), counted(lag, "record"));
+    format!("group '{name}' is {state}: {members}, {records} to read{behind}{}", uncounted(readings))
 }
 
-fn plural(n: usize, what: &str) -> String {
-    if n == 1 { what.to_string() } else { format!("{what}s") }
+/// What the numbers do not count, with the reason.
+fn uncounted(readings: &[Reading]) -> String {
+    let unknown = readings.iter().filter(|reading| reading.records().is_none());
+    let (noted, new): (Vec<&Reading>, Vec<&Reading>) = unknown.partition(|reading| reading.noted.is_some());
+    let told = |which: &[&Reading], why: &str| match which.len() {
+        0 => String::new(),
+        n => format!("; not counting {} {why}", counted(n, "partition")),
+    };
+    told(&new, "of which it has noted nothing") + &told(&noted, "whose end is not known")
 }
 
 #[cfg(test)]

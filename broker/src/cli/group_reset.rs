@@ -11,20 +11,24 @@ use serde_json::json;
 
 use super::{
     candidates,
-    connect::Output,
+    connect::{Output, group_name},
     consume::{bounds, chosen, found},
     error::CliError,
     find,
-    group::busy_or,
+    group::{existing, refused},
     output::Out,
     when::When,
 };
 use crate::clock;
 
+/// What one can do where a group is to be moved.
+const MAKE: &str = "`millstream group list` shows what there is, --create makes it";
+
 /// Which group goes where.
 #[derive(Debug, Args)]
 pub(super) struct ResetArgs {
     /// The group's name.
+    #[arg(value_parser = group_name)]
     name: String,
     /// The topic.
     #[arg(long, value_name = "NAME", add = candidates::topics())]
@@ -34,6 +38,9 @@ pub(super) struct ResetArgs {
     partition: Vec<i32>,
     #[command(flatten)]
     to: Target,
+    /// Make the group if it is not there.
+    #[arg(long)]
+    create: bool,
     /// Only show what would change.
     #[arg(long)]
     dry_run: bool,
@@ -74,11 +81,16 @@ pub(super) async fn reset(
     output: Output,
     out: &mut Out,
 ) -> Result<(), CliError> {
+    if !args.create && existing(admin, &args.name).await?.is_none() {
+        return Err(find::missing_group(admin, &args.name, MAKE).await);
+    }
     let moves = moves(admin, args).await?;
     if !args.dry_run {
         let offsets: BTreeMap<TopicPartition, i64> =
             moves.iter().map(|one| (one.partition.clone(), one.to)).collect();
-        admin.set_group_offsets(&args.name, &offsets).await.map_err(|error| busy_or(&args.name, error))?;
+        if let Err(error) = admin.set_group_offsets(&args.name, &offsets).await {
+            return Err(refused(admin, &args.name, error).await);
+        }
     }
     match output {
         Output::Json => {

@@ -20,6 +20,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest answer that is read.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
+/// Longest line of an answer that is shown.
+const LINE_SIGNS_MAX: usize = 300;
 /// Largest file of a token.
 const TOKEN_BYTES_MAX: u64 = 4096;
 
@@ -72,6 +74,12 @@ pub(super) async fn get(address: &str, path: &str) -> Result<Answer, CliError> {
     ask_with(address, "GET", path, None, None).await
 }
 
+/// What an answer says that is no JSON, as far as it can be shown in a line.
+pub(super) fn first_line(body: &str) -> String {
+    let line = body.lines().map(str::trim).find(|line| !line.is_empty());
+    line.unwrap_or("no reason was given").chars().take(LINE_SIGNS_MAX).collect()
+}
+
 async fn ask_with(
     address: &str,
     method: &str,
@@ -116,6 +124,13 @@ fn parse(text: &str) -> Option<Answer> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_that_is_text_says_what_its_first_line_does() {
+        assert_eq!(first_line("\r\n this is the Kafka port\nmore"), "this is the Kafka port");
+        assert_eq!(first_line(" \n"), "no reason was given");
+        assert_eq!(first_line(&"ä".repeat(1_000)).chars().count(), LINE_SIGNS_MAX);
+    }
 
     #[test]
     fn an_answer_has_a_status_and_a_body() {

@@ -1,8 +1,12 @@
 //! How far a group is behind, asked over the Kafka protocol: in records, and as the age of the oldest record that it has
 //! not read. For that one batch is fetched of each partition that has something left.
+//!
+//! Where the group has noted nothing nobody knows where it would begin, so what is left there is not known, unless the
+//! partition is empty.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -43,7 +47,10 @@ impl Reading {
 
     /// Records that are left.
     pub(super) fn records(&self) -> Option<i64> {
-        Some((self.end? - self.next()?).max(0))
+        match (self.begin?, self.end?) {
+            (begin, end) if begin >= end => Some(0),
+            (_, end) => Some((end - self.next()?).max(0)),
+        }
     }
 
     /// Age of the oldest of them in milliseconds.
@@ -55,14 +62,14 @@ impl Reading {
     }
 }
 
-/// How far a group has read every partition that it has noted something of or that a member reads.
+/// How far a group has read: every partition of the topics that it has noted something of or that a member reads.
 pub(super) async fn readings(admin: &Admin, group: &GroupDescription) -> Result<Vec<Reading>, ClientError> {
     let noted = admin.group_offsets(&group.name).await?;
     let mut members: BTreeMap<TopicPartition, String> = BTreeMap::new();
     for member in &group.members {
         members.extend(member.assignment.iter().map(|partition| (partition.clone(), member.id.clone())));
     }
-    let partitions: BTreeSet<TopicPartition> = noted.keys().chain(members.keys()).cloned().collect();
+    let partitions = with_siblings(admin, noted.keys().chain(members.keys()).cloned().collect()).await;
     let begins = found(admin, &partitions, OffsetAt::Earliest).await;
     let ends = found(admin, &partitions, OffsetAt::Latest).await;
     let reading = |partition: TopicPartition| Reading {
@@ -79,6 +86,19 @@ pub(super) async fn readings(admin: &Admin, group: &GroupDescription) -> Result<
         reading.oldest_ms = oldest.get(&reading.partition).copied();
     }
     Ok(readings)
+}
+
+/// Also the other partitions of their topics.
+async fn with_siblings(admin: &Admin, mut partitions: BTreeSet<TopicPartition>) -> BTreeSet<TopicPartition> {
+    let topics: BTreeSet<Arc<str>> = partitions.iter().map(|partition| partition.topic.clone()).collect();
+    for topic in topics {
+        // A topic that is gone has none; what the group has noted of it is still shown.
+        if let Ok(known) = admin.cluster().topic(&topic, false).await {
+            let all = known.partitions.iter().map(|p| p.index);
+            partitions.extend(all.map(|partition| TopicPartition { topic: topic.clone(), partition }));
+        }
+    }
+    partitions
 }
 
 /// A topic that is gone has no such offset; what the group has noted of it is still shown.
@@ -154,5 +174,7 @@ mod tests {
         assert_eq!(reading(Some(3), Some(8), Some(10)).records(), Some(2), "the rest is gone");
         let unknown = reading(None, Some(0), Some(10));
         assert_eq!((unknown.records(), unknown.age_ms(5_000)), (None, None));
+        let empty = reading(None, Some(10), Some(10));
+        assert_eq!((empty.records(), empty.age_ms(5_000)), (Some(0), Some(0)), "wherever it would begin");
     }
 }

@@ -146,8 +146,15 @@ fn misused(error: &clap::Error) -> ExitCode {
 fn one_line(text: &str) -> String {
     let said = text.split("\n\nUsage:").next().unwrap_or_default();
     let said = said.split("\n\nFor more information").next().unwrap_or_default();
-    let words: Vec<&str> = said.trim_start_matches("error: ").split_whitespace().collect();
-    format!("{}; try --help", in_words(&words.join(" ")))
+    let mut parts = said.trim_start_matches("error: ").split("tip: ").map(joined);
+    let problem = in_words(&parts.next().unwrap_or_default());
+    let told: Vec<String> = [problem].into_iter().chain(parts).chain(["try --help".to_string()]).collect();
+    told.join("; ")
+}
+
+/// The words, with one blank between them.
+fn joined(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// A range as people say it: clap has Rust's signs for it, and the bounds of its types.
@@ -191,6 +198,13 @@ mod tests {
             let line = one_line(&error.to_string());
             assert!(line.contains(wanted), "{line}");
         }
+        let error =
+            Cli::try_parse_from(["millstream", "produce", "t", "--acks", "2"]).expect_err("no such value");
+        let line = one_line(&error.to_string());
+        assert!(line.contains("'2'") && line.contains("all, -1, leader, 1, none, 0"), "{line}");
+        let error = Cli::try_parse_from(["millstream", "consume", "t", "--folow"]).expect_err("mistyped");
+        let wanted = "unexpected argument '--folow' found; a similar argument exists: '--follow'; try --help";
+        assert_eq!(one_line(&error.to_string()), wanted);
         let error = Cli::try_parse_from(["millstream", "serve", "--nonsense"]).expect_err("no such flag");
         let line = one_line(&error.to_string());
         assert!(!line.contains('\n') && line.contains("--nonsense"), "{line}");

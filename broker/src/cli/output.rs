@@ -1,6 +1,9 @@
 //! Results on standard output: tables for people, JSON for programs.
 
-use std::io::{self, BufWriter, StdoutLock, Write};
+use std::{
+    fmt::Display,
+    io::{self, BufWriter, StdoutLock, Write},
+};
 
 use serde::Serialize;
 
@@ -72,9 +75,21 @@ pub(super) fn table_lines(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     lines
 }
 
+/// A number and what it counts: `1 record`, `2 records`.
+pub(super) fn counted<N: Display + PartialEq + From<u8>>(n: N, what: &str) -> String {
+    let s = if n == N::from(1) { "" } else { "s" };
+    format!("{n} {what}{s}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!([0, 1, 2].map(|n: u64| counted(n, "record")), ["0 records", "1 record", "2 records"]);
+        assert_eq!(counted(1.0, "topic"), "1 topic");
+    }
 
     #[test]
     fn columns_line_up() {

@@ -2,7 +2,10 @@
 
 use std::{collections::VecDeque, io::BufRead, path::PathBuf, sync::Arc, time::Duration};
 
-use clap::{Args, ValueEnum};
+use clap::{
+    Args, ValueEnum,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
 use millstream_client::{
     Codec,
     producer::{Acks, Delivered, Delivery, DeliveryError, Producer, ProducerConfig, Record},
@@ -12,10 +15,11 @@ use tokio::runtime::Runtime;
 
 use super::{
     connect::{Common, Output, TopicName, runtime},
+    consume::chosen,
     error::{CliError, SoFar},
     find,
     line_record::{self, LineFormat},
-    output::Out,
+    output::{Out, counted},
     pace::Pace,
     progress::{Progress, When},
     source::{Source, Stop, sources},
@@ -29,17 +33,25 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const IN_FLIGHT_MAX: usize = 10_000;
 
 /// By name, or by the number that Kafka's clients have for it.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum AcksArg {
-    /// When every replica in sync has it; also `-1`.
-    #[value(alias = "-1")]
-    All,
-    /// When the leader has it; also `1`.
-    #[value(alias = "1")]
-    Leader,
-    /// When it is on its way; also `0`.
-    #[value(alias = "0")]
-    None,
+const ACKS: [(&str, &str, Acks); 6] = [
+    ("all", "When every replica in sync has it", Acks::All),
+    ("-1", "The same", Acks::All),
+    ("leader", "When the leader has it", Acks::Leader),
+    ("1", "The same", Acks::Leader),
+    ("none", "When it is on its way", Acks::None),
+    ("0", "The same", Acks::None),
+];
+
+/// Takes [`ACKS`].
+pub(super) fn acks() -> impl TypedValueParser<Value = Acks> {
+    let named = ACKS.map(|(name, meaning, _)| PossibleValue::new(name).help(meaning));
+    let find = |name: String| ACKS.iter().find(|(known, ..)| *known == name).map(|(.., acks)| *acks);
+    PossibleValuesParser::new(named).try_map(move |name| find(name).ok_or("there is no such value"))
+}
+
+/// The first of its names.
+pub(super) fn acks_name(acks: Acks) -> &'static str {
+    ACKS.iter().find(|(.., known)| *known == acks).map_or("", |(name, ..)| name)
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -85,15 +97,19 @@ pub(super) struct ProduceArgs {
     /// A header for every record; may be given several times.
     #[arg(long, value_name = "NAME=VALUE")]
     header: Vec<String>,
-    /// The partition [default: by the key, or in turn].
+    /// The partition [default: by the key].
+    ///
+    /// Records without a key go to one partition until a batch is sent, then to the next one: a batch is sent when it has
+    /// 128 KiB or has waited for 5 ms. So a few lines that come at once are in one partition, many are spread evenly, and
+    /// lines that are typed go to each in turn.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     partition: Option<i32>,
     /// Most records in a second [default: as fast as it goes].
     #[arg(long, value_name = "RECORDS", value_parser = clap::value_parser!(u64).range(1..))]
     rate: Option<u64>,
     /// When a record counts as delivered.
-    #[arg(long, value_enum, allow_negative_numbers = true, default_value = "all")]
-    acks: AcksArg,
+    #[arg(long, value_parser = acks(), allow_negative_numbers = true, default_value = "all")]
+    acks: Acks,
     /// How long a record is tried.
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
@@ -130,7 +146,8 @@ pub(super) fn run(args: ProduceArgs) -> Result<(), CliError> {
     let lines = line_format(&args)?;
     let (runtime, cluster, stop) = (runtime()?, args.common.cluster(), Stop::default());
     // Before the first line is read, so that whoever types does not type in vain.
-    runtime.block_on(find::writable(&cluster, args.topic.name(), args.create))?;
+    let there = runtime.block_on(find::writable(&cluster, args.topic.name(), args.create))?;
+    chosen(&there, args.partition.as_slice())?;
     stop_when_interrupted(&runtime, stop.clone());
     let sources = sources(&args.file, &stop)?;
     let (producer, watch) = {
@@ -186,9 +203,9 @@ fn tell(args: &ProduceArgs, tally: &Tally) -> Result<(), CliError> {
         Output::Json => {
             out.json(&json!({ "topic": topic, "delivered": delivered, "failed": tally.failed }))?
         }
-        Output::Table => {
-            eprintln!("{delivered} record{} produced to '{topic}'", if delivered == 1 { "" } else { "s" })
-        }
+        // The error says it.
+        Output::Table if delivered == 0 && tally.failed > 0 => {}
+        Output::Table => eprintln!("{} produced to '{topic}'", counted(delivered, "record")),
     }
     out.flush()?;
     match &tally.first {
@@ -214,22 +231,12 @@ fn line_format(args: &ProduceArgs) -> Result<LineFormat, CliError> {
 
 fn config(args: &ProduceArgs) -> ProducerConfig {
     ProducerConfig {
-        acks: args.acks.into(),
+        acks: args.acks,
         codec: args.compression.into(),
         delivery_timeout: Duration::from_secs(args.timeout),
         // A topic that is removed meanwhile is not made anew.
         create_topics: false,
         ..ProducerConfig::default()
-    }
-}
-
-impl From<AcksArg> for Acks {
-    fn from(acks: AcksArg) -> Acks {
-        match acks {
-            AcksArg::All => Acks::All,
-            AcksArg::Leader => Acks::Leader,
-            AcksArg::None => Acks::None,
-        }
     }
 }
 
@@ -319,5 +326,20 @@ impl Sending<'_> {
             }
         });
         tally
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_says_when_records_without_a_key_change_their_partition() {
+        let ProducerConfig { batch_bytes, linger, .. } = ProducerConfig::default();
+        let command = ProduceArgs::augment_args(clap::Command::new("produce"));
+        let partition = command.get_arguments().find(|arg| arg.get_id() == "partition").expect("the flag");
+        let help = partition.get_long_help().expect("a text").to_string();
+        assert!(help.contains(&format!("{} KiB", batch_bytes >> 10)), "{help}");
+        assert!(help.contains(&format!("{} ms", linger.as_millis())), "{help}");
     }
 }

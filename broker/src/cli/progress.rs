@@ -7,6 +7,7 @@ use std::{
 
 use clap::ValueEnum;
 
+use super::output::counted;
 use crate::clock;
 
 /// The line is written anew so often.
@@ -74,7 +75,7 @@ impl Progress {
         let seconds = now.saturating_duration_since(self.begun).as_secs_f64().max(1e-3);
         let rate = self.records as f64 / seconds;
         let mib = self.bytes as f64 / 1_048_576.0;
-        let done = format!("{} records, {mib:.1} MiB, {rate:.0} records/s", self.records);
+        let done = format!("{}, {mib:.1} MiB, {rate:.0} records/s", counted(self.records, "record"));
         let Some(total) = self.bytes_total.filter(|total| *total > 0) else { return done };
         let part = self.bytes.min(total);
         let filled = (part * BAR_WIDTH / total) as usize;

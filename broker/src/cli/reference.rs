@@ -61,11 +61,13 @@ fn takes_value(arg: &Arg) -> bool {
 fn named(arg: &Arg) -> String {
     let names = arg.get_value_names().unwrap_or_default();
     let value = names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    match arg.get_long() {
-        Some(long) if takes_value(arg) => format!("`--{long} {value}`"),
-        Some(long) => format!("`--{long}`"),
-        None => format!("`{value}`"),
-    }
+    let Some(long) = arg.get_long() else { return format!("`{value}`") };
+    let flags = [long].into_iter().chain(arg.get_visible_aliases().unwrap_or_default());
+    let flag = |name: &str| match takes_value(arg) {
+        true => format!("`--{name} {value}`"),
+        false => format!("`--{name}`"),
+    };
+    flags.map(flag).collect::<Vec<_>>().join(", ")
 }
 
 fn default(arg: &Arg) -> String {

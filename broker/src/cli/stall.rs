@@ -61,7 +61,7 @@ enum News {
 fn words(news: &News, tried: Duration) -> String {
     match news {
         News::Stuck(reason) => format!(
-            "millstream: records do not get through, the last try ended with {reason}; each is tried for {} s",
+            "millstream: records do not get through, each is tried for {} s; the last try: {reason}",
             tried.as_secs()
         ),
         News::Through => "millstream: records get through again".to_string(),

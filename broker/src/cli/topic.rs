@@ -15,7 +15,7 @@ use super::{
     connect::{Common, Output, runtime},
     error::CliError,
     find,
-    output::Out,
+    output::{Out, counted},
 };
 
 #[derive(Debug, Args)]
@@ -173,11 +173,9 @@ async fn create(
             let result = if validate_only { "could be created" } else { "created" };
             out.json(&json!({ "topic": new.name, "result": result, "partitions": partitions }))
         }
-        (Output::Table, Some(n)) if !validate_only => out.line(&format!(
-            "topic '{}' created with {n} partition{}",
-            new.name,
-            if n == 1 { "" } else { "s" }
-        )),
+        (Output::Table, Some(n)) if !validate_only => {
+            out.line(&format!("topic '{}' created with {}", new.name, counted(n, "partition")))
+        }
         (Output::Table, _) => done(out, output, "created", &new.name, validate_only),
     }
 }

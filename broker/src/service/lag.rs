@@ -4,8 +4,15 @@
 //! grows while nobody reads, whether or not anyone writes, and is zero where nothing is left to read. Finding it takes
 //! one batch, and only where something is left; what was found for an offset is remembered until the group has
 //! moved on.
+//!
+//! Where a group has committed nothing nobody knows where it would begin, so its lag there is not known, unless there is
+//! nothing to read. Such partitions are not in the sums, and are counted beside them: a lag of 0 without that number
+//! would say that everything is read.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use millstream_model::PartitionId;
 
@@ -40,13 +47,15 @@ impl PartitionLag {
     }
 }
 
-/// The same in all partitions of a topic of which the group has committed something.
+/// The same in a topic that the group reads: of which it has committed something, or to which a member subscribes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicLag {
     /// The topic's name.
     pub topic: Arc<str>,
-    /// By partition.
+    /// Those whose lag is known, by partition.
     pub partitions: Vec<PartitionLag>,
+    /// Other partitions with records: of these the group has committed nothing, or another node leads them.
+    pub uncounted: usize,
 }
 
 impl TopicLag {
@@ -55,7 +64,7 @@ impl TopicLag {
         self.partitions.iter().map(|lag| lag.records).sum()
     }
 
-    /// The greatest age; none when it is not known of every partition.
+    /// The greatest age; none when it is not known of every partition that is counted.
     pub fn age_ms(&self) -> Option<i64> {
         let ages: Option<Vec<i64>> = self.partitions.iter().map(|lag| lag.age_ms).collect();
         ages?.into_iter().max()
@@ -66,13 +75,13 @@ impl TopicLag {
 /// [`forget_unused`](RecordTimes::forget_unused) is forgotten.
 #[derive(Debug)]
 pub struct RecordTimes {
-    known: HashMap<(PartitionId, i64), Known>,
+    known: HashMap<(PartitionId, i64), KnownTime>,
     /// Batches that may still be read before the next call.
     reads_left: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Known {
+struct KnownTime {
     timestamp_ms: Option<i64>,
     used: bool,
 }
@@ -103,14 +112,14 @@ impl RecordTimes {
         self.reads_left = self.reads_left.checked_sub(1)?;
         // What cannot be read now is tried again.
         let timestamp_ms = find().ok()?;
-        self.known.insert(at, Known { timestamp_ms, used: true });
+        self.known.insert(at, KnownTime { timestamp_ms, used: true });
         timestamp_ms
     }
 }
 
 impl Service {
-    /// How far a group is behind in every partition that it has committed something of, sorted. Topics and partitions
-    /// that are gone, or that this node does not lead, are left out. May wait for the disk.
+    /// How far a group is behind in every topic that it reads, sorted. Topics that are gone are left out. May wait for
+    /// the disk.
     pub fn group_lag(
         &self,
         group: &str,
@@ -118,32 +127,49 @@ impl Service {
         times: &mut RecordTimes,
     ) -> Result<Vec<TopicLag>, GroupError> {
         let offsets = self.groups().all_offsets(group)?;
-        Ok(offsets.into_iter().filter_map(|of_topic| self.topic_lag(of_topic, now_ms, times)).collect())
+        let subscribed = self.groups().subscribed_topics(group)?;
+        Ok(read_topics(offsets, subscribed)
+            .into_iter()
+            .filter_map(|(topic, committed)| self.topic_lag(topic, &committed, now_ms, times))
+            .collect())
     }
 
-    fn topic_lag(&self, offsets: TopicOffsets, now_ms: i64, times: &mut RecordTimes) -> Option<TopicLag> {
-        let view = self.topic(&offsets.topic)?;
-        let lag = |(index, committed): (i32, Option<super::CommittedOffset>)| {
-            let partition = view.partitions.get(usize::try_from(index).ok()?)?;
-            // A compacted record's place is taken by the next one: what was known of it is not true any more.
-            let lasting = !view.config.compact;
-            self.partition_lag(partition, committed?.offset, now_ms, lasting, times)
-        };
-        let partitions: Vec<_> = offsets.partitions.into_iter().filter_map(lag).collect();
-        (!partitions.is_empty()).then_some(TopicLag { topic: offsets.topic, partitions })
+    fn topic_lag(
+        &self,
+        topic: Arc<str>,
+        committed: &BTreeMap<i32, i64>,
+        now_ms: i64,
+        times: &mut RecordTimes,
+    ) -> Option<TopicLag> {
+        let view = self.topic(&topic)?;
+        // A compacted record's place is taken by the next one: what was known of it is not true any more.
+        let lasting = !view.config.compact;
+        let (mut partitions, mut uncounted) = (Vec::new(), 0);
+        for partition in &view.partitions {
+            let committed = committed.get(&partition.index).copied();
+            match self.partition_lag(partition, committed, now_ms, lasting, times) {
+                Some(Known::Lag(lag)) => partitions.push(lag),
+                Some(Known::Empty) => {}
+                None => uncounted += 1,
+            }
+        }
+        (!partitions.is_empty() || uncounted > 0).then_some(TopicLag { topic, partitions, uncounted })
     }
 
     fn partition_lag(
         &self,
         partition: &PartitionView,
-        committed: i64,
+        committed: Option<i64>,
         now_ms: i64,
         lasting: bool,
         times: &mut RecordTimes,
-    ) -> Option<PartitionLag> {
+    ) -> Option<Known> {
         let host = &self.inner.shards.get(&partition.group)?.host;
         let (log_start, end) =
             host.partition(partition.id, |state| (state.log_start(), state.next_offset()))?;
+        let Some(committed) = committed else {
+            return (log_start >= end).then_some(Known::Empty);
+        };
         let next = committed.max(log_start);
         let records = (end - next).max(0);
         let age_ms = if records == 0 {
@@ -160,13 +186,41 @@ impl Service {
             };
             times.of(at, find).map(|time| now_ms.saturating_sub(time).max(0))
         };
-        Some(PartitionLag { partition: partition.index, committed, log_start, end, records, age_ms })
+        Some(Known::Lag(PartitionLag {
+            partition: partition.index,
+            committed,
+            log_start,
+            end,
+            records,
+            age_ms,
+        }))
     }
+}
+
+/// What is known of a partition's lag.
+enum Known {
+    Lag(PartitionLag),
+    /// There is nothing to read, wherever the group would begin.
+    Empty,
+}
+
+/// The topics that a group reads, with what it has committed of each.
+fn read_topics(
+    offsets: Vec<TopicOffsets>,
+    subscribed: Vec<Arc<str>>,
+) -> BTreeMap<Arc<str>, BTreeMap<i32, i64>> {
+    let mut topics: BTreeMap<Arc<str>, BTreeMap<i32, i64>> =
+        subscribed.into_iter().map(|topic| (topic, BTreeMap::new())).collect();
+    for of_topic in offsets {
+        let committed = of_topic.partitions.into_iter().filter_map(|(at, offset)| Some((at, offset?.offset)));
+        topics.entry(of_topic.topic).or_default().extend(committed);
+    }
+    topics
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::CommittedOffset, *};
 
     const AT: (PartitionId, i64) = (PartitionId(1), 5);
 
@@ -193,9 +247,30 @@ mod tests {
     }
 
     #[test]
+    fn a_group_reads_what_it_has_committed_of_and_what_it_subscribes_to() {
+        let offset = CommittedOffset {
+            offset: 7,
+            leader_epoch: -1,
+            metadata: String::new(),
+            commit_ms: 0,
+            expire_ms: None,
+        };
+        let committed = TopicOffsets { topic: "a".into(), partitions: vec![(2, Some(offset)), (3, None)] };
+        let read = read_topics(vec![committed], vec!["b".into(), "a".into()]);
+        let expected = [("a".into(), BTreeMap::from([(2, 7)])), ("b".into(), BTreeMap::new())];
+        assert_eq!(read, BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn a_topic_of_which_nothing_is_counted_has_no_age() {
+        let topic = TopicLag { topic: "t".into(), partitions: Vec::new(), uncounted: 2 };
+        assert_eq!((topic.records(), topic.age_ms()), (0, None));
+    }
+
+    #[test]
     fn a_topic_is_as_late_as_its_latest_partition_if_all_are_known() {
         let lag = PartitionLag::of;
-        let topic = |partitions| TopicLag { topic: "t".into(), partitions };
+        let topic = |partitions| TopicLag { topic: "t".into(), partitions, uncounted: 0 };
         assert_eq!(topic(vec![lag(1, Some(30)), lag(2, Some(50)), lag(0, Some(0))]).age_ms(), Some(50));
         assert_eq!(topic(vec![lag(1, Some(30)), lag(2, None)]).age_ms(), None);
         assert_eq!(topic(vec![lag(1, Some(30)), lag(2, None)]).records(), 3);

@@ -91,7 +91,9 @@ families! {
         GROUP_LAG_SECONDS: Gauge "millstream_group_lag_seconds" ["group", "topic"]
             "Age of the oldest record that the group has not read: now, less that record's timestamp; 0 when nothing is left.";
         GROUP_LAG_UNKNOWN: Gauge "millstream_group_lag_unknown" []
-            "Pairs of group and topic whose age is not known now, so that they have no millstream_group_lag_seconds: records without a timestamp, or more partitions moved since the last look than one look may read.";
+            "Pairs of group and topic whose age is not known now, so that they have no millstream_group_lag_seconds: no committed offset, records without a timestamp, or more partitions moved since the last look than one look may read.";
+        GROUP_UNCOUNTED_PARTITIONS: Gauge "millstream_group_lag_uncounted_partitions" ["group", "topic"]
+            "Partitions with records that are not in the lag: the group has committed no offset of them, or another node leads them.";
     }
     "Log" {
         WAL_SYNC: Histogram "millstream_wal_sync_seconds" []

@@ -3,11 +3,11 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
-use millstream_client::producer::ProducerConfig;
+use millstream_client::producer::{Acks, ProducerConfig};
 
 pub(super) use crate::cli::connect::Common;
 use crate::cli::{
-    produce::{AcksArg, CompressionArg},
+    produce::{CompressionArg, acks},
     progress::When,
 };
 
@@ -111,8 +111,8 @@ pub(super) struct RecordArgs {
     #[arg(long, value_name = "BYTES", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) size: u32,
     /// When a record counts as delivered.
-    #[arg(long, value_enum, allow_negative_numbers = true, default_value = "all")]
-    pub(super) acks: AcksArg,
+    #[arg(long, value_parser = acks(), allow_negative_numbers = true, default_value = "all")]
+    pub(super) acks: Acks,
     /// How batches are compressed.
     #[arg(long, value_enum, default_value = "none")]
     pub(super) compression: CompressionArg,
@@ -131,7 +131,7 @@ impl RecordArgs {
 
     pub(super) fn producer(&self, linger: Duration) -> ProducerConfig {
         ProducerConfig {
-            acks: self.acks.into(),
+            acks: self.acks,
             codec: self.compression.into(),
             linger: self.linger(linger),
             delivery_timeout: Duration::from_secs(self.timeout),

@@ -18,7 +18,7 @@ use super::{
     topic::{Bench, Range, Topic},
 };
 use crate::{
-    cli::{error::CliError, stall::StallWatch},
+    cli::{error::CliError, produce::acks_name, stall::StallWatch},
     clock,
 };
 
@@ -61,7 +61,7 @@ fn typed(value: impl ValueEnum) -> Value {
 fn parameters(record: &RecordArgs, linger: Duration, more: &[(&str, Value)]) -> BTreeMap<String, Value> {
     let common = [
         ("size_bytes", json!(record.size)),
-        ("acks", typed(record.acks)),
+        ("acks", json!(acks_name(record.acks))),
         ("compression", typed(record.compression)),
         ("linger_ms", json!(record.linger(linger).as_millis() as u64)),
     ];

@@ -12,7 +12,10 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::{cli::progress::When, clock};
+use crate::{
+    cli::{output::counted, progress::When},
+    clock,
+};
 
 /// The line of progress is written anew so often.
 const SHOW_EVERY: Duration = Duration::from_millis(500);
@@ -91,7 +94,7 @@ impl Live {
         let (what, done, all) = (*self.what.lock(), self.done.load(Relaxed), self.all.load(Relaxed));
         match all {
             0 => what.to_string(),
-            all => format!("{what}: {done} of {all} records, {} %", done.min(all) * 100 / all),
+            all => format!("{what}: {done} of {}, {} %", counted(all, "record"), done.min(all) * 100 / all),
         }
     }
 }

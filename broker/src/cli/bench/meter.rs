@@ -8,7 +8,10 @@ use std::{
 use hdrhistogram::Histogram;
 
 use super::result::{Cpu, Figure, Latency, LatencyUnit, Machine, Rate};
-use crate::cli::error::{CliError, Missing};
+use crate::{
+    cli::error::{CliError, Missing},
+    clock,
+};
 
 /// Durations above it count as it.
 const LATENCY_MICROS_MAX: u64 = 3_600_000_000;
@@ -18,6 +21,8 @@ const LATENCY_DIGITS: u8 = 3;
 const POINTS_PER_HALVING: u32 = 5;
 /// The first width of a part of a rate's series.
 const PART_FIRST: Duration = Duration::from_millis(50);
+/// The processor time of another process is counted in hundredths of a second: less than ten of them say little.
+pub(super) const BROKER_SECONDS_MIN: f64 = 0.1;
 /// From so many parts on two become one.
 const PARTS_MAX: usize = 240;
 
@@ -127,7 +132,7 @@ fn rounded(value: f64) -> f64 {
 /// Processor time of the client and, if it is told, of the broker, since a moment.
 pub(super) struct Meter {
     pid: Option<u32>,
-    client: Option<f64>,
+    client: Duration,
     broker: Option<f64>,
 }
 
@@ -135,23 +140,22 @@ impl Meter {
     pub(super) fn begin(pid: Option<u32>) -> Result<Meter, CliError> {
         let broker = pid.map(|pid| cpu_seconds(&pid.to_string()).ok_or(Missing::Process { pid }));
         let broker = broker.transpose().map_err(CliError::Missing)?;
-        Ok(Meter { pid, client: cpu_seconds("self"), broker })
+        Ok(Meter { pid, client: clock::process_cpu(), broker })
     }
 
     pub(super) fn end(&self) -> Cpu {
-        let since = |before: Option<f64>, pid: &str| Some(rounded((cpu_seconds(pid)? - before?).max(0.0)));
-        Cpu {
-            client_seconds: since(self.client, "self"),
-            broker_seconds: self.pid.and_then(|pid| since(self.broker, &pid.to_string())),
-        }
+        let client = clock::process_cpu().saturating_sub(self.client);
+        let broker = self.pid.and_then(|pid| Some((cpu_seconds(&pid.to_string())? - self.broker?).max(0.0)));
+        Cpu { client_seconds: Some(client.as_micros() as f64 / 1e6), broker_seconds: broker.map(rounded) }
     }
 }
 
-/// What it cost for each record.
+/// What it cost for each record; nothing of a broker whose time is too short for the steps in which the system counts it.
 pub(super) fn cpu_figures(cpu: &Cpu, records: u64) -> Vec<Figure> {
     let each = |seconds: f64| seconds * 1e6 / records.max(1) as f64;
     let client = cpu.client_seconds.map(|s| Figure::lower("client_cpu_per_record", each(s), "us"));
-    let broker = cpu.broker_seconds.map(|s| Figure::lower("broker_cpu_per_record", each(s), "us"));
+    let broker = cpu.broker_seconds.filter(|s| *s >= BROKER_SECONDS_MIN);
+    let broker = broker.map(|s| Figure::lower("broker_cpu_per_record", each(s), "us"));
     client.into_iter().chain(broker).collect()
 }
 
@@ -193,7 +197,6 @@ pub(super) fn machine() -> Machine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock;
 
     #[test]
     fn percentiles_grow_and_end_with_the_longest() {
@@ -264,5 +267,18 @@ mod tests {
             figures.iter().map(|f| (f.name.as_str(), f.value)).collect::<Vec<_>>(),
             [("client_cpu_per_record", 2.0)]
         );
+        let broker = |seconds| {
+            let cpu = Cpu { client_seconds: None, broker_seconds: Some(seconds) };
+            cpu_figures(&cpu, 1_000).first().map(|figure| figure.value)
+        };
+        assert_eq!([broker(0.0), broker(0.09), broker(0.5)], [None, None, Some(500.0)]);
+    }
+
+    #[test]
+    fn little_processor_time_is_measured_too() {
+        let meter = Meter::begin(None).expect("ourselves");
+        let worked: u64 = (0..100_000).map(std::hint::black_box).sum();
+        let seconds = meter.end().client_seconds.expect("it is known");
+        assert!(worked > 0 && seconds > 0.0, "{seconds}");
     }
 }

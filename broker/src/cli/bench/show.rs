@@ -1,6 +1,9 @@
 //! A result as its reader sees it at once.
 
-use super::result::{Better, Run};
+use super::{
+    meter::BROKER_SECONDS_MIN,
+    result::{Better, Run},
+};
 use crate::cli::{connect::Output, error::CliError, output::Out};
 
 /// One round: a table for people, the result itself for programs.
@@ -32,6 +35,11 @@ pub(super) fn run(output: Output, run: &Run, (round, rounds): (u32, u32)) -> Res
             out.table(&["FIGURE", "VALUE", "UNIT", "BETTER"], &rows)?;
             if let Some(latency) = &run.latency {
                 out.line(&format!("latency counts {}, {} times", latency.what, latency.count))?;
+            }
+            if let Some(seconds) = run.cpu.broker_seconds.filter(|seconds| *seconds < BROKER_SECONDS_MIN) {
+                out.line(&format!(
+                    "broker cpu per record is not told: its {seconds:.2} s are too few to be measured, more records are needed"
+                ))?;
             }
         }
     }

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde_json::{Value, json};
 
 use super::{
-    super::{output::table_lines, when::lasting},
+    super::{
+        output::{counted, table_lines},
+        when::lasting,
+    },
     look::Change,
 };
 
@@ -85,7 +88,7 @@ pub(super) fn summary(change: &Change<'_>) -> Value {
         latency.insert(name.to_string(), parts.collect());
     }
     let lags = lags(change).into_iter().map(|lag| {
-        json!({ "group": lag.group, "topic": lag.topic, "records": lag.records, "seconds": lag.seconds })
+        json!({ "group": lag.group, "topic": lag.topic, "records": lag.records, "seconds": lag.seconds, "uncounted_partitions": lag.uncounted })
     });
     json!({
         "produce_bytes_per_second": change.rate("millstream_produce_bytes_total"),
@@ -145,11 +148,11 @@ fn rates(change: &Change<'_>, history: &History) -> Vec<String> {
         mib("millstream_cache_bytes"),
     );
     let process = format!(
-        "{:.2} CPUs, {} connections, {} topics, {} partitions",
+        "{:.2} CPUs, {}, {}, {}",
         change.rate("process_cpu_seconds_total"),
-        change.value("millstream_connections"),
-        change.value("millstream_topics"),
-        change.value("millstream_partitions"),
+        counted(change.value("millstream_connections"), "connection"),
+        counted(change.value("millstream_topics"), "topic"),
+        counted(change.value("millstream_partitions"), "partition"),
     );
     vec![
         format!("produce  {produce:<52} {}", chart(&history.produce)).trim_end().to_string(),
@@ -187,13 +190,13 @@ fn disk(change: &Change<'_>) -> String {
     let used = if total > 0.0 { (total - free) / total } else { 0.0 };
     let filled = (used * DISK_WIDTH as f64).round() as usize;
     format!(
-        "[{}{}] {:.0} % of {:.0} GiB used; {:.0} MiB in {} runs, {:.0} MiB of log",
+        "[{}{}] {:.0} % of {:.0} GiB used; {:.0} MiB in {}, {:.0} MiB of log",
         "#".repeat(filled),
         ".".repeat(DISK_WIDTH.saturating_sub(filled)),
         used * 100.0,
         total / MIB / 1024.0,
         change.value("millstream_run_bytes") / MIB,
-        change.value("millstream_runs"),
+        counted(change.value("millstream_runs"), "run"),
         change.value("millstream_wal_live_bytes") / MIB,
     )
 }
@@ -217,21 +220,24 @@ struct Lag {
     topic: String,
     records: f64,
     seconds: Option<f64>,
+    /// Partitions that are not in these numbers.
+    uncounted: f64,
 }
 
-/// Groups that are behind, the latest first.
+/// Groups that are behind, or of which that is not known, the latest first.
 fn lags(change: &Change<'_>) -> Vec<Lag> {
     let labels = ["group", "topic"];
     let seconds = change.values_by("millstream_group_lag_seconds", labels);
+    let uncounted = change.values_by("millstream_group_lag_uncounted_partitions", labels);
     let records = change.values_by("millstream_group_lag_records", labels).into_iter();
-    let mut lags: Vec<Lag> = records
-        .filter(|(_, records)| *records > 0.0)
-        .map(|(names, records)| {
-            let seconds = seconds.get(&names).copied();
-            let [group, topic] = names;
-            Lag { group, topic, records, seconds }
-        })
-        .collect();
+    let lag = |(names, records): ([String; 2], f64)| {
+        let seconds = seconds.get(&names).copied();
+        let uncounted = uncounted.get(&names).copied().unwrap_or_default();
+        let [group, topic] = names;
+        Lag { group, topic, records, seconds, uncounted }
+    };
+    let mut lags: Vec<Lag> =
+        records.map(lag).filter(|lag| lag.records > 0.0 || lag.uncounted > 0.0).collect();
     lags.sort_by(|a, b| b.seconds.unwrap_or(0.0).total_cmp(&a.seconds.unwrap_or(0.0)));
     lags
 }
@@ -239,10 +245,16 @@ fn lags(change: &Change<'_>) -> Vec<Lag> {
 fn groups(change: &Change<'_>) -> Vec<String> {
     let row = |lag: &Lag| {
         let behind = lag.seconds.map_or("-".to_string(), |seconds| lasting((seconds * 1_000.0) as i64));
-        vec![lag.group.clone(), lag.topic.clone(), format!("{:.0}", lag.records), behind]
+        let uncounted = match lag.uncounted {
+            n if n > 0.0 => counted(n, "partition"),
+            _ => String::new(),
+        };
+        vec![lag.group.clone(), lag.topic.clone(), format!("{:.0}", lag.records), behind, uncounted]
     };
     let rows: Vec<Vec<String>> = lags(change).iter().take(GROUPS_SHOWN).map(row).collect();
-    if rows.is_empty() { Vec::new() } else { table_lines(&["GROUP", "TOPIC", "LAG", "BEHIND"], &rows) }
+    let known = rows.iter().all(|row| row.last().is_none_or(String::is_empty));
+    let head = ["GROUP", "TOPIC", "LAG", "BEHIND", if known { "" } else { "NOT COUNTED" }];
+    if rows.is_empty() { Vec::new() } else { table_lines(&head, &rows) }
 }
 
 fn topics(change: &Change<'_>) -> Vec<String> {
@@ -279,6 +291,20 @@ mod tests {
             shown,
             ["GROUP  TOPIC  LAG  BEHIND", "b      t      1    2m 10s", "a      t      5    3.0s"]
         );
+    }
+
+    #[test]
+    fn a_group_that_has_noted_nothing_of_some_partitions_is_not_done() {
+        let page = "millstream_group_lag_records{group=\"a\",topic=\"t\"} 0\n\
+            millstream_group_lag_seconds{group=\"a\",topic=\"t\"} 0\n\
+            millstream_group_lag_uncounted_partitions{group=\"a\",topic=\"t\"} 2\n";
+        let now = look(0, page);
+        let change = Change { before: &now, now: &now };
+        assert_eq!(
+            groups(&change),
+            ["GROUP  TOPIC  LAG  BEHIND  NOT COUNTED", "a      t      0    0s      2 partitions"]
+        );
+        assert_eq!(summary(&change)["lag"][0]["uncounted_partitions"], 2.0);
     }
 
     #[test]

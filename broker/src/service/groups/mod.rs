@@ -105,6 +105,13 @@ impl Groups {
         self.slot(group)?.decide(Some(group), |d| d.state.coordinator.view(group))
     }
 
+    /// Topics that the group's members subscribe to.
+    pub(super) fn subscribed_topics(&self, group: &str) -> Result<Vec<Arc<str>>, GroupError> {
+        let topics =
+            |d: &mut Decision<'_>| d.state.coordinator.subscribed_topics(group).map(Arc::from).collect();
+        self.slot(group)?.decide(Some(group), topics)
+    }
+
     /// Every group that this node coordinates, sorted by name.
     pub fn list(&self) -> Vec<ListedGroup> {
         let mut all = Vec::new();

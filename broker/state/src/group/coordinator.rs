@@ -211,6 +211,12 @@ impl Coordinator {
         Ok(topics.iter().map(free).collect())
     }
 
+    /// Topics that the group's members subscribe to, as far as they are consumers and tell.
+    pub fn subscribed_topics(&self, group: &str) -> impl Iterator<Item = &str> {
+        let known = self.groups.get(group).and_then(|known| known.subscribed.as_ref());
+        known.into_iter().flatten().map(String::as_str)
+    }
+
     /// Groups of which something would expire.
     pub fn expiring(&self, machine: &GroupMachine, wall_ms: i64, retention_ms: i64) -> Vec<Arc<str>> {
         let settled = |name: &str| {

@@ -111,10 +111,14 @@ fn topics_that_no_member_subscribes_to_any_more_expire_in_a_living_group() {
     let mut play = Play::new();
     let (ids, generation) = play.stable("g", 1);
     play.commit("g", &member(&ids[0], generation), 5).expect("a member");
+    let subscribed =
+        |play: &Play| play.coordinator.subscribed_topics("g").map(String::from).collect::<Vec<_>>();
+    assert_eq!(subscribed(&play), ["t"]);
     let changed = vec![("range".into(), subscription("u"))];
     let again = play.join(JoinRequest { protocols: changed, ..joining("g", &ids[0]) });
     let generation = play.joined(again).expect("joined").generation;
     play.sync("g", &ids[0], generation, &[]);
+    assert_eq!(subscribed(&play), ["u"]);
     assert_eq!(expire(&mut play, HOUR_MS).len(), 1);
     assert_eq!((committed(&play, "g"), play.phase("g")), (None, Some(Phase::Stable)));
 }
