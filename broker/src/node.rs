@@ -139,10 +139,10 @@ impl Store {
 pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError> {
     let started = clock::monotonic();
     // Bound first, so that a taken port is told before anything is written.
-    let kafka = net::bind(&config.kafka_addr)
+    let kafka = net::bind(&config.kafka_addr, config.broker.send_buffer_bytes)
         .await
         .map_err(|source| NodeError::Listen { address: config.kafka_addr.clone(), source })?;
-    let http = net::bind(&config.http_addr)
+    let http = net::bind(&config.http_addr, None)
         .await
         .map_err(|source| NodeError::Listen { address: config.http_addr.clone(), source })?;
     let (kafka_addr, http_addr) = (address(&kafka)?, address(&http)?);

@@ -185,6 +185,13 @@ pub const BROKER_KEYS: &[Key] = &[
         documentation: "Largest request; never more than a 16th of memory.bytes.",
     },
     Key {
+        name: "socket.send.buffer.bytes",
+        kind: ConfigKind::Int,
+        default: "262144",
+        range: Range::NumberOr(-1, 4096, 64 * MIB),
+        documentation: "What the system takes at once of an answer to a client: a consumer that fetches much gets it sooner in pieces that stay in the processor's cache. Over a link with a long round trip a connection carries no more than this in one; -1 leaves it to the system, which lets it grow.",
+    },
+    Key {
         name: "wal.checkpoint.bytes",
         kind: ConfigKind::Long,
         default: "268435456",
@@ -265,6 +272,8 @@ pub struct BrokerConfig {
     pub requests_bytes_max: usize,
     /// Milliseconds between two rounds of retention.
     pub retention_check_ms: u64,
+    /// Send buffer of a client's connection; the system's choice if not given.
+    pub send_buffer_bytes: Option<usize>,
     /// Log bytes that start a checkpoint.
     pub wal_checkpoint_bytes: u64,
     /// Bytes of one log file.
@@ -334,6 +343,7 @@ impl BrokerConfig {
             replies_bytes_max: shares.replies as usize,
             requests_bytes_max,
             retention_check_ms: values.number("log.retention.check.interval.ms") as u64,
+            send_buffer_bytes: usize::try_from(values.number("socket.send.buffer.bytes")).ok(),
             wal_checkpoint_bytes: values.number("wal.checkpoint.bytes") as u64,
             wal_file_bytes: values.number("wal.file.bytes") as u64,
             wal_gather: Duration::from_micros(values.number("wal.gather.max.us") as u64),

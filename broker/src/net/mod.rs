@@ -26,8 +26,9 @@ pub(crate) use server::Server;
 /// Connections that the system keeps waiting to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// Listens on every address of `host:port`, so that a name like `localhost` is reached over IPv4 and IPv6.
-pub(crate) async fn bind(address: &str) -> io::Result<Vec<TcpListener>> {
+/// Listens on every address of `host:port`, so that a name like `localhost` is reached over IPv4 and IPv6. The connections
+/// get send buffers of so many bytes, or what the system thinks right.
+pub(crate) async fn bind(address: &str, send_buffer: Option<usize>) -> io::Result<Vec<TcpListener>> {
     let mut listeners: Vec<TcpListener> = Vec::new();
     let mut refused = None;
     for resolved in tokio::net::lookup_host(address).await? {
@@ -38,7 +39,7 @@ pub(crate) async fn bind(address: &str) -> io::Result<Vec<TcpListener>> {
             // Port 0 is any free one, but the same one on every address.
             wanted.set_port(first.local_addr()?.port());
         }
-        match listen(wanted) {
+        match listen(wanted, send_buffer) {
             Ok(listener) => listeners.push(listener),
             Err(error) => refused = Some(error),
         }
@@ -52,15 +53,41 @@ pub(crate) async fn bind(address: &str) -> io::Result<Vec<TcpListener>> {
     }
 }
 
-fn listen(address: std::net::SocketAddr) -> io::Result<TcpListener> {
+fn listen(address: std::net::SocketAddr, send_buffer: Option<usize>) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         // "::" is taken apart from "0.0.0.0" only when asked for alone.
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
+    if let Some(bytes) = send_buffer {
+        // Connections inherit it.
+        socket.set_send_buffer_size(bytes)?;
+    }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_get_the_send_buffer_that_is_configured() {
+        let sizes = |bytes| async move {
+            let listeners = bind("127.0.0.1:0", bytes).await.expect("a free port");
+            let address = listeners[0].local_addr().expect("bound");
+            let (client, accepted) =
+                tokio::join!(tokio::net::TcpStream::connect(address), listeners[0].accept());
+            let (_client, (accepted, _)) = (client.expect("connected"), accepted.expect("accepted"));
+            SockRef::from(&accepted).send_buffer_size().expect("told")
+        };
+        // The system doubles what it is asked for, for its own needs.
+        assert_eq!([sizes(Some(16_384)).await, sizes(Some(65_536)).await], [32_768, 131_072]);
+        assert!(sizes(None).await > 131_072, "grown by the system");
+    }
 }
