@@ -156,7 +156,7 @@ def undelivered_is_failed(broker):
         produce.process.send_signal(signal.SIGINT)
         code = produce.process.wait(SECONDS_MAX)
         told = produce.process.stderr.read()
-        assert code == 1 and "1 record produced" in told and "1 of 2 records were not delivered" in told, f"exit {code}: {told}"
+        assert code == 1 and "1 record produced" in told and "1 of 2 records was not delivered" in told, f"exit {code}: {told}"
 
 
 def readers_that_go(broker):

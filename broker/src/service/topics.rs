@@ -171,7 +171,7 @@ impl Service {
         let now = self.topic(name).ok_or(TopicError::Unknown)?.partitions.len() as i32;
         if total <= now || total > PARTITIONS_MAX {
             return Err(TopicError::InvalidPartitions(format!(
-                "the topic has {now} partitions; a new total is from {} to {PARTITIONS_MAX}, not {total}",
+                "the number of partitions is {now}; a new total is from {} to {PARTITIONS_MAX}, not {total}",
                 now + 1
             )));
         }

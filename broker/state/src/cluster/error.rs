@@ -66,7 +66,7 @@ pub enum ClusterError {
         partitions_max: usize,
     },
     /// A topic has at least one partition, and their number only grows.
-    #[error("the topic has {have} partitions, which cannot become {wanted}")]
+    #[error("the number of partitions is {have}, which cannot become {wanted}")]
     InvalidPartitions {
         /// Partitions that there are.
         have: usize,
