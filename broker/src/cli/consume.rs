@@ -18,6 +18,7 @@ use super::{
     find,
     printer::Printer,
     record_text::Format,
+    trail::RecordEnd,
     when::{When, date_text},
 };
 use crate::clock;
@@ -84,7 +85,7 @@ const GROUP_IDLE_MAX: Duration = Duration::from_secs(5);
 /// The same before it has anything to read: the group must be formed first.
 const GROUP_JOIN_MAX: Duration = Duration::from_secs(30);
 
-/// A page has as much, and the rest of its last record: whoever reads slowly or not to the end gets little of it twice.
+/// A page has as much, and the rest of its last record.
 const PAGE_BYTES: usize = 64 << 10;
 
 /// While nothing comes it is looked so often whether there is anything left to come.
@@ -113,6 +114,10 @@ async fn read_as_member(args: ConsumeArgs, group: &str) -> Result<(), CliError> 
     let config = GroupConfig { start, ..GroupConfig::new(group, [args.topic.name().to_string()]) };
     let (mut member, mut printer) = (GroupConsumer::new(cluster, config), Printer::new(true)?);
     let done = print_as_member(&args, &mut member, &mut printer).await;
+    for (partition, offset) in printer.not_printed().await {
+        // Others may read it by now.
+        member.seek(&partition, Start::Offset(offset));
+    }
     // However it ends: what was printed is noted, and the others need not wait for this member.
     let closed = printer.finish(member.close()).await;
     match done {
@@ -324,7 +329,7 @@ async fn print(
     let mut rest = Some(chunk.records.as_slice());
     while let Some(records) = rest {
         let page = Page::of(args, chunk, records, left);
-        if let Err(error) = printer.print(page.text, page.records).await {
+        if let Err(error) = printer.print(&chunk.partition, page.text, page.ends).await {
             return (printed_to, Err(error));
         }
         (printed_to, rest) = (page.next_offset, page.rest);
@@ -335,7 +340,7 @@ async fn print(
 /// Records as they are printed.
 struct Page<'a> {
     text: Vec<u8>,
-    records: u64,
+    ends: Vec<RecordEnd>,
     /// The offset to go on with when it was printed.
     next_offset: i64,
     /// Records of the chunk that do not fit.
@@ -344,7 +349,8 @@ struct Page<'a> {
 
 impl<'a> Page<'a> {
     fn of(args: &ConsumeArgs, chunk: &Chunk, records: &'a [ConsumedRecord], left: &mut Left) -> Page<'a> {
-        let mut page = Page { text: Vec::new(), records: 0, next_offset: chunk.next_offset, rest: None };
+        let mut page =
+            Page { text: Vec::new(), ends: Vec::new(), next_offset: chunk.next_offset, rest: None };
         for (at, record) in records.iter().enumerate() {
             let full = page.text.len() >= PAGE_BYTES;
             if full || !left.take_one(&chunk.partition, record.offset) {
@@ -353,7 +359,7 @@ impl<'a> Page<'a> {
                 break;
             }
             args.format.write(&chunk.partition, record, &mut page.text);
-            page.records += 1;
+            page.ends.push(RecordEnd { at: page.text.len(), offset: record.offset });
         }
         left.reached(&chunk.partition, page.next_offset);
         page
@@ -393,7 +399,8 @@ mod tests {
             let (mut pages, mut rest) = (Vec::new(), Some(chunk.records.as_slice()));
             while let Some(records) = rest {
                 let page = Page::of(args, &chunk, records, &mut left);
-                pages.push((page.records, page.text.len(), page.next_offset));
+                assert_eq!(page.ends.last().map_or(0, |end| end.at), page.text.len());
+                pages.push((page.ends.len(), page.text.len(), page.next_offset));
                 rest = page.rest;
             }
             pages

@@ -34,6 +34,7 @@ mod source;
 mod stall;
 mod top;
 mod topic;
+mod trail;
 mod when;
 
 use std::process::ExitCode;
