@@ -230,7 +230,7 @@ pub(super) enum Missing {
 
 fn printed(records: u64, as_member: bool) -> String {
     let (records, were) = (counted(records, "record"), if records == 1 { "was" } else { "were" });
-    let noted = if as_member { ", and the group goes on behind them" } else { "" };
+    let noted = if as_member { ", and the group goes on behind what was taken of them" } else { "" };
     format!("{records} {were} printed until then{noted}")
 }
 
@@ -372,7 +372,10 @@ mod tests {
         };
         assert_eq!(printed(1, false).to_string(), "interrupted; 1 record was printed until then");
         let told = printed(7, true).to_string();
-        assert_eq!(told, "interrupted; 7 records were printed until then, and the group goes on behind them");
+        assert_eq!(
+            told,
+            "interrupted; 7 records were printed until then, and the group goes on behind what was taken of them"
+        );
         assert_eq!((printed(1, true).exit_code(), printed(1, true).is_in_order()), (130, true));
         let by_supervisor = CliError::Interrupted { by: Ending::Terminate, so_far: SoFar::Measured };
         assert_eq!(by_supervisor.exit_code(), 143);
