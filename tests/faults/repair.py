@@ -180,11 +180,13 @@ def check_goes_on(wire, found):
 
 
 def lost_from(groups):
-    """{group: the first index that may be gone}, as the doctor says."""
-    firsts = {group["group"]: [span["first"] for span in (group["missing"], group["behind_missing"]) if span] for group in groups}
+    """{group: the first index that is gone}, and the same for those that may be, as the doctor says."""
+    gone, doubtful = {}, {}
     for group in groups:
-        firsts[group["group"]] += [] if group["uncertain_from"] is None else [group["uncertain_from"]]
-    return {name: min(found) for name, found in firsts.items() if found}
+        firsts = [span["first"] for span in (group["missing"], group["behind_missing"]) if span]
+        gone |= {group["group"]: min(firsts)} if firsts else {}
+        doubtful |= {} if group["uncertain_from"] is None else {group["group"]: group["uncertain_from"]}
+    return gone, doubtful
 
 
 def damaged_repaired_served(made, damage):
@@ -194,7 +196,7 @@ def damaged_repaired_served(made, damage):
         code, printed, said = run_doctor(copy, "--output", "json")
         assert code == 1, f"the doctor finds nothing: {printed[-300:]} {said}"
         report = json.loads(printed)
-        lost = lost_from(report["log"]["groups"])
+        gone, doubtful = lost_from(report["log"]["groups"])
         refused(copy)
         code, printed, said = run_doctor(copy, "--repair")
         assert code == 0 and printed.endswith("sound\n"), f"exit {code}: {printed[-400:]} {said}"
@@ -206,7 +208,7 @@ def damaged_repaired_served(made, damage):
             assert ask(with_broker.http, "/health/ready") == (200, "ready\n")
             with Wire(with_broker.bootstrap) as wire:
                 found = keys_of(wire)
-                kept = check_kept(made, found, lost)
+                kept = check_kept(made, found, doubtful | gone)
                 check_goes_on(wire, found)
                 served = keys_of(wire)
             assert with_broker.stop()[0] == 0, "it does not stop in order"
@@ -218,7 +220,7 @@ def damaged_repaired_served(made, damage):
             with_broker.kill()
         code, printed, said = run_doctor(copy)
         assert code == 0, f"served, and not sound: {printed[-300:]} {said}"
-        return f"{kept} of {len(made.records)} records kept, lost from {lost or 'nowhere'}"
+        return f"{kept} of {len(made.records)} records kept, lost from {gone or 'nowhere'}"
     finally:
         shutil.rmtree(copy)
 

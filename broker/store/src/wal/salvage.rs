@@ -139,7 +139,14 @@ impl Salvage {
 
     /// A frame is bad: what it says of itself counts only where it fits to what is known otherwise.
     fn doubt(&mut self, head: &FrameHead) {
-        let Some(group) = self.groups.get_mut(&head.group) else { return self.doubt_all() };
+        let Some(group) = self.groups.get_mut(&head.group) else {
+            // The first entry of a group; nothing of it can have been in front.
+            let is_first = head.kind == FrameKind::Entry && head.id == LogId::default();
+            if !is_first {
+                self.doubt_all();
+            }
+            return;
+        };
         let end = group
             .entries
             .last_key_value()
