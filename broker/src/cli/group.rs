@@ -170,7 +170,7 @@ fn describe_json(group: &GroupDescription, readings: &[Reading], out: &mut Out) 
         "protocol": group.protocol,
         "members": members.collect::<Vec<_>>(),
         "lag": readings.iter().filter_map(Reading::records).sum::<i64>(),
-        "lag_seconds": in_seconds(readings.iter().filter_map(|reading| reading.age_ms(now_ms)).max()),
+        "lag_seconds": in_seconds(oldest_ms(readings, now_ms)),
         "uncounted_partitions": readings.iter().filter(|reading| reading.records().is_none()).count(),
         "offsets": offsets.collect::<Vec<_>>(),
     }))
@@ -203,12 +203,21 @@ fn describe_table(group: &GroupDescription, readings: &[Reading], out: &mut Out)
 fn headline(group: &GroupDescription, readings: &[Reading], now_ms: i64) -> String {
     let (name, state, members) = (&group.name, &group.state, group.members.len());
     let lag: i64 = readings.iter().filter_map(Reading::records).sum();
-    let behind = match readings.iter().filter_map(|reading| reading.age_ms(now_ms)).max() {
+    let behind = match oldest_ms(readings, now_ms) {
         Some(ms) if lag > 0 => format!(", the oldest {} old", lasting(ms)),
         _ => String::new(),
     };
     let (members, records) = (counted(members, "member"), counted(lag, "record"));
     format!("group '{name}' is {state}: {members}, {records} to read{behind}{}", uncounted(readings))
+}
+
+/// Age of the oldest record that is left; none where it is not known, as of a group that has noted nothing yet.
+fn oldest_ms(readings: &[Reading], now_ms: i64) -> Option<i64> {
+    let noted: Vec<&Reading> = readings.iter().filter(|reading| reading.noted.is_some()).collect();
+    match noted.is_empty() {
+        true => readings.iter().all(|reading| reading.records() == Some(0)).then_some(0),
+        false => noted.iter().filter_map(|reading| reading.age_ms(now_ms)).max(),
+    }
 }
 
 /// What the numbers do not count, with the reason.
@@ -228,6 +237,27 @@ mod tests {
 
     use super::*;
 
+    /// A group's place in a partition with ten records.
+    fn reading(noted: Option<i64>, oldest_ms: Option<i64>) -> Reading {
+        let partition = TopicPartition { topic: "t".into(), partition: 0 };
+        Reading { partition, noted, begin: Some(0), end: Some(10), member: None, oldest_ms }
+    }
+
+    #[test]
+    fn a_group_that_has_noted_nothing_yet_is_late_by_nobody_knows_how_much() {
+        let empty = || Reading { end: Some(0), ..reading(None, None) };
+        assert_eq!(oldest_ms(&[reading(None, None), empty()], 63_000), None);
+        assert_eq!(oldest_ms(&[empty(), empty()], 63_000), Some(0));
+        let some = [reading(Some(10), None), reading(Some(9), Some(1_000)), reading(None, None)];
+        assert_eq!(oldest_ms(&some, 63_000), Some(62_000));
+    }
+
+    #[test]
+    fn a_partition_whose_end_is_not_known_is_not_counted_for_that_reason() {
+        let gone = Reading { begin: None, end: None, ..reading(Some(3), None) };
+        assert_eq!(uncounted(&[gone]), "; not counting 1 partition whose end is not known");
+    }
+
     #[test]
     fn the_headline_says_how_late_a_group_is() {
         let group = GroupDescription {
@@ -236,14 +266,6 @@ mod tests {
             protocol_type: "consumer".into(),
             protocol: String::new(),
             members: Vec::new(),
-        };
-        let reading = |noted, oldest_ms| Reading {
-            partition: TopicPartition { topic: "t".into(), partition: 0 },
-            noted,
-            begin: Some(0),
-            end: Some(10),
-            member: None,
-            oldest_ms,
         };
         assert_eq!(
             headline(&group, &[reading(Some(9), Some(1_000)), reading(None, None)], 63_000),
