@@ -32,6 +32,11 @@ def eventually(is_so, what):
     return found
 
 
+def fresh(name):
+    """A name that nothing has yet: a case may be run twice."""
+    return f"{name}-{time.monotonic_ns()}"
+
+
 class Command:
     """A command that runs; `told` is what it said on standard error when it has ended."""
 
@@ -101,7 +106,7 @@ def ends_by_signals(broker):
     """Each command by Ctrl-C and by SIGTERM, in the middle of its work."""
     told = 0
     for by, cut in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        topic = f"ended-by-{by}"
+        topic = fresh(f"ended-by-{by}")
         lines = fill(broker, topic, 2)
         for words, wanted in ((["--follow", "--from-beginning"], 0), (["--follow", "--from-beginning", "--limit", "1000"], cut),
                               (["--follow", "--from-beginning", "--group", topic], 0), (["--group", f"{topic}-once"], cut)):
@@ -118,10 +123,11 @@ def ends_by_signals(broker):
 
 
 def produce_ends(broker, topic, by, cut):
-    with Command(broker, "produce", topic, "--create", stdin=subprocess.PIPE) as produce:
+    millstream(broker, "topic", "create", topic, "--partitions", "1")
+    with Command(broker, "produce", topic, stdin=subprocess.PIPE) as produce:
         produce.process.stdin.write("one\ntwo\nhalf a li")
         produce.process.stdin.flush()
-        eventually(lambda: topic in millstream(broker, "topic", "list") and millstream(broker, "consume", topic) == "one\ntwo\n", "both arrive")
+        eventually(lambda: millstream(broker, "consume", topic) == "one\ntwo\n", "both arrive")
         # Not `end`, which would close its input.
         produce.process.send_signal(by)
         code = produce.process.wait(SECONDS_MAX)
@@ -143,11 +149,12 @@ def bench_ends(broker, by, cut):
 
 def undelivered_is_failed(broker):
     """What was lost counts more than being told to end."""
-    with Command(broker, "produce", "lost", "--create", "--timeout", "5", stdin=subprocess.PIPE) as produce:
+    topic = fresh("lost")
+    with Command(broker, "produce", topic, "--create", "--timeout", "5", stdin=subprocess.PIPE) as produce:
         produce.process.stdin.write("one\n")
         produce.process.stdin.flush()
-        eventually(lambda: "lost" in millstream(broker, "topic", "list") and millstream(broker, "consume", "lost") == "one\n", "one arrives")
-        millstream(broker, "topic", "delete", "lost")
+        eventually(lambda: topic in millstream(broker, "topic", "list") and millstream(broker, "consume", topic) == "one\n", "one arrives")
+        millstream(broker, "topic", "delete", topic)
         produce.process.stdin.write("two\n")
         produce.process.stdin.flush()
         # Now it has been read.
@@ -161,37 +168,40 @@ def undelivered_is_failed(broker):
 
 def readers_that_go(broker):
     """The command ends at once and quietly, its group has no member left, and goes on behind what was printed."""
-    fill(broker, "left", 20)
-    for words in (["consume", "left"], ["consume", "left", "--follow", "--from-beginning"]):
+    topic = fresh("left")
+    fill(broker, topic, 20)
+    for words in (["consume", topic], ["consume", topic, "--follow", "--from-beginning"]):
         with Command(broker, *words, stdout=subprocess.PIPE) as consume:
             subprocess.run(["head", "-5"], stdin=consume.process.stdout, check=True, stdout=subprocess.DEVNULL)
             consume.process.stdout.close()
             assert (consume.process.wait(SECONDS_MAX), consume.process.stderr.read()) == (0, ""), words
-    with Command(broker, "consume", "left", "--group", "left", stdout=subprocess.PIPE) as consume:
+    with Command(broker, "consume", topic, "--group", topic, stdout=subprocess.PIPE) as consume:
         pipe = consume.process.stdout.fileno()
         eventually(lambda: waits_for_its_reader(pipe), "the pipe is full")
         assert len(os.read(pipe, 5 * LINE_BYTES + LINE_BYTES // 2)) == 5 * LINE_BYTES + LINE_BYTES // 2
         consume.process.stdout.close()
         assert (consume.process.wait(SECONDS_MAX), consume.process.stderr.read()) == (0, "")
-    state, members, noted = group(broker, "left")
+    state, members, noted = group(broker, topic)
     assert (state, members, noted) == ("Empty", 0, 5), f"{state}, {members} members, {noted} noted, and five were read"
     # One that waits for more, while nothing comes that could be written.
-    with Command(broker, "consume", "left", "--group", "waiting", "--from-beginning", "--follow", stdout=subprocess.PIPE) as consume:
+    with Command(broker, "consume", topic, "--group", f"{topic}-waiting", "--from-beginning", "--follow", stdout=subprocess.PIPE) as consume:
         for _ in range(2000):
             consume.process.stdout.readline()
         consume.process.stdout.close()
         assert (consume.process.wait(SECONDS_MAX), consume.process.stderr.read()) == (0, "")
-    assert group(broker, "waiting") == ("Empty", 0, 2000), group(broker, "waiting")
+    found = group(broker, f"{topic}-waiting")
+    assert found == ("Empty", 0, 2000), found
 
 
 def pipelines_that_are_told_to_end(broker):
     """Ctrl-C ends a command and its reader at the same time: whichever is first, the group is left and has lost nothing."""
-    fill(broker, "piped", 20)
+    topic = fresh("piped")
+    fill(broker, topic, 20)
     environment = dict(os.environ, MILLSTREAM_BOOTSTRAP=broker.bootstrap)
     for turn in range(6):
         by = (signal.SIGINT, signal.SIGTERM)[turn % 2]
-        name = f"piped-{turn}"
-        with subprocess.Popen(["bash", "-c", f"{binary()} consume piped --group {name} | sleep {SECONDS_MAX}"], env=environment,
+        name = f"{topic}-{turn}"
+        with subprocess.Popen(["bash", "-c", f"{binary()} consume {topic} --group {name} | sleep {SECONDS_MAX}"], env=environment,
                               stderr=subprocess.DEVNULL, start_new_session=True) as pipeline:
             eventually(lambda: group(broker, name)[:2] == ("Stable", 1), "it reads")
             os.killpg(pipeline.pid, by)
@@ -202,20 +212,22 @@ def pipelines_that_are_told_to_end(broker):
 
 def readers_that_sleep(broker):
     """Only what the pipe has taken is noted, and a command that waits for its reader still ends when it is told to."""
-    lines = fill(broker, "slow", 20)
-    with Command(broker, "consume", "slow", "--group", "slow", stdout=subprocess.PIPE) as consume:
+    topic = fresh("slow")
+    lines = fill(broker, topic, 20)
+    with Command(broker, "consume", topic, "--group", topic, stdout=subprocess.PIPE) as consume:
         pipe = consume.process.stdout.fileno()
         eventually(lambda: waits_for_its_reader(pipe), "the pipe is full")
-        assert group(broker, "slow")[:2] == ("Stable", 1), f"it is no member while it waits: {group(broker, 'slow')}"
+        found = group(broker, topic)
+        assert found[:2] == ("Stable", 1), f"it is no member while it waits: {found}"
         consume.process.send_signal(signal.SIGTERM)
         code = consume.process.wait(SECONDS_MAX)
         read = consume.process.stdout.read().count("\n")
         told = consume.process.stderr.read()
-    state, members, noted = group(broker, "slow")
+    state, members, noted = group(broker, topic)
     printed = int(re.search(r"(\d+) records were printed", told)[1])
     assert (code, state, members) == (143, "Empty", 0), f"exit {code}, {state}, {members} members: {told}"
     # The rest of what the pipe has is of a page that it has not taken as a whole.
     assert 0 < noted == printed <= read < noted + BATCH_RECORDS, f"{noted} noted, {printed} told, {read} in the pipe"
-    rest = millstream(broker, "consume", "slow", "--group", "slow").splitlines()
+    rest = millstream(broker, "consume", topic, "--group", topic).splitlines()
     assert rest == lines[noted:], f"it goes on with {rest[:1]}, not behind {noted}"
     return f"{noted} records in the pipe are noted"

@@ -10,6 +10,7 @@ import termios
 import time
 
 from broker import binary
+from endings import fresh
 
 SECONDS_MAX = 30
 
@@ -60,34 +61,38 @@ def top_shows_and_ends(broker):
 
 
 def produce_shows_progress(broker):
+    shown, stopped = fresh("shown"), fresh("stopped")
     with tempfile.NamedTemporaryFile("w", suffix=".lines") as lines:
         lines.write("x" * 99 + "\n" + ("y" * 99 + "\n") * 2999)
         lines.flush()
-        with Terminal(broker, "produce", "shown", "--create", "--rate", "2000", "--file", lines.name) as produce:
+        with Terminal(broker, "produce", shown, "--create", "--rate", "2000", "--file", lines.name) as produce:
             produce.read_until("[#", " %  ", "records/s", " left")
-            produce.read_until("3000 records produced to 'shown'")
+            produce.read_until(f"3000 records produced to '{shown}'")
             assert produce.process.wait(SECONDS_MAX) == 0, "it does not end well"
-        with Terminal(broker, "produce", "stopped", "--create", "--rate", "1000", "--file", lines.name) as produce:
+        with Terminal(broker, "produce", stopped, "--create", "--rate", "1000", "--file", lines.name) as produce:
             produce.read_until("[#")
             produce.process.send_signal(signal.SIGINT)
-            produce.read_until("records produced to 'stopped'", "interrupted behind line")
+            produce.read_until(f"records produced to '{stopped}'", "interrupted behind line")
             assert produce.process.wait(SECONDS_MAX) == 130, "it does not tell that it was interrupted"
             told = int(re.search(r"(\d+) records produced", produce.text)[1])
-    done = subprocess.run([binary(), "consume", "stopped", "--bootstrap", broker.bootstrap], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([binary(), "consume", stopped, "--bootstrap", broker.bootstrap], capture_output=True, text=True, timeout=60)
     assert len(done.stdout.splitlines()) == told, f"{told} told, {len(done.stdout.splitlines())} there"
 
 
 def typing_is_interrupted(broker):
-    with Terminal(broker, "produce", "typed", "--create") as produce:
+    typed = fresh("typed")
+    # One partition, so that lines come back in their order.
+    lines_of(broker, "topic", "create", typed, "--partitions", "1")
+    with Terminal(broker, "produce", typed) as produce:
         produce.read_until("Ctrl-D ends")
         produce.type(b"one\ntwo\nhalf a li")
         deadline = time.monotonic() + SECONDS_MAX
-        while lines_of(broker, "consume", "typed") != ["one", "two"]:
+        while lines_of(broker, "consume", typed) != ["one", "two"]:
             assert time.monotonic() < deadline, "what was typed does not arrive"
         produce.process.send_signal(signal.SIGINT)
-        produce.read_until("2 records produced to 'typed'", "interrupted behind line 2")
+        produce.read_until(f"2 records produced to '{typed}'", "interrupted behind line 2")
         assert produce.process.wait(SECONDS_MAX) == 130, "it does not tell that it was interrupted"
-    assert lines_of(broker, "consume", "typed") == ["one", "two"], "half a line was sent"
+    assert lines_of(broker, "consume", typed) == ["one", "two"], "half a line was sent"
 
 
 def measuring_is_interrupted(broker):
