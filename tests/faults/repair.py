@@ -244,6 +244,19 @@ def nothing_is_lost(made, damage):
     return note
 
 
+def all_is_lost(made):
+    """Nothing is left that could tell of records: the doctor must not call that sound, nor its repair without loss."""
+    copy = made.copy()
+    try:
+        [(copy / "wal" / name).unlink() for name in {frame["file"] for frame in made.frames}]
+        refused(copy)
+        code, printed, _ = run_doctor(copy)
+        assert code == 1 and "a repair may lose" in printed, printed[-300:]
+        return printed.splitlines()[-1]
+    finally:
+        shutil.rmtree(copy)
+
+
 def cases(report, made, rounds):
     """Damage at the entries that matter, and anywhere."""
     name, shard = made.kind, made.busiest_shard()
@@ -260,6 +273,8 @@ def cases(report, made, rounds):
     report.case(f"{name}: all of the metadata group", damaged_repaired_served, made, rot(*of_metadata))
     report.case(f"{name}: all of {group_name(shard)}", damaged_repaired_served, made, rot(*of_shard))
     report.case(f"{name}: all entries", damaged_repaired_served, made, rot(*made.entries[:-1]))
+    if made.kind == "young":
+        report.case(f"{name}: all files but those made ahead", all_is_lost, made)
     report.case(f"{name}: a hole where the groups begin", damaged_repaired_served, made, hole(firsts[0], 3))
     for seed in range(rounds):
         chance = random.Random(seed)

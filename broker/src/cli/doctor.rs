@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use millstream_model::GroupId;
 use millstream_replica::REPLICAS;
-use millstream_store::doctor::{self, FileReport, GroupReport, Problem, ProblemKind, Repaired, Report};
+use millstream_store::{
+    doctor::{self, FileReport, GroupReport, Problem, ProblemKind, Repaired, Report},
+    wal::OpenError,
+};
 use serde_json::{Value, json};
 
 use super::{error::CliError, output::Out};
@@ -100,7 +103,9 @@ fn show_report(report: &Report, out: &mut Out) -> Result<(), CliError> {
 }
 
 fn verdict(report: &Report) -> String {
-    let uncertain = report.log.groups.iter().any(|group| group.end_uncertain);
+    // Of what was in a file that is not there, nothing may be left to tell of it.
+    let uncertain = report.log.groups.iter().any(|group| group.end_uncertain)
+        || matches!(report.log.refused, Some(OpenError::Missing { .. }));
     let lost = match (report.entries_lost(), uncertain) {
         _ if report.is_sound() => return "sound".to_string(),
         _ if !report.can_be_repaired() => return "not sound".to_string(),

@@ -598,3 +598,17 @@ fn that_the_last_entries_of_a_group_may_be_gone_is_said() {
     disk.overwrite(&path, offset + 20, &[0xee; 80]).expect("there");
     assert_eq!(uncertain(&disk), [], "what follows tells");
 }
+
+#[test]
+fn a_log_of_which_only_files_that_were_made_ahead_are_left_is_not_sound() {
+    let disk = store();
+    let files: Vec<FileReport> = report(&disk).log.files;
+    assert!(files.last().is_some_and(|file| file.frames == 0), "the last one is made ahead");
+    for file in files.iter().filter(|file| file.frames > 0) {
+        disk.remove(&Path::new("wal").join(&file.name)).expect("removed");
+    }
+    let report = report(&disk);
+    assert!(matches!(report.log.refused, Some(OpenError::Missing { .. })), "{:?}", report.log.refused);
+    assert_eq!(open_log(&disk).map(|_| ()).err(), report.log.refused, "as a start says");
+    assert!(!report.is_sound());
+}

@@ -193,6 +193,13 @@ fn read<'a>(
     let mut scan = Scan::new(base);
     let last = scan.files(pool, &listing.files)?;
     scan.check_groups()?;
+    if last.is_none()
+        && let Some(first) = listing.files.first()
+        && first.seq != 1
+    {
+        // A log is never without its current file, so somebody took it.
+        return Err(OpenError::Missing { file: file_name(first.seq - 1) });
+    }
     Ok((listing, scan, last))
 }
 
@@ -214,13 +221,6 @@ fn ready_files(
     note_lives(&*disk, listing, &mut found.lives)?;
     found.free = listing.spares.iter().map(|seq| in_dir(&spare_name(*seq))).collect();
     let ahead: Vec<&LogFile> = listing.files.iter().filter(|file| file.seq > last).collect();
-    if last == 0
-        && let Some(first) = ahead.first()
-        && first.seq != 1
-    {
-        // A log is never without its current file, so somebody took it.
-        return Err(OpenError::Missing { file: file_name(first.seq - 1) });
-    }
     let mut wanted = None;
     for file in &ahead {
         let fits = wanted.map_or(file.len >= config.first_file_bytes, |len| file.len == len);
