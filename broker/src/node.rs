@@ -138,6 +138,8 @@ impl Store {
 /// Runs a broker until it is told to stop.
 pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError> {
     let started = clock::monotonic();
+    net::take_all_descriptors(config.broker.connections_max)
+        .map_err(io_error("cannot raise the number of open files"))?;
     // Bound first, so that a taken port is told before anything is written.
     let kafka = net::bind(&config.kafka_addr, config.broker.send_buffer_bytes)
         .await

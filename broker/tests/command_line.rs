@@ -212,3 +212,15 @@ fn a_broker_that_is_stopped_as_soon_as_it_is_ready_stops_in_order() {
     let dir = tempfile::tempdir().expect("a directory");
     (0..10).for_each(|_| Broker::start(dir.path()).stop());
 }
+
+#[test]
+fn a_broker_takes_as_many_files_as_the_system_lets_it_have() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broker = Broker::start_with_few_files(dir.path(), 100);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", broker.pid())).expect("it runs");
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
+    let [soft, hard] = files.split_whitespace().skip(3).take(2).collect::<Vec<_>>()[..] else {
+        panic!("{files:?}")
+    };
+    assert!(soft == hard && soft != "100", "{files:?}");
+}

@@ -9,6 +9,7 @@
 
 mod budget;
 mod connection;
+mod descriptors;
 mod input;
 mod output;
 mod registry;
@@ -21,6 +22,7 @@ use std::io;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
+pub(crate) use descriptors::take_all as take_all_descriptors;
 pub(crate) use server::Server;
 
 /// Connections that the system keeps waiting to be accepted.

@@ -35,8 +35,19 @@ impl Broker {
         Broker::start_with(dir, "127.0.0.1:0", set)
     }
 
+    /// Where a process may have so many files open until it asks for more.
+    pub(crate) fn start_with_few_files(dir: &Path, files: u32) -> Broker {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -Sn {files}; exec \"$0\" \"$@\""), PROGRAM]);
+        Broker::start_by(shell, dir, "127.0.0.1:0", &[])
+    }
+
     fn start_with(dir: &Path, kafka_addr: &str, set: &[&str]) -> Broker {
-        let mut process = Command::new(PROGRAM)
+        Broker::start_by(Command::new(PROGRAM), dir, kafka_addr, set)
+    }
+
+    fn start_by(mut command: Command, dir: &Path, kafka_addr: &str, set: &[&str]) -> Broker {
+        let mut process = command
             .args(["serve", "--kafka-addr", kafka_addr, "--http-addr", "127.0.0.1:0", "--data-dir"])
             .arg(dir)
             .args(set.iter().flat_map(|pair| ["--set", pair]))
