@@ -97,7 +97,11 @@ impl Admin {
         let result = response.results.into_iter().next().unwrap_or_default();
         let reason = result.error_message.map(|reason| reason.to_string());
         let s = if total == 1 { "" } else { "s" };
-        ClientError::check(result.error_code, || format!("grow topic '{name}' to {total} partition{s}"), reason)
+        ClientError::check(
+            result.error_code,
+            || format!("grow topic '{name}' to {total} partition{s}"),
+            reason,
+        )
     }
 
     /// Removes the records below `before` (-1: all that there are), and gives the first offset that is left.
