@@ -39,6 +39,16 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def _runs(pid):
+    """Whether a process is there of which a thread has not ended: the first one alone is a zombie that awaits the others."""
+    try:
+        threads = list(pathlib.Path(f"/proc/{pid}/task").iterdir())
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return len(threads) > 1 or stat.rpartition(")")[2].split()[0] != "Z"
+
+
 def _drain(descriptor):
     """Reads what a broker prints later, so that it never waits for a full pipe."""
     try:
@@ -121,7 +131,10 @@ class Broker:
         """The broker's own process id, also when it runs under `prefix`."""
         if not self.prefix:
             return self.process.pid
-        children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        try:
+            children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        except OSError:  # it has ended
+            return self.process.pid
         return int(children[0]) if children else self.process.pid
 
     def alive(self):
@@ -131,11 +144,17 @@ class Broker:
         """SIGKILL: what a crash looks like."""
         if self.process is None:
             return
+        pid = self.pid()
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
         self._reap(10.0)
+        # Under `prefix` it is not our child: its ports and its lock are free when it is gone, not when the prefix is.
+        deadline = time.monotonic() + 10.0
+        while _runs(pid):
+            assert time.monotonic() < deadline, f"{pid} does not end"
+            time.sleep(0.005)
 
     def stop(self, seconds_max=STOP_SECONDS_MAX):
         """SIGTERM; returns (exit code, seconds it took). Raises TimeoutExpired when it does not end in time."""
