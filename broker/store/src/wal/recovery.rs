@@ -195,7 +195,7 @@ fn read<'a>(
     scan.check_groups()?;
     if last.is_none()
         && let Some(first) = listing.files.first()
-        && first.seq != 1
+        && first.seq > 1
     {
         // A log is never without its current file, so somebody took it.
         return Err(OpenError::Missing { file: file_name(first.seq - 1) });

@@ -8,7 +8,10 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::*;
+use super::{
+    layout::{FILE_HEAD_BYTES, FileHead},
+    *,
+};
 use crate::disk::OsDisk;
 
 const GROUP: GroupId = GroupId(3);
@@ -203,4 +206,16 @@ fn an_entry_that_does_not_follow_is_refused() {
     let draft = Draft { id: LogId::new(1, 7), kind: 0, payload: Bytes::new() };
     let refused = log.append([draft], |_| {});
     assert_eq!(refused, Err(AppendError::Gap { group: GROUP, index: 7, expected: 3 }));
+}
+
+#[test]
+fn a_file_with_the_number_that_no_log_file_has_is_passed_over() {
+    let dir = TempDir::new().expect("a directory");
+    let mut bytes = vec![0; 64 << 10];
+    FileHead { seq: 0, file_bytes: 64 << 10, life: 1, closed_at: 0 }.write(&mut bytes[..FILE_HEAD_BYTES]);
+    fs::create_dir(dir.path().join("wal")).expect("made");
+    fs::write(dir.path().join("wal").join("wal-0000000000000000.log"), bytes).expect("written");
+    let (wal, report) = open(&dir).expect("opens");
+    assert_eq!(report.frames, 0);
+    append(&wal.group(GROUP), 0, 1, 10);
 }
