@@ -104,7 +104,8 @@ fn show_report(report: &Report, out: &mut Out) -> Result<(), CliError> {
 
 fn verdict(report: &Report) -> String {
     // Of what was in a file that is not there, nothing may be left to tell of it.
-    let uncertain = report.log.groups.iter().any(|group| group.end_uncertain)
+    let uncertain = report.log.others_uncertain
+        || report.log.groups.iter().any(|group| group.end_uncertain)
         || matches!(report.log.refused, Some(OpenError::Missing { .. }));
     let lost = match (report.entries_lost(), uncertain) {
         _ if report.is_sound() => return "sound".to_string(),
@@ -148,6 +149,11 @@ pub(super) fn show_log(report: &Report, out: &mut Out) -> Result<(), CliError> {
     }
     for group in log.groups.iter().filter(|group| group.end_uncertain) {
         out.line(&format!("  {}", uncertain_text(group)))?;
+    }
+    if log.others_uncertain {
+        out.line(
+            "  groups of which nothing else is left may have been in a damaged place, with all that they had",
+        )?;
     }
     log.refounded.iter().try_for_each(|group| out.line(&format!("  {}", refounded_text(*group))))?;
     for group in &log.without_members {
@@ -232,6 +238,7 @@ pub(super) fn report_json(report: &Report) -> Value {
             "refused": report.log.refused.as_ref().map(ToString::to_string),
             "groups": groups_json(&report.log.groups),
             "refounded": names(&report.log.refounded),
+            "others_uncertain": report.log.others_uncertain,
             "without_members": names(&report.log.without_members),
         },
         "tables": {

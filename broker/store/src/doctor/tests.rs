@@ -612,3 +612,24 @@ fn a_log_of_which_only_files_that_were_made_ahead_are_left_is_not_sound() {
     assert_eq!(open_log(&disk).map(|_| ()).err(), report.log.refused, "as a start says");
     assert!(!report.is_sound());
 }
+
+#[test]
+fn that_a_group_may_have_been_there_of_which_nothing_is_left_is_said() {
+    let whole = store();
+    assert!(!report(&whole).log.others_uncertain);
+    let files = report(&whole).log.files;
+    let emptied = |from: usize| {
+        let disk = whole.fork();
+        for file in files[from..].iter().filter(|file| file.frames > 0) {
+            let path = Path::new("wal").join(&file.name);
+            disk.overwrite(&path, 4096, &vec![0; (file.bytes - 4096) as usize]).expect("there");
+        }
+        report(&disk).log
+    };
+    let all = emptied(0);
+    assert!(all.others_uncertain && all.groups.is_empty(), "{:?}", all.groups);
+    let (path, offset) = place(&whole, ONE, 0);
+    let disk = whole.fork();
+    disk.overwrite(&path, offset + 20, &[0xee; 80]).expect("there");
+    assert!(!report(&disk).log.others_uncertain, "the next file begins with all of them");
+}

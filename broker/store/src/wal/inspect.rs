@@ -116,6 +116,8 @@ pub struct LogReport {
     pub groups: Vec<GroupReport>,
     /// Whether a damaged place may have held a vote: a repaired node of a cluster must not vote as itself.
     pub votes_uncertain: bool,
+    /// Whether a damaged place may have held groups of which nothing else is left: they are in no list here.
+    pub others_uncertain: bool,
     /// Groups that have lost their first entry, which a repair writes again.
     pub refounded: Vec<GroupId>,
     /// Groups that would not start, repaired or not: nothing says who belongs to them.
@@ -172,7 +174,17 @@ pub(crate) fn inspect(disk: &Arc<dyn Disk>, known: &Known<'_>) -> Result<Inspect
     let groups = salvage.settle();
     let without_members = salvage.without_members(&known.checkpoints);
     let spares = listing.spares.len();
-    let report = LogReport { files, spares, refused, groups, votes_uncertain, refounded, without_members };
+    let others_uncertain = salvage.others_uncertain();
+    let report = LogReport {
+        files,
+        spares,
+        refused,
+        groups,
+        votes_uncertain,
+        others_uncertain,
+        refounded,
+        without_members,
+    };
     Ok(Inspected { report, salvage, next_seq })
 }
 

@@ -113,6 +113,9 @@ pub(super) struct Salvage {
     membership_kind: Option<u8>,
     torn_in: Option<u64>,
     frames_bad: bool,
+    /// The last file with a damaged place that may have held groups that nothing else tells of: the next file would, for
+    /// each begins with the votes of all.
+    others_uncertain_in: Option<u64>,
 }
 
 impl Salvage {
@@ -124,10 +127,10 @@ impl Salvage {
         match found {
             // It lasts to the end of the file; a file that has a log behind it was begun later.
             Found::Torn => self.torn_in = Some(seq),
-            Found::Gone => self.doubt_all(),
+            Found::Gone => self.doubt_all(seq),
             Found::Frame { head, state: FrameState::Bad, .. } if self.torn_in != Some(seq) => {
                 self.frames_bad = true;
-                self.doubt(&head);
+                self.doubt(seq, &head);
             }
             Found::Frame { .. } if self.torn_in == Some(seq) => {}
             Found::Frame { offset, head, payload, .. } => {
@@ -138,12 +141,12 @@ impl Salvage {
     }
 
     /// A frame is bad: what it says of itself counts only where it fits to what is known otherwise.
-    fn doubt(&mut self, head: &FrameHead) {
+    fn doubt(&mut self, seq: u64, head: &FrameHead) {
         let Some(group) = self.groups.get_mut(&head.group) else {
             // The first entry of a group; nothing of it can have been in front.
             let is_first = head.kind == FrameKind::Entry && head.id == LogId::default();
             if !is_first {
-                self.doubt_all();
+                self.doubt_all(seq);
             }
             return;
         };
@@ -158,11 +161,12 @@ impl Salvage {
             FrameKind::Entry if ahead.is_some_and(|ahead| ahead < BAD_IN_A_ROW_MAX) => {
                 group.end_uncertain = true
             }
-            _ => self.doubt_all(),
+            _ => self.doubt_all(seq),
         }
     }
 
-    fn doubt_all(&mut self) {
+    fn doubt_all(&mut self, seq: u64) {
+        self.others_uncertain_in = Some(seq);
         self.groups.values_mut().for_each(|group| group.end_uncertain = true);
     }
 
@@ -174,7 +178,10 @@ impl Salvage {
         group.term_max = group.term_max.max(head.id.term);
         match head.kind {
             FrameKind::Seal => {}
-            FrameKind::Vote => group.vote = Some(Bytes::copy_from_slice(&payload)),
+            FrameKind::Vote => {
+                group.vote = Some(Bytes::copy_from_slice(&payload));
+                self.others_uncertain_in = self.others_uncertain_in.filter(|damaged| *damaged >= place.seq);
+            }
             FrameKind::Truncate => {
                 let end = if head.entry_kind == 0 { 0 } else { head.id.index + 1 };
                 group.entries.split_off(&end);
@@ -216,6 +223,11 @@ impl Salvage {
         };
         let gap = files.windows(2).any(|pair| pair[0].seq + 1 != pair[1].seq);
         self.frames_bad || gap || files.iter().any(gone)
+    }
+
+    /// Whether a damaged place may have held groups that nothing else tells of.
+    pub(super) fn others_uncertain(&self) -> bool {
+        self.others_uncertain_in.is_some()
     }
 
     /// Leaves out what state and runs have (`covered`) where the log itself cannot be followed up to there.
