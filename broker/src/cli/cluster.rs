@@ -12,6 +12,7 @@ use super::{
     connect::{Common, Output, runtime},
     error::{CliError, Missing},
     http::{self, HttpPort},
+    number::number,
     output::Out,
     topic::{Changes, show_configs},
 };
@@ -36,7 +37,7 @@ enum ClusterCommand {
     /// Show the configuration of a broker.
     Config {
         /// The broker [default: the one that leads the metadata].
-        #[arg(long, value_name = "ID")]
+        #[arg(long, value_name = "ID", value_parser = number::<i32>(0..))]
         broker: Option<i32>,
         /// Also keys that nobody set.
         #[arg(long)]
@@ -45,7 +46,7 @@ enum ClusterCommand {
     /// Change the configuration of brokers while they run.
     Alter {
         /// Only this broker [default: all].
-        #[arg(long, value_name = "ID")]
+        #[arg(long, value_name = "ID", value_parser = number::<i32>(0..))]
         broker: Option<i32>,
         #[command(flatten)]
         changes: Changes,

@@ -74,6 +74,11 @@ pub(super) fn group_name(text: &str) -> Result<String, &'static str> {
     if text.is_empty() { Err("a group's name is not empty") } else { Ok(text.to_string()) }
 }
 
+/// What is between a key and its value, if it could be.
+pub(super) fn separator(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() { Err("a separator is not empty") } else { Ok(text.to_string()) }
+}
+
 /// The topic, by its place or by its flag.
 #[derive(Clone, Debug, Args)]
 #[group(required = true, multiple = false)]

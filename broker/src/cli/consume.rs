@@ -13,9 +13,10 @@ use millstream_client::{
 };
 
 use super::{
-    connect::{Common, Output, TopicName, group_name, runtime},
+    connect::{Common, Output, TopicName, group_name, runtime, separator},
     error::{CliError, Missing},
     find,
+    number::number,
     printer::Printer,
     record_text::Format,
     trail::RecordEnd,
@@ -30,21 +31,21 @@ pub(super) struct ConsumeArgs {
     #[command(flatten)]
     topic: TopicName,
     /// Only this partition; may be given several times.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    #[arg(long, value_name = "N", value_parser = number::<i32>(0..))]
     partition: Vec<i32>,
     /// Begin with the first record that there is.
     #[arg(long, conflicts_with_all = ["offset", "since"])]
     from_beginning: bool,
     /// Begin with this offset in every partition; a negative number counts from the end of each, so that -1 is the last
     /// record of every partition.
-    #[arg(long, value_name = "N", allow_negative_numbers = true, conflicts_with = "since")]
+    #[arg(long, value_name = "N", value_parser = number::<i64>(..), conflicts_with = "since")]
     offset: Option<i64>,
     /// Begin with the first record whose timestamp is at or after this: how long ago (90s, 15m, 2h, 7d), a date in UTC
     /// (2026-01-31T18:30:00Z), or milliseconds since 1970.
-    #[arg(long, value_name = "TIME", alias = "since-ms")]
+    #[arg(long, value_name = "TIME", alias = "since-ms", allow_hyphen_values = true)]
     since: Option<When>,
     /// End after so many records.
-    #[arg(long, value_name = "N", visible_alias = "limit")]
+    #[arg(long, value_name = "N", visible_alias = "limit", value_parser = number::<u64>(0..))]
     max_messages: Option<u64>,
     /// Wait for more at the end.
     #[arg(long)]
@@ -58,7 +59,7 @@ pub(super) struct ConsumeArgs {
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
     /// Print the key and this text in front of the value.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = separator)]
     key_separator: Option<String>,
     #[command(flatten)]
     common: Common,
@@ -67,8 +68,17 @@ pub(super) struct ConsumeArgs {
 impl ConsumeArgs {
     /// What --output and --key-separator make of the format.
     fn settle_format(&mut self) -> Result<(), CliError> {
+        let wants_json = self.common.output == Output::Json;
         match (&self.format, self.key_separator.take()) {
-            (Format::Text, None) if self.common.output == Output::Json => self.format = Format::Json,
+            (Format::Text, None) if wants_json => self.format = Format::Json,
+            (Format::Text, Some(value)) if wants_json => {
+                let allowed = "not with --output json, where each record has its key";
+                return Err(CliError::Flag { flag: "--key-separator", value, allowed });
+            }
+            (Format::Template(_), _) if wants_json => {
+                let allowed = "not with a template for --format, which says what is printed";
+                return Err(CliError::Flag { flag: "--output", value: "json".to_string(), allowed });
+            }
             (Format::Text, Some(separator)) => self.format = Format::keyed(&separator),
             (_, None) => {}
             (_, Some(value)) => {

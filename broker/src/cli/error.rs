@@ -12,7 +12,7 @@ use super::{bench::ReportError, line_record::LineProblem, output::counted};
 use crate::{config::ServeConfigError, near::any_of, node::NodeError, signals::Ending};
 
 /// What a topic may be called.
-const TOPIC_NAME: &str = "1 to 249 letters, digits, '.', '_' and '-', and neither '.' nor '..'";
+const TOPIC_NAME: &str = "1 to 249 ASCII letters, digits, '.', '_' and '-', and neither '.' nor '..'";
 
 /// Each kind has its exit code.
 #[derive(Debug, thiserror::Error)]

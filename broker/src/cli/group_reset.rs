@@ -16,6 +16,7 @@ use super::{
     error::CliError,
     find,
     group::{existing, refused},
+    number::number,
     output::Out,
     when::When,
 };
@@ -34,7 +35,7 @@ pub(super) struct ResetArgs {
     #[arg(long, value_name = "NAME", add = candidates::topics())]
     topic: String,
     /// Only this partition; may be given several times.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    #[arg(long, value_name = "N", value_parser = number::<i32>(0..))]
     partition: Vec<i32>,
     #[command(flatten)]
     to: Target,
@@ -57,13 +58,13 @@ struct Target {
     #[arg(long)]
     to_latest: bool,
     /// To this offset, or the nearest that there is.
-    #[arg(long, value_name = "OFFSET", value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, value_name = "OFFSET", value_parser = number::<i64>(0..))]
     to_offset: Option<i64>,
     /// By so many records, forwards or (negative) backwards from where the group is.
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = number::<i64>(..))]
     by: Option<i64>,
     /// To the first record whose timestamp is at or after this; see `consume --since`.
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     since: Option<When>,
 }
 

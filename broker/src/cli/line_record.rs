@@ -10,7 +10,7 @@ type Headers = Vec<(String, Option<Bytes>)>;
 
 /// How lines are read. `headers` come with every record, in front of its own.
 pub(super) enum LineFormat {
-    /// The line is the value, with the key in front of the separator.
+    /// The line is the value, as it is but for the line feed at its end, with the key in front of the separator.
     Text { separator: Option<String>, headers: Headers },
     /// The line is an object.
     Json { headers: Headers },
@@ -46,7 +46,6 @@ impl LineFormat {
     /// The record of a line.
     pub(super) fn record(&self, line: &[u8]) -> Result<Record, LineProblem> {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
         match self {
             LineFormat::Text { separator, headers } => {
                 let (key, value) = split(line, separator.as_deref());
@@ -60,9 +59,7 @@ impl LineFormat {
 /// Key and value of a line.
 fn split(line: &[u8], separator: Option<&str>) -> (Option<Bytes>, Bytes) {
     let copy = Bytes::copy_from_slice;
-    let Some(separator) = separator.map(str::as_bytes).filter(|separator| !separator.is_empty()) else {
-        return (None, copy(line));
-    };
+    let Some(separator) = separator.map(str::as_bytes) else { return (None, copy(line)) };
     match line.windows(separator.len()).position(|at| at == separator) {
         Some(at) => (Some(copy(&line[..at])), copy(&line[at + separator.len()..])),
         None => (None, copy(line)),
@@ -153,7 +150,7 @@ mod tests {
     fn a_line_is_a_value_with_a_key_in_front_of_the_separator() {
         for (line, separator, key, value) in [
             ("a\n", None, None, "a"),
-            ("a:b\r\n", None, None, "a:b"),
+            ("a:b\r\n", None, None, "a:b\r"),
             ("a:b:c\n", Some(":"), Some("a"), "b:c"),
             ("a::b", Some("::"), Some("a"), "b"),
             ("none\n", Some(":"), None, "none"),

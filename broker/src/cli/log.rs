@@ -9,6 +9,7 @@ use serde_json::json;
 use super::{
     doctor::{Local, LocalOutput, report_json, show_log},
     error::CliError,
+    number::number,
     output::Out,
 };
 
@@ -24,10 +25,10 @@ enum LogCommand {
     /// Print the log's frames, one in a line.
     Dump {
         /// Only those of this group; 0 is the metadata group.
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = number::<u32>(0..))]
         group: Option<u32>,
         /// End after so many.
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = number::<u64>(0..))]
         limit: Option<u64>,
         #[command(flatten)]
         local: Local,

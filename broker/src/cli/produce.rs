@@ -14,11 +14,12 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 
 use super::{
-    connect::{Common, Output, TopicName, runtime},
+    connect::{Common, Output, TopicName, runtime, separator},
     consume::chosen,
     error::{CliError, SoFar},
     find,
     line_record::{self, LineFormat},
+    number::number,
     output::{Out, counted},
     pace::Pace,
     progress::{Progress, When},
@@ -70,7 +71,7 @@ pub(super) enum CompressionArg {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum FormatArg {
-    /// The line is the value; --key-separator splits a key off.
+    /// The line is the value, without the line feed at its end; --key-separator splits a key off.
     Text,
     /// The line is a JSON object: `value`, and if wanted `key`, `headers` and `timestamp_ms`. `consume --format json` writes
     /// such lines.
@@ -92,7 +93,7 @@ pub(super) struct ProduceArgs {
     #[arg(long, value_enum, default_value = "text")]
     format: FormatArg,
     /// What is in front of this text in a line is the key; a line without it has none.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = separator)]
     key_separator: Option<String>,
     /// A header for every record; may be given several times.
     #[arg(long, value_name = "NAME=VALUE")]
@@ -102,16 +103,16 @@ pub(super) struct ProduceArgs {
     /// Records without a key go to one partition until a batch is sent, then to the next one: a batch is sent when it has
     /// 128 KiB or has waited for 5 ms. So a few lines that come at once are in one partition, many are spread evenly, and
     /// lines that are typed go to each in turn.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    #[arg(long, value_name = "N", value_parser = number::<i32>(0..))]
     partition: Option<i32>,
     /// Most records in a second [default: as fast as it goes].
-    #[arg(long, value_name = "RECORDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "RECORDS", value_parser = number::<u64>(1..))]
     rate: Option<u64>,
     /// When a record counts as delivered.
-    #[arg(long, value_parser = acks(), allow_negative_numbers = true, default_value = "all")]
+    #[arg(long, value_parser = acks(), default_value = "all")]
     acks: Acks,
     /// How long a record is tried.
-    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = number::<u64>(1..=86_400))]
     timeout: u64,
     /// How batches are compressed.
     #[arg(long, value_enum, default_value = "none")]

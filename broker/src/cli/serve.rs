@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, ValueEnum};
 use tracing_subscriber::filter::LevelFilter;
 
-use super::{connect::host_and_port, error::CliError};
+use super::{connect::host_and_port, error::CliError, number::number};
 use crate::{
     config::{ServeConfig, ServeOptions},
     node,
@@ -44,7 +44,7 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_ADVERTISED_KAFKA", value_parser = host_and_port)]
     advertised_kafka: Option<String>,
     /// This node's id [default: 1].
-    #[arg(long, value_name = "N", env = "MILLSTREAM_NODE_ID")]
+    #[arg(long, value_name = "N", env = "MILLSTREAM_NODE_ID", value_parser = number::<u64>(0..=i32::MAX as u64))]
     node_id: Option<u64>,
     /// The rack that this node is in.
     #[arg(long, value_name = "R", env = "MILLSTREAM_RACK")]

@@ -15,6 +15,7 @@ use super::{
     connect::{Common, Output, runtime},
     error::CliError,
     find,
+    number::number,
     output::{Out, counted},
 };
 
@@ -50,10 +51,10 @@ enum TopicCommand {
         /// Its name.
         name: String,
         /// Partitions; -1 is the default too [default: the broker's num.partitions].
-        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = count::<i32>)]
+        #[arg(long, value_name = "N", value_parser = count::<i32>)]
         partitions: Option<i32>,
         /// Replicas; -1 is the default too [default: the broker's default.replication.factor].
-        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = count::<i16>)]
+        #[arg(long, value_name = "N", value_parser = count::<i16>)]
         replication_factor: Option<i16>,
         /// A configuration key; may be given several times.
         #[arg(long = "config", value_name = "KEY=VALUE")]
@@ -100,7 +101,7 @@ enum TopicCommand {
         #[arg(add = candidates::topics())]
         name: String,
         /// Partitions that it is to have.
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+        #[arg(long, value_name = "N", value_parser = number::<i32>(1..))]
         partitions: i32,
     },
 }

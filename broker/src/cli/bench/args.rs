@@ -7,6 +7,7 @@ use millstream_client::producer::{Acks, ProducerConfig};
 
 pub(super) use crate::cli::connect::Common;
 use crate::cli::{
+    number::number,
     produce::{CompressionArg, acks},
     progress::When,
 };
@@ -38,10 +39,10 @@ pub(super) struct Conditions {
     #[arg(long, value_name = "TEXT")]
     pub(super) commit: Option<String>,
     /// The broker's process on this machine, whose processor time is measured too.
-    #[arg(long, value_name = "PID")]
+    #[arg(long, value_name = "PID", value_parser = number::<u32>(0..))]
     pub(super) pid: Option<u32>,
     /// How many times it is measured; a report shows the spread.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number::<u32>(1..=1000))]
     pub(super) rounds: u32,
     /// Add each result to this file, a line of JSON each, for `bench report`.
     #[arg(long, value_name = "FILE")]
@@ -100,7 +101,7 @@ pub(super) struct TopicArgs {
     #[arg(long, value_name = "NAME")]
     pub(super) topic: Option<String>,
     /// Partitions of a new topic.
-    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = number::<i32>(1..))]
     pub(super) partitions: i32,
 }
 
@@ -108,19 +109,19 @@ pub(super) struct TopicArgs {
 #[derive(Debug, Args)]
 pub(super) struct RecordArgs {
     /// Bytes of a record's value; they do not compress.
-    #[arg(long, value_name = "BYTES", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "BYTES", default_value_t = 1024, value_parser = number::<u32>(1..=1_000_000))]
     pub(super) size: u32,
     /// When a record counts as delivered.
-    #[arg(long, value_parser = acks(), allow_negative_numbers = true, default_value = "all")]
+    #[arg(long, value_parser = acks(), default_value = "all")]
     pub(super) acks: Acks,
     /// How batches are compressed.
     #[arg(long, value_enum, default_value = "none")]
     pub(super) compression: CompressionArg,
     /// Milliseconds that a batch waits for more records [default: 5; for a fixed rate 0].
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    #[arg(long, value_name = "MS", value_parser = number::<u64>(0..=60_000))]
     pub(super) linger_ms: Option<u64>,
     /// How long a record is tried.
-    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = number::<u64>(1..=86_400))]
     pub(super) timeout: u64,
 }
 
@@ -147,7 +148,7 @@ pub(super) struct ProduceArgs {
     #[command(flatten)]
     pub(super) topic: TopicArgs,
     /// How many records.
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = number::<u64>(1..))]
     pub(super) records: u64,
     #[command(flatten)]
     pub(super) record: RecordArgs,
@@ -158,7 +159,7 @@ pub(super) struct ConsumeArgs {
     #[command(flatten)]
     pub(super) topic: TopicArgs,
     /// Records that a new topic is filled with before it is measured.
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = number::<u64>(1..))]
     pub(super) records: u64,
     #[command(flatten)]
     pub(super) record: RecordArgs,
@@ -169,13 +170,13 @@ pub(super) struct PacedArgs {
     #[command(flatten)]
     pub(super) topic: TopicArgs,
     /// Records per second.
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = number::<u64>(1..=1_000_000))]
     pub(super) rate: u64,
     /// How long is measured.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = number::<u64>(1..=86_400))]
     pub(super) seconds: u64,
     /// How long records are written before that; they do not count.
-    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=3_600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = number::<u64>(0..=3_600))]
     pub(super) warmup: u64,
     #[command(flatten)]
     pub(super) record: RecordArgs,
@@ -184,13 +185,13 @@ pub(super) struct PacedArgs {
 #[derive(Debug, Args)]
 pub(super) struct PartitionsArgs {
     /// How many topics.
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = number::<u32>(1..=10_000))]
     pub(super) topics: u32,
     /// Partitions of each topic.
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(i32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = number::<i32>(1..=100_000))]
     pub(super) partitions: i32,
     /// How many records, over all partitions in turn.
-    #[arg(long, value_name = "N", default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 500_000, value_parser = number::<u64>(1..))]
     pub(super) records: u64,
     #[command(flatten)]
     pub(super) record: RecordArgs,
@@ -201,13 +202,13 @@ pub(super) struct GroupsArgs {
     #[command(flatten)]
     pub(super) topic: TopicArgs,
     /// How many groups; each reads everything.
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = number::<u32>(1..=1_000))]
     pub(super) groups: u32,
     /// Members of each group.
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = number::<u32>(1..=100))]
     pub(super) members: u32,
     /// Records that a new topic is filled with before it is measured.
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = number::<u64>(1..))]
     pub(super) records: u64,
     #[command(flatten)]
     pub(super) record: RecordArgs,

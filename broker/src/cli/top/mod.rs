@@ -18,6 +18,7 @@ use self::{
 use super::{
     connect::{Output, host_and_port, runtime},
     error::CliError,
+    number::number,
     output::Out,
     screen::Screen,
 };
@@ -33,10 +34,10 @@ pub(super) struct TopArgs {
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9644", env = "MILLSTREAM_HTTP_ADDR", value_parser = host_and_port)]
     http_addr: String,
     /// Seconds between two looks.
-    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = number::<u64>(1..))]
     every: u64,
     /// End after so many looks [default: when it is interrupted].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number::<u64>(1..))]
     count: Option<u64>,
     /// The shape of results.
     #[arg(long, value_enum, default_value_t)]
