@@ -208,6 +208,22 @@ fn the_doctor_looks_only_at_what_does_not_run() {
 }
 
 #[test]
+fn a_log_that_was_cut_is_not_sound_and_no_repair_is_offered_that_does_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broker = Broker::start(dir.path());
+    broker.ask_with(&["produce", "--topic", "n", "--create"], &numbers(10));
+    drop(broker);
+    let log = std::fs::OpenOptions::new().write(true).open(dir.path().join("wal/wal-0000000000000001.log"));
+    log.expect("there").set_len(5000).expect("cut");
+    for command in [&["doctor"][..], &["log", "verify"]] {
+        let output =
+            Command::new(PROGRAM).args(command).arg("--data-dir").arg(dir.path()).output().expect("it ends");
+        let said = text(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains("restore a backup"), "{command:?}: {said}");
+    }
+}
+
+#[test]
 fn a_broker_that_is_stopped_as_soon_as_it_is_ready_stops_in_order() {
     let dir = tempfile::tempdir().expect("a directory");
     (0..10).for_each(|_| Broker::start(dir.path()).stop());

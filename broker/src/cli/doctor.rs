@@ -59,7 +59,12 @@ pub(super) fn run(args: DoctorArgs) -> Result<(), CliError> {
         LocalOutput::Table => show_report(&report, &mut out)?,
     }
     out.flush()?;
-    if report.is_sound() { Ok(()) } else { Err(CliError::Unsound { dir: args.local.data_dir }) }
+    if report.is_sound() { Ok(()) } else { Err(unsound(&report, args.local)) }
+}
+
+/// What is to be done with a store that is not sound.
+pub(super) fn unsound(report: &Report, local: Local) -> CliError {
+    CliError::Unsound { dir: local.data_dir, repairable: report.can_be_repaired() }
 }
 
 fn show_repaired(repaired: &Repaired, local: &Local, out: &mut Out) -> Result<(), CliError> {
@@ -111,7 +116,7 @@ fn verdict(report: &Report) -> String {
         _ if report.is_sound() => return "sound".to_string(),
         _ if !report.can_be_repaired() => return "not sound".to_string(),
         (0, false) => "a repair of the log loses nothing".to_string(),
-        (0, true) => "without other nodes a repair may lose what was last written".to_string(),
+        (0, true) => "without other nodes a repair may lose what is named here".to_string(),
         (lost, false) => format!("without other nodes a repair loses {lost} entries"),
         (lost, true) => format!("without other nodes a repair loses {lost} entries or more"),
     };

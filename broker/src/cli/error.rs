@@ -128,10 +128,16 @@ pub(super) enum CliError {
     #[error(transparent)]
     Doctor(#[from] DoctorError),
     /// Something is wrong with a data directory.
-    #[error("{} is not sound; `millstream doctor --data-dir {} --repair` repairs its log", dir.display(), dir.display())]
+    #[error("{} is not sound; {}", dir.display(), if *repairable {
+        format!("`millstream doctor --data-dir {} --repair` repairs its log", dir.display())
+    } else {
+        "no repair of the log helps: restore a backup".to_string()
+    })]
     Unsound {
         /// The data directory.
         dir: PathBuf,
+        /// Whether a repair of its log makes anything better.
+        repairable: bool,
     },
     /// The system refused something.
     #[error("{what}: {source}")]

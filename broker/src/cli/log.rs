@@ -7,7 +7,7 @@ use millstream_store::doctor::{self, FrameRecord, FrameState};
 use serde_json::json;
 
 use super::{
-    doctor::{Local, LocalOutput, report_json, show_log},
+    doctor::{Local, LocalOutput, report_json, show_log, unsound},
     error::CliError,
     number::number,
     output::Out,
@@ -44,21 +44,18 @@ enum LogCommand {
 pub(super) fn run(args: LogArgs) -> Result<(), CliError> {
     match args.command {
         LogCommand::Dump { group, limit, local } => dump(&local, group.map(GroupId), limit),
-        LogCommand::Verify { local } => verify(&local),
+        LogCommand::Verify { local } => verify(local),
     }
 }
 
-fn verify(local: &Local) -> Result<(), CliError> {
+fn verify(local: Local) -> Result<(), CliError> {
     let (report, mut out) = (doctor::inspect(&local.data_dir, &REPLICAS)?, Out::new());
     match local.output {
         LocalOutput::Json => out.json(&report_json(&report)["log"])?,
         LocalOutput::Table => show_log(&report, &mut out)?,
     }
     out.flush()?;
-    match report.log.refused {
-        None => Ok(()),
-        Some(_) => Err(CliError::Unsound { dir: local.data_dir.clone() }),
-    }
+    if report.log.is_sound() { Ok(()) } else { Err(unsound(&report, local)) }
 }
 
 fn dump(local: &Local, group: Option<GroupId>, limit: Option<u64>) -> Result<(), CliError> {

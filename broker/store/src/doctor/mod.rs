@@ -94,13 +94,8 @@ pub struct Report {
 impl Report {
     /// Whether a broker starts on it and everything that was durable is there.
     pub fn is_sound(&self) -> bool {
-        let torn_only = |file: &FileReport| file.problems.iter().all(|p| p.kind == ProblemKind::Torn);
         let stray = |finding: &tables::Finding| matches!(finding, tables::Finding::Stray { .. });
-        self.log.refused.is_none()
-            && self.log.refounded.is_empty()
-            && self.log.without_members.is_empty()
-            && self.log.files.iter().all(torn_only)
-            && self.tables.findings.iter().all(stray)
+        self.log.is_sound() && self.tables.findings.iter().all(stray)
     }
 
     /// Whether a repair of the log makes anything better.

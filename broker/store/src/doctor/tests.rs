@@ -633,3 +633,26 @@ fn that_a_group_may_have_been_there_of_which_nothing_is_left_is_said() {
     disk.overwrite(&path, offset + 20, &[0xee; 80]).expect("there");
     assert!(!report(&disk).log.others_uncertain, "the next file begins with all of them");
 }
+
+#[test]
+fn that_nothing_tells_what_was_in_a_file_is_said() {
+    let whole = store();
+    let files: Vec<FileReport> =
+        report(&whole).log.files.into_iter().filter(|file| file.frames > 0).collect();
+    let disk = whole.fork();
+    let last = files.last().expect("there is one");
+    disk.write_file(Path::new("wal").join(&last.name), &[]).expect("emptied");
+    let log = report(&disk).log;
+    assert!(log.refused.is_some() && log.others_uncertain, "{log:?}");
+    assert!(log.groups.iter().all(|group| group.end_uncertain), "{:?}", log.groups);
+
+    let disk = whole.fork();
+    let tables = Tables::open(disk_of(&disk), Default::default()).expect("tables").0;
+    tables.applied(ONE, LogId::new(3, 19));
+    tables.flush().expect("flushed");
+    for file in report(&disk).log.files {
+        disk.remove(&Path::new("wal").join(&file.name)).expect("removed");
+    }
+    let log = report(&disk).log;
+    assert!(matches!(log.refused, Some(OpenError::GroupMissing { .. })) && log.others_uncertain, "{log:?}");
+}

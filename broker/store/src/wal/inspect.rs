@@ -124,6 +124,17 @@ pub struct LogReport {
     pub without_members: Vec<GroupId>,
 }
 
+impl LogReport {
+    /// Whether nothing is wrong with it.
+    pub fn is_sound(&self) -> bool {
+        let torn_only = |file: &FileReport| file.problems.iter().all(|p| p.kind == ProblemKind::Torn);
+        self.refused.is_none()
+            && self.refounded.is_empty()
+            && self.without_members.is_empty()
+            && self.files.iter().all(torn_only)
+    }
+}
+
 /// Gives what is to be written for groups of which these things are left.
 pub(crate) type Refounding<'a> = dyn Fn(&BTreeMap<GroupId, Beginning>, bool) -> Option<Refound> + 'a;
 
@@ -162,12 +173,18 @@ pub(crate) fn inspect(disk: &Arc<dyn Disk>, known: &Known<'_>) -> Result<Inspect
         let limit = durable_limit(&pool, file, listing.files.get(i + 1))?;
         files.push(walk(&pool, file, limit, &mut |found| salvage.add(file.seq, found))?);
     }
+    if listing.files.is_empty() && !known.flushed.is_empty() {
+        // There was one, for runs have what was in it.
+        salvage.add(0, Found::Gone);
+    }
     let refused = recovery::judge(&**disk, &RecoveryBase { flushed: known.flushed.clone() }).err();
     let votes_uncertain = salvage.votes_uncertain(&files);
     let next_seq = listing.files.last().map_or(1, |file| file.seq + 1);
     salvage.skip(&known.covered);
     let beginnings = salvage.beginnings(&known.checkpoints);
     let refound = known.refound.and_then(|refound| refound(&beginnings, votes_uncertain));
+    // With it goes a vote that is above all that may be lost.
+    let votes_uncertain = votes_uncertain && refound.is_none();
     let refounded = refound
         .map(|refound| salvage.refound(&refound, &known.checkpoints, refused.is_some()))
         .unwrap_or_default();
@@ -304,7 +321,13 @@ fn walk(
             },
         };
     }
-    if walk.report.problems.iter().any(|problem| problem.kind == ProblemKind::Short) {
+    let is_empty = walk.report.frames == 0;
+    let is_gone = |problem: &Problem| match problem.kind {
+        ProblemKind::Short => true,
+        ProblemKind::Header => is_empty,
+        ProblemKind::Torn | ProblemKind::Damaged => false,
+    };
+    if walk.report.problems.iter().any(is_gone) {
         (walk.visit)(Found::Gone);
     }
     Ok(walk.report)

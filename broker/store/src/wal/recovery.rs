@@ -322,10 +322,11 @@ impl<'a> Scan<'a> {
         };
         if reader.file.len < header.file_bytes {
             // No crash does that. What the log itself says of its end decides, as for any torn tail.
-            tracing::warn!(
+            tracing::error!(
                 file = file_name(seq),
                 bytes = reader.file.len,
-                "a log file is shorter than it was made"
+                bytes_made = header.file_bytes,
+                "a log file was cut: if there was anything behind its end, it is lost, and a backup may have it"
             );
         }
         if let (Some(head), Some(previous)) = (reader.head(FILE_HEAD_BYTES)?, previous)
