@@ -205,6 +205,11 @@ fn the_doctor_looks_only_at_what_does_not_run() {
     drop(broker);
     let (code, said) = doctor();
     assert!(code == Some(0) && said.ends_with("sound\n"), "{said}");
+    let mut repair = Command::new(PROGRAM);
+    repair.args(["doctor", "--repair", "--output", "json", "--data-dir"]).arg(dir.path());
+    let told: serde_json::Value =
+        serde_json::from_slice(&repair.output().expect("it ends").stdout).expect("one JSON value");
+    assert_eq!((&told["repair"]["repaired"], &told["sound"]), (&"nothing".into(), &true.into()));
 }
 
 #[test]

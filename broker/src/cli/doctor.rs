@@ -1,6 +1,6 @@
 //! `millstream doctor`: looks at the data directory of a broker that does not run, and repairs its log when told to.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use millstream_model::GroupId;
@@ -48,16 +48,28 @@ pub(super) struct DoctorArgs {
 
 /// Does what the command line says.
 pub(super) fn run(args: DoctorArgs) -> Result<(), CliError> {
+    let dir = &args.local.data_dir;
+    let repaired = args.repair.then(|| doctor::repair(dir, &REPLICAS)).transpose()?;
+    let looked_at = doctor::inspect(dir, &REPLICAS);
     let mut out = Out::new();
-    if args.repair {
-        let repaired = doctor::repair(&args.local.data_dir, &REPLICAS)?;
-        show_repaired(&repaired, &args.local, &mut out)?;
-    }
-    let report = doctor::inspect(&args.local.data_dir, &REPLICAS)?;
-    match args.local.output {
-        LocalOutput::Json => out.json(&report_json(&report))?,
-        LocalOutput::Table => show_report(&report, &mut out)?,
-    }
+    let report = match args.local.output {
+        LocalOutput::Json => {
+            let report = looked_at?;
+            let mut told = report_json(&report);
+            if let Some(repaired) = &repaired {
+                told["repair"] = repaired_json(repaired);
+            }
+            out.json(&told)?;
+            report
+        }
+        LocalOutput::Table => {
+            // Also where it cannot be looked at any more.
+            repaired.iter().try_for_each(|repaired| show_repaired(repaired, dir, &mut out))?;
+            let report = looked_at?;
+            show_report(&report, &mut out)?;
+            report
+        }
+    };
     out.flush()?;
     if report.is_sound() { Ok(()) } else { Err(unsound(&report, args.local)) }
 }
@@ -67,18 +79,12 @@ pub(super) fn unsound(report: &Report, local: Local) -> CliError {
     CliError::Unsound { dir: local.data_dir, repairable: report.can_be_repaired() }
 }
 
-fn show_repaired(repaired: &Repaired, local: &Local, out: &mut Out) -> Result<(), CliError> {
-    if local.output == LocalOutput::Json {
-        return out.json(&repaired_json(repaired));
-    }
+fn show_repaired(repaired: &Repaired, dir: &Path, out: &mut Out) -> Result<(), CliError> {
     match repaired {
         Repaired::Nothing => out.line("there was nothing to repair in the log"),
         Repaired::Finished => out.line("an earlier repair was interrupted; it is finished now"),
         Repaired::Replaced { aside, groups, refounded, votes_uncertain } => {
-            out.line(&format!(
-                "the log was replaced; the old one is in {}",
-                local.data_dir.join(aside).display()
-            ))?;
+            out.line(&format!("the log was replaced; the old one is in {}", dir.join(aside).display()))?;
             for group in groups.iter().filter(|group| group.lost() > 0) {
                 out.line(&format!("{} lost {} entries", group.group, group.lost()))?;
             }
