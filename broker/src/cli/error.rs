@@ -1,11 +1,12 @@
 //! Why a command did not do what it was told to, and what to do next.
 
-use std::{io, path::PathBuf};
+use std::{fmt, io, path::PathBuf};
 
 use millstream_client::{
     ClientError, ErrorCode,
     producer::{DeliveryError, SendError},
 };
+use millstream_model::limits::BATCH_BYTES_MAX;
 use millstream_store::doctor::DoctorError;
 
 use super::{bench::ReportError, line_record::LineProblem, output::counted};
@@ -32,7 +33,7 @@ pub(super) enum CliError {
         /// What the broker said.
         error: ClientError,
         /// What shows the keys that there are.
-        shown_by: &'static str,
+        shown_by: String,
     },
     /// A record was not taken.
     #[error(transparent)]
@@ -46,6 +47,28 @@ pub(super) enum CliError {
         all: u64,
         /// Why the first one was not.
         first: DeliveryError,
+    },
+    /// The first of the records that were not delivered is larger than the topic takes.
+    #[error(
+        "{failed} of {} {} not delivered: {size}", counted(*all, "record"), if *failed == 1 { "was" } else { "were" }
+    )]
+    TooLarge {
+        /// How many.
+        failed: u64,
+        /// Out of how many.
+        all: u64,
+        /// By how much, and what takes such a record.
+        size: TooLarge,
+    },
+    /// Some of what several names were given for could not be done.
+    #[error("{failed} of {all} {kind}s {} not deleted, as told above", if *failed == 1 { "was" } else { "were" })]
+    NotAll {
+        /// How many.
+        failed: usize,
+        /// Out of how many.
+        all: usize,
+        /// What the names are of.
+        kind: &'static str,
     },
     /// What was asked for is not there.
     #[error("{0}")]
@@ -175,6 +198,45 @@ pub(super) enum SoFar {
     Measured,
 }
 
+/// A record that is larger than its topic takes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct TooLarge {
+    /// The topic.
+    pub(super) topic: String,
+    /// What the record has, with its key and its headers.
+    pub(super) bytes: usize,
+    /// The topic's `max.message.bytes`, where it is known.
+    pub(super) bytes_max: Option<usize>,
+    /// Whether it was compressed.
+    pub(super) compressed: bool,
+}
+
+/// More than the fields of a batch take around one record.
+const AROUND_RECORD_BYTES: usize = 1024;
+
+impl fmt::Display for TooLarge {
+    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let TooLarge { topic, bytes, bytes_max, compressed } = self;
+        write!(text, "a record of {bytes} bytes is larger than topic '{topic}' takes")?;
+        match bytes_max {
+            Some(max) => write!(text, " (MESSAGE_TOO_LARGE: its max.message.bytes is {max})")?,
+            None => write!(text, " (MESSAGE_TOO_LARGE)")?,
+        }
+        let needed = bytes + AROUND_RECORD_BYTES;
+        let raised = match needed <= BATCH_BYTES_MAX && bytes_max.is_none_or(|max| max < needed) {
+            true => {
+                format!("`millstream topic alter {topic} --set max.message.bytes={needed}` lets it take it")
+            }
+            false => format!("no topic takes more than {BATCH_BYTES_MAX} bytes at once"),
+        };
+        write!(
+            text,
+            "; {raised}{}",
+            if *compressed { "" } else { ", --compression zstd may make it small enough" }
+        )
+    }
+}
+
 /// Something that is not there.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Missing {
@@ -283,10 +345,19 @@ impl CliError {
         matches!(self, CliError::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
     }
 
+    /// Whether it is about what was named, and says nothing about any other name.
+    pub(super) fn is_about_name(&self) -> bool {
+        match self {
+            CliError::Missing(_) | CliError::GroupBusy { .. } => true,
+            CliError::Client(error) => error.code().is_some(),
+            _ => false,
+        }
+    }
+
     /// A refusal, with what shows the keys that there are if it is about one of them.
-    pub(super) fn about_keys(error: ClientError, shown_by: &'static str) -> CliError {
+    pub(super) fn about_keys(error: ClientError, shown_by: impl Into<String>) -> CliError {
         match error.code() {
-            Some(ErrorCode::INVALID_CONFIG) => CliError::Keys { error, shown_by },
+            Some(ErrorCode::INVALID_CONFIG) => CliError::Keys { error, shown_by: shown_by.into() },
             _ => error.into(),
         }
     }
@@ -343,6 +414,9 @@ fn next_step(error: &ClientError) -> &'static str {
         Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) => {
             "; `millstream topic list` shows what there is, `millstream topic create` makes one"
         }
+        Some(ErrorCode::CORRUPT_MESSAGE) => {
+            "; what is stored there is damaged: the broker's log names the file, `millstream doctor --data-dir DIR` says more when the broker is stopped, and `consume --offset N` reads what is behind it"
+        }
         Some(ErrorCode::TOPIC_ALREADY_EXISTS) => "; `millstream topic describe` shows it",
         Some(ErrorCode::COORDINATOR_NOT_AVAILABLE | ErrorCode::COORDINATOR_LOAD_IN_PROGRESS) => {
             "; try again in a moment"
@@ -366,8 +440,25 @@ mod tests {
         let code = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
         let error = CliError::from(ClientError::Refused { what: "topic 'a'".into(), code, reason: None });
         assert!(error.to_string().contains("topic create"), "{error}");
+        let (what, code) = ("fetch a-0 from offset 0".into(), ErrorCode::CORRUPT_MESSAGE);
+        let error = CliError::from(ClientError::Refused { what, code, reason: None }).to_string();
+        assert!(error.contains("millstream doctor") && error.contains("consume --offset N"), "{error}");
         let closed = CliError::io("write")(io::ErrorKind::BrokenPipe.into());
         assert!(closed.is_closed_pipe());
+    }
+
+    #[test]
+    fn a_record_that_is_too_large_says_what_would_take_it() {
+        let size = |bytes, bytes_max, compressed| {
+            TooLarge { topic: "a".to_string(), bytes, bytes_max, compressed }.to_string()
+        };
+        let said = size(2_000_000, Some(1_048_588), false);
+        assert_eq!(
+            said,
+            "a record of 2000000 bytes is larger than topic 'a' takes (MESSAGE_TOO_LARGE: its max.message.bytes is 1048588); `millstream topic alter a --set max.message.bytes=2001024` lets it take it, --compression zstd may make it small enough"
+        );
+        assert!(!size(2_000_000, None, true).contains("--compression"));
+        assert!(size(BATCH_BYTES_MAX, Some(1_048_588), true).ends_with("bytes at once"));
     }
 
     #[test]

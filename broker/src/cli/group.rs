@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::{
     connect::{Common, Output, group_name, runtime},
+    each::each,
     error::CliError,
     find::{self, LOOK_AT_GROUPS},
     group_reset::{self, ResetArgs},
@@ -50,6 +51,8 @@ enum GroupCommand {
     /// A group that does not exist is refused, because its name is probably mistyped; --create makes it.
     Reset(ResetArgs),
     /// Remove groups that have no members, and what they have noted.
+    ///
+    /// Of several names each has its turn, also when another one fails; it ends with 1 if any did.
     Delete {
         /// Their names.
         #[arg(required = true, value_parser = group_name)]
@@ -67,15 +70,12 @@ pub(super) fn run(args: GroupArgs) -> Result<(), CliError> {
             GroupCommand::Describe { name } => describe(&admin, &name, output, &mut out).await?,
             GroupCommand::Reset(args) => group_reset::reset(&admin, &args, output, &mut out).await?,
             GroupCommand::Delete { names } => {
-                for name in names {
-                    if let Err(error) = admin.delete_group(&name).await {
-                        return Err(refused(&admin, &name, error).await);
-                    }
-                    match output {
-                        Output::Table => out.line(&format!("group '{name}' deleted"))?,
-                        Output::Json => out.json(&json!({ "group": name, "result": "deleted" }))?,
-                    }
-                }
+                each(&names, "group", async |name| match (admin.delete_group(name).await, output) {
+                    (Ok(()), Output::Table) => out.line(&format!("group '{name}' deleted")),
+                    (Ok(()), Output::Json) => out.json(&json!({ "group": name, "result": "deleted" })),
+                    (Err(error), _) => Err(refused(&admin, name, error).await),
+                })
+                .await?;
             }
         }
         out.flush()

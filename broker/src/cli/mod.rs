@@ -11,6 +11,7 @@ mod cluster_status;
 mod connect;
 mod consume;
 mod doctor;
+mod each;
 mod error;
 mod find;
 mod group;

@@ -2,12 +2,14 @@
 
 use std::{collections::VecDeque, io::BufRead, path::PathBuf, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use clap::{
     Args, ValueEnum,
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
 use millstream_client::{
-    Codec,
+    Cluster, Codec, ErrorCode,
+    admin::{Admin, ConfigOf},
     producer::{Acks, Delivered, Delivery, DeliveryError, Producer, ProducerConfig, Record},
 };
 use serde_json::json;
@@ -16,7 +18,7 @@ use tokio::runtime::Runtime;
 use super::{
     connect::{Common, Output, TopicName, runtime, separator},
     consume::chosen,
-    error::{CliError, SoFar},
+    error::{CliError, SoFar, TooLarge},
     find,
     line_record::{self, LineFormat},
     number::number,
@@ -129,15 +131,16 @@ pub(super) struct ProduceArgs {
 struct Tally {
     all: u64,
     failed: u64,
-    first: Option<DeliveryError>,
+    /// Why the first one was not delivered, and how large it is.
+    first: Option<(DeliveryError, usize)>,
 }
 
 impl Tally {
-    fn count(&mut self, result: Result<Delivered, DeliveryError>) {
+    fn count(&mut self, result: Result<Delivered, DeliveryError>, bytes: usize) {
         self.all += 1;
         if let Err(error) = result {
             self.failed += 1;
-            self.first.get_or_insert(error);
+            self.first.get_or_insert((error, bytes));
         }
     }
 }
@@ -152,7 +155,7 @@ pub(super) fn run(args: ProduceArgs) -> Result<(), CliError> {
     stop_when_interrupted(&runtime, stop.clone());
     let sources = sources(&args.file, &stop)?;
     let (producer, watch) = {
-        let _on_runtime = runtime.enter();
+        let (_on_runtime, cluster) = (runtime.enter(), cluster.clone());
         let config = config(&args);
         let tried = config.delivery_timeout;
         let producer = Arc::new(Producer::new(cluster, config));
@@ -174,7 +177,7 @@ pub(super) fn run(args: ProduceArgs) -> Result<(), CliError> {
     let sent = sources.into_iter().try_for_each(|source| sending.send_all(source, &mut progress));
     let tally = sending.finish();
     progress.clear();
-    match (sent, tell(&args, &tally)) {
+    match (sent, tell(&args, &tally, || runtime.block_on(bytes_max(cluster, args.topic.name())))) {
         // What was lost is worse than that it was told to end.
         (Err(CliError::Interrupted { .. }), Err(lost)) => Err(lost),
         (sent, told) => sent.and(told),
@@ -197,8 +200,18 @@ fn stop_when_interrupted(runtime: &Runtime, stop: Stop) {
     });
 }
 
-fn tell(args: &ProduceArgs, tally: &Tally) -> Result<(), CliError> {
-    let (delivered, topic) = (tally.all - tally.failed, args.topic.name());
+/// The topic's `max.message.bytes`, if the broker says it.
+async fn bytes_max(cluster: Cluster, topic: &str) -> Option<usize> {
+    let configs = Admin::new(cluster).configs(&ConfigOf::Topic(topic.to_string())).await.ok()?;
+    configs.into_iter().find(|entry| entry.name == "max.message.bytes")?.value?.parse().ok()
+}
+
+fn tell(
+    args: &ProduceArgs,
+    tally: &Tally,
+    bytes_max: impl FnOnce() -> Option<usize>,
+) -> Result<(), CliError> {
+    let (delivered, topic, failed) = (tally.all - tally.failed, args.topic.name(), tally.failed);
     let mut out = Out::new();
     match args.common.output {
         Output::Json => {
@@ -210,7 +223,12 @@ fn tell(args: &ProduceArgs, tally: &Tally) -> Result<(), CliError> {
     }
     out.flush()?;
     match &tally.first {
-        Some(first) => Err(CliError::Delivery { failed: tally.failed, all: tally.all, first: first.clone() }),
+        Some((DeliveryError::Refused { code: ErrorCode::MESSAGE_TOO_LARGE, .. }, bytes)) => {
+            let (topic, compressed) = (topic.to_string(), !matches!(args.compression, CompressionArg::None));
+            let size = TooLarge { topic, bytes: *bytes, bytes_max: bytes_max(), compressed };
+            Err(CliError::TooLarge { failed, all: tally.all, size })
+        }
+        Some((first, _)) => Err(CliError::Delivery { failed, all: tally.all, first: first.clone() }),
         None => Ok(()),
     }
 }
@@ -262,7 +280,8 @@ struct Sending<'a> {
     lines: LineFormat,
     pace: Option<Pace>,
     stop: Stop,
-    waiting: VecDeque<Delivery>,
+    /// Records whose results are not counted, with the size of each.
+    waiting: VecDeque<(Delivery, usize)>,
     tally: Tally,
 }
 
@@ -306,12 +325,13 @@ impl Sending<'_> {
         if let Some(pace) = &mut self.pace {
             pace.wait();
         }
+        let bytes = record_bytes(&record);
         let sent = self.runtime.block_on(self.producer.send(self.args.topic.name(), record));
-        self.waiting.push_back(sent?);
+        self.waiting.push_back((sent?, bytes));
         if self.waiting.len() >= in_flight_max
-            && let Some(oldest) = self.waiting.pop_front()
+            && let Some((oldest, bytes)) = self.waiting.pop_front()
         {
-            self.tally.count(self.runtime.block_on(oldest.wait()));
+            self.tally.count(self.runtime.block_on(oldest.wait()), bytes);
         }
         Ok(())
     }
@@ -322,12 +342,19 @@ impl Sending<'_> {
         runtime.block_on(async {
             producer.flush().await;
             watch.end().await;
-            for delivery in waiting {
-                tally.count(delivery.wait().await);
+            for (delivery, bytes) in waiting {
+                tally.count(delivery.wait().await, bytes);
             }
         });
         tally
     }
+}
+
+/// What a record has in all its parts.
+fn record_bytes(record: &Record) -> usize {
+    let bytes = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
+    let headers = record.headers.iter().map(|(name, value)| name.len() + bytes(value));
+    bytes(&record.key) + bytes(&record.value) + headers.sum::<usize>()
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::{
     candidates,
     connect::{Common, Output, runtime},
+    each::each,
     error::CliError,
     find,
     number::number,
@@ -30,7 +31,6 @@ pub(super) struct TopicArgs {
 
 /// Stands for the broker's default.
 const BROKERS_DEFAULT: i32 = -1;
-const KEYS: &str = "`millstream topic describe NAME --all` shows the keys of a topic";
 
 /// What is to be changed; at least one.
 #[derive(Debug, Args)]
@@ -90,6 +90,8 @@ enum TopicCommand {
         validate_only: bool,
     },
     /// Remove topics and their records.
+    ///
+    /// Of several names each has its turn, also when another one fails; it ends with 1 if any did.
     Delete {
         /// Their names.
         #[arg(required = true, add = candidates::topics())]
@@ -130,16 +132,15 @@ pub(super) fn run(args: TopicArgs) -> Result<(), CliError> {
                 find::topic(&cluster, &name).await?;
                 let (of, changes) = (ConfigOf::Topic(name.clone()), changes.parse()?);
                 let altered = admin.alter_configs(&of, &changes, validate_only).await;
-                altered.map_err(|error| CliError::about_keys(error, KEYS))?;
+                altered.map_err(|error| CliError::about_keys(error, keys_of(&name)))?;
                 done(&mut out, output, "altered", &name, validate_only)?;
             }
             TopicCommand::Delete { names } => {
-                for name in names {
-                    if let Err(error) = admin.delete_topic(&name).await {
-                        return Err(find::missing_or(&cluster, &name, error).await);
-                    }
-                    done(&mut out, output, "deleted", &name, false)?;
-                }
+                each(&names, "topic", async |name| match admin.delete_topic(name).await {
+                    Ok(()) => done(&mut out, output, "deleted", name, false),
+                    Err(error) => Err(find::missing_or(&cluster, name, error).await),
+                })
+                .await?;
             }
             TopicCommand::Grow { name, partitions } => {
                 if let Err(error) = admin.grow_topic(&name, partitions).await {
@@ -160,6 +161,20 @@ fn done(out: &mut Out, output: Output, what: &str, name: &str, validate_only: bo
     }
 }
 
+/// What shows the keys of a topic that is there.
+fn keys_of(name: &str) -> String {
+    format!("`millstream topic describe {name} --all` shows the keys of a topic")
+}
+
+/// What shows the keys of a topic that is not there yet.
+async fn keys_of_any(cluster: &Cluster) -> String {
+    let topics = cluster.topics().await.unwrap_or_default();
+    match topics.first() {
+        Some(topic) => keys_of(&topic.name),
+        None => "docs/configuration.md has the keys of a topic".to_string(),
+    }
+}
+
 async fn create(
     admin: &Admin,
     new: &NewTopic,
@@ -167,8 +182,10 @@ async fn create(
     output: Output,
     out: &mut Out,
 ) -> Result<(), CliError> {
-    let created = admin.create_topic(new, validate_only).await;
-    let partitions = created.map_err(|error| CliError::about_keys(error, KEYS))?;
+    let partitions = match admin.create_topic(new, validate_only).await {
+        Ok(partitions) => partitions,
+        Err(error) => return Err(CliError::about_keys(error, keys_of_any(admin.cluster()).await)),
+    };
     match (output, partitions) {
         (Output::Json, _) => {
             let result = if validate_only { "could be created" } else { "created" };

@@ -1,0 +1,25 @@
+//! The same for several names, where one that fails keeps none of the others from its turn.
+
+use super::error::CliError;
+
+/// Does it to each. Of several names every one that fails is told at once, and at the end how many did.
+pub(super) async fn each(
+    names: &[String],
+    kind: &'static str,
+    mut act: impl AsyncFnMut(&str) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    let mut failed = 0;
+    for name in names {
+        match act(name).await {
+            Err(error) if names.len() > 1 && error.is_about_name() => {
+                eprintln!("millstream: {error}");
+                failed += 1;
+            }
+            done => done?,
+        }
+    }
+    match failed {
+        0 => Ok(()),
+        failed => Err(CliError::NotAll { failed, all: names.len(), kind }),
+    }
+}
