@@ -28,7 +28,7 @@ use crate::{
     housekeeping::{Bell, Housekeeper, Kept, Pacer},
     kafka, net,
     partition::{Shard, ShardHost},
-    service::{ClusterHost, GivenConfigs, GroupKeeper, Service, TopicError},
+    service::{ClusterHost, GivenConfigs, GroupKeeper, Service, TopicError, space_of},
     signals::Endings,
     telemetry::LogSwitch,
 };
@@ -252,7 +252,7 @@ fn open_store(config: &ServeConfig, closing: Arc<AtomicBool>) -> Result<Store, N
     let (tables, manifest) = Tables::open(as_disk.clone(), tables_config).map_err(|e| unopened(dir, e))?;
     let is_closing = closing.clone();
     let wal_config = WalConfig {
-        file_bytes: config.broker.wal_file_bytes,
+        file_bytes: log_file_bytes(config),
         gather: config.broker.wal_gather,
         salt: clock::random_u64() as u32,
         // About what a flush gives back is kept for use again.
@@ -273,6 +273,21 @@ fn open_store(config: &ServeConfig, closing: Arc<AtomicBool>) -> Result<Store, N
         Wal::open(as_disk, wal_config, &RecoveryBase { flushed }).map_err(|e| unopened(dir, e))?;
     tracing::info!(files = report.files, frames = report.frames, torn = report.torn, "the log is open");
     Ok(Store { disk, wal: Arc::new(wal), tables: Arc::new(tables), closing, bell, pacer, _lock: lock })
+}
+
+/// Says so where the volume is so small that produce is refused early.
+fn log_file_bytes(config: &ServeConfig) -> u64 {
+    let all = space_of(&config.data_dir).ok().map(|space| space.total_bytes);
+    let file_bytes = config.broker.log_file_bytes(all);
+    let needed = config.broker.volume_bytes_min(file_bytes);
+    if let Some(all) = all.filter(|all| *all < needed) {
+        tracing::warn!(
+            "the volume of the data directory has {} MiB, and should have {} MiB for disk.low.bytes, two times memtable.bytes and the log: produce may be refused while records are few",
+            all >> 20,
+            needed >> 20
+        );
+    }
+    file_bytes
 }
 
 fn unusable(dir: &Path) -> impl FnOnce(io::Error) -> NodeError {

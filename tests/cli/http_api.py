@@ -50,7 +50,7 @@ REFUSED = [
 # What the reason names: the field, and what is allowed.
 SAID = [
     (b"{", "not JSON, at line 1"),
-    ({"name": "x", "partitions": "many"}, "'partitions' is \"many\"; allowed is a whole number from 1 to 2147483647"),
+    ({"name": "x", "partitions": "many"}, "'partitions' is \"many\"; allowed is a whole number from 1 to 100000"),
     ({"name": "x", "validate_only": 1}, "'validate_only' is 1; allowed is true or false"),
     ({"name": "x", "config": {"retention.ms": []}}, "'config.retention.ms' is a list; allowed is text or a number or true or false"),
     ({"partitions": 1}, "the body has no 'name'"),

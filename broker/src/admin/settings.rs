@@ -43,7 +43,7 @@ pub(super) struct LogJson {
 /// What is to be logged from now on.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "LogChange")]
+#[schemars(rename = "LogChange", extend("required" = ["filter"]))]
 pub(super) struct LogChangeJson {
     /// As in RUST_LOG: `info`, or `info,millstream::kafka=debug`. Null brings back what was in force at start.
     filter: Option<String>,

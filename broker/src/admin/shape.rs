@@ -135,7 +135,7 @@ fn range(schema: &Value) -> Option<(i64, i64)> {
         "int64" => (i64::MIN, i64::MAX),
         _ => return None,
     };
-    Some((schema["minimum"].as_i64().unwrap_or(low), high))
+    Some((schema["minimum"].as_i64().unwrap_or(low), schema["maximum"].as_i64().unwrap_or(high)))
 }
 
 fn is_in_range(value: &Value, schema: &Value) -> bool {
@@ -159,7 +159,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::admin::{groups::ResetJson, settings::ConfigChangeJson, topics::NewTopicJson};
+    use crate::admin::{
+        groups::ResetJson,
+        settings::{ConfigChangeJson, LogChangeJson},
+        topics::NewTopicJson,
+    };
 
     fn of<T: JsonSchema>(value: Value) -> String {
         let mut generator = SchemaSettings::draft2020_12().into_generator();
@@ -180,6 +184,9 @@ mod tests {
             assert_eq!(of::<ResetJson>(json!({ "topic": "a", "partitions": [0, 1], "to": to })), "");
         }
         assert_eq!(of::<ConfigChangeJson>(json!({})), "");
+        for filter in [json!("info"), json!(null)] {
+            assert_eq!(of::<LogChangeJson>(json!({ "filter": filter })), "");
+        }
     }
 
     #[test]
@@ -190,7 +197,7 @@ mod tests {
             (json!({ "name": 7 }), "'name' is 7; allowed is text"),
             (
                 json!({ "name": "a", "partitions": "x" }),
-                "'partitions' is \"x\"; allowed is a whole number from 1 to 2147483647 or null",
+                "'partitions' is \"x\"; allowed is a whole number from 1 to 100000 or null",
             ),
             (json!({ "name": "a", "partitions": 0 }), "'partitions' is 0; allowed is a whole number from 1"),
             (
@@ -198,8 +205,8 @@ mod tests {
                 "'replication_factor' is -1; allowed is a whole number from 1",
             ),
             (
-                json!({ "name": "a", "partitions": 3_000_000_000_i64 }),
-                "'partitions' is 3000000000; allowed is",
+                json!({ "name": "a", "partitions": 100_001 }),
+                "'partitions' is 100001; allowed is a whole number from 1 to 100000 or null",
             ),
             (json!({ "name": "a", "partitions": 1.5 }), "'partitions' is 1.5; allowed is a whole number"),
             (json!({ "name": "a", "validate_only": 1 }), "'validate_only' is 1; allowed is true or false"),
@@ -226,6 +233,8 @@ mod tests {
             let told = of::<ResetJson>(json!({ "topic": "a", "to": to }));
             assert!(told.starts_with(said), "{told}");
         }
+        let told = of::<LogChangeJson>(json!({}));
+        assert_eq!(told, "the body has no 'filter'; it must be there and be text or null");
         let told = of::<ResetJson>(json!({ "topic": "a", "to": "latest", "partitions": [0, "1"] }));
         assert!(told.starts_with("'partitions[1]' is \"1\"; allowed is a whole number"), "{told}");
     }

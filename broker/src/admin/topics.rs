@@ -15,7 +15,7 @@ use super::{
     problem::{Body, ConfigText, Name, Problem},
     views::{self, TopicJson, TopicsJson},
 };
-use crate::service::NewTopic;
+use crate::service::{NewTopic, PARTITIONS_MAX};
 
 /// A topic to be made.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -26,7 +26,7 @@ pub(super) struct NewTopicJson {
     name: String,
     /// How many partitions; `num.partitions` of the broker when it is left out.
     #[serde(default)]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = PARTITIONS_MAX))]
     partitions: Option<i32>,
     /// How many replicas; the broker's default when it is left out.
     #[serde(default)]
@@ -47,7 +47,7 @@ pub(super) struct NewTopicJson {
 pub(super) struct TopicChangeJson {
     /// How many partitions it is to have; more than now.
     #[serde(default)]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = PARTITIONS_MAX))]
     partitions: Option<i32>,
     /// Keys with their new values.
     #[serde(default)]

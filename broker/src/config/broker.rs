@@ -11,6 +11,10 @@ use super::{
 };
 
 const MIB: i64 = 1 << 20;
+/// The volume has room for so many log files at least.
+const LOG_FILES_PER_VOLUME_MIN: u64 = 8;
+/// Length of a log's first file; the others are not shorter.
+const LOG_FILE_BYTES_MIN: u64 = 4 << 20;
 /// Two requests of the largest size must fit into the memory for requests: else each could wait for the other.
 const REQUESTS_MIN: usize = 2;
 
@@ -291,6 +295,22 @@ impl BrokerConfig {
     /// The default of a key, if there is such a key.
     pub fn default_of(name: &str) -> Option<&'static str> {
         key::find(BROKER_KEYS, name).ok().map(|key| key.default)
+    }
+
+    /// Length of the log's files on a volume of so many bytes: `wal.file.bytes`, less on a small one. Two files are made
+    /// ahead, which must not be most of it.
+    pub fn log_file_bytes(&self, volume_bytes: Option<u64>) -> u64 {
+        let part = volume_bytes.map_or(u64::MAX, |all| all / LOG_FILES_PER_VOLUME_MIN);
+        match part {
+            small if small < self.wal_file_bytes => small.next_multiple_of(1 << 20).max(LOG_FILE_BYTES_MIN),
+            _ => self.wal_file_bytes,
+        }
+    }
+
+    /// What a volume has at least on which the broker can write its memory and its log above the mark of free space.
+    pub fn volume_bytes_min(&self, log_file_bytes: u64) -> u64 {
+        let memory = 2 * self.memtable_bytes as u64;
+        self.disk_low_bytes.saturating_add(memory).saturating_add(4 * log_file_bytes)
     }
 
     /// Whether a key can change while the broker runs.

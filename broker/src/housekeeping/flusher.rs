@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     clock,
-    service::{FlushTrouble, Service},
+    service::{DiskLook, FlushTrouble, Service},
 };
 
 /// Time between two looks while something happens. A full memtable does not wait for a look.
@@ -61,7 +61,10 @@ pub(super) struct House {
     writing: Trouble,
     reserving: Trouble,
     disk_low: bool,
-    /// The disk has become low: what can be freed is freed now.
+    log_waits: bool,
+    /// Length of the log's files.
+    log_file_bytes: u64,
+    /// The disk has become low, or the log waits: what can be freed is freed now.
     checkpoint_soon: bool,
     /// Bytes that were written and read when it last looked.
     moved_bytes: u64,
@@ -75,6 +78,8 @@ impl House {
         pacer: Arc<Pacer>,
         reserve: Reserve,
     ) -> House {
+        let total_bytes = service.disk_space().map(|space| space.total_bytes);
+        let log_file_bytes = service.broker_config().log_file_bytes(total_bytes);
         House {
             service,
             kept,
@@ -86,6 +91,8 @@ impl House {
             writing: Trouble::default(),
             reserving: Trouble::default(),
             disk_low: false,
+            log_waits: false,
+            log_file_bytes,
             checkpoint_soon: false,
             moved_bytes: 0,
         }
@@ -135,7 +142,7 @@ impl House {
         let bounds = Bounds {
             log_memory_bytes: config.log_memory_bytes,
             log_bytes: config.wal_checkpoint_bytes,
-            log_file_bytes: config.wal_file_bytes,
+            log_file_bytes: self.log_file_bytes,
         };
         let due =
             if self.checkpoint_soon { Due::Checkpoint } else { self.plan.due(&self.load(), &bounds, now) };
@@ -173,16 +180,21 @@ impl House {
             Err(error) => return tracing::warn!(%error, "the free disk space cannot be told"),
         };
         let low_bytes = self.service.broker_config().disk_low_bytes;
-        let low = free < low_bytes;
-        self.service.set_disk_space(free, low_bytes);
-        if std::mem::replace(&mut self.disk_low, low) != low {
-            self.checkpoint_soon |= low;
+        let (memory, log_waits) = (self.kept.tables.memory_bytes() as u64, self.kept.wal.waits_for_room());
+        let owed_bytes = self.reserve.lacks(memory + SMALL_FILES_BYTES);
+        let low =
+            self.service.set_disk_space(DiskLook { free_bytes: free, owed_bytes, log_waits }, low_bytes);
+        let was =
+            (std::mem::replace(&mut self.disk_low, low), std::mem::replace(&mut self.log_waits, log_waits));
+        if was != (low, log_waits) {
+            self.checkpoint_soon |= low || log_waits;
             self.writing.try_soon(now);
         }
-        if low || !self.reserving.may_try(now) {
+        // What the log waits for is not taken from it.
+        if low || log_waits || !self.reserving.may_try(now) {
             return;
         }
-        let covered = self.reserve.cover(self.kept.tables.memory_bytes() as u64, free, low_bytes);
+        let covered = self.reserve.cover(memory, free, low_bytes);
         if self.reserving.note(now, &covered) == Change::Fails
             && let Err(error) = covered
         {

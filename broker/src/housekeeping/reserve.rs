@@ -35,6 +35,11 @@ impl Reserve {
         self.bytes
     }
 
+    /// What of `needed` bytes it has no room for.
+    pub(super) fn lacks(&self, needed: u64) -> u64 {
+        needed.saturating_sub(self.bytes)
+    }
+
     /// Makes the file, or makes it larger, so that it has room for `needed` bytes and for small files beside; never
     /// so large that less than `free_min` of `free` bytes are left.
     pub(super) fn cover(&mut self, needed: u64, free: u64, free_min: u64) -> io::Result<()> {

@@ -10,7 +10,9 @@ use parking_lot::Mutex;
 
 use super::{
     BrokerInfo, ClusterHost, FetchError, FetchPart, Fetched, FlushTrouble, FoundOffset, Leadership,
-    OffsetQuery, PartitionView, TopicView, WriteStop, produce::Opener, room::DiskRoom,
+    OffsetQuery, PartitionView, TopicView, WriteStop,
+    produce::Opener,
+    room::{DiskLook, DiskRoom},
 };
 use crate::{
     clock,
@@ -151,13 +153,14 @@ impl Service {
         self.inner.shards.get(&place.group)?.host.partition(partition, |p| p.log_start())
     }
 
-    /// Tells how much of the disk is free and how much must stay so. Produce is refused while less is free, and as soon
-    /// as what was taken since could have used up the difference, however seldom this is called.
-    pub fn set_disk_space(&self, free_bytes: u64, low_bytes: u64) {
-        let (low, changed) = self.inner.disk_room.set(free_bytes, low_bytes);
+    /// Tells what was seen of the disk and how much must stay free; whether it is low. Produce is refused while it is,
+    /// and as soon as what was taken since could have used up the difference, however seldom this is called.
+    pub(crate) fn set_disk_space(&self, look: DiskLook, low_bytes: u64) -> bool {
+        let (low, changed) = self.inner.disk_room.set(look, low_bytes);
         if changed {
             tracing::warn!(low, "free disk space crossed disk.low.bytes");
         }
+        low
     }
 
     /// Whether the disk is nearly full.

@@ -67,7 +67,8 @@ impl Service {
     }
 }
 
-fn space_of(dir: &Path) -> io::Result<DiskSpace> {
+/// Space of the volume that a directory is on.
+pub(crate) fn space_of(dir: &Path) -> io::Result<DiskSpace> {
     let stat = rustix::fs::statvfs(dir)?;
     Ok(DiskSpace { total_bytes: stat.f_blocks * stat.f_frsize, free_bytes: stat.f_bavail * stat.f_frsize })
 }

@@ -23,9 +23,12 @@ pub use groups::{
     CommittedOffset, GroupError, GroupKeeper, GroupView, Groups, JoinRefusal, JoinRequest, Joined,
     JoinedMember, ListedGroup, MemberRef, MemberView, OffsetEntry, SyncRequest, Synced, TopicOffsets,
 };
+pub(crate) use inspect::space_of;
 pub use inspect::{ActiveProducer, DiskSpace};
 pub use lag::{PartitionLag, RecordTimes, TopicLag};
 pub use layers::GivenConfigs;
+pub(crate) use room::DiskLook;
+pub(crate) use topics::PARTITIONS_MAX;
 pub use room::{FlushTrouble, WriteStop};
 pub use turns::Turns;
 pub use types::{

@@ -135,7 +135,8 @@ impl Service {
         if transactional {
             return Err(ProduceError::TransactionalUnsupported("transactions are not supported".into()));
         }
-        if self.disk_is_low() {
+        // What waits for a log file is answered by nobody: it is refused while those that are there have room.
+        if self.disk_is_low() || self.inner.log.waits_for_room() {
             return Err(ProduceError::StorageFull);
         }
         let ProducePart { topic, partition, records } = part;

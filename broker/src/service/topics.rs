@@ -20,7 +20,7 @@ use super::{NewTopic, Service, TopicError, TopicView};
 use crate::{clock, config::TopicConfig};
 
 /// Most partitions of one topic, and of the whole cluster.
-const PARTITIONS_MAX: i32 = cluster::PARTITIONS_MAX as i32;
+pub(crate) const PARTITIONS_MAX: i32 = cluster::PARTITIONS_MAX as i32;
 
 /// Cores of a node that one shard can keep busy.
 const CORES_PER_SHARD: u32 = 4;

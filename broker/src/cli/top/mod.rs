@@ -56,11 +56,28 @@ pub(super) fn run(args: TopArgs) -> Result<(), CliError> {
     })
 }
 
-/// One report behind the other.
+/// One report behind the other. A broker that goes away is waited for, unless so many looks are wanted.
 async fn report(args: &TopArgs, mut before: Look) -> Result<(), CliError> {
+    let mut away = false;
     for _ in 0..args.count.unwrap_or(u64::MAX) {
         tokio::time::sleep_until((before.at + Duration::from_secs(args.every)).into()).await;
-        let now = look(&args.http_addr).await?;
+        let now = match look(&args.http_addr).await {
+            Ok(now) => now,
+            Err(error) if args.count.is_some() => return Err(error),
+            Err(error) => {
+                if !std::mem::replace(&mut away, true) {
+                    eprintln!("millstream: the broker is away, and waited for: {error}");
+                }
+                before.at = crate::clock::monotonic();
+                continue;
+            }
+        };
+        if std::mem::take(&mut away) {
+            eprintln!("millstream: the broker is back");
+            // What it counts may have begun anew: the next look has something to be held against.
+            before = now;
+            continue;
+        }
         let change = Change { before: &before, now: &now };
         // The writer is opened anew each time: what is shown is shown as a whole.
         let mut out = Out::new();

@@ -4,7 +4,10 @@ use std::{
     collections::{BTreeMap, VecDeque},
     io::{self, IoSlice},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread::JoinHandle,
     time::Duration,
 };
@@ -42,6 +45,8 @@ pub(super) struct Files {
     state: Mutex<State>,
     changed: Condvar,
     preparer: Mutex<Option<JoinHandle<()>>>,
+    /// No file can be made now, but perhaps later. Written under the lock of the state; asked for every batch.
+    waiting: AtomicBool,
 }
 
 /// What recovery found of files.
@@ -98,8 +103,6 @@ struct State {
     /// Files that no group needs, on their way to `free`, in order.
     retired: VecDeque<u64>,
     lives: Lives,
-    /// No file can be made now, but perhaps later.
-    waiting: bool,
     /// No file will ever be made again: why.
     broken: Option<String>,
     /// Nobody waits for the disk to have room again.
@@ -131,12 +134,18 @@ impl Files {
             free: found.free,
             retired: VecDeque::new(),
             lives: found.lives,
-            waiting: false,
             broken: None,
             closing: false,
             stopping: false,
         };
-        Files { disk, plan, state: Mutex::new(state), changed: Condvar::new(), preparer: Mutex::default() }
+        Files {
+            disk,
+            plan,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            preparer: Mutex::default(),
+            waiting: AtomicBool::new(false),
+        }
     }
 
     /// Starts the thread that makes files ahead.
@@ -195,7 +204,7 @@ impl Files {
             if let Some(reason) = &state.broken {
                 return Err(io::Error::other(reason.clone()));
             }
-            if state.stopping || (state.closing && state.waiting) {
+            if state.stopping || (state.closing && self.is_waiting()) {
                 return Err(io::Error::new(
                     io::ErrorKind::StorageFull,
                     "the log stops before its next file could be made",
@@ -233,7 +242,7 @@ impl Files {
         let reuse = state.free.pop();
         let head = FileHead { seq, file_bytes, life: state.lives.next(), closed_at: 0 };
         let made = MutexGuard::unlocked(&mut state, || self.make(head, reuse.as_deref()));
-        state.waiting = matches!(made, Err(NoFile::NotYet(_)));
+        self.waiting.store(matches!(made, Err(NoFile::NotYet(_))), Relaxed);
         let result = match made {
             Ok(file) => {
                 state.ready.insert(seq, Ready { file, head });
@@ -317,7 +326,7 @@ impl Files {
 
     /// Whether the next file could not be made and is tried again and again.
     pub(super) fn is_waiting(&self) -> bool {
-        self.state.lock().waiting
+        self.waiting.load(Relaxed)
     }
 
     /// From now on nobody waits for a file that cannot be made.
