@@ -251,8 +251,12 @@ fn open_store(config: &ServeConfig, closing: Arc<AtomicBool>) -> Result<Store, N
     let as_disk: Arc<dyn Disk> = disk.clone();
     let (tables, manifest) = Tables::open(as_disk.clone(), tables_config).map_err(|e| unopened(dir, e))?;
     let is_closing = closing.clone();
+    let file_bytes = log_file_bytes(config);
+    let spare_files_max = WalConfig::default().spare_files_max;
     let wal_config = WalConfig {
-        file_bytes: log_file_bytes(config),
+        file_bytes,
+        // On a small volume what is not needed now is room.
+        spare_files_max: if file_bytes < config.broker.wal_file_bytes { 1 } else { spare_files_max },
         gather: config.broker.wal_gather,
         salt: clock::random_u64() as u32,
         // About what a flush gives back is kept for use again.

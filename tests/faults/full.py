@@ -18,6 +18,7 @@ from wire import EARLIEST, KafkaError, Wire, batch, eventually
 RETRIABLE = {7, 19}
 COMMITS = 200
 DISK_MIB = 640
+SMALL_DISK_MIB = 110
 LOW_BYTES = 160 << 20
 # The broker looks at the disk once a second.
 LOOK_SECONDS_MAX = 5
@@ -224,6 +225,43 @@ def full_at_once(report):
             broker.kill()
 
 
+def small_disk(report):
+    """A disk that is hardly larger than the log and memory would like to be: refused, not left without an answer, and no flapping."""
+    with LoopFs(SMALL_DISK_MIB) as disk:
+        broker = Broker(disk.mount / "data", settings={"disk.low.bytes": 20_000_000}, log_path=disk.folder / "broker.log").start()
+
+        def fills():
+            with Wire(broker.bootstrap, 5) as wire:
+                wire.create_topic("small", 1)
+                wire.create_topic("big", 1)
+                taken, code = fill_until_refused(wire, "big")
+            assert code == 19, f"refused with error {code} after {taken} records"
+            eventually(lambda: sees_that_it_is_low(broker), "the broker sees that the disk is low", LOOK_SECONDS_MAX)
+            operators_see(broker, "disk.low.bytes")
+            broker.kill()
+            broker.start()
+            still_serves(broker, "big", taken)
+            refused(broker, "big")
+            return f"refused after {taken} records, {disk.free_bytes() >> 20} MiB left of {SMALL_DISK_MIB}"
+
+        def room():
+            with Wire(broker.bootstrap, 30) as wire:
+                wire.delete_topic("big")
+            eventually(lambda: accepts(broker, "small"), lambda: f"{disk.free_bytes() >> 20} MiB free and produce is still refused", 30)
+            eventually(lambda: ask(broker, "/health/ready") == (200, "ready\n"), lambda: f"{ask(broker, '/health/ready')}", LOOK_SECONDS_MAX)
+            words = re.findall(r"free disk space crossed disk.low.bytes low=(\w+)", broker.log_path.read_text())
+            # Each of the two brokers saw it become low; that it no longer is was seen when there was room.
+            assert words == ["true", "true", "false"], f"{words}: {broker.log_tail(600)}"
+            return f"the mark was crossed {len(words)} times"
+
+        try:
+            for name, step in [("produce is refused", fills), ("deleting makes room, and produce goes on", room)]:
+                if not report.case(f"small disk: {name}", step):
+                    print(f"     broker: {broker.log_tail(600)}", flush=True)
+        finally:
+            broker.kill()
+
+
 def fill_the_log(broker):
     """Produces until nothing is answered any more; how many records were acknowledged."""
     with Wire(broker.bootstrap, 5) as wire:
@@ -250,5 +288,6 @@ def run(report, _scale, _control):
     try:
         full_disk(report)
         full_at_once(report)
+        small_disk(report)
     except Exception as error:  # no file system, or a broker that does not start: what could not be tested counts as failed
         report.fail("full disk", f"{type(error).__name__}: {error}")
