@@ -207,7 +207,7 @@ pub const BROKER_KEYS: &[Key] = &[
         kind: ConfigKind::Long,
         default: "67108864",
         range: Range::Number(64 * MIB, 1024 * MIB),
-        documentation: "Size of one log file.",
+        documentation: "Size of one log file; less on a volume that is smaller than eight of them.",
     },
     Key {
         name: "wal.gather.max.us",
@@ -374,6 +374,16 @@ impl BrokerConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn log_files_are_as_configured_unless_the_volume_is_small() {
+        let config = BrokerConfig::from_values(&Default::default());
+        let of_mib = |mib: u64| config.log_file_bytes(Some(mib << 20)) >> 20;
+        assert_eq!(config.log_file_bytes(None), config.wal_file_bytes);
+        assert_eq!((of_mib(1 << 20), of_mib(512), of_mib(504), of_mib(100), of_mib(1)), (64, 64, 63, 13, 4));
+        let needed = config.disk_low_bytes + 2 * config.memtable_bytes as u64 + (4 * 13 << 20);
+        assert_eq!(config.volume_bytes_min(13 << 20), needed);
+    }
 
     #[test]
     fn every_default_is_allowed_and_the_keys_are_sorted() {
