@@ -381,7 +381,7 @@ mod tests {
         let of_mib = |mib: u64| config.log_file_bytes(Some(mib << 20)) >> 20;
         assert_eq!(config.log_file_bytes(None), config.wal_file_bytes);
         assert_eq!((of_mib(1 << 20), of_mib(512), of_mib(504), of_mib(100), of_mib(1)), (64, 64, 63, 13, 4));
-        let needed = config.disk_low_bytes + 2 * config.memtable_bytes as u64 + (4 * 13 << 20);
+        let needed = config.disk_low_bytes + 2 * config.memtable_bytes as u64 + 4 * (13 << 20);
         assert_eq!(config.volume_bytes_min(13 << 20), needed);
     }
 
