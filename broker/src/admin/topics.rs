@@ -22,7 +22,7 @@ use crate::service::{NewTopic, PARTITIONS_MAX};
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "NewTopic")]
 pub(super) struct NewTopicJson {
-    /// Its name: 1 to 249 letters, digits, `.`, `_` and `-`.
+    /// Its name: 1 to 249 ASCII letters, digits, `.`, `_` and `-`.
     name: String,
     /// How many partitions; `num.partitions` of the broker when it is left out.
     #[serde(default)]

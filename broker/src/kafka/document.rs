@@ -63,7 +63,7 @@ const ERRORS: &[(ErrorCode, &str, &str)] = &[
     (
         ErrorCode::INVALID_TOPIC_EXCEPTION,
         "The name of a topic has characters that are not allowed, or is too long.",
-        "1 to 249 letters, digits, `.`, `_` and `-`.",
+        "1 to 249 ASCII letters, digits, `.`, `_` and `-`.",
     ),
     (
         ErrorCode::NOT_ENOUGH_REPLICAS,

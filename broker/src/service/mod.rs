@@ -28,8 +28,8 @@ pub use inspect::{ActiveProducer, DiskSpace};
 pub use lag::{PartitionLag, RecordTimes, TopicLag};
 pub use layers::GivenConfigs;
 pub(crate) use room::DiskLook;
-pub(crate) use topics::PARTITIONS_MAX;
 pub use room::{FlushTrouble, WriteStop};
+pub(crate) use topics::PARTITIONS_MAX;
 pub use turns::Turns;
 pub use types::{
     BrokerInfo, ConfigEntry, ConfigSource, Leadership, NewTopic, PartitionView, ProducePart, Produced,
