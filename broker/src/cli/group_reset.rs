@@ -60,7 +60,8 @@ struct Target {
     /// To this offset, or the nearest that there is.
     #[arg(long, value_name = "OFFSET", value_parser = number::<i64>(0..))]
     to_offset: Option<i64>,
-    /// By so many records, forwards or (negative) backwards from where the group is.
+    /// By so many records, forwards or (negative) backwards from where the group is: in partitions of which it has noted
+    /// nothing, from the first record.
     #[arg(long, value_name = "N", value_parser = number::<i64>(..))]
     by: Option<i64>,
     /// To the first record whose timestamp is at or after this; see `consume --since`.

@@ -78,7 +78,11 @@ fn from_json(line: &[u8], mut headers: Headers) -> Result<Record, LineProblem> {
     }
     let timestamp_ms = match object.remove("timestamp_ms") {
         None | Some(Value::Null) => None,
-        Some(time) => Some(time.as_i64().ok_or(LineProblem::Wrong("timestamp_ms".into(), "a whole number"))?),
+        Some(time) => {
+            let wrong = "a whole number of milliseconds since 1970, or -1 for none";
+            let time = time.as_i64().filter(|time| *time >= -1);
+            Some(time.ok_or(LineProblem::Wrong("timestamp_ms".into(), wrong))?)
+        }
     };
     match object.keys().next() {
         Some(unknown) => Err(LineProblem::UnknownField(unknown.clone())),
@@ -197,6 +201,7 @@ mod tests {
             (r#"{"value_hex":"+1"}"#, "value_hex"),
             (r#"{"value":"v","headers":3}"#, "headers"),
             (r#"{"value":"v","timestamp_ms":"now"}"#, "timestamp_ms"),
+            (r#"{"value":"v","timestamp_ms":-2}"#, "or -1 for none"),
         ] {
             let error = json(line).expect_err(line).to_string();
             assert!(error.contains(said), "{line}: {error}");
