@@ -140,10 +140,7 @@ impl Fetcher {
             return;
         }
         loop {
-            self.seek();
-            self.fetch();
-            self.refresh();
-            let wake_at = self.shared.positions.lock().next_try(clock::now());
+            let wake_at = self.begin(clock::now());
             tokio::select! {
                 () = self.shared.wake.notified() => {}
                 Some(done) = self.tasks.join_next() => {
@@ -162,9 +159,18 @@ impl Fetcher {
         }
     }
 
+    /// Begins what can be begun, and says when to look again if nothing happens before. All of it by one look at the clock:
+    /// a wait that ended between two would be over neither for what is asked nor for what is waited for.
+    fn begin(&mut self, now: Instant) -> Option<Instant> {
+        self.seek(now);
+        self.fetch(now);
+        self.refresh();
+        self.shared.positions.lock().next_try(now)
+    }
+
     /// Asks where to begin, for partitions that do not know.
-    fn seek(&mut self) {
-        let wanted = self.shared.positions.lock().seeking(clock::now());
+    fn seek(&mut self, now: Instant) {
+        let wanted = self.shared.positions.lock().seeking(now);
         if self.seeking || wanted.is_empty() {
             return;
         }
@@ -184,10 +190,10 @@ impl Fetcher {
     }
 
     /// One request to each broker that none is on its way to, while there is memory for their answers.
-    fn fetch(&mut self) {
+    fn fetch(&mut self, now: Instant) {
         let lead = |partition: &TopicPartition| self.leader(partition);
         let is_free = |broker: i32| !self.brokers_in_flight.contains(&broker);
-        let (mut wanted, leaderless) = self.shared.positions.lock().wanted(clock::now(), lead, is_free);
+        let (mut wanted, leaderless) = self.shared.positions.lock().wanted(now, lead, is_free);
         self.stale.extend(leaderless);
         let brokers = wanted.len() + self.brokers_in_flight.len();
         let mut in_turn: Vec<i32> = wanted.keys().copied().collect();
@@ -470,6 +476,7 @@ fn whole_batches(records: Records, from: i64) -> Result<(Vec<Bytes>, i64), mills
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::consumer::Start;
     use millstream_batch::{BatchBuilder, Codec, NewRecord};
 
     fn batch(base_offset: i64, records: usize) -> Bytes {
@@ -495,5 +502,27 @@ mod tests {
         assert!(whole_batches(Records::One(bytes.into()), 0).is_err());
         let cut = batch(0, 1).slice(..65);
         assert!(whole_batches(Records::One(cut), 0).is_err(), "the first batch must be whole");
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_ends_while_it_is_looked_is_not_forgotten() {
+        let partition = TopicPartition { topic: "a".into(), partition: 0 };
+        let mut positions = Positions::new(100);
+        positions.assign([(partition.clone(), Start::Offset(0))]);
+        let retry_at = clock::now();
+        positions.lost(&partition, 1, retry_at);
+        let shared = Arc::new(Shared {
+            positions: Mutex::new(positions),
+            held: Mutex::default(),
+            memory: Memory::new(1 << 20, Arc::default()),
+            wake: Arc::default(),
+        });
+        let cluster = Cluster::new(crate::ClientConfig::new("127.0.0.1:1"));
+        let mut fetcher = Fetcher::new(cluster, Arc::default(), shared, mpsc::channel(1).0);
+        // By now it is over; when it was looked it was not yet.
+        assert_eq!(fetcher.begin(retry_at - Duration::from_nanos(1)), Some(retry_at));
+        assert!(fetcher.stale.is_empty() && !fetcher.refreshing, "nothing was asked for");
+        assert_eq!(fetcher.begin(retry_at), None);
+        assert!(fetcher.refreshing, "its leader is asked for");
     }
 }
