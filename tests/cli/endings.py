@@ -37,21 +37,8 @@ def fresh(name):
     return f"{name}-{time.monotonic_ns()}"
 
 
-class Command:
-    """A command that runs; `told` is what it said on standard error when it has ended."""
-
-    def __init__(self, broker, *words, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL):
-        environment = dict(os.environ, MILLSTREAM_BOOTSTRAP=broker.bootstrap, MILLSTREAM_HTTP_ADDR=broker.http)
-        self.told = ""
-        self.process = subprocess.Popen([binary(), *words], stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, text=True,
-                                        env=environment, start_new_session=True)
-
-    def end(self, by=None):
-        """Sends a signal, if one is given, and waits for the end; the exit code."""
-        if by:
-            self.process.send_signal(by)
-        self.told = self.process.communicate(timeout=SECONDS_MAX)[1]
-        return self.process.returncode
+class Running:
+    """A `process` that does not outlive what it was started for."""
 
     def __enter__(self):
         return self
@@ -62,10 +49,25 @@ class Command:
             self.process.wait(10)
 
 
+class Command(Running):
+    """A command that runs; `told` is what it said on standard error when it has ended."""
+
+    def __init__(self, broker, *words, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL):
+        self.told = ""
+        self.process = subprocess.Popen([binary(), *words], stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, text=True,
+                                        env=broker.environment(), start_new_session=True)
+
+    def end(self, by=None):
+        """Sends a signal, if one is given, and waits for the end; the exit code."""
+        if by:
+            self.process.send_signal(by)
+        self.told = self.process.communicate(timeout=SECONDS_MAX)[1]
+        return self.process.returncode
+
+
 def millstream(broker, *words, text=None):
     """What a command prints that must end well."""
-    environment = dict(os.environ, MILLSTREAM_BOOTSTRAP=broker.bootstrap, MILLSTREAM_HTTP_ADDR=broker.http)
-    done = subprocess.run([binary(), *words], input=text, capture_output=True, text=True, timeout=60, env=environment)
+    done = subprocess.run([binary(), *words], input=text, capture_output=True, text=True, timeout=60, env=broker.environment())
     assert done.returncode == 0, f"{words}: {done.stderr}"
     return done.stdout
 
@@ -197,11 +199,10 @@ def pipelines_that_are_told_to_end(broker):
     """Ctrl-C ends a command and its reader at the same time: whichever is first, the group is left and has lost nothing."""
     topic = fresh("piped")
     fill(broker, topic, 20)
-    environment = dict(os.environ, MILLSTREAM_BOOTSTRAP=broker.bootstrap)
     for turn in range(6):
         by = (signal.SIGINT, signal.SIGTERM)[turn % 2]
         name = f"{topic}-{turn}"
-        with subprocess.Popen(["bash", "-c", f"{binary()} consume {topic} --group {name} | sleep {SECONDS_MAX}"], env=environment,
+        with subprocess.Popen(["bash", "-c", f"{binary()} consume {topic} --group {name} | sleep {SECONDS_MAX}"], env=broker.environment(),
                               stderr=subprocess.DEVNULL, start_new_session=True) as pipeline:
             eventually(lambda: group(broker, name)[:2] == ("Stable", 1), "it reads")
             os.killpg(pipeline.pid, by)

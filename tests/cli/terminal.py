@@ -10,21 +10,20 @@ import termios
 import time
 
 from broker import binary
-from endings import fresh
+from endings import Running, fresh
 
 SECONDS_MAX = 30
 
 
-class Terminal:
+class Terminal(Running):
     """A command on a terminal of 24 lines and 100 columns."""
 
     def __init__(self, broker, *words):
         self.ours, self.theirs = pty.openpty()
         termios.tcsetwinsize(self.theirs, (24, 100))
         self.before = termios.tcgetattr(self.theirs)
-        environment = dict(os.environ, MILLSTREAM_BOOTSTRAP=broker.bootstrap, MILLSTREAM_HTTP_ADDR=broker.http, TERM="xterm")
         self.process = subprocess.Popen([binary(), *words], stdin=self.theirs, stdout=self.theirs, stderr=self.theirs,
-                                        env=environment, start_new_session=True)
+                                        env=broker.environment(TERM="xterm"), start_new_session=True)
         self.text = ""
 
     def read_until(self, *wanted):
@@ -39,13 +38,8 @@ class Terminal:
     def type(self, keys):
         os.write(self.ours, keys)
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait(10)
+    def __exit__(self, *ended):
+        super().__exit__(*ended)
         os.close(self.ours)
         os.close(self.theirs)
 

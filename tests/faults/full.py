@@ -3,12 +3,10 @@ import json
 import re
 import socket
 import subprocess
-import urllib.error
-import urllib.request
 
 from confluent_kafka import Consumer, TopicPartition
 
-from broker import Broker, binary
+from broker import Broker, binary, http_get
 from crash import PARTITIONS, make_topic
 from load import Load, check
 from loopfs import LoopFs
@@ -74,21 +72,19 @@ def refused(broker, topic):
             raise AssertionError(f"acknowledged at {offset}")
 
 
-def ask(broker, path):
-    """Status and text of an HTTP answer."""
-    try:
-        with urllib.request.urlopen(f"http://{broker.http}{path}", timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as refused:
-        return refused.code, refused.read().decode()
+def in_turn(report, broker, title, steps):
+    """One case for each step; where one fails the broker's log says more."""
+    for name, step in steps:
+        if not report.case(f"{title}: {name}", step):
+            print(f"     broker: {broker.log_tail(600)}", flush=True)
 
 
 def operators_see(broker, why):
     """Health, metrics and `cluster status` say that nothing is written, and `why`; or that all is well, if that is None."""
-    status, text = ask(broker, "/health/ready")
+    status, text = http_get(broker.http, "/health/ready")
     assert (status == 200) == (why is None) and (why or "ready") in text, f"/health/ready: {status} {text}"
-    assert ask(broker, "/health/live")[0] == 200, "it is not live"
-    page = ask(broker, "/metrics")[1].splitlines()
+    assert http_get(broker.http, "/health/live")[0] == 200, "it is not live"
+    page = http_get(broker.http, "/metrics")[1].splitlines()
     for line in (f"millstream_ready {int(why is None)}", f"millstream_writes_refused {int(why is not None)}"):
         assert line in page, f"/metrics has no '{line}'"
     done = subprocess.run([binary(), "cluster", "status", "--bootstrap", broker.bootstrap, "--output", "json"],
@@ -172,7 +168,7 @@ def full_disk(report):
                 assert wire.list_offset("big", 0, EARLIEST) == state["taken"] // 2, "records are not deleted"
                 wire.delete_topic("big")
             eventually(lambda: accepts(broker, state["small"]), lambda: f"{disk.free_bytes() >> 20} MiB free and produce is still refused", 60)
-            eventually(lambda: ask(broker, "/health/ready")[0] == 200, lambda: ask(broker, "/health/ready")[1], LOOK_SECONDS_MAX)
+            eventually(lambda: http_get(broker.http, "/health/ready")[0] == 200, lambda: http_get(broker.http, "/health/ready")[1], LOOK_SECONDS_MAX)
             operators_see(broker, None)
             return f"{before >> 20} MiB free before, {disk.free_bytes() >> 20} MiB after, without a restart"
 
@@ -180,9 +176,7 @@ def full_disk(report):
             steps = [("produce is refused with an error that clients retry", fills), ("reads and commits go on", serves), ("no byte left", last_byte),
                      ("a stop in order and a start without room", stops),
                      ("kill -9 and a start without room", restarts), ("deleting makes room, and produce goes on", room)]
-            for name, step in steps:
-                if not report.case(f"full disk: {name}", step):
-                    print(f"     broker: {broker.log_tail(400)}", flush=True)
+            in_turn(report, broker, "full disk", steps)
         finally:
             broker.kill()
 
@@ -218,9 +212,8 @@ def full_at_once(report):
             return f"stopped in {seconds:.2f} s, ready after {broker.ready_seconds:.2f} s"
 
         try:
-            for name, step in [("memory is written into the reserved room", leaves_memory), ("a stop in order and a start", stops)]:
-                if not report.case(f"full at once: {name}", step):
-                    print(f"     broker: {broker.log_tail(600)}", flush=True)
+            steps = [("memory is written into the reserved room", leaves_memory), ("a stop in order and a start", stops)]
+            in_turn(report, broker, "full at once", steps)
         finally:
             broker.kill()
 
@@ -248,16 +241,14 @@ def small_disk(report):
             with Wire(broker.bootstrap, 30) as wire:
                 wire.delete_topic("big")
             eventually(lambda: accepts(broker, "small"), lambda: f"{disk.free_bytes() >> 20} MiB free and produce is still refused", 30)
-            eventually(lambda: ask(broker, "/health/ready") == (200, "ready\n"), lambda: f"{ask(broker, '/health/ready')}", LOOK_SECONDS_MAX)
+            eventually(lambda: http_get(broker.http, "/health/ready") == (200, "ready\n"), lambda: f"{http_get(broker.http, '/health/ready')}", LOOK_SECONDS_MAX)
             words = re.findall(r"free disk space crossed disk.low.bytes low=(\w+)", broker.log_path.read_text())
             # Each of the two brokers saw it become low; that it no longer is was seen when there was room.
             assert words == ["true", "true", "false"], f"{words}: {broker.log_tail(600)}"
             return f"the mark was crossed {len(words)} times"
 
         try:
-            for name, step in [("produce is refused", fills), ("deleting makes room, and produce goes on", room)]:
-                if not report.case(f"small disk: {name}", step):
-                    print(f"     broker: {broker.log_tail(600)}", flush=True)
+            in_turn(report, broker, "small disk", [("produce is refused", fills), ("deleting makes room, and produce goes on", room)])
         finally:
             broker.kill()
 

@@ -6,11 +6,9 @@ import shutil
 import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
 
 import walfile
-from broker import Broker, StartFailed, binary, free_port
+from broker import Broker, StartFailed, binary, free_port, http_get
 from inject import injected
 from wire import Wire
 
@@ -26,14 +24,6 @@ def run_doctor(data, *options):
     """(exit code, output, complaints) of `millstream doctor` on a folder."""
     done = subprocess.run([binary(), "doctor", "--data-dir", str(data), *options], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
     return done.returncode, done.stdout, done.stderr
-
-
-def ask(address, path):
-    try:
-        with urllib.request.urlopen(f"http://{address}{path}", timeout=5) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as refused:
-        return refused.code, refused.read().decode()
 
 
 def group_name(number):
@@ -207,7 +197,7 @@ def damaged_repaired_served(made, damage):
         with_broker = Broker(copy)
         try:
             with_broker.start(START_SECONDS)
-            assert ask(with_broker.http, "/health/ready") == (200, "ready\n")
+            assert http_get(with_broker.http, "/health/ready", 5) == (200, "ready\n")
             with Wire(with_broker.bootstrap) as wire:
                 found = keys_of(wire)
                 kept = check_kept(made, found, doubtful | gone, lambda group: group in named or not report["log"]["others_uncertain"])
@@ -329,7 +319,7 @@ def stopped_while_opening(made):
         while answer is None:
             assert time.monotonic() < deadline, "HTTP never answers"
             try:
-                answer = ask(http, "/health/ready")
+                answer = http_get(http, "/health/ready", 5)
             except OSError:
                 time.sleep(0.05)
         assert answer[0] == 503 and "its store is being opened" in answer[1], answer

@@ -13,6 +13,8 @@ import subprocess
 import tempfile
 import threading
 import time
+import urllib.error
+import urllib.request
 
 READY = re.compile(r"^millstream ready kafka=(\S+) http=(\S+) node=(\d+)")
 READY_SECONDS_MAX = 30.0
@@ -37,6 +39,15 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def http_get(address, path, seconds_max=10):
+    """Status and text of an HTTP answer."""
+    try:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=seconds_max) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as refused:
+        return refused.code, refused.read().decode()
 
 
 def _runs(pid):
@@ -136,6 +147,10 @@ class Broker:
         except OSError:  # it has ended
             return self.process.pid
         return int(children[0]) if children else self.process.pid
+
+    def environment(self, **more):
+        """This process's environment, in which commands ask this broker."""
+        return dict(os.environ, MILLSTREAM_BOOTSTRAP=self.bootstrap, MILLSTREAM_HTTP_ADDR=self.http, **more)
 
     def alive(self):
         return self.process is not None and self.process.poll() is None

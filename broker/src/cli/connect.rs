@@ -71,12 +71,16 @@ fn addresses(text: &str) -> Result<String, &'static str> {
 
 /// A group's name as it is given, if it could be one.
 pub(super) fn group_name(text: &str) -> Result<String, &'static str> {
-    if text.is_empty() { Err("a group's name is not empty") } else { Ok(text.to_string()) }
+    filled(text, "a group's name is not empty")
 }
 
 /// What is between a key and its value, if it could be.
 pub(super) fn separator(text: &str) -> Result<String, &'static str> {
-    if text.is_empty() { Err("a separator is not empty") } else { Ok(text.to_string()) }
+    filled(text, "a separator is not empty")
+}
+
+fn filled(text: &str, otherwise: &'static str) -> Result<String, &'static str> {
+    if text.is_empty() { Err(otherwise) } else { Ok(text.to_string()) }
 }
 
 /// The topic, by its place or by its flag.

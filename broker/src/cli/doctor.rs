@@ -50,26 +50,20 @@ pub(super) struct DoctorArgs {
 pub(super) fn run(args: DoctorArgs) -> Result<(), CliError> {
     let dir = &args.local.data_dir;
     let repaired = args.repair.then(|| doctor::repair(dir, &REPLICAS)).transpose()?;
-    let looked_at = doctor::inspect(dir, &REPLICAS);
     let mut out = Out::new();
-    let report = match args.local.output {
+    if args.local.output == LocalOutput::Table {
+        // Also where it cannot be looked at any more.
+        repaired.iter().try_for_each(|repaired| show_repaired(repaired, dir, &mut out))?;
+    }
+    let report = doctor::inspect(dir, &REPLICAS)?;
+    match args.local.output {
         LocalOutput::Json => {
-            let report = looked_at?;
             let mut told = report_json(&report);
-            if let Some(repaired) = &repaired {
-                told["repair"] = repaired_json(repaired);
-            }
+            repaired.iter().for_each(|repaired| told["repair"] = repaired_json(repaired));
             out.json(&told)?;
-            report
         }
-        LocalOutput::Table => {
-            // Also where it cannot be looked at any more.
-            repaired.iter().try_for_each(|repaired| show_repaired(repaired, dir, &mut out))?;
-            let report = looked_at?;
-            show_report(&report, &mut out)?;
-            report
-        }
-    };
+        LocalOutput::Table => show_report(&report, &mut out)?,
+    }
     out.flush()?;
     if report.is_sound() { Ok(()) } else { Err(unsound(&report, args.local)) }
 }

@@ -9,7 +9,11 @@ use millstream_client::{
 use millstream_model::limits::BATCH_BYTES_MAX;
 use millstream_store::doctor::DoctorError;
 
-use super::{bench::ReportError, line_record::LineProblem, output::counted};
+use super::{
+    bench::ReportError,
+    line_record::LineProblem,
+    output::{counted, were},
+};
 use crate::{config::ServeConfigError, near::any_of, node::NodeError, signals::Ending};
 
 /// What a topic may be called.
@@ -39,7 +43,7 @@ pub(super) enum CliError {
     #[error(transparent)]
     Send(SendError),
     /// Records that were taken were not delivered.
-    #[error("{failed} of {} {} not delivered: {first}", counted(*all, "record"), if *failed == 1 { "was" } else { "were" })]
+    #[error("{}: {first}", undelivered(*failed, *all))]
     Delivery {
         /// How many.
         failed: u64,
@@ -49,9 +53,7 @@ pub(super) enum CliError {
         first: DeliveryError,
     },
     /// The first of the records that were not delivered is larger than the topic takes.
-    #[error(
-        "{failed} of {} {} not delivered: {size}", counted(*all, "record"), if *failed == 1 { "was" } else { "were" }
-    )]
+    #[error("{}: {size}", undelivered(*failed, *all))]
     TooLarge {
         /// How many.
         failed: u64,
@@ -61,7 +63,7 @@ pub(super) enum CliError {
         size: TooLarge,
     },
     /// Some of what several names were given for could not be done.
-    #[error("{failed} of {all} {kind}s {} not deleted, as told above", if *failed == 1 { "was" } else { "were" })]
+    #[error("{failed} of {all} {kind}s {} not deleted, as told above", were(*failed))]
     NotAll {
         /// How many.
         failed: usize,
@@ -297,9 +299,12 @@ pub(super) enum Missing {
 }
 
 fn printed(records: u64, as_member: bool) -> String {
-    let (records, were) = (counted(records, "record"), if records == 1 { "was" } else { "were" });
     let noted = if as_member { ", and the group goes on behind what was taken of them" } else { "" };
-    format!("{records} {were} printed until then{noted}")
+    format!("{} {} printed until then{noted}", counted(records, "record"), were(records))
+}
+
+fn undelivered(failed: u64, all: u64) -> String {
+    format!("{failed} of {} {} not delivered", counted(all, "record"), were(failed))
 }
 
 fn did_you_mean(near: &[String]) -> String {

@@ -74,14 +74,17 @@ async fn missing(cluster: &Cluster, name: &str, next: &'static str) -> CliError 
     // That the topic is not there is the news; a list that does not come changes nothing of that.
     let topics = cluster.topics().await.unwrap_or_default();
     let names = topics.iter().filter(|topic| !topic.internal).map(|topic| topic.name.as_str());
-    let near = nearest(name, names).into_iter().map(String::from).collect();
+    let near = near(name, names);
     CliError::Missing(Missing::Topic { name: name.to_string(), near, next })
+}
+
+fn near<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    nearest(name, names).into_iter().map(String::from).collect()
 }
 
 /// That there is no such group, and which ones are called nearly so.
 pub(super) async fn missing_group(admin: &Admin, name: &str, next: &'static str) -> CliError {
     let groups = admin.groups().await.unwrap_or_default();
-    let near = nearest(name, groups.iter().map(|group| group.name.as_str()));
-    let near = near.into_iter().map(String::from).collect();
+    let near = near(name, groups.iter().map(|group| group.name.as_str()));
     CliError::Missing(Missing::Group { name: name.to_string(), near, next })
 }

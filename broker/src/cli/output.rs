@@ -81,6 +81,11 @@ pub(super) fn counted<N: Display + PartialEq + From<u8>>(n: N, what: &str) -> St
     format!("{n} {what}{s}")
 }
 
+/// What goes with so many things that something happened to.
+pub(super) fn were<N: PartialEq + From<u8>>(n: N) -> &'static str {
+    if n == N::from(1) { "was" } else { "were" }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

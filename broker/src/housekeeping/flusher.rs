@@ -62,8 +62,6 @@ pub(super) struct House {
     reserving: Trouble,
     disk_low: bool,
     log_waits: bool,
-    /// Length of the log's files.
-    log_file_bytes: u64,
     /// The disk has become low, or the log waits: what can be freed is freed now.
     checkpoint_soon: bool,
     /// Bytes that were written and read when it last looked.
@@ -78,8 +76,6 @@ impl House {
         pacer: Arc<Pacer>,
         reserve: Reserve,
     ) -> House {
-        let total_bytes = service.disk_space().map(|space| space.total_bytes);
-        let log_file_bytes = service.broker_config().log_file_bytes(total_bytes);
         House {
             service,
             kept,
@@ -92,7 +88,6 @@ impl House {
             reserving: Trouble::default(),
             disk_low: false,
             log_waits: false,
-            log_file_bytes,
             checkpoint_soon: false,
             moved_bytes: 0,
         }
@@ -142,7 +137,7 @@ impl House {
         let bounds = Bounds {
             log_memory_bytes: config.log_memory_bytes,
             log_bytes: config.wal_checkpoint_bytes,
-            log_file_bytes: self.log_file_bytes,
+            log_file_bytes: self.kept.wal.file_bytes(),
         };
         let due =
             if self.checkpoint_soon { Due::Checkpoint } else { self.plan.due(&self.load(), &bounds, now) };

@@ -123,11 +123,10 @@ fn overall_level(filter: &str) -> LevelFilter {
 pub fn start_log(format: LogFormat, level: LevelFilter) -> LogSwitch {
     let default = with_quiet(&level.to_string());
     let given = std::env::var("RUST_LOG").ok().filter(|given| !given.is_empty());
-    let (text, filter, unreadable) = match given.map(|given| (EnvFilter::try_new(with_quiet(&given)), given))
-    {
-        Some((Ok(filter), given)) => (with_quiet(&given), filter, None),
-        Some((Err(error), given)) => (default.clone(), EnvFilter::new(&default), Some((given, error))),
-        None => (default.clone(), EnvFilter::new(&default), None),
+    let wanted = given.as_deref().map_or_else(|| default.clone(), with_quiet);
+    let (text, filter, unreadable) = match EnvFilter::try_new(&wanted) {
+        Ok(filter) => (wanted, filter, None),
+        Err(error) => (default.clone(), EnvFilter::new(&default), Some(error)),
     };
     let (filter, handle) = reload::Layer::new(filter);
     let lines = fmt::layer().with_writer(std::io::stderr);
@@ -139,7 +138,7 @@ pub fn start_log(format: LogFormat, level: LevelFilter) -> LogSwitch {
         }
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
-    if let Some((given, error)) = unreadable {
+    if let Some(error) = unreadable {
         tracing::warn!(given, %error, "RUST_LOG cannot be read; the default filter is used");
     }
     let handle = started.is_ok().then_some(handle);

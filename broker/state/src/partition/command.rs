@@ -140,18 +140,18 @@ pub fn decode(command: Bytes) -> Result<ShardCommand, DecodeError> {
         KIND_DROP => {
             ShardCommand::DropPartitions(rows(&mut input, 8, |input| Ok(PartitionId(input.u64()?)))?)
         }
-        KIND_SET_LOG_START => ShardCommand::SetLogStart(rows(&mut input, 16, |input| {
-            Ok((PartitionId(input.u64()?), offset(input.i64()?)?))
-        })?),
+        KIND_SET_LOG_START => ShardCommand::SetLogStart(offsets(&mut input)?),
         KIND_EXPIRE_PRODUCERS => ShardCommand::ExpireProducers { before_ms: input.i64()? },
-        KIND_EXTEND => ShardCommand::Extend(rows(&mut input, 16, |input| {
-            Ok((PartitionId(input.u64()?), offset(input.i64()?)?))
-        })?),
+        KIND_EXTEND => ShardCommand::Extend(offsets(&mut input)?),
         kind if KINDS_OF_GROUPS.contains(&kind) => return Ok(ShardCommand::Group(command)),
         other => return Err(DecodeError::Kind(other)),
     };
     input.end()?;
     Ok(decoded)
+}
+
+fn offsets(input: &mut Input<'_>) -> Result<Vec<(PartitionId, i64)>, DecodeError> {
+    rows(input, 16, |input| Ok((PartitionId(input.u64()?), offset(input.i64()?)?)))
 }
 
 fn offset(value: i64) -> Result<i64, DecodeError> {
@@ -230,20 +230,18 @@ pub fn encode_drop_partitions(partitions: &[PartitionId]) -> Bytes {
 
 /// A command that moves log starts up; records below them are gone.
 pub fn encode_set_log_start(moves: &[(PartitionId, i64)]) -> Bytes {
-    let mut out = Output::command(VERSION, KIND_SET_LOG_START);
-    out.count(moves.len());
-    for (partition, offset) in moves {
-        out.u64(partition.0);
-        out.i64(*offset);
-    }
-    out.into_command()
+    encode_offsets(KIND_SET_LOG_START, moves)
 }
 
 /// A command that moves ends of partitions up, to where their records end.
 pub fn encode_extend(ends: &[(PartitionId, i64)]) -> Bytes {
-    let mut out = Output::command(VERSION, KIND_EXTEND);
-    out.count(ends.len());
-    for (partition, offset) in ends {
+    encode_offsets(KIND_EXTEND, ends)
+}
+
+fn encode_offsets(kind: u8, offsets: &[(PartitionId, i64)]) -> Bytes {
+    let mut out = Output::command(VERSION, kind);
+    out.count(offsets.len());
+    for (partition, offset) in offsets {
         out.u64(partition.0);
         out.i64(*offset);
     }

@@ -365,6 +365,11 @@ impl Wal {
         self.shared.with(|log| log.failed.clone())
     }
 
+    /// Length of the log's files, but for the first ones, in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        self.shared.config.file_bytes
+    }
+
     /// Whether the log's next file cannot be made, for want of room on the disk: what is appended waits for it sooner or
     /// later.
     pub fn waits_for_room(&self) -> bool {
