@@ -258,6 +258,7 @@ fn open_store(config: &ServeConfig, closing: Arc<AtomicBool>) -> Result<Store, N
         // On a small volume what is not needed now is room.
         spare_files_max: if file_bytes < config.broker.wal_file_bytes { 1 } else { spare_files_max },
         gather: config.broker.wal_gather,
+        writer_priority: config.broker.wal_writer_priority,
         salt: clock::random_u64() as u32,
         // About what a flush gives back is kept for use again.
         spare_bytes_max: config.broker.memtable_bytes / 2 * 5,

@@ -216,6 +216,13 @@ pub const BROKER_KEYS: &[Key] = &[
         range: Range::Number(0, 10_000),
         documentation: "Longest wait of a log write for more requests, in microseconds, where many come that do not wait for each other; three times as long behind a write of 64 KiB or more. It saves up to half of the processor's work. 0 never waits.",
     },
+    Key {
+        name: "wal.writer.priority",
+        kind: ConfigKind::Int,
+        default: "10",
+        range: Range::Number(0, 99),
+        documentation: "Real-time priority (SCHED_FIFO) of the thread that writes the log while records come one by one, so that none of them waits for a processor behind other threads. It needs CAP_SYS_NICE or a limit that allows it (LimitRTPRIO=10, ulimit -r); without, the log says so at the start and the thread runs like the others. 0 leaves it so.",
+    },
 ];
 
 /// Keys that can change while the broker runs: whoever uses them reads them anew each time.
@@ -284,6 +291,8 @@ pub struct BrokerConfig {
     pub wal_file_bytes: u64,
     /// How long a short write of the log may wait for more calls.
     pub wal_gather: Duration,
+    /// Real-time priority of the thread that writes the log; 0 for none.
+    pub wal_writer_priority: u8,
 }
 
 impl BrokerConfig {
@@ -367,6 +376,7 @@ impl BrokerConfig {
             wal_checkpoint_bytes: values.number("wal.checkpoint.bytes") as u64,
             wal_file_bytes: values.number("wal.file.bytes") as u64,
             wal_gather: Duration::from_micros(values.number("wal.gather.max.us") as u64),
+            wal_writer_priority: values.number("wal.writer.priority") as u8,
         }
     }
 }

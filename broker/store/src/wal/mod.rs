@@ -15,6 +15,7 @@ pub(crate) mod inspect;
 mod layout;
 mod log;
 mod memory;
+mod priority;
 pub(crate) mod rebuild;
 mod recovery;
 pub(crate) mod salvage;
@@ -62,6 +63,9 @@ pub struct WalConfig {
     /// Where calls follow each other closely, a write waits for the next ones, at most so long, or three times as long
     /// behind a long write; zero for never.
     pub gather: Duration,
+    /// Real-time priority of the writer's thread while writes are short, from 1 to 99, where the system allows it; 0 leaves it like
+    /// every thread.
+    pub writer_priority: u8,
     /// After so long without an append the durable mark of the last one is written.
     pub seal_after: Duration,
     /// After so long again unused memory is given back.
@@ -82,6 +86,7 @@ impl Default for WalConfig {
             spare_bytes_max: 160 << 20,
             spare_files_max: 4,
             gather: Duration::from_micros(300),
+            writer_priority: 0,
             seal_after: Duration::from_millis(50),
             trim_after: Duration::from_secs(1),
             salt: 0,

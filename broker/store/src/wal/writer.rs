@@ -14,6 +14,7 @@ use super::{
     files::{Ready, write_head},
     layout::{FileHead, Position, file_name},
     log::{Done, Log, Segment, Shared, Wake},
+    priority::Priority,
 };
 use crate::disk::DiskFile;
 
@@ -84,10 +85,12 @@ impl Writer {
 
     /// Writes until the log stops.
     pub(super) fn run(mut self) {
+        let mut priority = Priority::of_this_thread(self.shared.config.writer_priority);
         while self.wait() {
             if let Step::Failed(_) = self.flush() {
                 return;
             }
+            priority.wrote(self.wrote_long());
         }
         self.close();
         self.refuse_the_rest();
@@ -144,7 +147,7 @@ impl Writer {
     /// Where calls are dense, lets more of them come before they are written.
     #[allow(clippy::disallowed_methods)] // How dense calls are is measured where they come; no result depends on it.
     fn wait_for_company(&mut self, log: &mut MutexGuard<'_, Log>) {
-        let busy = self.wrote_bytes >= LONG_WRITE_BYTES;
+        let busy = self.wrote_long();
         let bytes = if busy { ENOUGH_BYTES } else { LONG_WRITE_BYTES };
         let calls = log.calls();
         if calls == 0 || log.stopping || log.pending_bytes() >= bytes {
@@ -156,6 +159,11 @@ impl Writer {
             self.sleep(log, Wake { calls: wanted, bytes }, Some(wait));
         }
         self.company(busy).came(log.calls());
+    }
+
+    /// Whether the last write was long.
+    fn wrote_long(&self) -> bool {
+        self.wrote_bytes >= LONG_WRITE_BYTES
     }
 
     fn company(&mut self, busy: bool) -> &mut Company {
