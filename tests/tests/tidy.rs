@@ -35,6 +35,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
         ],
     ),
     ("millstream-tests", &[]),
+    ("base2histogram", &[]),
 ];
 
 /// Crates that decide and store, and know nothing of tasks and sockets.
