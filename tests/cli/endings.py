@@ -13,6 +13,7 @@ import subprocess
 import termios
 import time
 
+import wire
 from broker import binary
 
 SECONDS_MAX = 30
@@ -25,11 +26,7 @@ BATCH_RECORDS = 100
 
 def eventually(is_so, what):
     """Waits until it is so; gives what it is then."""
-    deadline = time.monotonic() + SECONDS_MAX
-    while not (found := is_so()):
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.02)
-    return found
+    return wire.eventually(is_so, what, SECONDS_MAX, 0.02)
 
 
 def fresh(name):
