@@ -1,0 +1,128 @@
+//! One test for each way in which a log can go wrong, over the faulty disk.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use super::{
+    layout::{file_name, in_dir},
+    sim_tests::config,
+    *,
+};
+use crate::disk::sim::{Op, SimDisk};
+
+mod damage;
+mod disk;
+mod entries;
+mod files;
+mod power;
+
+const GROUP: GroupId = GroupId(1);
+const OTHER: GroupId = GroupId(2);
+
+fn try_open(disk: &SimDisk, flushed: &[(GroupId, u64)]) -> Result<(Wal, RecoveryReport), OpenError> {
+    let base = RecoveryBase { flushed: flushed.iter().copied().collect() };
+    Wal::open_stepped(Arc::new(disk.clone()), config(), &base)
+}
+
+fn open(disk: &SimDisk) -> Wal {
+    try_open(disk, &[]).unwrap_or_else(|e| panic!("{e}")).0
+}
+
+fn draft(index: u64, bytes: usize) -> Draft<Bytes> {
+    Draft { id: LogId::new(1, index), kind: 1, payload: Bytes::from(vec![index as u8; bytes]) }
+}
+
+/// Appends entries without writing them; the count goes up when they are acknowledged.
+fn append(wal: &Wal, group: GroupId, indexes: Range<u64>, bytes: usize, acknowledged: &Arc<AtomicUsize>) {
+    for index in indexes {
+        let acknowledged = acknowledged.clone();
+        let done = move |result: Result<(), WalFailed>| {
+            if result.is_ok() {
+                acknowledged.fetch_add(1, Relaxed);
+            }
+        };
+        // An error is a log that has failed: nothing is acknowledged.
+        let _ = wal.group(group).append([draft(index, bytes)], done);
+    }
+}
+
+/// Appends entries, each with a write of its own.
+fn write(wal: &Wal, group: GroupId, indexes: Range<u64>, bytes: usize) {
+    for index in indexes {
+        let acknowledged = Arc::default();
+        append(wal, group, index..index + 1, bytes, &acknowledged);
+        assert_eq!((wal.step(), acknowledged.load(Relaxed)), (Step::Wrote, 1), "entry {index}");
+    }
+}
+
+/// The group has exactly these entries, all of `bytes`.
+fn expect(wal: &Wal, group: GroupId, indexes: Range<u64>, bytes: usize) {
+    let entries = wal.group(group).read(indexes.clone(), usize::MAX).expect("readable");
+    assert_eq!(entries.len() as u64, indexes.end - indexes.start);
+    for (entry, index) in entries.iter().zip(indexes.clone()) {
+        assert_eq!((entry.id.index, entry.payload.len()), (index, bytes));
+        assert!(entry.payload.iter().all(|b| *b == index as u8));
+    }
+    assert_eq!(wal.group(group).state().last.map_or(0, |id| id.index + 1), indexes.end);
+}
+
+fn file(seq: u64) -> std::path::PathBuf {
+    in_dir(&file_name(seq))
+}
+
+fn damage(result: Result<(Wal, RecoveryReport), OpenError>) -> (String, usize) {
+    match result.map(|(_, report)| report) {
+        Err(OpenError::Damaged { file, offset, .. }) => (file, offset),
+        other => panic!("no damage was seen: {other:?}"),
+    }
+}
+
+/// The disk of a log with six acknowledged writes of two blocks each, killed right after, and where each begins.
+fn six_writes(sealed: bool) -> (SimDisk, Vec<usize>) {
+    let disk = SimDisk::new(9);
+    let wal = Wal::open_stepped(
+        Arc::new(disk.clone()),
+        WalConfig { first_file_bytes: 64 << 10, ..config() },
+        &RecoveryBase::default(),
+    );
+    let wal = wal.expect("opens").0;
+    let mut starts = Vec::new();
+    for index in 0..6 {
+        starts.push(wal.shared.with(|log| log.end().offset()));
+        write(&wal, GROUP, index..index + 1, 5000);
+    }
+    if sealed {
+        assert_eq!(wal.step_seal(), Step::Wrote);
+    }
+    drop(wal);
+    (disk.kill(), starts)
+}
+
+/// What [`six_writes`] has, stopped in order.
+fn stopped() -> SimDisk {
+    let disk = SimDisk::new(9);
+    let config = WalConfig { first_file_bytes: 64 << 10, ..config() };
+    let wal = Wal::open_stepped(Arc::new(disk.clone()), config, &RecoveryBase::default()).expect("opens").0;
+    write(&wal, GROUP, 0..6, 5000);
+    wal.shutdown();
+    disk.kill()
+}
+
+/// A log of several files, the oldest of which were used again.
+fn many_files() -> SimDisk {
+    let disk = SimDisk::new(3);
+    let wal = open(&disk);
+    write(&wal, GROUP, 0..30, 6000);
+    wal.group(GROUP).purge(LogId::new(1, 11)).expect("purged");
+    assert!(wal.reclaim().expect("reclaimed") > 0);
+    write(&wal, GROUP, 30..60, 6000);
+    while wal.step_prepare() {}
+    wal.step_seal();
+    drop(wal);
+    disk.kill()
+}
