@@ -89,7 +89,11 @@ fn members_of_a_group_go_on_where_it_was() {
     let rest = broker.lines(&[&member[..], &["40"]].concat());
     assert_eq!(first.into_iter().chain(rest).collect::<Vec<_>>().join("\n") + "\n", numbers(100));
     let group = broker.json(&["group", "describe", "g", "--output", "json"]);
-    assert_eq!((&group["state"], &group["offsets"][0]["lag"]), (&"Empty".into(), &0.into()), "{group}");
+    assert_eq!(
+        (&group["state"], &group["offsets"][0]["lag_records"]),
+        (&"Empty".into(), &0.into()),
+        "{group}"
+    );
 }
 
 #[test]

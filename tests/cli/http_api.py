@@ -285,7 +285,7 @@ def lag_of_unread_partitions(broker):
                               timeout=60, env=environment).stdout
         told = json.loads(told)
         return {(sample("millstream_group_lag_records"), sample("millstream_group_lag_uncounted_partitions")),
-                (group["lag_records"], group["uncounted_partitions"]), (told["lag"], told["uncounted_partitions"]),
+                (group["lag_records"], group["uncounted_partitions"]), (told["lag_records"], told["uncounted_partitions"]),
                 (group["topics"][0]["lag_records"], group["topics"][0]["uncounted_partitions"])}
 
     # The last partition is empty: there is nothing to read, wherever the group would begin.
@@ -317,7 +317,7 @@ def lag_in_seconds(broker):
         from_http = port.call("group", "g")[1]
         from_kafka = json.loads(millstream("group", "describe", "g", "--output", "json"))
         return [(sample("millstream_group_lag_records"), sample("millstream_group_lag_seconds")),
-                (from_http["lag_records"], from_http["lag_seconds"]), (from_kafka["lag"], from_kafka["lag_seconds"])]
+                (from_http["lag_records"], from_http["lag_seconds"]), (from_kafka["lag_records"], from_kafka["lag_seconds"])]
 
     for offset, records, age in [(0, 4, 3_600), (1, 3, 3_000), (3, 1, 1_800), (4, 0, 0)]:
         port.call("reset_group", "g", {"topic": "late", "to": {"offset": offset}})

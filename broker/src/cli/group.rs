@@ -158,7 +158,7 @@ fn describe_json(group: &GroupDescription, readings: &[Reading], out: &mut Out) 
             "offset": reading.noted,
             "log_start_offset": reading.begin,
             "end_offset": reading.end,
-            "lag": reading.records(),
+            "lag_records": reading.records(),
             "lag_seconds": in_seconds(reading.age_ms(now_ms)),
             "member": reading.member,
         })
@@ -169,7 +169,7 @@ fn describe_json(group: &GroupDescription, readings: &[Reading], out: &mut Out) 
         "protocol_type": group.protocol_type,
         "protocol": group.protocol,
         "members": members.collect::<Vec<_>>(),
-        "lag": readings.iter().filter_map(Reading::records).sum::<i64>(),
+        "lag_records": readings.iter().filter_map(Reading::records).sum::<i64>(),
         "lag_seconds": in_seconds(oldest_ms(readings, now_ms)),
         "uncounted_partitions": readings.iter().filter(|reading| reading.records().is_none()).count(),
         "offsets": offsets.collect::<Vec<_>>(),

@@ -79,6 +79,8 @@ pub(super) fn headline(change: &Change<'_>) -> String {
 
 /// Everything for a program.
 pub(super) fn summary(change: &Change<'_>) -> Value {
+    // The page of the metrics has every number in one form; what is counted is shown as the integer that it is.
+    let count = |family: &str| change.value(family) as u64;
     let by_name = |rates: Vec<(String, f64)>| rates.into_iter().collect::<BTreeMap<_, _>>();
     let mut latency = serde_json::Map::new();
     for (_, name, family, labels) in TIMES {
@@ -88,7 +90,13 @@ pub(super) fn summary(change: &Change<'_>) -> Value {
         latency.insert(name.to_string(), parts.collect());
     }
     let lags = lags(change).into_iter().map(|lag| {
-        json!({ "group": lag.group, "topic": lag.topic, "records": lag.records, "seconds": lag.seconds, "uncounted_partitions": lag.uncounted })
+        json!({
+            "group": lag.group,
+            "topic": lag.topic,
+            "lag_records": lag.records as u64,
+            "lag_seconds": lag.seconds,
+            "uncounted_partitions": lag.uncounted as u64,
+        })
     });
     json!({
         "produce_bytes_per_second": change.rate("millstream_produce_bytes_total"),
@@ -100,10 +108,10 @@ pub(super) fn summary(change: &Change<'_>) -> Value {
         "wal_syncs_per_second": change.rate("millstream_wal_sync_seconds_count"),
         "wal_busy": change.rate("millstream_wal_sync_seconds_sum"),
         "cpus": change.rate("process_cpu_seconds_total"),
-        "connections": change.value("millstream_connections"),
-        "resident_bytes": change.value("process_resident_memory_bytes"),
-        "disk_free_bytes": change.value("millstream_disk_free_bytes"),
-        "disk_total_bytes": change.value("millstream_disk_total_bytes"),
+        "connections": count("millstream_connections"),
+        "resident_bytes": count("process_resident_memory_bytes"),
+        "disk_free_bytes": count("millstream_disk_free_bytes"),
+        "disk_total_bytes": count("millstream_disk_total_bytes"),
         "requests_per_second": by_name(change.rates_by("millstream_requests_total", "api")),
     })
 }
@@ -304,7 +312,8 @@ mod tests {
             groups(&change),
             ["GROUP  TOPIC  LAG  BEHIND  NOT COUNTED", "a      t      0    0s      2 partitions"]
         );
-        assert_eq!(summary(&change)["lag"][0]["uncounted_partitions"], 2.0);
+        let shown = json!({ "group": "a", "topic": "t", "lag_records": 0, "lag_seconds": 0.0, "uncounted_partitions": 2 });
+        assert_eq!(summary(&change)["lag"][0], shown);
     }
 
     #[test]
