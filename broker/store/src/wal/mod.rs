@@ -475,9 +475,6 @@ impl Drop for Wal {
     }
 }
 
-// The control breaks these on purpose; that it is caught is a simulation of its own.
-#[cfg(all(test, not(feature = "unsafe-ack-before-sync")))]
-mod fault_tests;
 #[cfg(test)]
 mod sim_tests;
 #[cfg(test)]

@@ -8,12 +8,14 @@ use std::{
     },
 };
 
-use super::{
-    layout::{file_name, in_dir},
-    sim_tests::config,
-    *,
+use crate::{
+    disk::sim::{Op, SimDisk},
+    wal::{
+        layout::{file_name, in_dir},
+        sim_tests::config,
+        *,
+    },
 };
-use crate::disk::sim::{Op, SimDisk};
 
 mod damage;
 mod disk;

@@ -2,10 +2,8 @@
 
 use std::path::Path;
 
-use super::{
-    super::layout::{FILE_HEAD_BYTES, spare_name},
-    *,
-};
+use super::*;
+use crate::wal::layout::{FILE_HEAD_BYTES, spare_name};
 
 fn log_files(disk: &SimDisk) -> Vec<u64> {
     let names = disk.files().into_keys();

@@ -2,7 +2,8 @@
 
 use std::sync::{Mutex, mpsc};
 
-use super::{super::layout::FILE_HEAD_BYTES, *};
+use super::*;
+use crate::wal::layout::FILE_HEAD_BYTES;
 
 #[test]
 fn entries_are_not_misplaced_when_the_file_with_those_before_them_is_used_again() {

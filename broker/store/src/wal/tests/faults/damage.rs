@@ -1,6 +1,7 @@
 //! Bytes that are not those that were written: rot is told from a torn write.
 
-use super::{super::layout::FILE_HEAD_BYTES, *};
+use super::*;
+use crate::wal::layout::FILE_HEAD_BYTES;
 
 #[test]
 fn rot_in_front_of_the_durable_mark_is_damage_wherever_it_is() {

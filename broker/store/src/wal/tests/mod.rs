@@ -14,6 +14,10 @@ use super::{
 };
 use crate::disk::OsDisk;
 
+// The control breaks these on purpose; that it is caught is a simulation of its own.
+#[cfg(not(feature = "unsafe-ack-before-sync"))]
+mod faults;
+
 const GROUP: GroupId = GroupId(3);
 
 fn config() -> WalConfig {
