@@ -14,6 +14,7 @@ mod openapi;
 mod problem;
 mod process;
 mod readiness;
+mod rest;
 mod settings;
 mod shape;
 mod topics;
@@ -192,6 +193,7 @@ fn router(port: Arc<Port>) -> Router {
         .method_not_allowed_fallback(problem::wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(port.clone(), guard))
+        .layer(middleware::from_fn(rest::hear_out))
         .with_state(port)
 }
 
@@ -253,6 +255,8 @@ async fn description() -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpStream,
@@ -284,6 +288,34 @@ mod tests {
             assert!(answer.starts_with("HTTP/1.0 503") && answer.contains("is starting"), "{path}: {answer}");
         }
         assert!(get(address, "/v1/openapi.json").await.starts_with("HTTP/1.0 200"), "it depends on nothing");
+        server.close();
+    }
+
+    #[tokio::test]
+    async fn who_is_refused_may_send_to_its_end_and_gets_the_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let config = BrokerConfig::from_values(&Default::default());
+        let server =
+            AdminServer::start(vec![listener], "127.0.0.1:0", &config).expect("no token is asked for");
+        let mut stream = TcpStream::connect(address).await.expect("connected");
+        let body = vec![b' '; 4 << 20];
+        let head =
+            format!("POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        let early = tokio::time::timeout(Duration::from_millis(300), stream.readable()).await;
+        assert!(early.is_err(), "an answer came before the body, and nobody reads that any more");
+        stream.write_all(&body).await.expect("the connection takes it to its end");
+        let mut answer = vec![0; 12];
+        stream.read_exact(&mut answer).await.expect("answered");
+        assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 404");
+
+        // Who asks whether to send is told at once.
+        let mut stream = TcpStream::connect(address).await.expect("connected");
+        let head = head.replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        stream.read_exact(&mut answer).await.expect("answered");
+        assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 404");
         server.close();
     }
 }
