@@ -274,13 +274,18 @@ mod tests {
         answer
     }
 
-    #[tokio::test]
-    async fn a_broker_that_starts_is_live_and_not_ready_and_says_so() {
+    /// The port of a broker that starts, and its address.
+    async fn starting() -> (AdminServer, std::net::SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let config = BrokerConfig::from_values(&Default::default());
-        let server =
-            AdminServer::start(vec![listener], "127.0.0.1:0", &config).expect("no token is asked for");
+        let server = AdminServer::start(vec![listener], "127.0.0.1:0", &config);
+        (server.expect("no token is asked for"), address)
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_starts_is_live_and_not_ready_and_says_so() {
+        let (server, address) = starting().await;
         let live = get(address, "/health/live").await;
         assert!(live.starts_with("HTTP/1.0 200") && live.ends_with("live\n"), "{live}");
         for path in ["/health/ready", "/v1/topics", "/metrics"] {
@@ -292,30 +297,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_refused_may_send_to_its_end_and_gets_the_answer() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("bound");
-        let config = BrokerConfig::from_values(&Default::default());
-        let server =
-            AdminServer::start(vec![listener], "127.0.0.1:0", &config).expect("no token is asked for");
-        let mut stream = TcpStream::connect(address).await.expect("connected");
+    async fn whoever_sends_a_body_may_send_to_its_end_and_gets_the_answer() {
+        let (server, address) = starting().await;
         let body = vec![b' '; 4 << 20];
-        let head =
-            format!("POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
-        stream.write_all(head.as_bytes()).await.expect("sent");
-        let early = tokio::time::timeout(Duration::from_millis(300), stream.readable()).await;
-        assert!(early.is_err(), "an answer came before the body, and nobody reads that any more");
-        stream.write_all(&body).await.expect("the connection takes it to its end");
-        let mut answer = vec![0; 12];
-        stream.read_exact(&mut answer).await.expect("answered");
-        assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 404");
+        for (line, status) in [("POST /nothing", "404"), ("GET /health/live", "200")] {
+            let head = format!("{line} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n", body.len());
+            let mut stream = TcpStream::connect(address).await.expect("connected");
+            stream.write_all(format!("{head}\r\n").as_bytes()).await.expect("sent");
+            let early = tokio::time::timeout(Duration::from_millis(300), stream.readable()).await;
+            assert!(early.is_err(), "an answer came before the body, and nobody reads that any more");
+            stream.write_all(&body).await.expect("the connection takes it to its end");
+            let mut answer = vec![0; 12];
+            stream.read_exact(&mut answer).await.expect("answered");
+            assert_eq!(String::from_utf8_lossy(&answer), format!("HTTP/1.1 {status}"));
 
-        // Who asks whether to send is told at once.
-        let mut stream = TcpStream::connect(address).await.expect("connected");
-        let head = head.replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n");
-        stream.write_all(head.as_bytes()).await.expect("sent");
-        stream.read_exact(&mut answer).await.expect("answered");
-        assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 404");
+            // Who asks whether to send is told at once.
+            let mut stream = TcpStream::connect(address).await.expect("connected");
+            stream.write_all(format!("{head}Expect: 100-continue\r\n\r\n").as_bytes()).await.expect("sent");
+            stream.read_exact(&mut answer).await.expect("answered");
+            assert_eq!(String::from_utf8_lossy(&answer), format!("HTTP/1.1 {status}"));
+        }
         server.close();
     }
 }

@@ -1,4 +1,4 @@
-//! The rest of a body that nobody wanted.
+//! The rest of a body that the answer did not need.
 
 use std::{
     sync::{
@@ -9,7 +9,7 @@ use std::{
 };
 
 use axum::{
-    body::{Body, BodyDataStream},
+    body::{Body, BodyDataStream, HttpBody},
     extract::Request,
     http::header,
     middleware::Next,
@@ -18,7 +18,7 @@ use axum::{
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 
-/// So much of a refused body is read, and for so long; whoever sends more has the connection closed on it.
+/// So much of the rest is read, and for so long; whoever sends more has the connection closed on it.
 const REST_BYTES_MAX: usize = 16 << 20;
 const REST_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -54,16 +54,18 @@ impl Shared {
     }
 }
 
-/// Lets whoever is refused send to its end before it gets the answer: a connection that is closed on bytes that are
-/// still under way is reset, and the answer that says why is lost with it.
+/// Lets whoever sends a body send it to its end before it gets the answer: a connection that is closed on bytes that
+/// are still under way is reset, and the answer is lost with it.
 pub(super) async fn hear_out(request: Request, next: Next) -> Response {
+    if request.body().is_end_stream() {
+        return next.run(request).await;
+    }
     // Who asks first whether to send, and was not told to, does not.
     let asks = request.headers().contains_key(header::EXPECT);
     let (parts, body) = request.into_parts();
     let shared = Shared::of(body);
     let response = next.run(Request::from_parts(parts, shared.body())).await;
-    let refused = response.status().is_client_error() || response.status().is_server_error();
-    if refused && (shared.begun.load(Relaxed) || !asks) {
+    if shared.begun.load(Relaxed) || !asks {
         // A body that does not end in time is left.
         let _ = tokio::time::timeout(REST_TIMEOUT, shared.read_rest()).await;
     }
