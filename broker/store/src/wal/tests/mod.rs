@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, OpenOptions},
+    ops::Range,
     os::unix::fs::FileExt,
     sync::mpsc,
 };
@@ -53,8 +54,6 @@ fn check(log: &GroupLog, indexes: Range<u64>, bytes: usize) {
         assert_eq!(entry.payload, vec![index as u8; bytes]);
     }
 }
-
-use std::ops::Range;
 
 #[test]
 fn what_was_durable_comes_back_over_many_files_and_starts() {

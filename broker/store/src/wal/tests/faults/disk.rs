@@ -4,6 +4,10 @@ use std::{io, sync::mpsc};
 
 use super::*;
 
+fn used_bytes(disk: &SimDisk) -> u64 {
+    disk.files().values().map(|bytes| bytes.len() as u64).sum()
+}
+
 #[test]
 fn a_log_whose_last_file_is_full_starts_on_a_full_disk_with_a_spare_file() {
     let disk = SimDisk::new(2);
@@ -13,8 +17,7 @@ fn a_log_whose_last_file_is_full_starts_on_a_full_disk_with_a_spare_file() {
     assert!(wal.reclaim().expect("reclaimed") > 1);
     drop(wal);
     let disk = disk.kill();
-    let used: usize = disk.files().values().map(Vec::len).sum();
-    disk.set_capacity(Some(used as u64));
+    disk.set_capacity(Some(used_bytes(&disk)));
     let wal = open(&disk);
     write(&wal, GROUP, 40..41, 6000);
     expect(&wal, GROUP, 36..41, 6000);
@@ -70,8 +73,8 @@ fn a_failed_sync_of_a_new_file_or_its_name_ends_the_log_and_a_full_disk_does_not
     let disk = SimDisk::new(8);
     let wal = open(&disk);
     write(&wal, GROUP, 0..3, 6000);
-    let used: usize = disk.files().values().map(Vec::len).sum();
-    disk.set_capacity(Some(used as u64 + 5000));
+    let used = used_bytes(&disk);
+    disk.set_capacity(Some(used + 5000));
     let acknowledged = Arc::default();
     append(&wal, GROUP, 3..30, 6000, &acknowledged);
     assert!(!wal.waits_for_room(), "nothing was tried yet");
@@ -79,8 +82,7 @@ fn a_failed_sync_of_a_new_file_or_its_name_ends_the_log_and_a_full_disk_does_not
     assert_eq!(wal.step(), Step::Blocked);
     assert!(wal.waits_for_room());
     assert_eq!(acknowledged.load(Relaxed), 0, "nobody is told before everything in front is durable");
-    let now: usize = disk.files().values().map(Vec::len).sum();
-    assert_eq!(now, used, "a file that could not be made takes no room");
+    assert_eq!(used_bytes(&disk), used, "a file that could not be made takes no room");
     disk.set_capacity(None);
     assert_eq!((wal.step(), acknowledged.load(Relaxed)), (Step::Wrote, 27));
     assert!(!wal.waits_for_room());
@@ -91,8 +93,7 @@ fn a_failed_sync_of_a_new_file_or_its_name_ends_the_log_and_a_full_disk_does_not
 #[test]
 fn a_log_starts_on_a_full_disk() {
     let disk = many_files();
-    let used: usize = disk.files().values().map(Vec::len).sum();
-    disk.set_capacity(Some(used as u64));
+    disk.set_capacity(Some(used_bytes(&disk)));
     let wal = open(&disk);
     write(&wal, GROUP, 60..61, 6000);
     expect(&wal, GROUP, 12..61, 6000);

@@ -5,6 +5,10 @@ use std::sync::{Mutex, mpsc};
 use super::*;
 use crate::wal::layout::FILE_HEAD_BYTES;
 
+fn payloads_in_memory(wal: &Wal) -> usize {
+    wal.shared.with(|log| log.group(GROUP).slots.iter().filter(|slot| slot.payload.is_some()).count())
+}
+
 #[test]
 fn entries_are_not_misplaced_when_the_file_with_those_before_them_is_used_again() {
     let disk = SimDisk::new(1);
@@ -95,10 +99,7 @@ fn payloads_that_are_not_written_yet_stay_in_memory_and_later_ones_come_from_the
     wal.group(GROUP).truncate_after(Some(LogId::new(1, 0))).expect("truncated");
     write(&wal, GROUP, 1..5, 1000);
     wal.group(GROUP).release_memory(4);
-    assert_eq!(
-        wal.shared.with(|log| log.group(GROUP).slots.iter().filter(|slot| slot.payload.is_some()).count()),
-        0
-    );
+    assert_eq!(payloads_in_memory(&wal), 0);
 }
 
 #[test]
@@ -131,11 +132,7 @@ fn a_purged_entry_whose_file_is_used_again_is_purged_and_not_damaged() {
 fn an_entry_that_does_not_follow_the_one_before_it_is_damage() {
     let (disk, starts) = six_writes(false);
     let at = starts[3] + 44;
-    let mut frame = disk.read_file(file(1)).expect("there")[at..at + 5040].to_vec();
-    frame[32] = 1;
-    let crc = layout::crc(&[&frame[..4], &frame[8..]].concat());
-    frame[4..8].copy_from_slice(&crc.to_le_bytes());
-    disk.overwrite(file(1), at as u64, &frame).expect("there");
+    forge_frame(&disk, at, |frame| frame[32] = 1);
     assert_eq!(damage(try_open(&disk, &[])), (file_name(1), at));
 }
 
@@ -148,9 +145,7 @@ fn what_a_start_keeps_in_memory_is_what_the_runs_do_not_have() {
     drop(wal);
     let (wal, _) = try_open(&disk.kill(), &[(GROUP, 38)]).expect("opens");
     assert!(wal.memory_bytes() <= config().chunk_bytes, "small payloads hold no windows");
-    let kept =
-        |log: &mut log::Log| log.group(GROUP).slots.iter().filter(|slot| slot.payload.is_some()).count();
-    assert_eq!(wal.shared.with(kept), 1);
+    assert_eq!(payloads_in_memory(&wal), 1);
     expect(&wal, GROUP, 0..40, 3000);
     expect(&wal, OTHER, 0..1, 100);
 }

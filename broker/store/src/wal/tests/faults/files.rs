@@ -61,11 +61,7 @@ fn a_file_of_a_newer_version_is_neither_damaged_nor_torn() {
     assert_eq!(result, Err(OpenError::Unsupported { file: file_name(1), offset: 0, version: 2 }));
     // The same for a frame: the last one, where a torn tail would be cut.
     let at = starts[5] + 44;
-    let mut frame = disk.read_file(file(1)).expect("there")[at..at + 5040].to_vec();
-    frame[8] = 77;
-    let crc = layout::crc(&[&frame[..4], &frame[8..]].concat());
-    frame[4..8].copy_from_slice(&crc.to_le_bytes());
-    disk.overwrite(file(1), at as u64, &frame).expect("there");
+    forge_frame(&disk, at, |frame| frame[8] = 77);
     let result = try_open(&disk, &[]).map(|_| ());
     assert_eq!(result, Err(OpenError::Unsupported { file: file_name(1), offset: at, version: 1 }));
 }

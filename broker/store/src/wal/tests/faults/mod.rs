@@ -84,20 +84,22 @@ fn damage(result: Result<(Wal, RecoveryReport), OpenError>) -> (String, usize) {
     }
 }
 
-/// The disk of a log with six acknowledged writes of two blocks each, killed right after, and where each begins.
-fn six_writes(sealed: bool) -> (SimDisk, Vec<usize>) {
+/// A log with six acknowledged writes of two blocks each, its disk, and where each begins.
+fn log_of_six_writes() -> (Wal, SimDisk, Vec<usize>) {
     let disk = SimDisk::new(9);
-    let wal = Wal::open_stepped(
-        Arc::new(disk.clone()),
-        WalConfig { first_file_bytes: 64 << 10, ..config() },
-        &RecoveryBase::default(),
-    );
-    let wal = wal.expect("opens").0;
+    let config = WalConfig { first_file_bytes: 64 << 10, ..config() };
+    let wal = Wal::open_stepped(Arc::new(disk.clone()), config, &RecoveryBase::default()).expect("opens").0;
     let mut starts = Vec::new();
     for index in 0..6 {
         starts.push(wal.shared.with(|log| log.end().offset()));
         write(&wal, GROUP, index..index + 1, 5000);
     }
+    (wal, disk, starts)
+}
+
+/// The disk of [`log_of_six_writes`], killed right after them, and where each begins.
+fn six_writes(sealed: bool) -> (SimDisk, Vec<usize>) {
+    let (wal, disk, starts) = log_of_six_writes();
     if sealed {
         assert_eq!(wal.step_seal(), Step::Wrote);
     }
@@ -105,14 +107,20 @@ fn six_writes(sealed: bool) -> (SimDisk, Vec<usize>) {
     (disk.kill(), starts)
 }
 
-/// What [`six_writes`] has, stopped in order.
+/// The same, stopped in order.
 fn stopped() -> SimDisk {
-    let disk = SimDisk::new(9);
-    let config = WalConfig { first_file_bytes: 64 << 10, ..config() };
-    let wal = Wal::open_stepped(Arc::new(disk.clone()), config, &RecoveryBase::default()).expect("opens").0;
-    write(&wal, GROUP, 0..6, 5000);
+    let (wal, disk, _) = log_of_six_writes();
     wal.shutdown();
     disk.kill()
+}
+
+/// Changes a frame of [`six_writes`] that is at `at`, and makes its checksum right again.
+fn forge_frame(disk: &SimDisk, at: usize, change: impl FnOnce(&mut [u8])) {
+    let mut frame = disk.read_file(file(1)).expect("there")[at..at + 5040].to_vec();
+    change(&mut frame);
+    let crc = layout::crc(&[&frame[..4], &frame[8..]].concat());
+    frame[4..8].copy_from_slice(&crc.to_le_bytes());
+    disk.overwrite(file(1), at as u64, &frame).expect("there");
 }
 
 /// A log of several files, the oldest of which were used again.
