@@ -7,7 +7,7 @@ use std::{
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::FutureExt;
-use tokio::net::tcp::ReadHalf;
+use tokio::{io::AsyncReadExt, net::tcp::ReadHalf};
 
 use super::budget::{Budget, Charge};
 
@@ -183,7 +183,6 @@ impl Input {
         starved.store(false, Relaxed);
         loop {
             if from.readable().now_or_never().is_none() {
-                // Here, and not before: after a read the socket is taken for readable once more, though it is empty.
                 self.rest_at_beginning();
                 from.readable().await?;
             }
@@ -194,9 +193,10 @@ impl Input {
             }
             // Not beyond a large frame: what is behind it would have to be copied out of its memory.
             let most = if self.usual_bytes > READ_BYTES_MIN { room } else { usize::MAX };
-            match from.try_read_buf(&mut (&mut self.buffer).limit(most)) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                result => return result,
+            // Unlike `try_read_buf` this knows that a read which leaves room has emptied the socket: no second one that says so.
+            let read = from.read_buf(&mut (&mut self.buffer).limit(most)).now_or_never();
+            if let Some(result) = read {
+                return result;
             }
         }
     }
@@ -204,6 +204,8 @@ impl Input {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
 
     fn input(bytes: &[u8]) -> Input {
@@ -228,6 +230,23 @@ mod tests {
         assert_eq!(input.partial(), None);
         input.buffer.extend_from_slice(&[0, 0]);
         assert_eq!(input.partial(), Some(Partial { nth: 3, bytes: 0 }), "two bytes count as nothing");
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_read_empty_is_not_read_again_before_more_comes() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (near, far) = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
+        let (mut near, (mut far, _)) = (near.expect("connected"), far.expect("accepted"));
+        let (mut from, _) = far.split();
+        let (mut input, starved) = (input(&[]), AtomicBool::new(false));
+        for sent in [&[0u8, 0, 0, 2, 1][..], &[2]] {
+            near.write_all(sent).await.expect("sent");
+            assert_eq!(input.fill(&mut from, &starved).await.expect("read"), sent.len());
+            assert!(from.readable().now_or_never().is_none(), "empty after {} bytes", sent.len());
+        }
+        let (frame, _) = input.next_frame().expect("good").expect("whole");
+        assert_eq!(frame[..], [1, 2]);
     }
 
     #[test]
