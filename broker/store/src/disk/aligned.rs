@@ -61,6 +61,11 @@ impl AlignedBuf {
         }
     }
 
+    /// Makes the system find its memory now, so that whoever writes it does not wait for that. What is in it is lost.
+    pub fn populate(&mut self) {
+        self.iter_mut().step_by(BLOCK_BYTES).for_each(|byte| *byte = 0);
+    }
+
     /// Where the buffer starts, for writers that own disjoint parts of it.
     pub fn as_mut_ptr(&self) -> *mut u8 {
         self.start.as_ptr()

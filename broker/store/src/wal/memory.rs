@@ -1,15 +1,17 @@
 //! The log's memory: aligned chunks that are written to disk as they are and that readers share.
 
 use std::{
+    io,
     ops::Range,
     sync::{
         Arc, Weak,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    thread::JoinHandle,
 };
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::disk::{AlignedBuf, align_up};
 
@@ -18,10 +20,17 @@ use crate::disk::{AlignedBuf, align_up};
 const CHUNK_BYTES_MIN: usize = 64 << 10;
 
 /// Chunks that are not in use, and a count of those that are.
+///
+/// The system finds memory when it is written for the first time, a huge page at once, and where it is a virtual machine whose host
+/// has taken that memory back this takes milliseconds. Whoever appends has others behind it, so a thread makes the next chunk of a
+/// busy log ahead.
 pub(super) struct ChunkPool {
     chunk_bytes: usize,
     spare_bytes_max: usize,
     rest: Mutex<Rest>,
+    /// A chunk is wanted, or the thread is to end.
+    changed: Condvar,
+    maker: Mutex<Option<JoinHandle<()>>>,
     in_use_bytes: AtomicUsize,
 }
 
@@ -30,17 +39,62 @@ struct Rest {
     spare: Vec<AlignedBuf>,
     /// Length of the next chunk that is not a spare one.
     next_bytes: usize,
+    /// A spare chunk is to be made.
+    wanted: bool,
+    stopping: bool,
 }
 
 impl ChunkPool {
     pub(super) fn new(chunk_bytes: usize, spare_bytes_max: usize) -> Arc<ChunkPool> {
-        let rest = Rest { spare: Vec::new(), next_bytes: CHUNK_BYTES_MIN.min(chunk_bytes) };
+        let next_bytes = CHUNK_BYTES_MIN.min(chunk_bytes);
+        let rest = Rest { spare: Vec::new(), next_bytes, wanted: false, stopping: false };
         Arc::new(ChunkPool {
             chunk_bytes,
             spare_bytes_max,
             rest: Mutex::new(rest),
+            changed: Condvar::new(),
+            maker: Mutex::default(),
             in_use_bytes: AtomicUsize::new(0),
         })
+    }
+
+    /// Starts the thread that makes chunks ahead; without it they are made when they are taken.
+    pub(super) fn start(self: &Arc<Self>) -> io::Result<()> {
+        let pool = self.clone();
+        let thread = std::thread::Builder::new().name("wal-memory".to_string());
+        *self.maker.lock() = Some(thread.spawn(move || while pool.make_ahead() {})?);
+        Ok(())
+    }
+
+    /// Ends the thread.
+    pub(super) fn stop(&self) {
+        self.rest.lock().stopping = true;
+        self.changed.notify_all();
+        if let Some(maker) = self.maker.lock().take() {
+            // One that panicked has said so.
+            let _ = maker.join();
+        }
+    }
+
+    /// Waits until a spare chunk is wanted, and makes it; `false` when the thread is to end.
+    fn make_ahead(&self) -> bool {
+        let mut rest = self.rest.lock();
+        while !rest.wanted && !rest.stopping {
+            self.changed.wait(&mut rest);
+        }
+        if rest.stopping {
+            return false;
+        }
+        let memory = MutexGuard::unlocked(&mut rest, || {
+            let mut memory = AlignedBuf::zeroed(self.chunk_bytes);
+            memory.populate();
+            memory
+        });
+        // Meanwhile the log may have come to rest, or got a chunk back.
+        if std::mem::take(&mut rest.wanted) && rest.spare.is_empty() {
+            rest.spare.push(memory);
+        }
+        true
     }
 
     /// A chunk of at least `bytes`; its content is anything.
@@ -50,6 +104,10 @@ impl ChunkPool {
             let spare = if bytes <= self.chunk_bytes { rest.spare.pop() } else { None };
             let len = rest.next_bytes;
             rest.next_bytes = (len * 2).min(self.chunk_bytes);
+            if rest.spare.is_empty() && rest.next_bytes == self.chunk_bytes && !rest.wanted {
+                rest.wanted = true;
+                self.changed.notify_all();
+            }
             (spare, len)
         };
         let memory = spare.unwrap_or_else(|| AlignedBuf::zeroed(align_up(bytes).max(len)));
@@ -69,6 +127,7 @@ impl ChunkPool {
     pub(super) fn trim(&self) {
         let mut rest = self.rest.lock();
         rest.next_bytes = CHUNK_BYTES_MIN.min(self.chunk_bytes);
+        rest.wanted = false;
         let spare = std::mem::take(&mut rest.spare);
         drop(rest);
         drop(spare);
@@ -170,6 +229,41 @@ mod tests {
         assert_eq!((pool.in_use_bytes(), pool.spare_bytes()), (0, 1 << 20), "only full chunks are kept");
         pool.trim();
         assert_eq!((pool.take(100).capacity(), pool.spare_bytes()), (64 << 10, 0));
+    }
+
+    #[test]
+    fn a_busy_log_finds_its_next_chunk_made_and_one_at_rest_holds_none() {
+        let pool = ChunkPool::new(64 << 10, 256 << 10);
+        let first = pool.take(100);
+        pool.rest.lock().stopping = true;
+        assert_eq!((pool.make_ahead(), pool.spare_bytes()), (false, 0), "who is told to end makes nothing");
+        pool.rest.lock().stopping = false;
+        assert!(pool.make_ahead());
+        assert_eq!((pool.spare_bytes(), pool.rest.lock().wanted), (64 << 10, false));
+        let second = pool.take(100);
+        assert_eq!((pool.spare_bytes(), pool.rest.lock().wanted), (0, true), "the next one is asked for");
+        pool.trim();
+        assert!(!pool.rest.lock().wanted);
+        pool.rest.lock().wanted = true;
+        drop(first);
+        assert!(pool.make_ahead());
+        assert_eq!(pool.spare_bytes(), 64 << 10, "what came back is enough");
+        drop(second);
+    }
+
+    #[test]
+    fn the_thread_makes_what_is_asked_for_and_ends() {
+        let pool = ChunkPool::new(64 << 10, 256 << 10);
+        pool.start().expect("a thread");
+        let chunk = pool.take(100);
+        let is_made = |_| {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            pool.spare_bytes() == 64 << 10
+        };
+        assert!((0..60_000).any(is_made), "nothing is made in a minute");
+        pool.stop();
+        assert_eq!(Arc::strong_count(&pool), 1, "the thread has let go");
+        drop(chunk);
     }
 
     #[test]

@@ -265,8 +265,10 @@ impl Wal {
         let no_thread = |e: io::Error| OpenError::Io { what: "a thread".to_string(), reason: e.to_string() };
         let writer = Writer::new(shared.clone(), false);
         shared.files.start().map_err(no_thread)?;
-        let spawned = std::thread::Builder::new().name("wal-writer".to_string()).spawn(move || writer.run());
+        let thread = std::thread::Builder::new().name("wal-writer".to_string());
+        let spawned = shared.pool.start().and_then(|()| thread.spawn(move || writer.run()));
         if spawned.is_err() {
+            shared.pool.stop();
             shared.files.stop();
         }
         Ok((Wal::new(shared, Driver::Thread(Some(spawned.map_err(no_thread)?))), report))
@@ -460,6 +462,7 @@ impl Wal {
             // A writer that panicked has said so; there is nothing left to write with.
             let _ = writer.join();
         }
+        self.shared.pool.stop();
         self.shared.files.stop();
     }
 
