@@ -93,6 +93,10 @@ impl ChunkPool {
         // Meanwhile the log may have come to rest, or got a chunk back.
         if std::mem::take(&mut rest.wanted) && rest.spare.is_empty() {
             rest.spare.push(memory);
+        } else {
+            // Nobody waits for the lock while memory goes back to the system.
+            drop(rest);
+            drop(memory);
         }
         true
     }
