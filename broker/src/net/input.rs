@@ -7,7 +7,7 @@ use std::{
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::FutureExt;
-use tokio::{io::AsyncReadExt, net::tcp::ReadHalf};
+use tokio::{io::AsyncReadExt, net::tcp::ReadHalf, task::coop::consume_budget};
 
 use super::budget::{Budget, Charge};
 
@@ -198,13 +198,18 @@ impl Input {
             if let Some(result) = read {
                 return result;
             }
+            // Nothing there after all, or this task has had its turn: then it ends here, as `readable` never ends one.
+            consume_budget().await;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
+    use tokio::{
+        io::AsyncWriteExt,
+        net::{TcpListener, TcpStream},
+    };
 
     use super::*;
 
@@ -232,12 +237,17 @@ mod tests {
         assert_eq!(input.partial(), Some(Partial { nth: 3, bytes: 0 }), "two bytes count as nothing");
     }
 
+    /// A connection's client and broker.
+    async fn connected() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (near.expect("connected"), far.expect("accepted").0)
+    }
+
     #[tokio::test]
     async fn a_socket_that_is_read_empty_is_not_read_again_before_more_comes() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let (near, far) = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
-        let (mut near, (mut far, _)) = (near.expect("connected"), far.expect("accepted"));
+        let (mut near, mut far) = connected().await;
         let (mut from, _) = far.split();
         let (mut input, starved) = (input(&[]), AtomicBool::new(false));
         for sent in [&[0u8, 0, 0, 2, 1][..], &[2]] {
@@ -247,6 +257,26 @@ mod tests {
         }
         let (frame, _) = input.next_frame().expect("good").expect("whole");
         assert_eq!(frame[..], [1, 2]);
+    }
+
+    #[test]
+    fn a_task_that_has_had_its_turn_lets_others_go_on_and_reads_then() {
+        let (done, is_done) = std::sync::mpsc::channel();
+        // A thread of its own: what this is about would never come back.
+        std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
+            runtime.block_on(async {
+                let (mut near, mut far) = connected().await;
+                let (mut from, _) = far.split();
+                near.write_all(&[0, 0, 0, 1, 7]).await.expect("sent");
+                from.readable().await.expect("open");
+                while consume_budget().now_or_never().is_some() {}
+                let read = input(&[]).fill(&mut from, &AtomicBool::new(false)).await.expect("read");
+                done.send(read).expect("the test waits");
+            });
+        });
+        assert_eq!(is_done.recv_timeout(std::time::Duration::from_secs(10)), Ok(5));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{cell::RefCell, io::Write, net::TcpListener, sync::atomic::AtomicBool};
 
 use bytes::Bytes;
 use futures::FutureExt;
-use tokio::{net::TcpStream, runtime::Runtime};
+use tokio::{io::AsyncReadExt, net::TcpStream, runtime::Runtime};
 
 use budget::{Budget, Charge};
 use input::{Budgets, Input};
@@ -74,7 +74,7 @@ async fn read_from(
         while left > 0 {
             let (mut from, _) = stream.split();
             if found.refused {
-                left -= from.try_read(&mut vec![0; left]).unwrap_or(0);
+                left -= from.read(&mut vec![0; left]).await.expect("the stream is open");
                 continue;
             }
             left -= input.fill(&mut from, &starved).await.expect("the stream is open");
