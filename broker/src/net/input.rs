@@ -144,9 +144,22 @@ impl Input {
         }
     }
 
+    /// Whether the frame whose beginning is in the buffer is one for the budget for large requests.
+    fn begins_large(&self) -> Result<bool, FrameError> {
+        Ok(self.frame_bytes()?.is_some_and(|bytes| bytes > SMALL_FRAME_BYTES_MAX))
+    }
+
+    /// Moves what has come of a frame to the budget for frames of its size, of which nothing was known before.
+    async fn move_charge(&mut self, starved: &AtomicBool) -> Result<(), FrameError> {
+        if self.buffer.len() > BEGINNING_BYTES_MAX && self.begins_large()? != self.is_large {
+            self.cover(self.buffer.capacity() - self.buffer.len(), starved).await?;
+        }
+        Ok(())
+    }
+
     /// Makes the charge cover the buffer and `room` more bytes, out of the budget for frames of this size.
     async fn cover(&mut self, room: usize, starved: &AtomicBool) -> Result<(), FrameError> {
-        let is_large = self.frame_bytes()?.is_some_and(|bytes| bytes > SMALL_FRAME_BYTES_MAX);
+        let is_large = self.begins_large()?;
         if is_large != self.is_large {
             // One budget is never waited for with memory of the other.
             (self.charge, self.is_large) = (Charge::default(), is_large);
@@ -184,6 +197,8 @@ impl Input {
         loop {
             if from.readable().now_or_never().is_none() {
                 self.rest_at_beginning();
+                // Now, and not when more comes: whoever is slow with a large request keeps nothing from small ones.
+                self.move_charge(starved).await.map_err(refused)?;
                 from.readable().await?;
             }
             let (least, room) = self.room().map_err(refused)?;
@@ -309,6 +324,25 @@ mod tests {
             .expect("a good length");
         let mut second = Input { budgets, frame_bytes_max: 1 << 20, ..input(&[0, 2, 0, 0]) };
         assert!(second.cover(READ_BYTES_MIN, &starved).now_or_never().is_none(), "large ones have none left");
+    }
+
+    #[tokio::test]
+    async fn a_large_request_whose_rest_is_waited_for_leaves_the_memory_of_small_ones_alone() {
+        let (mut near, mut far) = connected().await;
+        let (mut from, _) = far.split();
+        let mut sent = vec![0; 9000];
+        sent[..4].copy_from_slice(&(1_i32 << 19).to_be_bytes());
+        near.write_all(&sent).await.expect("sent");
+        let (mut input, starved) = (Input { frame_bytes_max: 1 << 20, ..input(&[]) }, AtomicBool::new(false));
+        while input.buffer.len() < sent.len() {
+            input.fill(&mut from, &starved).await.expect("read");
+        }
+        assert!(input.fill(&mut from, &starved).now_or_never().is_none(), "no more has come");
+        let budgets = input.budgets.clone();
+        let is_whole =
+            |budget: Budget| budget.cover(&mut Charge::default(), 1 << 20).now_or_never().is_some();
+        assert!(is_whole(budgets.small));
+        assert!(!is_whole(budgets.large), "what has come is held of it");
     }
 
     #[test]
