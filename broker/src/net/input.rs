@@ -138,8 +138,10 @@ impl Input {
 
     /// Lets a connection that waits for a frame, or for the rest of one, hold little more than what has come of it.
     fn rest_at_beginning(&mut self) {
-        if self.buffer.len() <= BEGINNING_BYTES_MAX && self.buffer.capacity() > BEGINNING_BYTES_MAX {
-            self.buffer = BytesMut::from(&self.buffer[..]);
+        if self.buffer.len() <= BEGINNING_BYTES_MAX {
+            if self.buffer.capacity() > BEGINNING_BYTES_MAX {
+                self.buffer = BytesMut::from(&self.buffer[..]);
+            }
             self.charge.shrink_to(0);
         }
     }
@@ -308,6 +310,16 @@ mod tests {
         small.cover(&mut all, 1 << 20).now_or_never().expect("nothing is held");
         assert!(!small.is_short());
         assert!(input.cover(READ_BYTES_MIN, &starved).now_or_never().is_none() && starved.load(Relaxed));
+    }
+
+    #[test]
+    fn the_beginning_of_a_short_request_counts_as_nothing_while_its_rest_is_waited_for() {
+        let (mut input, starved) = (input(&[0, 0, 0, 9, 7]), AtomicBool::new(false));
+        input.cover(8, &starved).now_or_never().expect("there is room").expect("a good length");
+        input.buffer.reserve(8);
+        input.rest_at_beginning();
+        let all = input.budgets.small.cover(&mut Charge::default(), 1 << 20).now_or_never();
+        assert!(all.is_some(), "something is held of the budget");
     }
 
     #[test]
