@@ -136,32 +136,22 @@ impl Input {
         }
     }
 
-    /// Lets a connection that waits for a frame, or for the rest of one, hold little more than what has come of it.
-    fn rest_at_beginning(&mut self) {
-        if self.buffer.len() <= BEGINNING_BYTES_MAX {
-            if self.buffer.capacity() > BEGINNING_BYTES_MAX {
-                self.buffer = BytesMut::from(&self.buffer[..]);
-            }
-            self.charge.shrink_to(0);
+    /// Lets a connection that waits for a frame, or for the rest of one, hold little more than what has come of it. The
+    /// budget for frames of its size pays for that from now on: whoever is slow with a large one keeps nothing from small ones.
+    async fn settle(&mut self, starved: &AtomicBool) -> Result<(), FrameError> {
+        if self.buffer.len() > BEGINNING_BYTES_MAX {
+            return self.cover(0, starved).await;
         }
-    }
-
-    /// Whether the frame whose beginning is in the buffer is one for the budget for large requests.
-    fn begins_large(&self) -> Result<bool, FrameError> {
-        Ok(self.frame_bytes()?.is_some_and(|bytes| bytes > SMALL_FRAME_BYTES_MAX))
-    }
-
-    /// Moves what has come of a frame to the budget for frames of its size, of which nothing was known before.
-    async fn move_charge(&mut self, starved: &AtomicBool) -> Result<(), FrameError> {
-        if self.buffer.len() > BEGINNING_BYTES_MAX && self.begins_large()? != self.is_large {
-            self.cover(self.buffer.capacity() - self.buffer.len(), starved).await?;
+        if self.buffer.capacity() > BEGINNING_BYTES_MAX {
+            self.buffer = BytesMut::from(&self.buffer[..]);
         }
+        self.charge.shrink_to(0);
         Ok(())
     }
 
     /// Makes the charge cover the buffer and `room` more bytes, out of the budget for frames of this size.
     async fn cover(&mut self, room: usize, starved: &AtomicBool) -> Result<(), FrameError> {
-        let is_large = self.begins_large()?;
+        let is_large = self.frame_bytes()?.is_some_and(|bytes| bytes > SMALL_FRAME_BYTES_MAX);
         if is_large != self.is_large {
             // One budget is never waited for with memory of the other.
             (self.charge, self.is_large) = (Charge::default(), is_large);
@@ -198,9 +188,7 @@ impl Input {
         starved.store(false, Relaxed);
         loop {
             if from.readable().now_or_never().is_none() {
-                self.rest_at_beginning();
-                // Now, and not when more comes: whoever is slow with a large request keeps nothing from small ones.
-                self.move_charge(starved).await.map_err(refused)?;
+                self.settle(starved).await.map_err(refused)?;
                 from.readable().await?;
             }
             let (least, room) = self.room().map_err(refused)?;
@@ -302,7 +290,7 @@ mod tests {
         let starved = AtomicBool::new(false);
         input.cover(READ_BYTES_MIN, &starved).now_or_never().expect("there is room").expect("a good length");
         input.buffer.reserve(READ_BYTES_MIN);
-        input.rest_at_beginning();
+        input.settle(&starved).now_or_never().expect("there is room").expect("a good length");
         assert!(input.buffer.capacity() <= BEGINNING_BYTES_MAX, "{} bytes", input.buffer.capacity());
         assert_eq!(input.buffer[..], [0, 0, 1, 0, 7]);
         let small = input.budgets.small.clone();
@@ -317,7 +305,7 @@ mod tests {
         let (mut input, starved) = (input(&[0, 0, 0, 9, 7]), AtomicBool::new(false));
         input.cover(8, &starved).now_or_never().expect("there is room").expect("a good length");
         input.buffer.reserve(8);
-        input.rest_at_beginning();
+        input.settle(&starved).now_or_never().expect("there is room").expect("a good length");
         let all = input.budgets.small.cover(&mut Charge::default(), 1 << 20).now_or_never();
         assert!(all.is_some(), "something is held of the budget");
     }
@@ -349,12 +337,18 @@ mod tests {
         while input.buffer.len() < sent.len() {
             input.fill(&mut from, &starved).await.expect("read");
         }
+        let Budgets { small, large } = input.budgets.clone();
+        let all = |budget: &Budget| {
+            let mut charge = Charge::default();
+            budget.cover(&mut charge, 1 << 20).now_or_never().map(|()| charge)
+        };
+        let taken = all(&large).expect("nothing is held of it yet");
+        assert!(input.fill(&mut from, &starved).now_or_never().is_none() && starved.load(Relaxed));
+        assert!(all(&small).is_some(), "while the other memory is waited for");
+        drop(taken);
         assert!(input.fill(&mut from, &starved).now_or_never().is_none(), "no more has come");
-        let budgets = input.budgets.clone();
-        let is_whole =
-            |budget: Budget| budget.cover(&mut Charge::default(), 1 << 20).now_or_never().is_some();
-        assert!(is_whole(budgets.small));
-        assert!(!is_whole(budgets.large), "what has come is held of it");
+        assert!(!starved.load(Relaxed) && all(&small).is_some());
+        assert!(all(&large).is_none(), "what has come is held of it");
     }
 
     #[test]
