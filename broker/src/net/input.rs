@@ -136,15 +136,20 @@ impl Input {
         }
     }
 
-    /// Lets a connection that waits for a frame, or for the rest of one, hold little more than what has come of it. The
-    /// budget for frames of its size pays for that from now on: whoever is slow with a large one keeps nothing from small ones.
+    /// Room that the buffer has without another allocation.
+    fn spare(&self) -> usize {
+        self.buffer.capacity() - self.buffer.len()
+    }
+
+    /// Lets a connection that waits for a frame, or for the rest of one, hold little while nothing or only a beginning has
+    /// come. Else the budget for frames of its size pays for what it holds from now on: whoever is slow with a large one
+    /// keeps nothing from small ones.
     async fn settle(&mut self, starved: &AtomicBool) -> Result<(), FrameError> {
         if self.buffer.len() > BEGINNING_BYTES_MAX {
-            return self.cover(0, starved).await;
+            return self.cover(self.spare(), starved).await;
         }
-        if self.buffer.capacity() > BEGINNING_BYTES_MAX {
-            self.buffer = BytesMut::from(&self.buffer[..]);
-        }
+        // Always a copy: what is left of a buffer of which frames were cut off keeps all of it, small as it looks.
+        self.buffer = BytesMut::from(&self.buffer[..]);
         self.charge.shrink_to(0);
         Ok(())
     }
@@ -192,10 +197,10 @@ impl Input {
                 from.readable().await?;
             }
             let (least, room) = self.room().map_err(refused)?;
-            if self.buffer.capacity() - self.buffer.len() < least {
-                self.cover(room, starved).await.map_err(refused)?;
-                self.buffer.reserve(room);
-            }
+            // Spare room too: what was handed on took whole units, and a wait for memory may have been given up.
+            let held = if self.spare() < least { room } else { self.spare() };
+            self.cover(held, starved).await.map_err(refused)?;
+            self.buffer.reserve(held);
             // Not beyond a large frame: what is behind it would have to be copied out of its memory.
             let most = if self.usual_bytes > READ_BYTES_MIN { room } else { usize::MAX };
             // Unlike `try_read_buf` this knows that a read which leaves room has emptied the socket: no second one that says so.
@@ -349,6 +354,48 @@ mod tests {
         assert!(input.fill(&mut from, &starved).now_or_never().is_none(), "no more has come");
         assert!(!starved.load(Relaxed) && all(&small).is_some());
         assert!(all(&large).is_none(), "what has come is held of it");
+    }
+
+    #[tokio::test]
+    async fn a_large_request_that_comes_in_parts_is_paid_for_whole() {
+        const BYTES: usize = 300_000;
+        let (mut near, mut far) = connected().await;
+        let (mut from, _) = far.split();
+        let starved = AtomicBool::new(false);
+        let mut input = Input { frame_bytes_max: 1 << 20, ..input(&[]) };
+        let mut sent = vec![0; LENGTH_BYTES + BYTES];
+        sent[..LENGTH_BYTES].copy_from_slice(&u32::try_from(BYTES).expect("fits").to_be_bytes());
+        // The first has the next one read in one piece; of that a part comes, and the rest after a pause.
+        for pause_at in [0, 10_000] {
+            near.write_all(&sent[..pause_at]).await.expect("sent");
+            while input.buffer.len() < pause_at {
+                input.fill(&mut from, &starved).await.expect("read");
+            }
+            assert!(input.fill(&mut from, &starved).now_or_never().is_none(), "no more has come");
+            let whole = async {
+                loop {
+                    if let Some((_, charge)) = input.next_frame().expect("good") {
+                        break charge;
+                    }
+                    input.fill(&mut from, &starved).await.expect("read");
+                }
+            };
+            let (written, charge) = tokio::join!(near.write_all(&sent[pause_at..]), whole);
+            written.expect("sent");
+            let mut rest = Charge::default();
+            let left = input.budgets.large.cover(&mut rest, (1 << 20) - BYTES + 8192).now_or_never();
+            assert!(left.is_none(), "less than {BYTES} bytes are held, pause at {pause_at}");
+            drop(charge);
+        }
+    }
+
+    #[test]
+    fn the_beginning_behind_a_frame_does_not_keep_the_memory_of_the_frame() {
+        let (mut input, starved) = (input(&[0, 0, 0, 2, 1, 2, 9]), AtomicBool::new(false));
+        let (frame, _) = input.next_frame().expect("good").expect("whole");
+        input.settle(&starved).now_or_never().expect("there is room").expect("a good length");
+        assert!(frame.is_unique(), "the buffer shares it");
+        assert_eq!(input.buffer[..], [9]);
     }
 
     #[test]
