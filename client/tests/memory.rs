@@ -101,7 +101,8 @@ async fn a_slow_application_of_many_partitions_holds_no_more_than_it_may() {
 #[ignore = "needs a broker: client/tests/run"]
 async fn with_little_memory_every_partition_has_its_turn() {
     let topic = filled().await;
-    let (mut consumer, mut seen) = (consumer(&topic, MEMORY_BYTES / 2), Seen::default());
+    // An answer has half of a partition: what is left beside the partition whose turn it is may be filled with one record of others.
+    let (mut consumer, mut seen) = (consumer(&topic, MEMORY_BYTES / 4), Seen::default());
     while seen.offsets.len() < PARTITIONS as usize {
         seen.next(&mut consumer).await;
     }
