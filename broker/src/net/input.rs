@@ -223,8 +223,16 @@ mod tests {
 
     use super::*;
 
+    const BUDGET_BYTES: usize = 1 << 20;
+
+    /// The whole budget, if nothing is held of it.
+    fn all_of(budget: &Budget) -> Option<Charge> {
+        let mut charge = Charge::default();
+        budget.cover(&mut charge, BUDGET_BYTES).now_or_never().map(|()| charge)
+    }
+
     fn input(bytes: &[u8]) -> Input {
-        let budgets = Budgets { small: Budget::new(1 << 20), large: Budget::new(1 << 20) };
+        let budgets = Budgets { small: Budget::new(BUDGET_BYTES), large: Budget::new(BUDGET_BYTES) };
         let mut input = Input::new(budgets, 1000);
         input.buffer.extend_from_slice(bytes);
         input
@@ -299,8 +307,7 @@ mod tests {
         assert!(input.buffer.capacity() <= BEGINNING_BYTES_MAX, "{} bytes", input.buffer.capacity());
         assert_eq!(input.buffer[..], [0, 0, 1, 0, 7]);
         let small = input.budgets.small.clone();
-        let mut all = Charge::default();
-        small.cover(&mut all, 1 << 20).now_or_never().expect("nothing is held");
+        let _all = all_of(&small).expect("nothing is held");
         assert!(!small.is_short());
         assert!(input.cover(READ_BYTES_MIN, &starved).now_or_never().is_none() && starved.load(Relaxed));
     }
@@ -311,8 +318,7 @@ mod tests {
         input.cover(8, &starved).now_or_never().expect("there is room").expect("a good length");
         input.buffer.reserve(8);
         input.settle(&starved).now_or_never().expect("there is room").expect("a good length");
-        let all = input.budgets.small.cover(&mut Charge::default(), 1 << 20).now_or_never();
-        assert!(all.is_some(), "something is held of the budget");
+        assert!(all_of(&input.budgets.small).is_some(), "something is held of the budget");
     }
 
     #[test]
@@ -343,17 +349,13 @@ mod tests {
             input.fill(&mut from, &starved).await.expect("read");
         }
         let Budgets { small, large } = input.budgets.clone();
-        let all = |budget: &Budget| {
-            let mut charge = Charge::default();
-            budget.cover(&mut charge, 1 << 20).now_or_never().map(|()| charge)
-        };
-        let taken = all(&large).expect("nothing is held of it yet");
+        let taken = all_of(&large).expect("nothing is held of it yet");
         assert!(input.fill(&mut from, &starved).now_or_never().is_none() && starved.load(Relaxed));
-        assert!(all(&small).is_some(), "while the other memory is waited for");
+        assert!(all_of(&small).is_some(), "while the other memory is waited for");
         drop(taken);
         assert!(input.fill(&mut from, &starved).now_or_never().is_none(), "no more has come");
-        assert!(!starved.load(Relaxed) && all(&small).is_some());
-        assert!(all(&large).is_none(), "what has come is held of it");
+        assert!(!starved.load(Relaxed) && all_of(&small).is_some());
+        assert!(all_of(&large).is_none(), "what has come is held of it");
     }
 
     #[tokio::test]
@@ -383,7 +385,7 @@ mod tests {
             let (written, charge) = tokio::join!(near.write_all(&sent[pause_at..]), whole);
             written.expect("sent");
             let mut rest = Charge::default();
-            let left = input.budgets.large.cover(&mut rest, (1 << 20) - BYTES + 8192).now_or_never();
+            let left = input.budgets.large.cover(&mut rest, BUDGET_BYTES - BYTES + 8192).now_or_never();
             assert!(left.is_none(), "less than {BYTES} bytes are held, pause at {pause_at}");
             drop(charge);
         }
