@@ -7,47 +7,30 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use rustix::time::{ClockId, clock_gettime};
-
 /// Wall-clock time in milliseconds since the Unix epoch; only for timestamps and retention.
-pub(crate) fn now_ms() -> i64 {
+pub fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
 }
 
 /// Monotonic time; for deadlines and durations.
-pub(crate) fn monotonic() -> Instant {
+pub fn monotonic() -> Instant {
     Instant::now()
 }
 
-/// Time since the machine was started, in which it may have slept, unlike monotonic time.
-pub(crate) fn since_boot() -> Duration {
-    told_by(ClockId::Boottime)
-}
-
-/// Processor time that this process has used, in all its threads.
-pub(crate) fn process_cpu() -> Duration {
-    told_by(ClockId::ProcessCPUTime)
-}
-
-fn told_by(clock: ClockId) -> Duration {
-    let time = clock_gettime(clock);
-    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
-}
-
 /// The deadline that lies `after` from now.
-pub(crate) fn deadline(after: Duration) -> Instant {
+pub fn deadline(after: Duration) -> Instant {
     Instant::now() + after
 }
 
 /// 64 bits that nobody can guess from outside; the seed comes from the operating system.
-pub(crate) fn random_u64() -> u64 {
+pub fn random_u64() -> u64 {
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u128(Instant::now().elapsed().as_nanos());
     hasher.finish()
 }
 
 /// 16 random bytes with the version and variant bits of a random UUID.
-pub(crate) fn random_uuid() -> [u8; 16] {
+pub fn random_uuid() -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&random_u64().to_be_bytes());
     bytes[8..].copy_from_slice(&random_u64().to_be_bytes());

@@ -7,7 +7,7 @@ const EXIT_CODE_OF_SIGNALS: u8 = 128;
 
 /// How a program is told to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub enum Ending {
     /// SIGINT, by Ctrl-C.
     Interrupt,
     /// SIGTERM.
@@ -16,7 +16,7 @@ pub(crate) enum Ending {
 
 impl Ending {
     /// What shells say of a program that ended by this: whoever calls a program need not know whether it heard the signal.
-    pub(crate) fn exit_code(self) -> u8 {
+    pub fn exit_code(self) -> u8 {
         let signal = match self {
             Ending::Interrupt => 2,
             Ending::Terminate => 15,
@@ -26,11 +26,11 @@ impl Ending {
 }
 
 /// The signals that ask a program to end in order. From when it is made they do not end the process by themselves.
-pub(crate) struct Endings(Option<(Signal, Signal)>);
+pub struct Endings(Option<(Signal, Signal)>);
 
 impl Endings {
     /// Must be called on a tokio runtime.
-    pub(crate) fn new() -> Endings {
+    pub fn new() -> Endings {
         let both = signal(SignalKind::interrupt()).ok().zip(signal(SignalKind::terminate()).ok());
         if both.is_none() {
             tracing::warn!("signals cannot be received; they end the process at once");
@@ -40,7 +40,7 @@ impl Endings {
 
     /// Waits for the next one; for ever where signals cannot be heard, and then they end the process. A call that is dropped
     /// has taken nothing.
-    pub(crate) async fn next(&mut self) -> Ending {
+    pub async fn next(&mut self) -> Ending {
         match &mut self.0 {
             None => std::future::pending().await,
             Some((interrupt, terminate)) => tokio::select! {
@@ -51,7 +51,7 @@ impl Endings {
     }
 
     /// Waits for the next one and ends the process at once: it was told to end before, and is asked not to finish either.
-    pub(crate) async fn end_at_once(&mut self) -> ! {
+    pub async fn end_at_once(&mut self) -> ! {
         let ending = self.next().await;
         std::process::exit(ending.exit_code().into())
     }

@@ -3,5 +3,6 @@
 //! `tests/tidy.rs` checks the house rules with what is here; `run`, `kafka/` and `faults/` beside this crate work on
 //! the release build, in Python.
 
+pub mod generated;
 pub mod source;
 pub mod tree;

@@ -9,7 +9,7 @@ use super::{
     endpoints::{self, Content, Endpoint, Shape},
     openapi,
 };
-use crate::generated;
+use millstream_tests::generated;
 
 fn link(shape: &Shape) -> String {
     format!("[{}](#{})", shape.name, shape.name.to_lowercase())

@@ -3,7 +3,7 @@
 use std::{fmt::Write, path::PathBuf};
 
 use super::{BROKER_KEYS, BrokerConfig, Key, TOPIC_KEYS, broker_name};
-use crate::generated;
+use millstream_tests::generated;
 
 fn document() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md")

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::near::nearest;
+use crate::suggest::nearest;
 
 /// The type of a key's value, as Kafka's DescribeConfigs names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

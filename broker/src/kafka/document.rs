@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, fmt::Write, fs, path::Path, path::PathBuf};
 
 use super::{api::ROWS, error::ErrorCode};
-use crate::generated;
+use millstream_tests::generated;
 
 /// When an error is answered, and what a program (or whoever runs it) does about it.
 const ERRORS: &[(ErrorCode, &str, &str)] = &[

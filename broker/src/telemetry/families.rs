@@ -131,7 +131,7 @@ mod tests {
     use std::{collections::BTreeSet, fmt::Write, path::PathBuf};
 
     use super::*;
-    use crate::generated;
+    use millstream_tests::generated;
 
     #[test]
     fn the_document_has_every_metric_as_it_is() {

@@ -1,0 +1,111 @@
+//! Tells on standard error when records do not get through, and when they do again: a producer that tries on is silent.
+
+use std::{
+    io::{self, IsTerminal},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use millstream_client::producer::Producer;
+use tokio::{sync::oneshot, task::JoinHandle};
+
+use super::clock;
+
+/// It is looked so often whether records get through.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Trouble that is over sooner is no news.
+const SILENT_MAX: Duration = Duration::from_secs(2);
+
+/// Looks after a producer.
+pub struct StallWatch {
+    ended: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl StallWatch {
+    /// Must be called on a tokio runtime. `tried` is how long a record is tried.
+    pub fn new(producer: Arc<Producer>, tried: Duration) -> StallWatch {
+        let (ended, mut end) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let (mut stall, mut goes_on) = (Stall::default(), true);
+            while goes_on {
+                tokio::select! {
+                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                    // Told, or dropped: once more, for what has changed since the last look.
+                    _ = &mut end => goes_on = false,
+                }
+                if let Some(news) = stall.look(producer.trouble(), clock::monotonic()) {
+                    // Where a line of progress stands, it takes its place.
+                    let clear = if io::stderr().is_terminal() { "\r\x1b[K" } else { "" };
+                    eprintln!("{clear}{}", words(&news, tried));
+                }
+            }
+        });
+        StallWatch { ended, task }
+    }
+
+    /// Ends; nothing is told and nothing holds the producer any more.
+    pub async fn end(self) {
+        drop(self.ended);
+        // It has nothing to give; were it to panic, that was said.
+        let _ = self.task.await;
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum News {
+    Stuck(String),
+    Through,
+}
+
+fn words(news: &News, tried: Duration) -> String {
+    match news {
+        News::Stuck(reason) => format!(
+            "millstream: records do not get through, each is tried for {} s; the last try: {reason}",
+            tried.as_secs()
+        ),
+        News::Through => "millstream: records get through again".to_string(),
+    }
+}
+
+/// How long there has been trouble, and whether that was told.
+#[derive(Default)]
+struct Stall {
+    since: Option<Instant>,
+    told: bool,
+}
+
+impl Stall {
+    fn look(&mut self, trouble: Option<String>, now: Instant) -> Option<News> {
+        let Some(reason) = trouble else {
+            self.since = None;
+            return std::mem::take(&mut self.told).then_some(News::Through);
+        };
+        let since = *self.since.get_or_insert(now);
+        if self.told || now.saturating_duration_since(since) < SILENT_MAX {
+            return None;
+        }
+        self.told = true;
+        Some(News::Stuck(reason))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_is_told_once_when_it_lasts_and_so_is_its_end() {
+        let (mut stall, zero) = (Stall::default(), clock::monotonic());
+        let mut look = |ms, trouble: Option<&str>| {
+            stall.look(trouble.map(String::from), zero + Duration::from_millis(ms))
+        };
+        assert_eq!(look(0, Some("short")), None);
+        assert_eq!(look(1_999, None), None, "it was over before anybody was told");
+        assert_eq!(look(2_000, Some("long")), None);
+        assert_eq!(look(4_000, Some("long")), Some(News::Stuck("long".to_string())));
+        assert_eq!(look(9_000, Some("long")), None, "once");
+        assert_eq!(look(9_250, None), Some(News::Through));
+        assert_eq!(look(9_500, None), None);
+    }
+}

@@ -1,0 +1,243 @@
+//! The command line: the only place that knows clap.
+//!
+//! Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration, 128 and the signal's number when it was told to
+//! end before its end (see [`CliError::exit_code`](error::CliError::exit_code)). An error is one line on standard error that
+//! says what to do next; results go to standard output, and a reader that closes it early is no error.
+
+mod bench;
+mod candidates;
+mod cluster;
+mod cluster_status;
+mod connect;
+mod consume;
+mod doctor;
+mod each;
+mod error;
+mod find;
+mod group;
+mod group_reset;
+mod http;
+mod lag;
+mod line_record;
+mod log;
+mod number;
+mod output;
+mod pace;
+mod pages;
+mod printer;
+mod produce;
+mod progress;
+mod record_text;
+#[cfg(test)]
+mod reference;
+mod screen;
+mod serve;
+mod source;
+mod top;
+mod topic;
+mod trail;
+mod when;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+use clap_complete::CompleteEnv;
+
+/// What a newcomer does first.
+const FIRST_STEPS: &str = "\
+First steps:
+  millstream serve                              runs a broker on 127.0.0.1:9092, with its data in ./millstream-data
+  millstream topic create orders                makes a topic
+  echo hello | millstream produce orders        writes a record
+  millstream consume orders                     reads what there is; with --follow also what comes
+  millstream top                                shows what the broker does";
+
+/// A durable message broker that speaks the Kafka protocol.
+#[derive(Debug, Parser)]
+#[command(name = "millstream", version, propagate_version = true, arg_required_else_help = true, after_help = FIRST_STEPS)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a broker.
+    Serve(serve::ServeArgs),
+    /// Make, show, change and remove topics.
+    Topic(topic::TopicArgs),
+    /// Write records, one for each line.
+    Produce(produce::ProduceArgs),
+    /// Read records.
+    Consume(consume::ConsumeArgs),
+    /// Show consumer groups and how far they have read; move and remove them.
+    Group(group::GroupArgs),
+    /// Show the brokers and how they are; show and change their configuration.
+    Cluster(cluster::ClusterArgs),
+    /// Measure how fast records are written and read.
+    Bench(bench::BenchArgs),
+    /// Show what a broker does now.
+    Top(top::TopArgs),
+    /// Look into the log of a broker that does not run.
+    Log(log::LogArgs),
+    /// Check, and repair, the data directory of a broker that does not run.
+    Doctor(doctor::DoctorArgs),
+    /// Print what a shell needs to complete commands.
+    Completions(pages::CompletionsArgs),
+    /// Print the manual page, or write all of them into a folder.
+    Man(pages::ManArgs),
+}
+
+/// All commands with their flags.
+fn command() -> clap::Command {
+    taking_negative_numbers(Cli::command())
+}
+
+/// Lets `--flag -1` be what `--flag=-1` is, so that whoever checks the value says what is wrong with it. No flag is a digit.
+fn taking_negative_numbers(command: clap::Command) -> clap::Command {
+    let takes_value = |arg: &clap::Arg| !arg.is_positional() && arg.get_action().takes_values();
+    command
+        .mut_args(|arg| if takes_value(&arg) { arg.allow_negative_numbers(true) } else { arg })
+        .mut_subcommands(taking_negative_numbers)
+}
+
+/// Does what the command line says.
+pub fn run() -> ExitCode {
+    // Only when a shell asks what could come next; then it does not return.
+    CompleteEnv::with_factory(command).var(pages::COMPLETE_VARIABLE).complete();
+    let parsed = command().try_get_matches().and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => return misused(&error),
+    };
+    let done = match cli.command {
+        Command::Serve(args) => serve::run(args),
+        Command::Topic(args) => topic::run(args),
+        Command::Produce(args) => produce::run(args),
+        Command::Consume(args) => consume::run(args),
+        Command::Group(args) => group::run(args),
+        Command::Cluster(args) => cluster::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Top(args) => top::run(args),
+        Command::Log(args) => log::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Completions(args) => pages::completions(&args),
+        Command::Man(args) => pages::man(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("millstream: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Help and version are results; everything else that clap says is wrong usage, in one line.
+fn misused(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // Whoever asked for help and does not read it needs no error.
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            ExitCode::from(2)
+        }
+        _ => {
+            eprintln!("millstream: {}", one_line(&error.to_string()));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// What clap says in front of its usage, as one line.
+fn one_line(text: &str) -> String {
+    let said = text.split("\n\nUsage:").next().unwrap_or_default();
+    let said = said.split("\n\nFor more information").next().unwrap_or_default();
+    let mut parts = said.trim_start_matches("error: ").split("tip: ").map(joined);
+    let problem = parts.next().unwrap_or_default();
+    let told: Vec<String> = [problem].into_iter().chain(parts).chain(["try --help".to_string()]).collect();
+    told.join("; ")
+}
+
+/// The words, with one blank between them.
+fn joined(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_fit_together() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_is_told_in_one_line_that_names_it() {
+        let error = Cli::try_parse_from(["millstream", "serve", "--node-id", "x"]).expect_err("not a number");
+        let line = one_line(&error.to_string());
+        assert!(!line.contains('\n') && line.contains("--node-id") && line.contains("'x'"), "{line}");
+        let error =
+            Cli::try_parse_from(["millstream", "produce", "t", "--acks", "2"]).expect_err("no such value");
+        let line = one_line(&error.to_string());
+        assert!(line.contains("'2'") && line.contains("all, -1, leader, 1, none, 0"), "{line}");
+        let error = Cli::try_parse_from(["millstream", "consume", "t", "--folow"]).expect_err("mistyped");
+        let wanted = "unexpected argument '--folow' found; a similar argument exists: '--follow'; try --help";
+        assert_eq!(one_line(&error.to_string()), wanted);
+        let error = Cli::try_parse_from(["millstream", "serve", "--nonsense"]).expect_err("no such flag");
+        let line = one_line(&error.to_string());
+        assert!(!line.contains('\n') && line.contains("--nonsense"), "{line}");
+    }
+
+    #[test]
+    fn a_number_that_is_not_taken_is_told_what_is_allowed() {
+        for (command, flag, values, allowed) in [
+            ("produce t", "--partition <N>", vec!["-1", "x"], "a whole number from 0 on"),
+            (
+                "produce t",
+                "--timeout <SECONDS>",
+                vec!["-1", "0", "9".repeat(20).as_str()],
+                "a whole number from 1 to 86400",
+            ),
+            ("consume t", "--max-messages <N>", vec!["-1", "x"], "a whole number from 0 on"),
+            ("consume t", "--since <TIME>", vec!["-5", "-5m"], "a time is how long ago"),
+            ("group reset g --topic t", "--to-offset <OFFSET>", vec!["-3"], "a whole number from 0 on"),
+            (
+                "group reset g --topic t",
+                "--by <N>",
+                vec!["9".repeat(20).as_str()],
+                "a whole number from -92233",
+            ),
+            ("serve", "--node-id <N>", vec!["-1", "2147483648"], "a whole number from 0 to 2147483647"),
+            ("topic grow t", "--partitions <N>", vec!["-1", "0"], "a whole number from 1 on"),
+            ("log dump", "--limit <N>", vec!["-1"], "a whole number from 0 on"),
+            ("bench produce", "--records <N>", vec!["-1", "0"], "a whole number from 1 on"),
+        ] {
+            let name = flag.split(' ').next().expect("a name");
+            for value in values {
+                let words = ["millstream"].into_iter().chain(command.split(' ')).chain([name, value]);
+                let error = super::command().try_get_matches_from(words).expect_err("not taken");
+                let line = one_line(&error.to_string());
+                let wanted = format!("invalid value '{value}' for '{flag}': {allowed}");
+                assert!(line.starts_with(&wanted), "{command}: {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn negative_numbers_change_no_other_meaning() {
+        let taken = |words: &str| {
+            super::command().try_get_matches_from(["millstream"].into_iter().chain(words.split(' '))).is_ok()
+        };
+        assert!(taken("consume t --offset -1 --limit 3") && taken("produce t --acks -1 --create"));
+        assert!(
+            taken("group reset g --topic t --by -2 --dry-run") && taken("topic create t --partitions -1")
+        );
+        assert!(!taken("consume t -1") && !taken("produce t --create -1") && !taken("topic delete -1"));
+    }
+}

@@ -1,0 +1,364 @@
+//! Records on standard output, for commands that must go on hearing of signals and of their group while its reader is
+//! slow, and that end when the reader does.
+//!
+//! 1. A record counts as printed when standard output has all of it; and when the reader of a pipe has gone, only if it had
+//!    taken all of it out of the pipe.
+//! 2. Nothing here waits for the reader on the thread that asks: what may wait is written by a thread of its own.
+//! 3. A page is cut off only where its reader takes nothing for [`PATIENCE`] after the command was told to end.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, IsTerminal, Write},
+    os::fd::{AsFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{SyncSender, sync_channel},
+    },
+    time::Duration,
+};
+
+use millstream_client::consumer::TopicPartition;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{FileType, fstat},
+    io::ioctl_fionread,
+};
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    error::{CliError, SoFar},
+    trail::{RecordEnd, Trail},
+};
+use millstream::signals::{Ending, Endings};
+
+/// After being told to end, so long it is waited for the reader to take what is on its way: half a line is no use to it.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// So often it is looked whether the reader has taken what is in the pipe.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// What a pipe that takes anything at all takes without waiting for its reader.
+const PIPE_AT_ONCE_BYTES_MAX: usize = 4096;
+
+/// Standard output, its reader, and whoever tells the command to end.
+pub(super) struct Printer {
+    out: Counted,
+    /// It takes so much without waiting for a reader, if it takes anything.
+    at_once_bytes_max: usize,
+    pages: SyncSender<Vec<u8>>,
+    written: mpsc::Receiver<io::Result<()>>,
+    gone: watch::Receiver<bool>,
+    endings: Endings,
+    told: Option<Ending>,
+    as_member: bool,
+    trail: Trail,
+}
+
+/// What is written to, and how much was.
+#[derive(Clone)]
+struct Counted {
+    out: Arc<File>,
+    bytes: Arc<AtomicU64>,
+}
+
+impl Counted {
+    fn write_all(&self, mut page: &[u8]) -> io::Result<()> {
+        while !page.is_empty() {
+            match (&*self.out).write(page) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    self.bytes.fetch_add(n as u64, Relaxed);
+                    page = &page[n..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Printer {
+    /// Prints on standard output. From now on signals end the command only where [`cut`](Printer::cut) is waited for. Must be
+    /// called on a tokio runtime.
+    pub(super) fn new(as_member: bool) -> Result<Printer, CliError> {
+        let out = io::stdout().as_fd().try_clone_to_owned();
+        Printer::to(out.map_err(cannot_write)?, as_member)
+    }
+
+    fn to(out: OwnedFd, as_member: bool) -> Result<Printer, CliError> {
+        let kind = fstat(&out).map(|stat| FileType::from_raw_mode(stat.st_mode));
+        let at_once_bytes_max = match kind {
+            Ok(FileType::Fifo) => PIPE_AT_ONCE_BYTES_MAX,
+            // What has no reader does not wait for one.
+            Ok(FileType::RegularFile | FileType::CharacterDevice) if !out.is_terminal() => usize::MAX,
+            // A terminal may stand still though it says that it has room, and a socket takes how much it likes.
+            _ => 0,
+        };
+        let out = Counted { out: Arc::new(File::from(out)), bytes: Arc::default() };
+        let (pages, written) = write_behind(out.clone());
+        let gone = watch_reader(out.out.clone());
+        let endings = Endings::new();
+        Ok(Printer {
+            out,
+            at_once_bytes_max,
+            pages,
+            written,
+            gone,
+            endings,
+            told: None,
+            as_member,
+            trail: Trail::default(),
+        })
+    }
+
+    /// Prints a page of a partition's records. Fails with what [`cut`](Printer::cut) gives when it was not taken as a whole.
+    pub(super) async fn print(
+        &mut self,
+        partition: &TopicPartition,
+        page: Vec<u8>,
+        ends: Vec<RecordEnd>,
+    ) -> Result<(), CliError> {
+        if page.is_empty() {
+            return Ok(());
+        }
+        self.trail.forget(self.taken_bytes());
+        self.trail.add(partition, page.len(), ends);
+        match self.takes_at_once(page.len()) {
+            true => self.out.write_all(&page).map_err(cannot_write),
+            false => self.write_behind(page).await,
+        }
+    }
+
+    /// Where to go on in partitions with records that do not count as printed. Waits a moment for what is in a pipe: whoever
+    /// ends the command may have ended its reader too.
+    pub(super) async fn not_printed(&self) -> BTreeMap<TopicPartition, i64> {
+        let taken = async {
+            while self.in_pipe() > 0 {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let mut gone = self.gone.clone();
+        let has_gone = tokio::select! {
+            biased;
+            () = reader_goes(&mut gone) => true,
+            // A reader that is still there may be slow.
+            _ = tokio::time::timeout(PATIENCE, taken) => false,
+        };
+        self.trail.behind(if has_gone { self.taken_bytes() } else { self.written_bytes() })
+    }
+
+    fn written_bytes(&self) -> u64 {
+        self.out.bytes.load(Relaxed)
+    }
+
+    /// Bytes that the reader has taken, of those that were written.
+    fn taken_bytes(&self) -> u64 {
+        let in_pipe = self.in_pipe();
+        self.written_bytes().saturating_sub(in_pipe)
+    }
+
+    /// Bytes that are written and not taken by the reader. What is no pipe holds nothing back.
+    fn in_pipe(&self) -> u64 {
+        if self.at_once_bytes_max == PIPE_AT_ONCE_BYTES_MAX {
+            ioctl_fionread(&*self.out.out).unwrap_or(0)
+        } else {
+            0
+        }
+    }
+
+    fn takes_at_once(&self, bytes: usize) -> bool {
+        bytes <= self.at_once_bytes_max && has(&self.out.out, PollFlags::OUT, Some(Duration::ZERO))
+    }
+
+    async fn write_behind(&mut self, page: Vec<u8>) -> Result<(), CliError> {
+        // The last page was written: there is room for one.
+        self.pages.send(page).map_err(|_| cannot_write(io::ErrorKind::BrokenPipe.into()))?;
+        tokio::select! {
+            biased;
+            written = self.written.recv() => return taken(written),
+            ending = self.endings.next() => self.told = Some(ending),
+        }
+        match tokio::time::timeout(PATIENCE, self.written.recv()).await {
+            Ok(written) => taken(written),
+            Err(_) => Err(self.cut().await),
+        }
+    }
+
+    /// Waits until nothing more is to be printed, and says why: told to end, or the reader has gone.
+    pub(super) async fn cut(&mut self) -> CliError {
+        let by = match self.told {
+            Some(by) => by,
+            None => tokio::select! {
+                ending = self.endings.next() => *self.told.insert(ending),
+                () = reader_goes(&mut self.gone) => return cannot_write(io::ErrorKind::BrokenPipe.into()),
+            },
+        };
+        let so_far =
+            SoFar::Printed { records: self.trail.records(self.written_bytes()), as_member: self.as_member };
+        CliError::Interrupted { by, so_far }
+    }
+
+    /// Does what is left to do; told once more to end, the process does so at once. Who is told only now, as its reader was
+    /// that has gone, is ending already.
+    pub(super) async fn finish<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let (endings, told) = (&mut self.endings, self.told.is_some());
+        let told_again = async move {
+            if !told {
+                endings.next().await;
+            }
+            endings.end_at_once().await
+        };
+        tokio::select! {
+            done = work => done,
+            never = told_again => never,
+        }
+    }
+}
+
+fn cannot_write(source: io::Error) -> CliError {
+    CliError::io("cannot write the result")(source)
+}
+
+fn taken(written: Option<io::Result<()>>) -> Result<(), CliError> {
+    // The thread ends only with the process, or by a panic, which was told.
+    written.unwrap_or_else(|| Err(io::ErrorKind::BrokenPipe.into())).map_err(cannot_write)
+}
+
+/// A thread that writes one page after the other, and says of each when it is written. It ends with whoever has its pages.
+fn write_behind(out: Counted) -> (SyncSender<Vec<u8>>, mpsc::Receiver<io::Result<()>>) {
+    let (pages, to_write) = sync_channel::<Vec<u8>>(1);
+    let (tell, written) = mpsc::channel(1);
+    std::thread::spawn(move || {
+        for page in to_write {
+            if tell.blocking_send(out.write_all(&page)).is_err() {
+                return;
+            }
+        }
+    });
+    (pages, written)
+}
+
+/// A thread that looks whether there is a reader, since nothing is written while nothing comes. It ends with its reader, or
+/// with the process.
+fn watch_reader(out: Arc<File>) -> watch::Receiver<bool> {
+    let (tell, gone) = watch::channel(false);
+    std::thread::spawn(move || {
+        if has(&out, PollFlags::empty(), None) {
+            tell.send_replace(true);
+        }
+    });
+    gone
+}
+
+async fn reader_goes(gone: &mut watch::Receiver<bool>) {
+    if gone.wait_for(|gone| *gone).await.is_err() {
+        // It cannot be told: the next page that is written tells.
+        std::future::pending().await
+    }
+}
+
+/// Waits so long, or for ever, for one of these, or for the reader's end when none is asked for. False also when it cannot
+/// be told.
+fn has(out: &File, wanted: PollFlags, wait_max: Option<Duration>) -> bool {
+    let wait_max = wait_max.and_then(|wait| Timespec::try_from(wait).ok());
+    let wanted_or_end = if wanted.is_empty() { PollFlags::ERR | PollFlags::HUP } else { wanted };
+    loop {
+        let mut watched = [PollFd::new(out, wanted)];
+        match poll(&mut watched, wait_max.as_ref()) {
+            Ok(_) => return watched[0].revents().intersects(wanted_or_end),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    /// More than any pipe takes by itself.
+    const LARGE_BYTES: usize = 4 << 20;
+    const LATE: Duration = Duration::from_secs(20);
+
+    fn place() -> TopicPartition {
+        TopicPartition { topic: "a".into(), partition: 0 }
+    }
+
+    /// A page with one record, which has this offset.
+    fn page(text: &[u8], offset: i64) -> (Vec<u8>, Vec<RecordEnd>) {
+        (text.to_vec(), vec![RecordEnd { at: text.len(), offset }])
+    }
+
+    async fn print(printer: &mut Printer, text: &[u8], offset: i64) -> Result<(), CliError> {
+        let (text, ends) = page(text, offset);
+        printer.print(&place(), text, ends).await
+    }
+
+    fn pipe() -> (io::PipeReader, Printer) {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        (reader, Printer::to(writer.into(), true).expect("a printer"))
+    }
+
+    #[tokio::test]
+    async fn a_page_is_printed_when_its_reader_has_taken_what_the_pipe_cannot_hold() {
+        let (mut reader, mut printer) = pipe();
+        print(&mut printer, b"one\n", 1).await.expect("there is room");
+        let large = vec![b'x'; LARGE_BYTES];
+        let mut large = Box::pin(print(&mut printer, &large, 2));
+        let early = tokio::time::timeout(Duration::from_millis(50), &mut large).await;
+        assert!(early.is_err(), "nobody has read it: {early:?}");
+        let reads = std::thread::spawn(move || {
+            let mut text = vec![0; LARGE_BYTES + 4];
+            reader.read_exact(&mut text).map(|()| (text, reader))
+        });
+        large.await.expect("it is taken");
+        assert_eq!(printer.trail.records(printer.written_bytes()), 2);
+        let (text, _reader) = reads.join().expect("no panic").expect("all is there");
+        assert!(text.starts_with(b"one\nxx") && text.ends_with(b"x"));
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_goes_is_noticed_while_nothing_is_printed_and_while_a_page_waits() {
+        let (reader, mut printer) = pipe();
+        print(&mut printer, b"one\n", 1).await.expect("there is room");
+        drop(reader);
+        let cut = tokio::time::timeout(LATE, printer.cut()).await.expect("noticed");
+        assert!(cut.is_closed_pipe(), "{cut:?}");
+        let again = tokio::time::timeout(LATE, printer.cut()).await.expect("it stays so");
+        assert!(again.is_closed_pipe(), "{again:?}");
+        let (reader, mut printer) = pipe();
+        let large = vec![b'x'; LARGE_BYTES];
+        let mut large = Box::pin(print(&mut printer, &large, 2));
+        assert!(tokio::time::timeout(Duration::from_millis(50), &mut large).await.is_err());
+        drop(reader);
+        let cut = large.await.expect_err("nobody takes it");
+        assert!(cut.is_closed_pipe(), "{cut:?}");
+        assert_eq!(printer.not_printed().await, BTreeMap::from([(place(), 2)]), "it counts not");
+    }
+
+    #[tokio::test]
+    async fn what_a_reader_leaves_in_the_pipe_counts_only_while_it_may_still_take_it() {
+        let (mut reader, mut printer) = pipe();
+        for offset in 1..=4 {
+            print(&mut printer, b"four", offset).await.expect("there is room");
+        }
+        reader.read_exact(&mut [0; 7]).expect("it is there");
+        assert_eq!(printer.not_printed().await, BTreeMap::new(), "the reader is only slow");
+        drop(reader);
+        assert_eq!(printer.not_printed().await, BTreeMap::from([(place(), 2)]), "one, and half of another");
+    }
+
+    #[tokio::test]
+    async fn a_file_has_no_reader_that_could_go() {
+        let file = tempfile::tempfile().expect("a file");
+        let mut printer = Printer::to(file.try_clone().expect("the same").into(), false).expect("a printer");
+        print(&mut printer, &vec![b'x'; LARGE_BYTES], 1).await.expect("it is taken");
+        print(&mut printer, b"y", 2).await.expect("it is taken");
+        assert_eq!(printer.not_printed().await, BTreeMap::new());
+        assert!(tokio::time::timeout(Duration::from_millis(50), printer.cut()).await.is_err());
+        assert_eq!(file.metadata().expect("its size").len(), LARGE_BYTES as u64 + 1);
+    }
+}

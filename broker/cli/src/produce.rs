@@ -1,0 +1,368 @@
+//! `millstream produce`: one record for each line.
+
+use std::{collections::VecDeque, io::BufRead, path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use clap::{
+    Args, ValueEnum,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
+use millstream_bench::StallWatch;
+use millstream_client::{
+    Cluster, Codec, ErrorCode,
+    admin::{Admin, ConfigOf},
+    producer::{Acks, Delivered, Delivery, DeliveryError, Producer, ProducerConfig, Record},
+};
+use serde_json::json;
+use tokio::runtime::Runtime;
+
+use super::{
+    connect::{Common, Output, TopicName, runtime, separator},
+    consume::chosen,
+    error::{CliError, SoFar, TooLarge},
+    find,
+    line_record::{self, LineFormat},
+    number::number,
+    output::{Out, counted},
+    pace::Pace,
+    progress::{Progress, When},
+    source::{Source, Stop, sources},
+};
+use millstream::signals::Endings;
+
+/// From so long after a first Ctrl-C on it is told what is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Records whose results are not looked at yet.
+const IN_FLIGHT_MAX: usize = 10_000;
+
+/// By name, or by the number that Kafka's clients have for it.
+const ACKS: [(&str, &str, Acks); 6] = [
+    ("all", "When every replica in sync has it", Acks::All),
+    ("-1", "The same", Acks::All),
+    ("leader", "When the leader has it", Acks::Leader),
+    ("1", "The same", Acks::Leader),
+    ("none", "When it is on its way", Acks::None),
+    ("0", "The same", Acks::None),
+];
+
+/// Takes [`ACKS`].
+pub(super) fn acks() -> impl TypedValueParser<Value = Acks> {
+    let named = ACKS.map(|(name, meaning, _)| PossibleValue::new(name).help(meaning));
+    let find = |name: String| ACKS.iter().find(|(known, ..)| *known == name).map(|(.., acks)| *acks);
+    PossibleValuesParser::new(named).try_map(move |name| find(name).ok_or("there is no such value"))
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum CompressionArg {
+    /// As it is.
+    None,
+    /// gzip.
+    Gzip,
+    /// Snappy.
+    Snappy,
+    /// LZ4.
+    Lz4,
+    /// Zstandard.
+    Zstd,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum FormatArg {
+    /// The line is the value, without the line feed at its end; --key-separator splits a key off.
+    Text,
+    /// The line is a JSON object: `value`, and if wanted `key`, `headers` and `timestamp_ms`. `consume --format json` writes
+    /// such lines.
+    Json,
+}
+
+/// One record for each line of files or of standard input.
+#[derive(Debug, Args)]
+pub(super) struct ProduceArgs {
+    #[command(flatten)]
+    topic: TopicName,
+    /// Make the topic if it is not there, as the broker makes topics by default.
+    #[arg(long)]
+    create: bool,
+    /// Read this file, not standard input; may be given several times. `-` is standard input.
+    #[arg(long, value_name = "FILE")]
+    file: Vec<PathBuf>,
+    /// What a line is.
+    #[arg(long, value_enum, default_value = "text")]
+    format: FormatArg,
+    /// What is in front of this text in a line is the key; a line without it has none.
+    #[arg(long, value_name = "TEXT", value_parser = separator)]
+    key_separator: Option<String>,
+    /// A header for every record; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE")]
+    header: Vec<String>,
+    /// The partition [default: by the key].
+    ///
+    /// Records without a key go to one partition until a batch is sent, then to the next one: a batch is sent when it has
+    /// 128 KiB or has waited for 5 ms. So a few lines that come at once are in one partition, many are spread evenly, and
+    /// lines that are typed go to each in turn.
+    #[arg(long, value_name = "N", value_parser = number::<i32>(0..))]
+    partition: Option<i32>,
+    /// Most records in a second [default: as fast as it goes].
+    #[arg(long, value_name = "RECORDS", value_parser = number::<u64>(1..))]
+    rate: Option<u64>,
+    /// When a record counts as delivered.
+    #[arg(long, value_parser = acks(), default_value = "all")]
+    acks: Acks,
+    /// How long a record is tried.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = number::<u64>(1..=86_400))]
+    timeout: u64,
+    /// How batches are compressed.
+    #[arg(long, value_enum, default_value = "none")]
+    compression: CompressionArg,
+    /// Whether standard error shows how far it has come.
+    #[arg(long, value_enum, default_value = "auto")]
+    progress: When,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// What was produced.
+#[derive(Debug, Default)]
+struct Tally {
+    all: u64,
+    failed: u64,
+    /// Why the first one was not delivered, and how large it is.
+    first: Option<(DeliveryError, usize)>,
+}
+
+impl Tally {
+    fn count(&mut self, result: Result<Delivered, DeliveryError>, bytes: usize) {
+        self.all += 1;
+        if let Err(error) = result {
+            self.failed += 1;
+            self.first.get_or_insert((error, bytes));
+        }
+    }
+}
+
+/// Produces until the input ends.
+pub(super) fn run(args: ProduceArgs) -> Result<(), CliError> {
+    let lines = line_format(&args)?;
+    let (runtime, cluster, stop) = (runtime()?, args.common.cluster(), Stop::default());
+    // Before the first line is read, so that whoever types does not type in vain.
+    let there = runtime.block_on(find::writable(&cluster, args.topic.name(), args.create))?;
+    chosen(&there, args.partition.as_slice())?;
+    stop_when_interrupted(&runtime, stop.clone());
+    let sources = sources(&args.file, &stop)?;
+    let (producer, watch) = {
+        let (_on_runtime, cluster) = (runtime.enter(), cluster.clone());
+        let config = config(&args);
+        let tried = config.delivery_timeout;
+        let producer = Arc::new(Producer::new(cluster, config));
+        (producer.clone(), StallWatch::new(producer, tried))
+    };
+    let typed = sources.iter().any(|source| source.typed);
+    let mut progress = Progress::new(args.progress, typed, sources.iter().map(|source| source.bytes).sum());
+    let mut sending = Sending {
+        runtime: &runtime,
+        producer,
+        watch,
+        args: &args,
+        lines,
+        pace: args.rate.map(Pace::new),
+        stop,
+        waiting: VecDeque::new(),
+        tally: Tally::default(),
+    };
+    let sent = sources.into_iter().try_for_each(|source| sending.send_all(source, &mut progress));
+    let tally = sending.finish();
+    progress.clear();
+    match (sent, tell(&args, &tally, || runtime.block_on(bytes_max(cluster, args.topic.name())))) {
+        // What was lost is worse than that it was told to end.
+        (Err(CliError::Interrupted { .. }), Err(lost)) => Err(lost),
+        (sent, told) => sent.and(told),
+    }
+}
+
+/// The first signal to end ends the reading, so that what was read is delivered and told of; the second one ends everything.
+fn stop_when_interrupted(runtime: &Runtime, stop: Stop) {
+    let _on_runtime = runtime.enter();
+    let mut endings = Endings::new();
+    runtime.spawn(async move {
+        stop.tell(endings.next().await);
+        tokio::select! {
+            never = endings.end_at_once() => never,
+            () = tokio::time::sleep(PATIENCE) => {
+                eprintln!("millstream: waiting for what was read to be delivered; another Ctrl-C ends at once");
+            }
+        }
+        endings.end_at_once().await
+    });
+}
+
+/// The topic's `max.message.bytes`, if the broker says it.
+async fn bytes_max(cluster: Cluster, topic: &str) -> Option<usize> {
+    let configs = Admin::new(cluster).configs(&ConfigOf::Topic(topic.to_string())).await.ok()?;
+    configs.into_iter().find(|entry| entry.name == "max.message.bytes")?.value?.parse().ok()
+}
+
+fn tell(
+    args: &ProduceArgs,
+    tally: &Tally,
+    bytes_max: impl FnOnce() -> Option<usize>,
+) -> Result<(), CliError> {
+    let (delivered, topic, failed) = (tally.all - tally.failed, args.topic.name(), tally.failed);
+    let mut out = Out::new();
+    match args.common.output {
+        Output::Json => {
+            out.json(&json!({ "topic": topic, "delivered": delivered, "failed": tally.failed }))?
+        }
+        // The error says it.
+        Output::Table if delivered == 0 && tally.failed > 0 => {}
+        Output::Table => eprintln!("{} produced to '{topic}'", counted(delivered, "record")),
+    }
+    out.flush()?;
+    match &tally.first {
+        Some((DeliveryError::Refused { code: ErrorCode::MESSAGE_TOO_LARGE, .. }, bytes)) => {
+            let (topic, compressed) = (topic.to_string(), !matches!(args.compression, CompressionArg::None));
+            let size = TooLarge { topic, bytes: *bytes, bytes_max: bytes_max(), compressed };
+            Err(CliError::TooLarge { failed, all: tally.all, size })
+        }
+        Some((first, _)) => Err(CliError::Delivery { failed, all: tally.all, first: first.clone() }),
+        None => Ok(()),
+    }
+}
+
+fn line_format(args: &ProduceArgs) -> Result<LineFormat, CliError> {
+    let headers = args.header.iter().map(|header| line_record::header(header)).collect::<Result<_, _>>()?;
+    Ok(match (args.format, &args.key_separator) {
+        (FormatArg::Json, Some(separator)) => {
+            return Err(CliError::Flag {
+                flag: "--key-separator",
+                value: separator.clone(),
+                allowed: "not with --format json, where lines name their keys",
+            });
+        }
+        (FormatArg::Json, None) => LineFormat::Json { headers },
+        (FormatArg::Text, separator) => LineFormat::Text { separator: separator.clone(), headers },
+    })
+}
+
+fn config(args: &ProduceArgs) -> ProducerConfig {
+    ProducerConfig {
+        acks: args.acks,
+        codec: args.compression.into(),
+        delivery_timeout: Duration::from_secs(args.timeout),
+        // A topic that is removed meanwhile is not made anew.
+        create_topics: false,
+        ..ProducerConfig::default()
+    }
+}
+
+impl From<CompressionArg> for Codec {
+    fn from(compression: CompressionArg) -> Codec {
+        match compression {
+            CompressionArg::None => Codec::None,
+            CompressionArg::Gzip => Codec::Gzip,
+            CompressionArg::Snappy => Codec::Snappy,
+            CompressionArg::Lz4 => Codec::Lz4,
+            CompressionArg::Zstd => Codec::Zstd,
+        }
+    }
+}
+
+/// Lines become records on this thread, which may wait for a person; connections go on behind it.
+struct Sending<'a> {
+    runtime: &'a Runtime,
+    producer: Arc<Producer>,
+    watch: StallWatch,
+    args: &'a ProduceArgs,
+    lines: LineFormat,
+    pace: Option<Pace>,
+    stop: Stop,
+    /// Records whose results are not counted, with the size of each.
+    waiting: VecDeque<(Delivery, usize)>,
+    tally: Tally,
+}
+
+impl Sending<'_> {
+    fn send_all(&mut self, mut source: Source, progress: &mut Progress) -> Result<(), CliError> {
+        let in_flight_max = if source.typed { 1 } else { IN_FLIGHT_MAX };
+        let (mut line, mut number) = (Vec::new(), 0);
+        loop {
+            line.clear();
+            let bytes = match self.stop.told() {
+                Some(_) => 0,
+                None => source
+                    .input
+                    .read_until(b'\n', &mut line)
+                    .map_err(CliError::io(format!("cannot read {}", source.name)))?,
+            };
+            // What was being written when it was told to stop is no line.
+            if let Some(by) = self.stop.told().filter(|_| !line.ends_with(b"\n")) {
+                let so_far = SoFar::Sent { source_name: source.name, line: number };
+                return Err(CliError::Interrupted { by, so_far });
+            }
+            if bytes == 0 {
+                return Ok(());
+            }
+            number += 1;
+            let mut record = self.lines.record(&line).map_err(|problem| CliError::Line {
+                source_name: source.name.clone(),
+                line: number,
+                problem,
+            })?;
+            record.partition = self.args.partition;
+            self.send(record, in_flight_max)?;
+            if source.typed && self.tally.first.is_some() {
+                return Ok(());
+            }
+            progress.add(1, bytes as u64);
+        }
+    }
+
+    fn send(&mut self, record: Record, in_flight_max: usize) -> Result<(), CliError> {
+        if let Some(pace) = &mut self.pace {
+            pace.wait();
+        }
+        let bytes = record_bytes(&record);
+        let sent = self.runtime.block_on(self.producer.send(self.args.topic.name(), record));
+        self.waiting.push_back((sent?, bytes));
+        if self.waiting.len() >= in_flight_max
+            && let Some((oldest, bytes)) = self.waiting.pop_front()
+        {
+            self.tally.count(self.runtime.block_on(oldest.wait()), bytes);
+        }
+        Ok(())
+    }
+
+    /// Waits until everything that was taken has its result.
+    fn finish(self) -> Tally {
+        let Sending { runtime, producer, watch, waiting, mut tally, .. } = self;
+        runtime.block_on(async {
+            producer.flush().await;
+            watch.end().await;
+            for (delivery, bytes) in waiting {
+                tally.count(delivery.wait().await, bytes);
+            }
+        });
+        tally
+    }
+}
+
+/// What a record has in all its parts.
+fn record_bytes(record: &Record) -> usize {
+    let bytes = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
+    let headers = record.headers.iter().map(|(name, value)| name.len() + bytes(value));
+    bytes(&record.key) + bytes(&record.value) + headers.sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_says_when_records_without_a_key_change_their_partition() {
+        let ProducerConfig { batch_bytes, linger, .. } = ProducerConfig::default();
+        let command = ProduceArgs::augment_args(clap::Command::new("produce"));
+        let partition = command.get_arguments().find(|arg| arg.get_id() == "partition").expect("the flag");
+        let help = partition.get_long_help().expect("a text").to_string();
+        assert!(help.contains(&format!("{} KiB", batch_bytes >> 10)), "{help}");
+        assert!(help.contains(&format!("{} ms", linger.as_millis())), "{help}");
+    }
+}

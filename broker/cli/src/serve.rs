@@ -1,0 +1,97 @@
+//! `millstream serve`: runs a broker.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, ValueEnum};
+use tracing_subscriber::filter::LevelFilter;
+
+use super::{connect::host_and_port, error::CliError, number::number};
+use millstream::{
+    config::{ServeConfig, ServeOptions},
+    node,
+    telemetry::{LogFormat, start_log},
+};
+
+/// Less than the time in which a broker that is told to stop has to end.
+const OPENING_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// The shape of log lines.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum LogFormatArg {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object in a line.
+    Json,
+}
+
+/// Later wins: configuration file, environment, flags, --set.
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// A TOML file of the keys that --set takes.
+    #[arg(long, value_name = "FILE", env = "MILLSTREAM_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where everything is stored [default: ./millstream-data].
+    #[arg(long, value_name = "DIR", env = "MILLSTREAM_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Where Kafka clients connect; port 0 takes any free one [default: 127.0.0.1:9092].
+    #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_KAFKA_ADDR", value_parser = host_and_port)]
+    kafka_addr: Option<String>,
+    /// Where HTTP is answered; port 0 takes any free one [default: 127.0.0.1:9644].
+    #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_HTTP_ADDR", value_parser = host_and_port)]
+    http_addr: Option<String>,
+    /// What Kafka clients are told to connect to [default: the bound address].
+    #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_ADVERTISED_KAFKA", value_parser = host_and_port)]
+    advertised_kafka: Option<String>,
+    /// This node's id [default: 1].
+    #[arg(long, value_name = "N", env = "MILLSTREAM_NODE_ID", value_parser = number::<u64>(0..=i32::MAX as u64))]
+    node_id: Option<u64>,
+    /// The rack that this node is in.
+    #[arg(long, value_name = "R", env = "MILLSTREAM_RACK")]
+    rack: Option<String>,
+    /// Memory that the broker's bounds are derived from, like 512MiB or 2GiB [default: a quarter of the machine, at
+    /// most 2GiB].
+    #[arg(long, value_name = "SIZE", env = "MILLSTREAM_MEMORY")]
+    memory: Option<String>,
+    /// Any configuration key; may be given several times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// The shape of log lines, which go to standard error; RUST_LOG filters them, and `cluster log-level` while it runs.
+    #[arg(long, value_enum, default_value_t, env = "MILLSTREAM_LOG_FORMAT")]
+    log_format: LogFormatArg,
+}
+
+/// Serves until the process is told to stop.
+pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
+    let log = start_log(
+        match args.log_format {
+            LogFormatArg::Text => LogFormat::Text,
+            LogFormatArg::Json => LogFormat::Json,
+        },
+        LevelFilter::INFO,
+    );
+    let config = ServeConfig::resolve(ServeOptions {
+        config: args.config,
+        data_dir: args.data_dir,
+        kafka_addr: args.kafka_addr,
+        http_addr: args.http_addr,
+        advertised_kafka: args.advertised_kafka,
+        node_id: args.node_id,
+        rack: args.rack,
+        memory: args.memory,
+        set: args.set,
+    })?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(worker_threads()).enable_all().thread_name("millstream").build();
+    let runtime = runtime.map_err(CliError::io("cannot start the worker threads"))?;
+    let served = runtime.block_on(node::serve(config, log));
+    // A store that is still being opened when the broker is told to stop is not waited for any longer.
+    runtime.shutdown_timeout(OPENING_WAIT_MAX);
+    Ok(served?)
+}
+
+/// Half of the cores run requests; the log's writer, flushes and reads have threads of their own. A request passes
+/// through several tasks, and handing one to another thread costs more than running it.
+fn worker_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
+}

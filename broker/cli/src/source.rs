@@ -1,0 +1,167 @@
+//! Where lines come from: files, and standard input, which may be silent for ever.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, IsTerminal, Read},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, OnceLock,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+};
+
+use bytes::{Buf, Bytes};
+use parking_lot::Mutex;
+
+use super::error::CliError;
+use millstream::signals::Ending;
+
+/// Bytes that are read at once from what may be silent.
+const PIECE_BYTES: usize = 64 << 10;
+/// Pieces that are read ahead of the lines.
+const PIECES_AHEAD_MAX: usize = 4;
+
+/// Lines in order.
+pub(super) struct Source {
+    pub(super) name: String,
+    pub(super) input: Box<dyn BufRead>,
+    /// Its size, where that is known.
+    pub(super) bytes: Option<u64>,
+    /// A person types; each line is sent and answered at once.
+    pub(super) typed: bool,
+}
+
+/// Nothing more is to be read. Told once, by a signal; whoever waits for lines then finds their end.
+#[derive(Clone, Default)]
+pub(super) struct Stop {
+    told: Arc<OnceLock<Ending>>,
+    waiting: Arc<Mutex<Vec<SyncSender<Piece>>>>,
+}
+
+impl Stop {
+    pub(super) fn tell(&self, by: Ending) {
+        self.told.get_or_init(|| by);
+        for sender in &*self.waiting.lock() {
+            // Where pieces are waiting nobody waits for one.
+            let _ = sender.try_send(Piece::Stop);
+        }
+    }
+
+    /// How it was told, if it was.
+    pub(super) fn told(&self) -> Option<Ending> {
+        self.told.get().copied()
+    }
+}
+
+/// These files, or standard input where there are none.
+pub(super) fn sources(files: &[PathBuf], stop: &Stop) -> Result<Vec<Source>, CliError> {
+    if files.is_empty() {
+        return Ok(vec![standard_input(stop)]);
+    }
+    files.iter().map(|path| open(path, stop)).collect()
+}
+
+fn open(path: &Path, stop: &Stop) -> Result<Source, CliError> {
+    if path.as_os_str() == "-" {
+        return Ok(standard_input(stop));
+    }
+    let file = File::open(path).map_err(CliError::io(format!("cannot read {}", path.display())))?;
+    let bytes = file.metadata().ok().filter(|meta| meta.is_file()).map(|meta| meta.len());
+    let input: Box<dyn BufRead> = match bytes {
+        Some(_) => Box::new(BufReader::new(file)),
+        None => Box::new(BufReader::new(Silent::new(file, stop))),
+    };
+    Ok(Source { name: path.display().to_string(), input, bytes, typed: false })
+}
+
+fn standard_input(stop: &Stop) -> Source {
+    let typed = io::stdin().is_terminal();
+    if typed {
+        eprintln!("one record for each line; Ctrl-D ends");
+    }
+    let input = Box::new(BufReader::new(Silent::new(io::stdin(), stop)));
+    Source { name: "standard input".to_string(), input, bytes: None, typed }
+}
+
+enum Piece {
+    Bytes(Bytes),
+    Failed(io::Error),
+    Stop,
+}
+
+/// What may be silent for ever is read on a thread of its own, so that waiting for it can be ended.
+struct Silent {
+    pieces: Receiver<Piece>,
+    rest: Bytes,
+    /// Behind the end nothing comes, not even an end.
+    ended: bool,
+}
+
+impl Silent {
+    fn new(mut input: impl Read + Send + 'static, stop: &Stop) -> Silent {
+        let (sender, pieces) = sync_channel(PIECES_AHEAD_MAX);
+        stop.waiting.lock().push(sender.clone());
+        // It ends with its input, or with the process.
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; PIECE_BYTES];
+            loop {
+                let piece = match input.read(&mut buffer) {
+                    // The end, which whoever waits must hear of.
+                    Ok(0) => Piece::Stop,
+                    Ok(n) => Piece::Bytes(Bytes::copy_from_slice(&buffer[..n])),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => Piece::Failed(error),
+                };
+                let is_last = !matches!(piece, Piece::Bytes(_));
+                if sender.send(piece).is_err() || is_last {
+                    return;
+                }
+            }
+        });
+        Silent { pieces, rest: Bytes::new(), ended: false }
+    }
+}
+
+impl Read for Silent {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.rest.is_empty() && !self.ended {
+            match self.pieces.recv() {
+                Ok(Piece::Bytes(bytes)) => self.rest = bytes,
+                Ok(Piece::Failed(error)) => return Err(error),
+                Ok(Piece::Stop) | Err(_) => self.ended = true,
+            }
+        }
+        let n = self.rest.len().min(buffer.len());
+        self.rest.copy_to_slice(&mut buffer[..n]);
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_silent_is_read_to_its_end_whatever_the_pieces() {
+        let bytes: Vec<u8> = (0..PIECE_BYTES * 6 + 7).map(|n| n as u8).collect();
+        let mut silent = Silent::new(io::Cursor::new(bytes.clone()), &Stop::default());
+        let mut read = Vec::new();
+        silent.read_to_end(&mut read).expect("no error");
+        assert!(read == bytes, "{} of {} bytes", read.len(), bytes.len());
+        assert_eq!(silent.read(&mut [0]).expect("no error"), 0, "the end stays");
+    }
+
+    #[test]
+    fn whoever_waits_for_a_line_that_never_comes_is_woken() {
+        let stop = Stop::default();
+        let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().expect("two ends");
+        io::Write::write_all(&mut ours, b"one\ntw").expect("written");
+        let mut lines = BufReader::new(Silent::new(theirs, &stop));
+        let mut line = String::new();
+        assert_eq!(lines.read_line(&mut line).expect("a line"), 4);
+        let waits = std::thread::spawn(move || lines.read_line(&mut line).map(|_| line));
+        stop.tell(Ending::Terminate);
+        assert_eq!(waits.join().expect("no panic").expect("an end"), "one\ntw");
+        assert_eq!(stop.told(), Some(Ending::Terminate));
+    }
+}
