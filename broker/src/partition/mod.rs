@@ -12,6 +12,8 @@ mod leader;
 mod lookup;
 mod read_ahead;
 mod reader;
+#[cfg(test)]
+mod reader_tests;
 mod replies;
 #[cfg(test)]
 mod shard_tests;

@@ -8,8 +8,9 @@ use std::{
 use bytes::Bytes;
 use millstream_model::{
     GroupId, PartitionId,
-    batch::{BatchHeader, split},
+    batch::{BatchHeader, empty_batch, split},
 };
+use millstream_state::partition::PartitionState;
 use millstream_store::tables::{MemoryRead, ReadError};
 use tokio::sync::Notify;
 
@@ -44,7 +45,8 @@ pub struct FetchPart {
 /// What there is of one partition.
 #[derive(Clone, Debug, Default)]
 pub struct Fetched {
-    /// Whole batches; the first may begin before the wanted offset.
+    /// Whole batches; the first may begin before the wanted offset. Where compaction has removed all records from the
+    /// wanted offset to the end, one batch without records that ends there.
     pub records: Vec<Bytes>,
     /// Offset behind the last committed record.
     pub high_watermark: i64,
@@ -362,6 +364,12 @@ impl Pass {
                 }
                 Err(error) => return Some(Err(error)),
             }
+            if records.is_empty() {
+                match skip_removed(host, id, part.offset, end) {
+                    Ok(skip) => records.extend(skip),
+                    Err(error) => return Some(Err(error)),
+                }
+            }
             if self.anything && records.first().is_some_and(|batch| batch.len() > self.bytes_left) {
                 records.clear();
             }
@@ -420,6 +428,29 @@ fn read_batches(
         Ok(batches) => Ok(Found::InRuns(batches)),
         Err(error) => Err(damaged(&error)),
     })
+}
+
+/// Leads a reader that found nothing from `offset` on to the end: an empty batch stands for the offsets there whose
+/// records compaction has removed. Without one the reader would ask for the same offset for ever
+/// (`docs/adr/0014-skip-removed-offsets.md`).
+///
+/// `end` is the partition's end from before the read, so every record below it was readable then. Only what a run
+/// stands for is skipped: records that are missing for another reason are not passed over in silence.
+fn skip_removed(
+    host: &ShardHost,
+    partition: PartitionId,
+    offset: i64,
+    end: i64,
+) -> Result<Option<Bytes>, FetchError> {
+    // Records that went with the partition, or with a move of its log start, are reported as such.
+    let look = |p: &PartitionState| (p.log_start(), p.next_offset(), p.latest_epoch());
+    let (log_start_offset, high_watermark, epoch) =
+        host.partition(partition, look).ok_or(FetchError::UnknownPartition)?;
+    if offset < log_start_offset {
+        return Err(FetchError::OffsetOutOfRange { log_start_offset, high_watermark });
+    }
+    let removed_end = host.tables.end_in_runs(partition).map_or(offset, |in_runs| in_runs.min(end));
+    Ok((removed_end > offset).then(|| empty_batch(offset, removed_end, epoch.unwrap_or(-1))))
 }
 
 pub(super) fn damaged(error: &ReadError) -> FetchError {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     Attributes, BatchHeader, Codec, DecompressedBatch, HEADER_BYTES, Record, TimestampType, compress,
+    header::LENGTH_FROM,
 };
 
 /// A record to be added.
@@ -154,7 +155,7 @@ fn assemble(mut header: BatchHeader, codec: Codec, level: Option<i32>, payload: 
 
 /// Writes the header in front of what lies behind its room.
 fn finish(header: &mut BatchHeader, batch: &mut [u8]) -> io::Result<()> {
-    header.batch_length = i32::try_from(batch.len() - 12).map_err(io::Error::other)?;
+    header.batch_length = i32::try_from(batch.len() - LENGTH_FROM).map_err(io::Error::other)?;
     header.write(batch);
     Ok(())
 }
@@ -169,6 +170,30 @@ pub fn recompress(
 ) -> io::Result<Bytes> {
     let header = BatchHeader { attributes: header.attributes.with_codec(codec), ..*header };
     assemble(header, codec, level, records.payload())
+}
+
+/// A batch without records that covers the offsets from `base_offset` up to `next_offset`, or as many of them as one
+/// header can. A reader of it goes on behind its last offset.
+pub fn empty_batch(base_offset: i64, next_offset: i64, leader_epoch: i32) -> Bytes {
+    let last_offset_delta = next_offset.saturating_sub(base_offset).saturating_sub(1);
+    let header = BatchHeader {
+        base_offset,
+        batch_length: (HEADER_BYTES - LENGTH_FROM) as i32,
+        leader_epoch,
+        magic: 2,
+        crc: 0,
+        attributes: Attributes(Codec::None.number()),
+        last_offset_delta: last_offset_delta.clamp(0, i64::from(i32::MAX)) as i32,
+        base_timestamp: -1,
+        max_timestamp: -1,
+        producer_id: -1,
+        producer_epoch: -1,
+        base_sequence: -1,
+        record_count: 0,
+    };
+    let mut batch = vec![0; HEADER_BYTES];
+    header.write(&mut batch);
+    batch.into()
 }
 
 /// The batch of `header` with only these of its records: offsets, timestamps, producer and codec stay. A batch

@@ -13,7 +13,7 @@ use crate::{BatchError, Codec};
 /// Length of the header.
 pub const HEADER_BYTES: usize = 61;
 /// The batch length counts from here.
-const LENGTH_FROM: usize = 12;
+pub(crate) const LENGTH_FROM: usize = 12;
 /// The CRC covers everything from here.
 const CRC_FROM: usize = 21;
 const MAX_TIMESTAMP_AT: usize = 35;

@@ -9,7 +9,7 @@ mod error;
 mod header;
 mod records;
 
-pub use builder::{BatchBuilder, NewRecord, rebuild, rebuild_with_horizon, recompress};
+pub use builder::{BatchBuilder, NewRecord, empty_batch, rebuild, rebuild_with_horizon, recompress};
 pub use compression::{Codec, compress, decompress};
 pub use error::BatchError;
 pub use header::{

@@ -196,6 +196,21 @@ fn a_delete_horizon_takes_the_base_timestamps_place_and_the_records_stay_as_they
 }
 
 #[test]
+fn an_empty_batch_covers_its_offsets_and_is_a_whole_batch() {
+    for (base, next, covered) in
+        [(0, 1, 1), (7, 107, 107), (1 << 40, (1 << 40) + 5, (1 << 40) + 5), (3, i64::MAX, 3 + (1i64 << 31))]
+    {
+        let batch = empty_batch(base, next, 4);
+        check_crc(&batch).expect("a good CRC");
+        let header = BatchHeader::parse(&batch).expect("a header");
+        assert_eq!((header.base_offset, header.next_offset(), header.leader_epoch), (base, covered, 4));
+        assert_eq!((header.record_count, header.total_bytes(), header.producer_id), (0, batch.len(), -1));
+        assert_eq!(decode_records(&batch, 1 << 20).expect("decodes").iter().count(), 0);
+        assert_eq!(split(&batch).count(), 1);
+    }
+}
+
+#[test]
 fn a_rebuilt_batch_has_the_largest_timestamp_of_what_is_left() {
     let whole = batch(Codec::Zstd, &vec![vec![5; 50]; 10]);
     let rebuilt = |batch: &[u8], keep: fn(&Record<'_>) -> bool| {
