@@ -29,7 +29,7 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Time between two looks after a while in which nothing happened.
 const LOOK_EVERY_IDLE: Duration = Duration::from_secs(1);
-/// Time between two looks at the free disk space.
+/// Time between two looks at the free disk space, and at which records are to be compacted soon.
 const DISK_EVERY: Duration = Duration::from_secs(1);
 /// Room that checkpoints and a manifest take, beside the memtable.
 const SMALL_FILES_BYTES: u64 = 8 << 20;
@@ -58,6 +58,8 @@ pub(super) struct House {
     /// How far each group is in runs.
     flushed: HashMap<GroupId, LogId>,
     plan: Plan,
+    /// The shortest time within which records in the memtable are to be compacted, as of the last look.
+    compact_within: Option<Duration>,
     writing: Trouble,
     reserving: Trouble,
     disk_low: bool,
@@ -83,7 +85,8 @@ impl House {
             pacer,
             reserve,
             flushed: HashMap::new(),
-            plan: Plan::new(clock::monotonic()),
+            plan: Plan::new(),
+            compact_within: None,
             writing: Trouble::default(),
             reserving: Trouble::default(),
             disk_low: false,
@@ -102,6 +105,7 @@ impl House {
             if now >= disk_at {
                 disk_at = now + DISK_EVERY;
                 self.watch_disk(now);
+                self.compact_within = self.compact_within();
             }
             self.pacer.set(busy, self.kept.tables.run_count());
             if !self.write(now) {
@@ -122,10 +126,22 @@ impl House {
         Load {
             memtable_full: self.kept.tables.needs_flush(),
             memtable_bytes: self.kept.tables.memory_bytes(),
+            compact_within: self.compact_within,
             log_memory_bytes: self.kept.wal.memory_bytes(),
             log_bytes: self.kept.wal.size_bytes(),
             disk_low: self.disk_low,
         }
+    }
+
+    /// The shortest `max.compaction.lag.ms` of the compacted topics that have records in the memtable.
+    fn compact_within(&self) -> Option<Duration> {
+        let tables = &self.kept.tables;
+        if tables.memory_bytes() == 0 {
+            return None;
+        }
+        let lags = self.service.compaction_lags().into_iter();
+        let in_memory = lags.filter(|(_, partitions)| partitions.iter().any(|id| tables.has_in_memory(*id)));
+        in_memory.map(|(lag, _)| lag).min()
     }
 
     /// Writes what is due, if it can be written; whether anything was.

@@ -25,8 +25,8 @@ use crate::{clock, partition::Shard, service::Service};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Time between two looks for merges, when there was something new.
 const MERGE_EVERY: Duration = Duration::from_secs(5);
-/// Time between two looks for compactions that become due with time alone.
-const COMPACT_EVERY: Duration = Duration::from_secs(60);
+/// Time between two looks when nothing is known to have made a merge due: a topic's configuration may have.
+const MERGE_EVERY_IDLE: Duration = Duration::from_secs(60);
 /// Time between two rounds of retention while the disk is low.
 const RETENTION_EVERY_LOW: Duration = Duration::from_secs(5);
 /// A command may wait so long: the log may have no room for it.
@@ -133,8 +133,8 @@ impl Merger {
     fn merge_is_due(&self, now: Instant) -> bool {
         let (seen, at) = self.settled;
         let every = if self.service.disk_is_low() { LOOK_EVERY } else { MERGE_EVERY };
-        let is_new = self.tables.changes() != seen && now >= at + every;
-        self.merging.may_try(now) && (is_new || now >= at + COMPACT_EVERY)
+        let is_new = self.tables.changes() != seen || self.tables.compaction_due_ms() <= clock::now_ms();
+        self.merging.may_try(now) && (now >= at + MERGE_EVERY_IDLE || (is_new && now >= at + every))
     }
 
     /// Does one merge; `false` if there is nothing to be done for now.

@@ -2,8 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-/// Batches stay in memory no longer than that: compaction and old age are looked for in runs.
+/// Batches stay in memory no longer than that.
 const FLUSH_AFTER: Duration = Duration::from_secs(600);
+/// Compaction reads runs only, so records that are to be compacted sooner leave memory sooner; not more often than
+/// that, whatever a topic asks for: every flush is a run.
+const COMPACTED_FLUSH_AFTER_MIN: Duration = Duration::from_secs(5);
 
 /// What is in memory and in the log.
 #[derive(Clone, Copy, Debug, Default)]
@@ -11,6 +14,8 @@ pub(super) struct Load {
     /// The memtable has reached its size.
     pub(super) memtable_full: bool,
     pub(super) memtable_bytes: usize,
+    /// The shortest time within which records in the memtable are to be compacted, if they are.
+    pub(super) compact_within: Option<Duration>,
     /// Log memory that somebody holds.
     pub(super) log_memory_bytes: usize,
     /// Log files that are needed.
@@ -41,7 +46,8 @@ pub(super) enum Due {
 /// What is remembered between two looks.
 #[derive(Debug)]
 pub(super) struct Plan {
-    flushed_at: Instant,
+    /// Since when there has been something in the memtable; nothing in it is older.
+    filled_at: Option<Instant>,
     /// What was left after the last flush, or less: readers may hold it, and another flush would not help.
     log_memory_left: usize,
     /// What was left after the last checkpoint, or less: entries that came meanwhile, and another would not help.
@@ -49,8 +55,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(now: Instant) -> Plan {
-        Plan { flushed_at: now, log_memory_left: 0, log_left: 0 }
+    pub(super) fn new() -> Plan {
+        Plan { filled_at: None, log_memory_left: 0, log_left: 0 }
     }
 
     pub(super) fn due(&mut self, load: &Load, bounds: &Bounds, now: Instant) -> Due {
@@ -63,7 +69,7 @@ impl Plan {
             return Due::Checkpoint;
         }
         let log_memory = bounds.log_memory_bytes.max(self.log_memory_left + bounds.log_memory_bytes / 2);
-        let old = load.memtable_bytes > 0 && now.saturating_duration_since(self.flushed_at) >= FLUSH_AFTER;
+        let old = self.memtable_age(load, now) >= flush_after(load);
         if load.memtable_full || load.log_memory_bytes >= log_memory || old {
             Due::Flush
         } else {
@@ -71,14 +77,29 @@ impl Plan {
         }
     }
 
-    /// Takes note of what was written, and what is left.
+    fn memtable_age(&mut self, load: &Load, now: Instant) -> Duration {
+        if load.memtable_bytes == 0 {
+            self.filled_at = None;
+            return Duration::ZERO;
+        }
+        now.saturating_duration_since(*self.filled_at.get_or_insert(now))
+    }
+
+    /// Records what was written, and what is left.
     pub(super) fn wrote(&mut self, due: Due, left: &Load, now: Instant) {
-        self.flushed_at = now;
+        // What is left came during the flush.
+        self.filled_at = (left.memtable_bytes > 0).then_some(now);
         self.log_memory_left = left.log_memory_bytes;
         if due == Due::Checkpoint {
             self.log_left = left.log_bytes;
         }
     }
+}
+
+/// Age from which the memtable is written.
+fn flush_after(load: &Load) -> Duration {
+    let compacted = load.compact_within.map(|within| within.max(COMPACTED_FLUSH_AFTER_MIN));
+    compacted.unwrap_or(FLUSH_AFTER).min(FLUSH_AFTER)
 }
 
 #[cfg(test)]
@@ -99,7 +120,7 @@ mod tests {
     #[test]
     fn small_batches_are_flushed_for_the_log_memory_that_they_hold() {
         let start = clock::monotonic();
-        let mut plan = Plan::new(start);
+        let mut plan = Plan::new();
         assert_eq!(plan.due(&log_memory(99), &BOUNDS, start), Due::Nothing);
         assert_eq!(plan.due(&log_memory(100), &BOUNDS, start), Due::Flush);
         // Readers hold most of it: no flush after the other for nothing.
@@ -113,7 +134,7 @@ mod tests {
     #[test]
     fn a_log_that_is_too_long_is_cut_and_sooner_when_the_disk_is_low() {
         let start = clock::monotonic();
-        let mut plan = Plan::new(start);
+        let mut plan = Plan::new();
         assert_eq!(plan.due(&log(1000, false), &BOUNDS, start), Due::Nothing);
         assert_eq!(plan.due(&log(1001, false), &BOUNDS, start), Due::Checkpoint);
         plan.wrote(Due::Checkpoint, &log(900, false), start);
@@ -127,7 +148,7 @@ mod tests {
     #[test]
     fn a_memtable_is_written_when_it_is_full_or_old() {
         let start = clock::monotonic();
-        let mut plan = Plan::new(start);
+        let mut plan = Plan::new();
         let some = Load { memtable_bytes: 1, ..Load::default() };
         assert_eq!(plan.due(&Load { memtable_full: true, ..some }, &BOUNDS, start), Due::Flush);
         assert_eq!(plan.due(&some, &BOUNDS, start + FLUSH_AFTER / 2), Due::Nothing);
@@ -135,5 +156,35 @@ mod tests {
         assert_eq!(plan.due(&Load::default(), &BOUNDS, start + FLUSH_AFTER), Due::Nothing);
         plan.wrote(Due::Flush, &Load::default(), start + FLUSH_AFTER);
         assert_eq!(plan.due(&some, &BOUNDS, start + FLUSH_AFTER), Due::Nothing);
+    }
+
+    #[test]
+    fn records_that_are_to_be_compacted_soon_are_written_soon_but_not_all_the_time() {
+        let start = clock::monotonic();
+        let (second, lag) = (Duration::from_secs(1), Duration::from_secs(60));
+        let some = |within| Load { memtable_bytes: 1, compact_within: Some(within), ..Load::default() };
+        let mut plan = Plan::new();
+        // The memtable was empty for a long time: what counts is the age of what is in it now.
+        assert_eq!(plan.due(&Load::default(), &BOUNDS, start), Due::Nothing);
+        let filled = start + FLUSH_AFTER;
+        assert_eq!(plan.due(&some(lag), &BOUNDS, filled), Due::Nothing);
+        assert_eq!(plan.due(&some(lag), &BOUNDS, filled + lag - second), Due::Nothing);
+        assert_eq!(plan.due(&some(lag), &BOUNDS, filled + lag), Due::Flush);
+        plan.wrote(Due::Flush, &Load::default(), filled + lag);
+        assert_eq!(plan.due(&Load::default(), &BOUNDS, filled + 2 * lag), Due::Nothing, "an idle broker");
+        // A shorter time than the least one makes no more flushes than that.
+        let mut flushes = 0;
+        for seconds in 0..600 {
+            let now = filled + 3 * lag + seconds * second;
+            let due = plan.due(&some(Duration::from_millis(1)), &BOUNDS, now);
+            if due == Due::Flush {
+                flushes += 1;
+                plan.wrote(due, &Load::default(), now);
+            }
+        }
+        assert_eq!(flushes, 100, "a record each second, and one flush in six looks");
+        // A longer one than that of all records does not keep anything in memory.
+        assert_eq!(plan.due(&some(Duration::MAX), &BOUNDS, filled + 100 * lag), Due::Nothing);
+        assert_eq!(plan.due(&some(Duration::MAX), &BOUNDS, filled + 100 * lag + FLUSH_AFTER), Due::Flush);
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -74,6 +75,16 @@ impl ClusterHost {
 
     pub(super) fn topics(&self) -> Vec<Arc<TopicEntry>> {
         self.state.read().1.by_name.values().cloned().collect()
+    }
+
+    /// The compacted topics that bound how long a record may stay uncompacted: that time, and their partitions.
+    pub(super) fn compaction_lags(&self) -> Vec<(Duration, Vec<PartitionId>)> {
+        let state = self.state.read();
+        let views = state.1.by_name.values().map(|entry| &entry.view);
+        let bounded =
+            views.filter(|view| view.config.compact && view.config.max_compaction_lag_ms < i64::MAX);
+        let lag = |view: &TopicView| Duration::from_millis(view.config.max_compaction_lag_ms.max(0) as u64);
+        bounded.map(|view| (lag(view), view.partitions.iter().map(|p| p.id).collect())).collect()
     }
 
     /// The topic that a partition belongs to, and its place there; `None` when the topic is gone.

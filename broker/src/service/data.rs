@@ -147,6 +147,11 @@ impl Service {
         self.inner.cluster.owner(partition).map(|(view, _)| view.config.clone())
     }
 
+    /// The compacted topics that bound how long a record may stay uncompacted: that time, and their partitions.
+    pub fn compaction_lags(&self) -> Vec<(Duration, Vec<PartitionId>)> {
+        self.inner.cluster.compaction_lags()
+    }
+
     /// First offset that a partition still has; `None` when it is gone.
     pub fn log_start_of(&self, partition: PartitionId) -> Option<i64> {
         let (_, place) = self.inner.cluster.owner(partition)?;

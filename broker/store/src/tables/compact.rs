@@ -43,6 +43,17 @@ pub(super) struct Dirt {
     end: i64,
     /// Age of what is dirty, as the time of its oldest region: the indexes know the newest record of each.
     since: i64,
+    /// The same, with what is too young to be compacted.
+    oldest: i64,
+}
+
+impl Dirt {
+    /// The next time, after that of the policy, from which age makes a compaction due; `i64::MAX` if there is none.
+    pub(super) fn due_after(&self, policy: &CompactPolicy) -> i64 {
+        let too_old = self.oldest.saturating_add(policy.max_lag_ms).saturating_add(1);
+        let times = [too_old, self.horizon].into_iter().filter(|&at| at > policy.now_ms);
+        times.min().unwrap_or(i64::MAX)
+    }
 }
 
 /// Looks at the indexes for what is to be compacted.
@@ -54,6 +65,7 @@ pub(super) fn dirt(parts: &[Part], policy: &CompactPolicy) -> Dirt {
         horizon: i64::MAX,
         end: young_from(parts, policy),
         since: i64::MAX,
+        oldest: i64::MAX,
     };
     for part in parts {
         dirt.horizon = dirt.horizon.min(part.delete_horizon);
@@ -61,11 +73,14 @@ pub(super) fn dirt(parts: &[Part], policy: &CompactPolicy) -> Dirt {
             let bytes = part.span(number..number + 1).len() as u64;
             if region.base_offset < clean_end {
                 dirt.clean_bytes += bytes;
-            } else if region.base_offset < dirt.end {
+                continue;
+            }
+            // A record without a timestamp has no age.
+            let timestamp = Some(region.max_timestamp).filter(|&timestamp| timestamp >= 0);
+            dirt.oldest = dirt.oldest.min(timestamp.unwrap_or(i64::MAX));
+            if region.base_offset < dirt.end {
                 dirt.dirty_bytes += bytes;
-                // A record without a timestamp has no age.
-                let timestamp = Some(region.max_timestamp).filter(|&timestamp| timestamp >= 0);
-                dirt.since = dirt.since.min(timestamp.unwrap_or(i64::MAX));
+                dirt.since = dirt.oldest;
             }
         }
     }

@@ -195,6 +195,11 @@ impl Memory {
         within(queue.range(first..).map(|held| held.batch.bytes.clone()), max_bytes)
     }
 
+    /// Whether there is a batch of this partition.
+    pub(super) fn has(&self, partition: PartitionId) -> bool {
+        self.shards[shard_of(partition)].read().contains_key(&partition)
+    }
+
     /// Calls `look` with each batch of a partition, oldest first.
     pub(super) fn for_each(&self, partition: PartitionId, mut look: impl FnMut(&StoredBatch)) {
         let shard = self.shards[shard_of(partition)].read();

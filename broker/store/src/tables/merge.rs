@@ -118,6 +118,8 @@ struct Survey {
     partitions: Vec<PartitionId>,
     runs: BTreeMap<u64, Alive>,
     compactable: Vec<(PartitionId, CompactPolicy)>,
+    /// When time alone makes the next compaction due.
+    due_ms: i64,
 }
 
 impl Tables {
@@ -129,6 +131,7 @@ impl Tables {
         let mut state = self.merging.lock();
         self.sweep_retired();
         let survey = self.survey(policy, &mut state.attempts);
+        self.compaction_due_ms.store(survey.due_ms, Relaxed);
         let dropped_runs = self.drop_dead_runs()?;
         if dropped_runs > 0 {
             self.sweep_retired();
@@ -149,7 +152,12 @@ impl Tables {
 
     /// Looks at every partition, and forgets what its policy calls dead.
     fn survey(&self, policy: &dyn Fn(PartitionId) -> PartitionPolicy, attempts: &mut Attempts) -> Survey {
-        let mut survey = Survey { partitions: Vec::new(), runs: BTreeMap::new(), compactable: Vec::new() };
+        let mut survey = Survey {
+            partitions: Vec::new(),
+            runs: BTreeMap::new(),
+            compactable: Vec::new(),
+            due_ms: i64::MAX,
+        };
         for partition in self.directory.partitions() {
             let policy = policy(partition);
             if !policy.live {
@@ -162,11 +170,13 @@ impl Tables {
                 parts
                     .iter()
                     .for_each(|part| survey.count(partition, part, log_start, self.config.small_part_bytes));
-                let due = |compact: &CompactPolicy| {
-                    parts.iter().all(|part| !part.run.damaged.load(Relaxed))
-                        && attempts.is_due(partition, &compact::dirt(parts, compact), compact)
-                };
-                survey.compactable.extend(policy.compact.filter(due).map(|compact| (partition, compact)));
+                let Some(compact) = policy.compact else { return };
+                let dirt = compact::dirt(parts, &compact);
+                survey.due_ms = survey.due_ms.min(dirt.due_after(&compact));
+                let whole = parts.iter().all(|part| !part.run.damaged.load(Relaxed));
+                if whole && attempts.is_due(partition, &dirt, &compact) {
+                    survey.compactable.push((partition, compact));
+                }
             });
             survey.partitions.push(partition);
         }

@@ -34,7 +34,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -241,6 +241,7 @@ pub struct Tables {
     counters: Counters,
     /// Counts what can make a merge due.
     changes: AtomicU64,
+    compaction_due_ms: AtomicI64,
 }
 
 impl Tables {
@@ -282,6 +283,7 @@ impl Tables {
             doubtful: Mutex::default(),
             counters: Counters::default(),
             changes: AtomicU64::new(0),
+            compaction_due_ms: AtomicI64::new(i64::MAX),
             disk,
             config,
         };
@@ -338,14 +340,25 @@ impl Tables {
     }
 
     /// Moves with each flush, log start and drop. While it stands still, a merge that was not due becomes due only
-    /// with time: when a compacted partition's records reach an age.
+    /// with time: see [`compaction_due_ms`](Tables::compaction_due_ms).
     pub fn changes(&self) -> u64 {
         self.changes.load(Relaxed)
+    }
+
+    /// When the next record in runs becomes too old to stay uncompacted, or the next tombstone to stay, in milliseconds
+    /// since the Unix epoch; `i64::MAX` if time alone makes nothing due. As of the last merge.
+    pub fn compaction_due_ms(&self) -> i64 {
+        self.compaction_due_ms.load(Relaxed)
     }
 
     /// Bytes of batches in memory, and of what it takes to hold them.
     pub fn memory_bytes(&self) -> usize {
         self.memory.bytes()
+    }
+
+    /// Whether there are batches of a partition in memory. No merge sees them before a flush.
+    pub fn has_in_memory(&self, partition: PartitionId) -> bool {
+        self.memory.has(partition)
     }
 
     /// Number of live runs.

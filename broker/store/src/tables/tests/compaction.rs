@@ -162,6 +162,34 @@ fn a_record_that_was_not_looked_at_for_the_longest_lag_starts_a_compaction() {
 }
 
 #[test]
+fn the_time_at_which_age_makes_the_next_compaction_due_is_known() {
+    let policy = |now_ms| {
+        let policy = policy_at(now_ms);
+        let compact = policy.compact.map(|c| CompactPolicy { max_lag_ms: 500, min_dirty_ratio: 1.0, ..c });
+        PartitionPolicy { compact, ..policy }
+    };
+    let (_, tables) = filled(&[pairs(0, 10, &[("a", Some("1")), ("b", Some("1"))])]);
+    assert_eq!(tables.compaction_due_ms(), i64::MAX, "nobody has looked yet");
+    merge_all(&tables, &|_| policy(20));
+    assert_eq!(tables.compaction_due_ms(), i64::MAX, "all of it was compacted: it was all dirty");
+    put(&tables, 1, P1, pairs(2, 100, &[("a", None)]));
+    merge_all(&tables, &|_| policy(110));
+    assert!(tables.has_in_memory(P1) && tables.compaction_due_ms() == i64::MAX, "merges see runs only");
+    tables.flush().expect("flushes");
+    merge_all(&tables, &|_| policy(120));
+    assert!(!tables.has_in_memory(P1));
+    let due = tables.compaction_due_ms();
+    assert_eq!((due, texts(&tables).len()), (601, 3), "when the record is too old");
+    assert_eq!(merge_all(&tables, &|_| policy(due - 1)), 0, "not sooner");
+    assert_eq!(merge_all(&tables, &|_| policy(due)), 1);
+    let due = tables.compaction_due_ms();
+    assert_eq!((due, texts(&tables)), (1601, said(&[(1, "b=1"), (2, "a=-")])), "when the tombstone is");
+    assert_eq!(merge_all(&tables, &|_| policy(due - 1)), 0, "not sooner");
+    assert_eq!(merge_all(&tables, &|_| policy(due)), 1);
+    assert_eq!((tables.compaction_due_ms(), texts(&tables)), (i64::MAX, said(&[(1, "b=1")])));
+}
+
+#[test]
 fn a_second_compaction_changes_nothing_and_does_not_even_start() {
     let (disk, tables) = filled(&[
         pairs(0, 10, &[("a", Some("1")), ("a", Some("2"))]),
