@@ -1,8 +1,10 @@
 """What the container image promises, as far as it can be seen without a container engine."""
 import http.server
+import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -11,6 +13,7 @@ import tomllib
 from broker import Broker, binary
 
 USER_ID = 10001
+IMAGE_BYTES_MAX = 25_000_000
 
 
 def dockerfile(root):
@@ -54,11 +57,12 @@ class Unready(http.server.BaseHTTPRequestHandler):
 
 def health_is_told(root):
     """The image's health check: 0 and the broker's word while it is ready, not 0 when it is not or nothing answers."""
-    script = root / "docker" / re.search(r'^HEALTHCHECK .*CMD \["(\w+)"\]$', dockerfile(root), re.M)[1]
+    command = json.loads(re.search(r"^HEALTHCHECK .*CMD (\[.+\])$", dockerfile(root), re.M)[1])
+    assert command[0] == "millstream", f"{command[0]} is not in the image"
 
     def asked(address):
-        environment = {"PATH": os.environ["PATH"], "MILLSTREAM_HTTP_ADDR": address}
-        return subprocess.run([script], capture_output=True, text=True, timeout=10, env=environment)
+        environment = {"MILLSTREAM_HTTP_ADDR": address}
+        return subprocess.run([binary(), *command[1:]], capture_output=True, text=True, timeout=10, env=environment)
 
     with Broker() as broker:
         # Bound to every address, as in the image.
@@ -70,7 +74,7 @@ def health_is_told(root):
     with http.server.HTTPServer(("127.0.0.1", 0), Unready) as server:
         threading.Thread(target=server.handle_request).start()
         assert asked(f"127.0.0.1:{server.server_port}").returncode != 0, "ready, though the answer is 503"
-    return script.name
+    return " ".join(command)
 
 
 def compose_is_right(root):
@@ -87,22 +91,40 @@ def compose_is_right(root):
         assert line in text, f"without {line}"
 
 
-def runs_as_nobody_on_a_read_only_root(_root):
-    """The binary as the container runs it: another user, a root file system without write access, one folder to write in."""
-    assert os.getuid() == 0, "needs root, to become somebody else"
+def fill_root(folder):
+    """What the image holds, made as its Dockerfile makes it, and what the engine adds; the size of the former."""
+    program = folder / "usr/local/bin/millstream"
+    program.parent.mkdir(parents=True)
+    subprocess.run(["strip", "--strip-debug", "-o", program, binary()], check=True)
+    program.chmod(0o755)
+    needed = subprocess.run(["ldd", program], check=True, capture_output=True, text=True).stdout
+    for path in re.findall(r"/\S+", needed):
+        place = folder / path[1:]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    for name in ("proc", "etc", "var/lib/millstream"):
+        (folder / name).mkdir(parents=True)
+    (folder / "etc/hosts").write_text("127.0.0.1 localhost broker.test\n")
+    return size
+
+
+def runs_as_another_user_on_a_read_only_root(root):
+    """The program as the container runs it: no other file than the image's, another user, one folder to write in."""
+    assert os.getuid() == 0, "needs root, to become another user"
+    assert re.search(r"^FROM scratch$", dockerfile(root), re.M), "the image has a base with files of its own"
     with tempfile.TemporaryDirectory(prefix="millstream-image-") as folder:
         os.chmod(folder, 0o755)
-        data = pathlib.Path(folder) / "data"
-        data.mkdir()
+        size = fill_root(pathlib.Path(folder))
+        assert size <= IMAGE_BYTES_MAX, f"{size} bytes, at most {IMAGE_BYTES_MAX}"
+        data = pathlib.Path(folder) / "var/lib/millstream"
         os.chown(data, USER_ID, USER_ID)
-        program = pathlib.Path(folder) / "millstream"
-        program.write_bytes(pathlib.Path(binary()).read_bytes())
-        program.chmod(0o755)
         # In a mount namespace of its own: everything is read-only but the data folder.
-        inside = ("mount --make-rprivate / && mount --bind $1 $1 && mount -o remount,ro,bind / && "
-                  "exec setpriv --reuid $2 --regid $2 --clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all $3 ")
-        serve = "serve --data-dir $1 --kafka-addr 127.0.0.1:0 --http-addr 127.0.0.1:0"
-        command = ["unshare", "--mount", "sh", "-c", inside + serve, "sh", str(data), str(USER_ID), str(program)]
+        inside = ("mount --make-rprivate / && mount --bind $1 $1 && mount --bind $2 $2 && mount -t proc proc $1/proc && "
+                  "mount -o remount,ro,bind $1 && exec setpriv --no-new-privs chroot --userspec=$3:$3 --groups= $1 /usr/local/bin/millstream ")
+        # The name is in the image's /etc/hosts only, as those of other containers come from the engine.
+        serve = "serve --data-dir /var/lib/millstream --kafka-addr broker.test:0 --http-addr 127.0.0.1:0"
+        command = ["unshare", "--mount", "sh", "-c", inside + serve, "sh", folder, str(data), str(USER_ID)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         try:
             ready = process.stdout.readline()
@@ -114,4 +136,4 @@ def runs_as_nobody_on_a_read_only_root(_root):
         finally:
             process.kill()
             process.wait(10)
-    return f"user {USER_ID}"
+    return f"user {USER_ID}, {size / 1e6:.1f} MB"

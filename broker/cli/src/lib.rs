@@ -16,6 +16,7 @@ mod error;
 mod find;
 mod group;
 mod group_reset;
+mod health;
 mod http;
 mod lag;
 mod line_record;
@@ -74,6 +75,8 @@ enum Command {
     Group(group::GroupArgs),
     /// Show the brokers and how they are; show and change their configuration.
     Cluster(cluster::ClusterArgs),
+    /// Check whether a broker is ready.
+    Health(health::HealthArgs),
     /// Measure how fast records are written and read.
     Bench(bench::BenchArgs),
     /// Show what a broker does now.
@@ -117,6 +120,7 @@ pub fn run() -> ExitCode {
         Command::Consume(args) => consume::run(args),
         Command::Group(args) => group::run(args),
         Command::Cluster(args) => cluster::run(args),
+        Command::Health(args) => health::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Top(args) => top::run(args),
         Command::Log(args) => log::run(args),

@@ -1,0 +1,31 @@
+//! `millstream health`: whether a broker is ready.
+
+use clap::Args;
+
+use super::{
+    connect::{host_and_port, runtime},
+    error::CliError,
+    http::{self, first_line},
+    output::Out,
+};
+
+/// Exits with 0 once a producer can produce. For health checks where there is no other HTTP client, as in the container image.
+#[derive(Debug, Args)]
+pub(super) struct HealthArgs {
+    /// HTTP address of the broker.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9644", env = "MILLSTREAM_HTTP_ADDR", value_parser = host_and_port)]
+    http_addr: String,
+}
+
+/// Prints the broker's answer; an error unless it is ready.
+pub(super) fn run(args: &HealthArgs) -> Result<(), CliError> {
+    let answer = runtime()?.block_on(http::get(&args.http_addr, "/health/ready"))?;
+    match answer.status {
+        200 => {
+            let mut out = Out::new();
+            out.line(answer.body.trim_end())?;
+            out.flush()
+        }
+        status => Err(CliError::Answer { status, said: first_line(&answer.body) }),
+    }
+}
