@@ -277,6 +277,7 @@ fn open_store(config: &ServeConfig, closing: Arc<AtomicBool>) -> Result<Store, N
     let (wal, report) =
         Wal::open(as_disk, wal_config, &RecoveryBase { flushed }).map_err(|e| unopened(dir, e))?;
     tracing::info!(files = report.files, frames = report.frames, torn = report.torn, "the log is open");
+    log_memory_budget(&config.broker.memory);
     Ok(Store { disk, wal: Arc::new(wal), tables: Arc::new(tables), closing, bell, pacer, _lock: lock })
 }
 

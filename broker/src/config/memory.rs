@@ -1,17 +1,70 @@
 //! How much memory the broker takes, and for what.
 
-use std::{fs, sync::OnceLock};
+use std::{fmt, sync::OnceLock};
+
+use super::memory_limit::{LimitSource, MemoryLimit};
 
 const MIB: u64 = 1 << 20;
 /// Smallest budget that a broker works with.
 pub(super) const BUDGET_BYTES_MIN: u64 = 64 * MIB;
-/// Most that is taken when nobody says.
+/// Consumer groups may hold no less by default: some thousand groups with hundreds of offsets.
+const GROUPS_BYTES_MIN: u64 = 64 * MIB;
+/// Largest default budget.
 const BUDGET_BYTES_MAX_DEFAULT: u64 = 2048 * MIB;
-/// Taken for the machine's memory when the system does not tell.
-const MACHINE_BYTES_UNKNOWN: u64 = 1024 * MIB;
-/// Where the system tells: all memory, and what a container may take of it, by version 2 of control groups and by version 1.
-const MEMINFO: &str = "/proc/meminfo";
-const CGROUP_LIMITS: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+
+/// The memory that the broker's bounds are derived from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryBudget {
+    /// In bytes.
+    pub bytes: u64,
+    /// Whether `memory.bytes` or `--memory` sets it.
+    pub is_set: bool,
+    /// The most that the process may use.
+    pub limit: MemoryLimit,
+}
+
+impl MemoryBudget {
+    /// The budget that was set, or a quarter of what the process may use, at most 2 GiB.
+    pub(super) fn new(set: Option<u64>) -> MemoryBudget {
+        static LIMIT: OnceLock<MemoryLimit> = OnceLock::new();
+        MemoryBudget::within(set, LIMIT.get_or_init(MemoryLimit::of_this_process).clone())
+    }
+
+    fn within(set: Option<u64>, limit: MemoryLimit) -> MemoryBudget {
+        let bytes = match set {
+            Some(bytes) => bytes.max(BUDGET_BYTES_MIN),
+            None => (limit.bytes / 4).clamp(BUDGET_BYTES_MIN, BUDGET_BYTES_MAX_DEFAULT),
+        };
+        MemoryBudget { bytes, is_set: set.is_some(), limit }
+    }
+
+    /// Whether the process may use too little for the budget: the program itself and what has no bound come on top.
+    pub fn is_too_large(&self) -> bool {
+        self.bytes > self.limit.bytes / 2
+    }
+}
+
+/// Where the budget comes from.
+impl fmt::Display for MemoryBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let limit_mib = self.limit.bytes / MIB;
+        if self.is_set {
+            return write!(f, "set by memory.bytes");
+        }
+        let rule = match self.bytes {
+            BUDGET_BYTES_MIN => "the smallest budget, with",
+            BUDGET_BYTES_MAX_DEFAULT => "the largest default, with",
+            _ => "a quarter of",
+        };
+        match &self.limit.source {
+            LimitSource::Unknown => write!(f, "{rule} {limit_mib} MiB, which is assumed"),
+            LimitSource::Machine => write!(f, "{rule} the machine's {limit_mib} MiB"),
+            LimitSource::ControlGroup(file) => {
+                write!(f, "{rule} the limit of {limit_mib} MiB in {}", file.display())
+            }
+        }
+    }
+}
 
 /// What the budget is for. What is left of it is for everything that has no bound of its own: the state of
 /// partitions and groups, the indexes of runs.
@@ -29,6 +82,8 @@ pub(super) struct Shares {
     pub(super) opened: u64,
     /// Log memory that somebody holds, the memtable included.
     pub(super) log: u64,
+    /// Members and offsets of consumer groups.
+    pub(super) groups: u64,
 }
 
 impl Shares {
@@ -40,29 +95,9 @@ impl Shares {
             replies: budget / 8,
             opened: budget / 16,
             log: budget / 8,
+            groups: (budget / 2).max(GROUPS_BYTES_MIN),
         }
     }
-}
-
-/// The budget when nobody sets one: a quarter of the machine, at most 2 GiB.
-pub(super) fn budget_default() -> u64 {
-    static BUDGET: OnceLock<u64> = OnceLock::new();
-    *BUDGET.get_or_init(|| {
-        let text = |path| fs::read_to_string(path).unwrap_or_default();
-        budget_of(machine_bytes(&text(MEMINFO), &CGROUP_LIMITS.map(text)))
-    })
-}
-
-fn budget_of(machine: u64) -> u64 {
-    (machine / 4).clamp(BUDGET_BYTES_MIN, BUDGET_BYTES_MAX_DEFAULT)
-}
-
-fn machine_bytes(meminfo: &str, cgroup_limits: &[String]) -> u64 {
-    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let total = total.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    let total = total.map_or(MACHINE_BYTES_UNKNOWN, |kib| kib * 1024);
-    // Without a limit there is a word, a number beyond any machine, or no file.
-    cgroup_limits.iter().filter_map(|limit| limit.trim().parse().ok()).fold(total, u64::min)
 }
 
 /// A size as people write it: bytes, or with KiB, MiB or GiB behind.
@@ -77,22 +112,41 @@ pub(super) fn parse_size(text: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
+    fn machine(bytes: u64) -> MemoryLimit {
+        MemoryLimit { bytes, source: LimitSource::Machine }
+    }
+
     #[test]
-    fn a_large_machine_gives_two_gib_and_a_small_one_a_quarter() {
-        let budget = |kib: u64, limit: &str| {
-            let meminfo = format!("MemFree: 1 kB\nMemTotal: {kib:>9} kB\nX: 1 kB\n");
-            let both = [[limit.to_string(), String::new()], ["max\n".to_string(), limit.to_string()]];
-            let [new, old] = both.map(|limits| budget_of(machine_bytes(&meminfo, &limits)));
-            assert_eq!(new, old, "either version says it");
-            new
+    fn the_default_is_a_quarter_of_what_the_process_may_use() {
+        let budget = |bytes| {
+            let budget = MemoryBudget::within(None, machine(bytes));
+            (budget.bytes, budget.to_string())
         };
-        assert_eq!(budget(64 << 20, "max\n"), 2048 * MIB);
-        assert_eq!(budget(2 << 20, "max"), 512 * MIB);
-        assert_eq!(budget(2 << 20, "9223372036854771712\n"), 512 * MIB, "none, as version 1 says it");
-        assert_eq!(budget(64 << 20, "536870912\n"), 128 * MIB, "a container's limit counts");
-        assert_eq!(budget(100 << 10, ""), BUDGET_BYTES_MIN);
-        assert_eq!(budget_of(machine_bytes("", &[])), 256 * MIB);
-        assert!(budget_default() >= BUDGET_BYTES_MIN);
+        assert_eq!(
+            budget(64 << 30),
+            (2048 * MIB, "the largest default, with the machine's 65536 MiB".into())
+        );
+        assert_eq!(budget(2 << 30), (512 * MIB, "a quarter of the machine's 2048 MiB".into()));
+        assert_eq!(
+            budget(100 * MIB),
+            (BUDGET_BYTES_MIN, "the smallest budget, with the machine's 100 MiB".into())
+        );
+        let file = "/sys/fs/cgroup/a/memory.max";
+        let limit = MemoryLimit { bytes: 512 * MIB, source: LimitSource::ControlGroup(file.into()) };
+        let limited = MemoryBudget::within(None, limit);
+        assert_eq!(
+            (limited.bytes, limited.to_string()),
+            (128 * MIB, format!("a quarter of the limit of 512 MiB in {file}"))
+        );
+        assert!(MemoryBudget::new(None).bytes >= BUDGET_BYTES_MIN);
+    }
+
+    #[test]
+    fn a_budget_that_is_set_counts_as_it_is() {
+        let set = MemoryBudget::within(Some(8 << 30), machine(12 << 30));
+        assert_eq!((set.bytes, set.to_string()), (8 << 30, "set by memory.bytes".into()));
+        assert!(set.is_too_large() && !MemoryBudget::within(Some(6 << 30), machine(12 << 30)).is_too_large());
+        assert_eq!(MemoryBudget::within(Some(0), machine(12 << 30)).bytes, BUDGET_BYTES_MIN);
     }
 
     #[test]
@@ -105,6 +159,7 @@ mod tests {
             replies: 256 * MIB,
             opened: 128 * MIB,
             log: 256 * MIB,
+            groups: 1024 * MIB,
         };
         assert_eq!(shares, expected);
     }

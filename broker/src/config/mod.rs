@@ -5,12 +5,14 @@ mod broker;
 mod document;
 mod key;
 mod memory;
+mod memory_limit;
 mod serve;
 mod topic;
 mod topic_keys;
 
 pub use broker::{BROKER_KEYS, BrokerConfig};
 pub use key::{ConfigError, ConfigKind, Key, Range};
+pub use memory::MemoryBudget;
 pub use serve::{ServeConfig, ServeConfigError, ServeOptions};
 pub use topic::TopicConfig;
 pub use topic_keys::{TOPIC_KEYS, broker_name, topic_key_of};
