@@ -7,6 +7,7 @@
 
 use std::{
     fs,
+    io::Read,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use millstream_model::{GroupId, LogId, NodeId};
-use millstream_replica::{Command, Group, LogStore, Machine, Peer, Reply, RestoreError, Timing};
+use millstream_replica::{Command, Group, LogStore, Machine, Peer, Reply, RestoreError, Snapshot, Timing};
 use millstream_store::{
     disk::{Disk, OsDisk},
     tables::{Tables, TablesConfig},
@@ -29,10 +30,10 @@ impl Machine for Idle {
         Reply::None
     }
     fn applied(&self, _: LogId) {}
-    fn snapshot(&self) -> Vec<u8> {
-        Vec::new()
+    fn snapshot(&self) -> Snapshot {
+        Box::new(|_| Ok(()))
     }
-    fn restore(&self, _: &[u8]) -> Result<(), RestoreError> {
+    fn restore(&self, _: &mut dyn Read) -> Result<(), RestoreError> {
         Ok(())
     }
 }

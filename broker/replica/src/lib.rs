@@ -20,7 +20,7 @@ pub use command::{Command, EntryPayload};
 pub use config::{Peer, Reply, Timing};
 pub use group::{Group, Outcome, ProposeError, StartError};
 pub use log_store::LogStore;
-pub use machine::{Machine, RestoreError};
+pub use machine::{Machine, RestoreError, Snapshot};
 pub use refound::{REPLICAS, identity};
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Applies committed entries to a [`Machine`], and turns checkpoints into openraft's snapshots.
 
 use std::{
-    io,
+    io::{self, Read, Write},
     sync::{
         Arc,
         atomic::{
@@ -14,11 +14,11 @@ use std::{
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use millstream_model::{GroupId, LogId};
-use millstream_store::tables::Tables;
+use millstream_store::tables::{Checkpoint, Tables};
 use openraft::{
     EntryPayload as Payload, OptionalSend, RaftSnapshotBuilder,
     alias::{SnapshotMetaOf, SnapshotOf},
-    storage::{EntryResponder, RaftStateMachine, Snapshot, SnapshotMeta},
+    storage::{EntryResponder, RaftStateMachine, Snapshot as RaftSnapshot, SnapshotMeta},
 };
 use tokio::sync::watch;
 
@@ -42,50 +42,61 @@ pub trait Machine: Send + Sync + 'static {
     fn apply(&self, id: LogId, command: Bytes) -> Reply;
     /// Says that everything up to `id`, blank and membership entries included, is applied.
     fn applied(&self, id: LogId);
-    /// The whole state, as bytes for [`restore`](Machine::restore).
-    fn snapshot(&self) -> Vec<u8>;
-    /// Replaces the state.
-    fn restore(&self, data: &[u8]) -> Result<(), RestoreError>;
+    /// The whole state as it is now, to be written for [`restore`](Machine::restore) while commands are applied. Taking
+    /// it is quick and needs little memory: a machine shares what it can with its snapshot.
+    fn snapshot(&self) -> Snapshot;
+    /// Replaces the state by one that is read piece by piece.
+    fn restore(&self, state: &mut dyn Read) -> Result<(), RestoreError>;
 }
 
-/// What a checkpoint holds beside its log id: u32 length of the membership's log id and membership, these, and
-/// the machine's state.
-pub(crate) type CheckpointData = Bytes;
+/// Writes a machine's state, piece by piece.
+pub type Snapshot = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send + Sync>;
 
-fn encode_checkpoint(member: &StoredMembership, state: &[u8]) -> Vec<u8> {
+/// What openraft takes for a snapshot: a checkpoint's file, or `None` where there is nothing newer.
+pub(crate) type CheckpointData = Option<Checkpoint>;
+
+/// What a checkpoint holds in front of the machine's state: u32 length of the membership's log id and membership, and
+/// these.
+fn encode_head(member: &StoredMembership) -> Vec<u8> {
     let members = membership::encode(member.membership());
-    let mut out = Vec::with_capacity(members.len() + state.len() + 21);
+    let mut out = Vec::with_capacity(members.len() + CHECKPOINT_HEAD_BYTES);
     let id = member.log_id().as_ref().map(from_raft);
     out.push(id.is_some().into());
     out.extend(id.unwrap_or_default().term.to_le_bytes());
     out.extend(id.unwrap_or_default().index.to_le_bytes());
     out.extend((members.len() as u32).to_le_bytes());
     out.extend(members);
-    out.extend(state);
     out
 }
 
 const CHECKPOINT_HEAD_BYTES: usize = 21;
+/// Longest membership that is read: far more than a cluster's takes.
+const MEMBERSHIP_BYTES_MAX: u32 = 1 << 20;
 
-fn decode_checkpoint(data: &[u8]) -> io::Result<(StoredMembership, &[u8])> {
-    let truncated = || io::Error::other(format!("the checkpoint ends after {} bytes", data.len()));
-    let head = data.get(..CHECKPOINT_HEAD_BYTES).ok_or_else(truncated)?;
+/// Reads what stands in front of the machine's state.
+fn decode_head(mut data: impl Read) -> io::Result<StoredMembership> {
+    let mut head = [0; CHECKPOINT_HEAD_BYTES];
+    data.read_exact(&mut head)?;
     let word = |at: usize| {
         let mut word = [0; 8];
         word.copy_from_slice(&head[at..at + 8]);
         u64::from_le_bytes(word)
     };
-    let length = u32::from_le_bytes([head[17], head[18], head[19], head[20]]) as usize;
-    let rest = &data[CHECKPOINT_HEAD_BYTES..];
-    let members = membership::decode(rest.get(..length).ok_or_else(truncated)?).map_err(io::Error::other)?;
+    let length = u32::from_le_bytes([head[17], head[18], head[19], head[20]]);
+    if length > MEMBERSHIP_BYTES_MAX {
+        return Err(io::Error::other(format!("the checkpoint's membership cannot have {length} bytes")));
+    }
+    let mut members = vec![0; length as usize];
+    data.read_exact(&mut members)?;
+    let members = membership::decode(&members).map_err(io::Error::other)?;
     let id = (head[0] != 0).then(|| to_raft(LogId::new(word(1), word(9))));
-    Ok((StoredMembership::new(id, members), &rest[length..]))
+    Ok(StoredMembership::new(id, members))
 }
 
 /// What a checkpoint, of which there may be only the beginning, says of who belongs to the group; nothing where it names
 /// nobody.
 pub(crate) fn checkpoint_members(data: &[u8]) -> Option<Bytes> {
-    let (stored, _) = decode_checkpoint(data).ok()?;
+    let stored = decode_head(data).ok()?;
     let members = stored.membership();
     members.voter_ids().next()?;
     Some(membership::encode(members).into())
@@ -145,8 +156,8 @@ impl MachineAdapter {
     ) -> io::Result<MachineAdapter> {
         let (last_applied, membership) = (None, StoredMembership::default());
         let mut adapter = MachineAdapter { group, machine, tables, last_applied, membership, progress };
-        match adapter.tables.load_checkpoint(group).map_err(io::Error::other)? {
-            Some((id, data)) => adapter.restore(id, &data)?,
+        match adapter.tables.open_checkpoint(group).map_err(io::Error::other)? {
+            Some(checkpoint) => adapter.restore(&checkpoint)?,
             None if log_is_cut => {
                 let file = Tables::checkpoint_path(group);
                 return Err(io::Error::other(format!(
@@ -159,11 +170,12 @@ impl MachineAdapter {
         Ok(adapter)
     }
 
-    fn restore(&mut self, id: LogId, data: &[u8]) -> io::Result<()> {
-        let (membership, state) = decode_checkpoint(data)?;
-        self.machine.restore(state).map_err(io::Error::other)?;
+    fn restore(&mut self, checkpoint: &Checkpoint) -> io::Result<()> {
+        let mut state = checkpoint.state();
+        let membership = decode_head(&mut state)?;
+        self.machine.restore(&mut state).map_err(io::Error::other)?;
         self.membership = membership;
-        self.applied(to_raft(id));
+        self.applied(to_raft(checkpoint.id()));
         Ok(())
     }
 
@@ -173,13 +185,19 @@ impl MachineAdapter {
         self.progress.next.store(id.index + 1, Release);
     }
 
+    /// Everything that a checkpoint holds.
+    fn state(&self) -> Snapshot {
+        let (head, state) = (encode_head(&self.membership), self.machine.snapshot());
+        Box::new(move |out| out.write_all(&head).and_then(|()| state(out)))
+    }
+
     fn builder(&self) -> CheckpointBuilder {
         CheckpointBuilder {
             group: self.group,
             tables: self.tables.clone(),
             progress: self.progress.clone(),
             meta: SnapshotMeta { last_log_id: self.last_applied, last_membership: self.membership.clone() },
-            data: encode_checkpoint(&self.membership, &self.machine.snapshot()).into(),
+            state: Some(self.state()),
         }
     }
 }
@@ -236,19 +254,23 @@ impl RaftStateMachine<TypeConfig> for MachineAdapter {
         data: CheckpointData,
     ) -> io::Result<()> {
         let Some(id) = meta.last_log_id.as_ref().map(from_raft) else { return Ok(()) };
-        save_checkpoint(self.tables.clone(), self.group, id, data.clone()).await?;
-        self.restore(id, &data)
+        let Some(data) = data else { return Err(io::Error::other("the snapshot has no data")) };
+        let copy = Box::new(move |out: &mut dyn Write| io::copy(&mut data.state(), out).map(drop));
+        match save_checkpoint(self.tables.clone(), self.group, id, copy).await? {
+            Some(saved) => self.restore(&saved),
+            None => Err(io::Error::other("there is a newer checkpoint")),
+        }
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<TypeConfig, CheckpointData>>> {
         let (tables, group) = (self.tables.clone(), self.group);
-        let loading = tokio::task::spawn_blocking(move || tables.load_checkpoint(group));
-        let Some((id, data)) = loading.await.map_err(io::Error::other)?.map_err(io::Error::other)? else {
+        let opening = tokio::task::spawn_blocking(move || tables.open_checkpoint(group));
+        let Some(data) = opening.await.map_err(io::Error::other)?.map_err(io::Error::other)? else {
             return Ok(None);
         };
-        let (last_membership, _) = decode_checkpoint(&data)?;
-        let meta = SnapshotMeta { last_log_id: Some(to_raft(id)), last_membership };
-        Ok(Some(Snapshot { meta, snapshot: data }))
+        let last_membership = decode_head(data.state())?;
+        let meta = SnapshotMeta { last_log_id: Some(to_raft(data.id())), last_membership };
+        Ok(Some(RaftSnapshot { meta, snapshot: Some(data) }))
     }
 }
 
@@ -258,27 +280,37 @@ pub(crate) struct CheckpointBuilder {
     tables: Arc<Tables>,
     progress: Arc<Progress>,
     meta: SnapshotMetaOf<TypeConfig>,
-    data: CheckpointData,
+    /// `None` once it is written.
+    state: Option<Snapshot>,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for CheckpointBuilder {
     type SnapshotData = CheckpointData;
 
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, CheckpointData>> {
-        if let Some(id) = self.meta.last_log_id.as_ref().map(from_raft)
-            && let Err(error) = save_checkpoint(self.tables.clone(), self.group, id, self.data.clone()).await
-        {
+        let id = self.meta.last_log_id.as_ref().map(from_raft);
+        let (Some(id), Some(state)) = (id, self.state.take()) else {
+            return Ok(RaftSnapshot { meta: self.meta.clone(), snapshot: None });
+        };
+        match save_checkpoint(self.tables.clone(), self.group, id, state).await {
+            Ok(snapshot) => Ok(RaftSnapshot { meta: self.meta.clone(), snapshot }),
             // An error here would stop the replica for good. A full disk is no reason for that: the checkpoint before
             // is as good as it was, only the log cannot be shortened yet. openraft passes over what is not newer.
-            self.progress.checkpoint_failed.send_replace(error.to_string().into());
-            return Ok(Snapshot { meta: SnapshotMeta::default(), snapshot: CheckpointData::new() });
+            Err(error) => {
+                self.progress.checkpoint_failed.send_replace(error.to_string().into());
+                Ok(RaftSnapshot { meta: SnapshotMeta::default(), snapshot: None })
+            }
         }
-        Ok(Snapshot { meta: self.meta.clone(), snapshot: self.data.clone() })
     }
 }
 
-async fn save_checkpoint(tables: Arc<Tables>, group: GroupId, id: LogId, data: Bytes) -> io::Result<()> {
-    tokio::task::spawn_blocking(move || tables.save_checkpoint(group, id, &data))
+async fn save_checkpoint(
+    tables: Arc<Tables>,
+    group: GroupId,
+    id: LogId,
+    state: Snapshot,
+) -> io::Result<Option<Checkpoint>> {
+    tokio::task::spawn_blocking(move || tables.save_checkpoint(group, id, state))
         .await
         .map_err(io::Error::other)?
         .map_err(io::Error::other)

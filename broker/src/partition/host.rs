@@ -1,10 +1,10 @@
 //! The machine of one shard together with what its effects touch: the tables and those who wait.
 
-use std::sync::Arc;
+use std::{io::Read, sync::Arc};
 
 use bytes::Bytes;
 use millstream_model::{GroupId, LogId, PartitionId};
-use millstream_replica::{Machine, Reply, RestoreError};
+use millstream_replica::{Machine, Reply, RestoreError, Snapshot};
 use millstream_state::partition::{Effect, PartitionState, ShardMachine, decode};
 use millstream_store::tables::{StoredBatch, Tables};
 use parking_lot::Mutex;
@@ -104,12 +104,13 @@ impl Machine for ShardHost {
         self.tables.applied(self.group, id);
     }
 
-    fn snapshot(&self) -> Vec<u8> {
-        self.state.lock().machine.snapshot()
+    fn snapshot(&self) -> Snapshot {
+        let snapshot = self.state.lock().machine.snapshot();
+        Box::new(|out| snapshot.write_to(out))
     }
 
-    fn restore(&self, data: &[u8]) -> Result<(), RestoreError> {
-        let machine = ShardMachine::restore(data).map_err(|e| RestoreError(Box::new(e)))?;
+    fn restore(&self, state: &mut dyn Read) -> Result<(), RestoreError> {
+        let machine = ShardMachine::restore(state).map_err(|e| RestoreError(Box::new(e)))?;
         for (partition, state) in machine.partitions() {
             self.tables.set_log_start(partition, state.log_start());
         }

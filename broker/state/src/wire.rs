@@ -1,6 +1,9 @@
 //! Bytes of commands and snapshots: little endian, lengths in front, every read checked against what is left.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    io::{self, Read, Write},
+};
 
 use bytes::Bytes;
 
@@ -40,6 +43,9 @@ pub enum DecodeError {
         /// Its value.
         value: i64,
     },
+    /// Their source cannot be read.
+    #[error("the bytes cannot be read: {0}")]
+    Source(io::ErrorKind),
     /// A record batch is not one.
     #[error("a record batch cannot be read: {0}")]
     Batch(#[from] millstream_model::batch::BatchError),
@@ -140,6 +146,70 @@ impl<'a> Input<'a> {
     }
 }
 
+/// Bytes of a snapshot that are read or written at once.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Reads a snapshot item by item. Holds no more of its bytes than the longest item, or one piece, takes.
+pub(crate) struct Items<R> {
+    source: R,
+    /// What was read of the source; up to `at` it has been decoded.
+    buffer: Vec<u8>,
+    at: usize,
+    ended: bool,
+}
+
+impl<R: Read> Items<R> {
+    pub(crate) fn new(source: R) -> Items<R> {
+        Items { source, buffer: Vec::new(), at: 0, ended: false }
+    }
+
+    /// Decodes the next item. `read` is called again from the item's first byte when more of it has been read, so it
+    /// must change nothing.
+    pub(crate) fn item<T>(
+        &mut self,
+        read: impl Fn(&mut Input<'_>) -> Result<T, DecodeError>,
+    ) -> Result<T, DecodeError> {
+        loop {
+            let mut input = Input::new(&self.buffer[self.at..]);
+            match read(&mut input) {
+                Err(DecodeError::Truncated { .. }) if !self.ended => {}
+                Err(error) => return Err(error),
+                Ok(item) => {
+                    self.at = self.buffer.len() - input.left();
+                    return Ok(item);
+                }
+            }
+            self.fill()?;
+        }
+    }
+
+    /// Reads as much again as an unfinished item has, so that a long one is decoded few times.
+    fn fill(&mut self) -> Result<(), DecodeError> {
+        self.buffer.drain(..self.at);
+        self.at = 0;
+        let wanted = PIECE_BYTES.max(self.buffer.len());
+        let read = (&mut self.source).take(wanted as u64).read_to_end(&mut self.buffer);
+        self.ended = read.map_err(|error| DecodeError::Source(error.kind()))? < wanted;
+        Ok(())
+    }
+
+    /// Decodes a u32 count of items.
+    pub(crate) fn count(&mut self) -> Result<u32, DecodeError> {
+        self.item(|input| input.u32())
+    }
+
+    /// Ends the reading: nothing may be left.
+    pub(crate) fn end(mut self) -> Result<(), DecodeError> {
+        if !self.ended {
+            self.fill()?;
+        }
+        match self.buffer.len() - self.at {
+            0 => Ok(()),
+            left => Err(DecodeError::Trailing(left)),
+        }
+    }
+}
+
 /// Writes at the end of a buffer.
 #[derive(Default)]
 pub(crate) struct Output {
@@ -218,11 +288,76 @@ impl Output {
         }
     }
 
-    pub(crate) fn finish(self) -> Vec<u8> {
+    /// Writes the buffer out once it has a piece: called after each item, it bounds what is held.
+    pub(crate) fn spill(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        if self.bytes.len() < PIECE_BYTES { Ok(()) } else { self.flush(out) }
+    }
+
+    /// Writes the buffer out and empties it.
+    pub(crate) fn flush(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&self.bytes)?;
+        self.bytes.clear();
+        Ok(())
+    }
+
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
 
     pub(crate) fn into_command(self) -> Bytes {
         self.bytes.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gives one byte at a time.
+    struct Slowly<'a>(&'a [u8]);
+
+    impl Read for Slowly<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            let count = buf.len().min(1);
+            self.0.read(&mut buf[..count])
+        }
+    }
+
+    #[test]
+    fn items_are_read_whole_however_their_bytes_come() {
+        let texts = ["a".repeat(10), "b".repeat(3 * PIECE_BYTES), String::new(), "c".repeat(PIECE_BYTES)];
+        let mut out = Output::default();
+        let mut bytes = Vec::new();
+        for text in &texts {
+            out.text(text);
+            out.spill(&mut bytes).expect("memory");
+            assert!(out.bytes.len() < PIECE_BYTES);
+        }
+        out.flush(&mut bytes).expect("memory");
+        let mut items = Items::new(Slowly(&bytes));
+        for text in &texts {
+            assert_eq!(items.item(|input| input.text()).as_ref(), Ok(text));
+            assert!(items.buffer.len() <= 8 * PIECE_BYTES, "{}", items.buffer.len());
+        }
+        assert_eq!(items.end(), Ok(()));
+        for (cut, more) in [(bytes.len() - 1, 0), (bytes.len(), 1)] {
+            let bytes = [&bytes[..cut], &vec![0; more]].concat();
+            let mut items = Items::new(&bytes[..]);
+            let read = texts.iter().try_for_each(|_| items.item(|input| input.text()).map(|_| ()));
+            assert!(read.and_then(|()| items.end()).is_err(), "{cut} bytes and {more} more");
+        }
+    }
+
+    #[test]
+    fn a_source_that_fails_is_no_end() {
+        struct Fails;
+        impl Read for Fails {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::PermissionDenied.into())
+            }
+        }
+        let refused = Err(DecodeError::Source(io::ErrorKind::PermissionDenied));
+        assert_eq!(Items::new(Fails).count(), refused);
+        assert_eq!(Items::new(Fails).end(), refused.map(|_| ()));
     }
 }

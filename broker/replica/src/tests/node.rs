@@ -1,7 +1,7 @@
 //! One group on one disk, and a machine that remembers what it was told.
 
 use std::{
-    io,
+    io::{self, Read},
     sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
@@ -14,7 +14,9 @@ use millstream_store::{
     wal::{RecoveryBase, Wal, WalConfig},
 };
 
-use crate::{Command, Group, LogStore, Machine, Outcome, Peer, Reply, RestoreError, Timing, group::Led};
+use crate::{
+    Command, Group, LogStore, Machine, Outcome, Peer, Reply, RestoreError, Snapshot, Timing, group::Led,
+};
 
 pub(super) const GROUP: GroupId = GroupId(3);
 const NODE: NodeId = NodeId(1);
@@ -49,13 +51,20 @@ impl Machine for Recorder {
 
     fn applied(&self, _: LogId) {}
 
-    fn snapshot(&self) -> Vec<u8> {
-        let applied = self.applied.lock().expect("nobody panicked");
-        applied.iter().flat_map(|c| [&(c.len() as u32).to_le_bytes()[..], c].concat()).collect()
+    fn snapshot(&self) -> Snapshot {
+        let applied = self.applied();
+        Box::new(move |out| {
+            applied.iter().try_for_each(|command| {
+                out.write_all(&(command.len() as u32).to_le_bytes())?;
+                out.write_all(command)
+            })
+        })
     }
 
-    fn restore(&self, mut data: &[u8]) -> Result<(), RestoreError> {
-        let mut restored = Vec::new();
+    fn restore(&self, state: &mut dyn Read) -> Result<(), RestoreError> {
+        let (mut data, mut restored) = (Vec::new(), Vec::new());
+        state.read_to_end(&mut data).map_err(|e| RestoreError(Box::new(e)))?;
+        let mut data = &data[..];
         while let Some((length, rest)) = data.split_first_chunk::<4>() {
             let length = u32::from_le_bytes(*length) as usize;
             let cut = rest

@@ -1,6 +1,9 @@
 //! The metadata group's machine.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Read,
+};
 
 use millstream_model::{GroupId, LogId, NodeId, PartitionId, TopicId};
 
@@ -8,7 +11,8 @@ use super::{
     Broker, Candidate, ClusterCommand, ClusterError, Extent, Extents, Partition, Topic,
     command::Changes,
     names::{collision_key, is_internal, validate_topic_name},
-    narrow, place, snapshot,
+    narrow, place,
+    snapshot::{self, ClusterSnapshot},
 };
 use crate::DecodeError;
 
@@ -354,13 +358,13 @@ impl ClusterMachine {
     }
 
     /// The whole replicated state; the same commands give the same bytes.
-    pub fn snapshot(&self) -> Vec<u8> {
-        snapshot::write(self)
+    pub fn snapshot(&self) -> ClusterSnapshot {
+        snapshot::capture(self)
     }
 
-    /// A machine with the state that [`snapshot`](ClusterMachine::snapshot) gave.
-    pub fn restore(data: &[u8]) -> Result<ClusterMachine, DecodeError> {
-        snapshot::read(data)
+    /// A machine with the state that a [`snapshot`](ClusterMachine::snapshot) wrote.
+    pub fn restore(source: impl Read) -> Result<ClusterMachine, DecodeError> {
+        snapshot::read(source)
     }
 
     /// Checks the invariants.

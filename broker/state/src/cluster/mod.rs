@@ -19,6 +19,7 @@ pub use error::ClusterError;
 pub use machine::{ClusterMachine, ClusterReply, ClusterResult, PARTITIONS_MAX, SHARDS_MAX, TOPICS_MAX};
 pub use names::{TopicNameError, cluster_id_text, is_internal, validate_topic_name};
 pub use placement::{Candidate, narrow, place};
+pub use snapshot::ClusterSnapshot;
 pub use topic::{Broker, Extent, Extents, Partition, Topic};
 
 #[cfg(test)]

@@ -3,7 +3,10 @@
 //! Little endian, texts as in commands: version u8 = 1; cluster id text; shards u32; next partition u64; next
 //! producer i64; brokers, broker configs, features and topics, each a u32 count and that many, sorted by key.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    io::{self, Read, Write},
+};
 
 use millstream_model::{GroupId, NodeId, PartitionId};
 
@@ -12,14 +15,31 @@ use super::{
     command::{read_broker, read_topic_id, write_broker},
     machine::SHARDS_MAX,
 };
-use crate::wire::{DecodeError, Input, Output};
+use crate::wire::{DecodeError, Input, Items, Output};
 
 const VERSION: u8 = 1;
 const EXTENT_BYTES: usize = 16;
 const PARTITION_BYTES_MIN: usize = 10 + EXTENT_BYTES;
-const TOPIC_BYTES_MIN: usize = 4 + 16 + 1 + 8 + 4 + 4 + PARTITION_BYTES_MIN;
 
-pub(super) fn write(machine: &ClusterMachine) -> Vec<u8> {
+/// The metadata group's state as it was when it was captured. It is small: a few dozen bytes for each partition.
+#[derive(Debug)]
+pub struct ClusterSnapshot(Vec<u8>);
+
+impl ClusterSnapshot {
+    /// Writes it.
+    pub fn write_to(self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&self.0)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.write_to(&mut bytes).expect("memory takes all");
+        bytes
+    }
+}
+
+pub(super) fn capture(machine: &ClusterMachine) -> ClusterSnapshot {
     let mut out = Output::with_capacity(
         256 + machine.topics.len() * 64 + machine.partition_count() * PARTITION_BYTES_MIN,
     );
@@ -46,7 +66,7 @@ pub(super) fn write(machine: &ClusterMachine) -> Vec<u8> {
     }
     out.count(machine.topics.len());
     machine.topics.values().for_each(|topic| write_topic(&mut out, topic));
-    out.finish()
+    ClusterSnapshot(out.into_bytes())
 }
 
 fn write_topic(out: &mut Output, topic: &Topic) {
@@ -67,44 +87,47 @@ fn write_topic(out: &mut Output, topic: &Topic) {
     }
 }
 
-pub(super) fn read(data: &[u8]) -> Result<ClusterMachine, DecodeError> {
-    let mut input = Input::new(data);
-    let version = input.u8()?;
+pub(super) fn read(source: impl Read) -> Result<ClusterMachine, DecodeError> {
+    let mut items = Items::new(source);
+    let version = items.item(|input| input.u8())?;
     if version != VERSION {
         return Err(DecodeError::Version { found: version, known: VERSION });
     }
     let mut machine = ClusterMachine::new();
-    machine.cluster_id = input.text()?;
-    machine.shards = input.u32()?;
-    machine.next_partition = input.u64()?;
-    machine.next_producer = input.i64()?;
+    machine.cluster_id = items.item(|input| input.text())?;
+    machine.shards = items.item(|input| input.u32())?;
+    machine.next_partition = items.item(|input| input.u64())?;
+    machine.next_producer = items.item(|input| input.i64())?;
     if machine.shards > SHARDS_MAX {
         return Err(DecodeError::Value { field: "the number of shards", value: machine.shards.into() });
     }
-    machine.brokers = map(&mut input, 15, |input| Ok((NodeId(input.u64()?), read_broker(input)?)))?;
-    machine.broker_configs = map(&mut input, 13, |input| {
+    machine.brokers = map(&mut items, |input| Ok((NodeId(input.u64()?), read_broker(input)?)))?;
+    machine.broker_configs = map(&mut items, |input| {
         let some = input.flag("the mark of a broker")?;
         let node = NodeId(input.u64()?);
         Ok((some.then_some(node), input.texts()?))
     })?;
-    machine.features = map(&mut input, 6, |input| Ok((input.text()?, input.u16()?)))?;
+    machine.features = map(&mut items, |input| Ok((input.text()?, input.u16()?)))?;
     let shards = machine.shards;
-    machine.topics = map(&mut input, TOPIC_BYTES_MIN, |input| {
+    machine.topics = map(&mut items, |input| {
         let topic = read_topic(input, shards)?;
         Ok((topic.name.clone(), topic))
     })?;
-    input.end()?;
+    items.end()?;
     machine.index_all();
     Ok(machine)
 }
 
-fn map<'a, K: Ord, V>(
-    input: &mut Input<'a>,
-    bytes_min: usize,
-    read: impl Fn(&mut Input<'a>) -> Result<(K, V), DecodeError>,
+fn map<K: Ord, V>(
+    items: &mut Items<impl Read>,
+    read: impl Fn(&mut Input<'_>) -> Result<(K, V), DecodeError>,
 ) -> Result<BTreeMap<K, V>, DecodeError> {
-    let count = input.count(bytes_min)?;
-    (0..count).map(|_| read(input)).collect()
+    let mut map = BTreeMap::new();
+    for _ in 0..items.count()? {
+        let (key, value) = items.item(&read)?;
+        map.insert(key, value);
+    }
+    Ok(map)
 }
 
 fn read_topic(input: &mut Input<'_>, shards: u32) -> Result<Topic, DecodeError> {

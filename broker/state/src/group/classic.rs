@@ -10,13 +10,16 @@ use bytes::Bytes;
 use super::{
     deadlines::{Alarm, Timer},
     rebalance::Turn,
-    record::{GroupRecord, MemberRecord},
+    record::{GROUP_BYTES, GroupRecord, MemberRecord, protocol_bytes},
     subscription,
     types::{
         Effect, GroupError, GroupView, JoinRefusal, JoinRequest, Joined, JoinedMember, MemberRef, MemberView,
         Phase, Synced, Ticket, WriteId,
     },
 };
+
+/// Memory that an id takes which was given to a member and not used yet, about; a new member takes no less.
+const GIVEN_ID_BYTES: usize = 384;
 
 /// A member and what it waits for.
 #[derive(Debug)]
@@ -40,7 +43,8 @@ pub(super) struct Member {
 ///    member whose new id is being written, while it is stable.
 /// 5. Whoever waits for nothing has a deadline, and so has every id that was given and not used yet.
 /// 6. Members that have not synced are members, and while there are any, the end of waiting for them is set.
-/// 7. An assignment is being written only while the group is completing.
+/// 7. `member_bytes` is what the members' records take.
+/// 8. An assignment is being written only while the group is completing.
 #[derive(Debug)]
 pub(super) struct ClassicGroup {
     pub(super) name: Arc<str>,
@@ -56,6 +60,8 @@ pub(super) struct ClassicGroup {
     pub(super) instances: BTreeMap<Arc<str>, Arc<str>>,
     pub(super) supported: BTreeMap<Arc<str>, usize>,
     pub(super) joining: usize,
+    /// Memory that the members take, about.
+    member_bytes: usize,
     /// Ids that were given to members which have not joined under them yet.
     pub(super) given_ids: BTreeMap<Arc<str>, Alarm>,
     pub(super) not_synced: BTreeSet<Arc<str>>,
@@ -85,6 +91,7 @@ impl ClassicGroup {
             instances: BTreeMap::new(),
             supported: BTreeMap::new(),
             joining: 0,
+            member_bytes: 0,
             given_ids: BTreeMap::new(),
             not_synced: BTreeSet::new(),
             new_member_added: false,
@@ -195,7 +202,9 @@ impl ClassicGroup {
         self.count_protocols(&member.record.protocols);
         self.joining += usize::from(member.join.is_some());
         self.leader.get_or_insert_with(|| id.clone());
-        self.members.insert(id, member);
+        self.member_bytes += member.record.bytes();
+        let old = self.members.insert(id, member);
+        self.member_bytes -= old.map_or(0, |old| old.record.bytes());
     }
 
     fn count_protocols(&mut self, protocols: &[(Arc<str>, Bytes)]) {
@@ -222,6 +231,7 @@ impl ClassicGroup {
         effects: &mut Vec<Effect>,
     ) -> Option<Member> {
         let mut member = self.members.remove(id)?;
+        self.member_bytes -= member.record.bytes();
         self.discount_protocols(&member.record.protocols);
         let instance = member.record.instance_id.as_ref();
         if let Some(instance) =
@@ -265,6 +275,8 @@ impl ClassicGroup {
     ) {
         let Some(member) = self.members.get_mut(id) else { return };
         let old_protocols = std::mem::replace(&mut member.record.protocols, request.protocols.clone());
+        self.member_bytes += protocol_bytes(&request.protocols);
+        self.member_bytes -= protocol_bytes(&old_protocols);
         member.record.rebalance_timeout_ms = request.rebalance_timeout_ms;
         member.record.session_timeout_ms = request.session_timeout_ms;
         match member.join.replace(ticket) {
@@ -274,6 +286,31 @@ impl ClassicGroup {
         }
         self.discount_protocols(&old_protocols);
         self.count_protocols(&request.protocols);
+    }
+
+    /// Memory that it takes, about.
+    pub(super) fn bytes(&self) -> usize {
+        GROUP_BYTES + self.name.len() + self.member_bytes + self.given_ids.len() * GIVEN_ID_BYTES
+    }
+
+    /// By how much it would grow if this member joined.
+    pub(super) fn growth(&self, request: &JoinRequest) -> usize {
+        let known = self.members.get(&request.member_id);
+        let old = known.map_or(0, |member| protocol_bytes(&member.record.protocols));
+        let new = protocol_bytes(&request.protocols) + if known.is_none() { GIVEN_ID_BYTES } else { 0 };
+        new.saturating_sub(old)
+    }
+
+    pub(super) fn set_assignment(&mut self, id: &str, assignment: Bytes) {
+        let Some(member) = self.members.get_mut(id) else { return };
+        self.member_bytes += assignment.len();
+        self.member_bytes -= std::mem::replace(&mut member.record.assignment, assignment).len();
+    }
+
+    /// Checks invariant 7.
+    pub(super) fn validate_bytes(&self) {
+        let bytes: usize = self.members.values().map(|member| member.record.bytes()).sum();
+        assert_eq!(self.member_bytes, bytes, "{}: bytes", self.name);
     }
 
     /// Gives the member a full session from now on.

@@ -100,6 +100,18 @@ pub fn decode(command: &[u8]) -> Result<Vec<GroupOp>, DecodeError> {
 }
 
 impl GroupOp {
+    /// The group that it changes; `None` where it may change any.
+    pub(super) fn group(&self) -> Option<&Arc<str>> {
+        match self {
+            GroupOp::Put { group, .. }
+            | GroupOp::Remove { group }
+            | GroupOp::Commit { group, .. }
+            | GroupOp::DeleteOffsets { group, .. }
+            | GroupOp::Expire { group, .. } => Some(group),
+            GroupOp::DropTopic { .. } => None,
+        }
+    }
+
     /// About how many bytes the operation takes in a log entry.
     pub fn size_hint(&self) -> usize {
         match self {

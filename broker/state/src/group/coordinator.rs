@@ -9,6 +9,7 @@ use super::{
     GroupMachine, GroupRecord,
     classic::{ClassicGroup, refuse},
     rebalance::{Shared, Turn},
+    record::GROUP_BYTES,
     types::{
         Effect, GroupConfig, GroupError, GroupView, JoinRequest, MEMBER_BYTES_MAX, MemberRef, Now, Phase,
         SyncRequest, Ticket, WriteId,
@@ -27,6 +28,8 @@ const DEADLINES_MIN: usize = 1024;
 pub struct Coordinator {
     groups: HashMap<Arc<str>, ClassicGroup>,
     shared: Shared,
+    /// Memory that the groups take, about.
+    bytes: usize,
     /// Size of the heap at which stale entries are thrown out.
     deadlines_max: usize,
 }
@@ -34,8 +37,8 @@ pub struct Coordinator {
 impl Coordinator {
     /// A coordinator that knows no group yet.
     pub fn new(config: GroupConfig) -> Coordinator {
-        let shared = Shared { config, ..Shared::default() };
-        Coordinator { groups: HashMap::new(), shared, deadlines_max: DEADLINES_MIN }
+        let shared = Shared { config, bytes_left: usize::MAX, ..Shared::default() };
+        Coordinator { groups: HashMap::new(), shared, bytes: 0, deadlines_max: DEADLINES_MIN }
     }
 
     /// Takes over every group of the replicated state; all members get a full session from now on.
@@ -54,7 +57,18 @@ impl Coordinator {
             if group.members.len() > turn.shared.config.members_max {
                 group.prepare(&mut turn);
             }
+            self.bytes += group.bytes();
         }
+    }
+
+    /// Memory that its groups take, about, beside the replicated state.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Says by how many bytes groups may grow in what is decided next; what would need more is refused.
+    pub fn set_bytes_left(&mut self, bytes: usize) {
+        self.shared.bytes_left = bytes;
     }
 
     /// Whether it knows the group.
@@ -76,6 +90,7 @@ impl Coordinator {
                 group.take_out(&id, GroupError::NotCoordinator, effects);
             }
         }
+        self.bytes = 0;
         self.shared.writes.clear();
         self.shared.deadlines.retain(|_| false);
     }
@@ -87,11 +102,24 @@ impl Coordinator {
         act: impl FnOnce(&mut ClassicGroup, &mut Turn<'_>) -> R,
     ) -> Option<R> {
         let known = self.groups.get_mut(group)?;
+        let before = known.bytes();
         let result = act(known, &mut Turn { now, shared: &mut self.shared });
+        self.bytes = self.bytes + known.bytes() - before;
         if known.is_void() {
-            self.groups.remove(group);
+            self.remove(group);
         }
         Some(result)
+    }
+
+    fn insert(&mut self, name: &Arc<str>, wall_ms: i64) {
+        let group = ClassicGroup::new(name.clone(), wall_ms);
+        self.bytes += group.bytes();
+        let old = self.groups.insert(name.clone(), group);
+        self.bytes -= old.map_or(0, |old| old.bytes());
+    }
+
+    fn remove(&mut self, group: &str) {
+        self.bytes -= self.groups.remove(group).map_or(0, |known| known.bytes());
     }
 
     /// A member joins; the answer comes as [`Effect::Joined`].
@@ -101,8 +129,7 @@ impl Coordinator {
         }
         // Only a new member makes a group.
         if request.member_id.is_empty() && !self.knows(&request.group) {
-            let group = ClassicGroup::new(request.group.clone(), now.wall_ms);
-            self.groups.insert(request.group.clone(), group);
+            self.insert(&request.group, now.wall_ms);
         }
         let joined = self.on(now, &request.group, |group, turn| group.join(&request, ticket, turn));
         if joined.is_none() {
@@ -129,6 +156,13 @@ impl Coordinator {
         let bytes: usize = request.protocols.iter().map(|(name, metadata)| name.len() + metadata.len()).sum();
         if bytes > MEMBER_BYTES_MAX {
             return Err(GroupError::TooLarge);
+        }
+        let growth = match self.groups.get(&request.group) {
+            Some(group) => group.growth(request),
+            None => ClassicGroup::new(request.group.clone(), 0).growth(request) + GROUP_BYTES,
+        };
+        if growth > self.shared.bytes_left {
+            return Err(GroupError::OutOfBytes);
         }
         let too_many = self.groups.len() >= config.groups_max && !self.knows(&request.group);
         if too_many { Err(GroupError::Full) } else { Ok(()) }
@@ -179,7 +213,7 @@ impl Coordinator {
             if self.groups.len() >= self.shared.config.groups_max {
                 return Err(GroupError::Full);
             }
-            self.groups.insert(group.clone(), ClassicGroup::new(group.clone(), now.wall_ms));
+            self.insert(group, now.wall_ms);
         }
         let commit = |group: &mut ClassicGroup, turn: &mut Turn<'_>| {
             let allowed = group.commit(member, turn);
@@ -194,7 +228,7 @@ impl Coordinator {
         match self.groups.get(group).map(|known| known.phase) {
             None => Err(GroupError::GroupNotFound),
             Some(Phase::Empty) => {
-                self.groups.remove(group);
+                self.remove(group);
                 Ok(())
             }
             Some(_) => Err(GroupError::NotEmpty),
@@ -234,7 +268,7 @@ impl Coordinator {
         if let Some(known) = self.groups.get_mut(group) {
             known.stored = false;
             if known.is_void() {
-                self.groups.remove(group);
+                self.remove(group);
             }
         }
     }
@@ -278,6 +312,8 @@ impl Coordinator {
     /// # Panics
     /// With the group and the values when one does not hold.
     pub fn validate(&self) {
+        let bytes: usize = self.groups.values().map(ClassicGroup::bytes).sum();
+        assert_eq!(self.bytes, bytes, "the groups' bytes");
         for (name, group) in &self.groups {
             assert_eq!(*name, group.name);
             assert!(!group.is_void(), "group {name} is nothing");

@@ -1,16 +1,20 @@
 //! The replicated groups of one shard.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io::{self, Read, Write},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use millstream_model::LogId;
 
 use super::{
     command::{self, GroupOp, OffsetEntry},
-    record::{CommittedOffset, GroupRecord},
+    record::{CommittedOffset, GROUP_BYTES, GroupRecord, TOPIC_BYTES},
     subscription,
 };
-use crate::wire::{DecodeError, Input, Output};
+use crate::wire::{DecodeError, Items, Output};
 
 const SNAPSHOT_VERSION: u8 = 1;
 
@@ -45,6 +49,8 @@ pub enum GroupOutcome {
 pub struct GroupState {
     record: Option<GroupRecord>,
     offsets: BTreeMap<Arc<str>, BTreeMap<i32, CommittedOffset>>,
+    /// Memory that both take, about.
+    bytes: usize,
 }
 
 /// The replicated groups of one shard.
@@ -54,12 +60,62 @@ pub struct GroupState {
 /// 2. No record's members share an id or an instance id; they are sorted by id.
 /// 3. A record with members has a protocol type, a protocol and a leader among the members; one without has
 ///    neither protocol nor leader.
+/// 4. `bytes` is what the groups take, each with its name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupMachine {
-    groups: BTreeMap<Arc<str>, GroupState>,
+    /// Shared with snapshots that are being written.
+    groups: BTreeMap<Arc<str>, Arc<GroupState>>,
+    bytes: usize,
+}
+
+/// The groups of a shard as they were when it was made. Shared with the machine, which copies a group when it changes
+/// one.
+#[derive(Debug)]
+pub struct GroupSnapshot {
+    groups: BTreeMap<Arc<str>, Arc<GroupState>>,
+}
+
+impl GroupSnapshot {
+    /// Writes it in pieces, and forgets each group that is written.
+    pub fn write_to(self, to: &mut dyn Write) -> io::Result<()> {
+        let mut out = Output::default();
+        out.u8(SNAPSHOT_VERSION);
+        out.count(self.groups.len());
+        for (name, state) in self.groups {
+            out.text(&name);
+            state.write(&mut out, to)?;
+        }
+        out.flush(to)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.write_to(&mut bytes).expect("memory takes all");
+        bytes
+    }
 }
 
 impl GroupState {
+    fn write(&self, out: &mut Output, to: &mut dyn Write) -> io::Result<()> {
+        out.flag(self.record.is_some());
+        if let Some(record) = &self.record {
+            record.write(out);
+        }
+        out.spill(to)?;
+        out.count(self.offsets.len());
+        for (topic, all) in &self.offsets {
+            out.text(topic);
+            out.count(all.len());
+            for (partition, committed) in all {
+                out.i32(*partition);
+                committed.write(out);
+                out.spill(to)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The last complete generation; `None` for a group that only has offsets.
     pub fn record(&self) -> Option<&GroupRecord> {
         self.record.as_ref()
@@ -86,7 +142,42 @@ impl GroupState {
     }
 
     fn commit(&mut self, entry: OffsetEntry) {
-        self.offsets.entry(entry.topic).or_default().insert(entry.partition, entry.committed);
+        self.bytes += entry.committed.bytes();
+        let topic = self.offsets.entry(entry.topic).or_insert_with_key(|topic| {
+            self.bytes += TOPIC_BYTES + topic.len();
+            BTreeMap::new()
+        });
+        let old = topic.insert(entry.partition, entry.committed);
+        self.bytes -= old.map_or(0, |old| old.bytes());
+    }
+
+    fn set_record(&mut self, record: GroupRecord) {
+        self.bytes += record.bytes();
+        let old = self.record.replace(record);
+        self.bytes -= old.map_or(0, |old| old.bytes());
+    }
+
+    /// Memory that it takes, counted anew.
+    fn measure(&self) -> usize {
+        let topics = self.offsets.iter().map(|(topic, all)| {
+            TOPIC_BYTES + topic.len() + all.values().map(CommittedOffset::bytes).sum::<usize>()
+        });
+        topics.sum::<usize>() + self.record.as_ref().map_or(0, GroupRecord::bytes)
+    }
+
+    /// By how much it would grow with these offsets.
+    fn growth(&self, offsets: &[OffsetEntry]) -> usize {
+        let (mut growth, mut last_new) = (0, None);
+        for entry in offsets {
+            let topic = self.offsets.get(&entry.topic);
+            // Partitions of one topic follow each other.
+            if topic.is_none() && last_new.replace(&entry.topic) != Some(&entry.topic) {
+                growth += TOPIC_BYTES + entry.topic.len();
+            }
+            let old = topic.and_then(|topic| topic.get(&entry.partition)).map_or(0, CommittedOffset::bytes);
+            growth += entry.committed.bytes().saturating_sub(old);
+        }
+        growth
     }
 
     fn delete(&mut self, topic: &str, partition: i32) -> bool {
@@ -176,12 +267,12 @@ impl GroupMachine {
 
     /// One group.
     pub fn group(&self, name: &str) -> Option<&GroupState> {
-        self.groups.get(name)
+        self.groups.get(name).map(|state| &**state)
     }
 
     /// Every group, sorted by name.
     pub fn groups(&self) -> impl Iterator<Item = (&Arc<str>, &GroupState)> {
-        self.groups.iter()
+        self.groups.iter().map(|(name, state)| (name, &**state))
     }
 
     /// Whether any group has committed offsets of the topic.
@@ -201,21 +292,49 @@ impl GroupMachine {
     }
 
     fn apply_one(&mut self, op: GroupOp) -> GroupOutcome {
+        let group = op.group().cloned();
+        let before = group.as_ref().map_or(0, |group| self.bytes_of(group));
+        let outcome = self.carry_out(op);
+        if let Some(group) = group {
+            self.bytes = self.bytes + self.bytes_of(&group) - before;
+        }
+        outcome
+    }
+
+    /// Memory that a group takes, about; 0 where there is none of that name.
+    fn bytes_of(&self, group: &str) -> usize {
+        self.groups.get(group).map_or(0, |state| GROUP_BYTES + group.len() + state.bytes)
+    }
+
+    /// Memory that all groups take, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// By how much the groups would grow if these offsets were committed.
+    pub fn growth(&self, group: &str, offsets: &[OffsetEntry]) -> usize {
+        match self.groups.get(group) {
+            Some(state) => state.growth(offsets),
+            None => GROUP_BYTES + group.len() + GroupState::default().growth(offsets),
+        }
+    }
+
+    fn carry_out(&mut self, op: GroupOp) -> GroupOutcome {
         match op {
             GroupOp::Put { group, record } => {
-                self.groups.entry(group).or_default().record = Some(record);
+                self.group_mut(group).set_record(record);
                 GroupOutcome::Done
             }
             GroupOp::Remove { group } => {
                 let removed = self.groups.remove(&group);
                 GroupOutcome::Removed {
-                    offsets: removed.as_ref().map_or(0, GroupState::offset_count),
+                    offsets: removed.as_ref().map_or(0, |state| state.offset_count()),
                     group: removed.is_some(),
                 }
             }
             GroupOp::Commit { group, offsets } => {
                 if !offsets.is_empty() {
-                    let state = self.groups.entry(group).or_default();
+                    let state = self.group_mut(group);
                     offsets.into_iter().for_each(|entry| state.commit(entry));
                 }
                 GroupOutcome::Done
@@ -228,12 +347,18 @@ impl GroupMachine {
         }
     }
 
+    fn group_mut(&mut self, group: Arc<str>) -> &mut GroupState {
+        Arc::make_mut(self.groups.entry(group).or_default())
+    }
+
     /// Changes a group's offsets; a group that has nothing left afterwards goes.
     fn change(&mut self, group: &str, change: impl FnOnce(&mut GroupState) -> usize) -> GroupOutcome {
         let Some(state) = self.groups.get_mut(group) else {
             return GroupOutcome::Removed { offsets: 0, group: false };
         };
+        let state = Arc::make_mut(state);
         let offsets = change(state);
+        state.bytes = state.measure();
         let gone = state.record.is_none() && state.offsets.is_empty();
         if gone {
             self.groups.remove(group);
@@ -244,9 +369,15 @@ impl GroupMachine {
     fn drop_topic(&mut self, topic: &str) -> GroupOutcome {
         let mut offsets = 0;
         self.groups.retain(|_, state| {
+            if !state.offsets.contains_key(topic) {
+                return true;
+            }
+            let state = Arc::make_mut(state);
             offsets += state.offsets.remove(topic).map_or(0, |all| all.len());
+            state.bytes = state.measure();
             state.record.is_some() || !state.offsets.is_empty()
         });
+        self.bytes = self.groups.keys().map(|group| self.bytes_of(group)).sum();
         GroupOutcome::Removed { offsets, group: false }
     }
 
@@ -262,43 +393,28 @@ impl GroupMachine {
         })
     }
 
-    /// The whole state, as bytes for [`restore`](GroupMachine::restore).
-    pub fn snapshot(&self) -> Vec<u8> {
-        let mut out = Output::default();
-        out.u8(SNAPSHOT_VERSION);
-        out.count(self.groups.len());
-        for (name, state) in &self.groups {
-            out.text(name);
-            out.flag(state.record.is_some());
-            if let Some(record) = &state.record {
-                record.write(&mut out);
-            }
-            out.count(state.offsets.len());
-            for (topic, all) in &state.offsets {
-                out.text(topic);
-                out.count(all.len());
-                for (partition, committed) in all {
-                    out.i32(*partition);
-                    committed.write(&mut out);
-                }
-            }
-        }
-        out.finish()
+    /// The groups as they are now, to be written while the machine goes on.
+    pub fn snapshot(&self) -> GroupSnapshot {
+        GroupSnapshot { groups: self.groups.clone() }
     }
 
-    /// The state that a snapshot describes.
-    pub fn restore(data: &[u8]) -> Result<GroupMachine, GroupRestoreError> {
-        let mut input = Input::new(data);
-        let version = input.u8()?;
+    /// The state that a snapshot wrote.
+    pub fn restore(source: impl Read) -> Result<GroupMachine, GroupRestoreError> {
+        GroupMachine::restore_items(Items::new(source))
+    }
+
+    pub(crate) fn restore_items(mut items: Items<impl Read>) -> Result<GroupMachine, GroupRestoreError> {
+        let version = items.item(|input| input.u8())?;
         if version != SNAPSHOT_VERSION {
             return Err(DecodeError::Version { found: version, known: SNAPSHOT_VERSION }.into());
         }
         let mut machine = GroupMachine::new();
-        for _ in 0..input.count(9)? {
-            let name = input.text()?.into();
-            machine.groups.insert(name, restore_group(&mut input)?);
+        for _ in 0..items.count()? {
+            let name: Arc<str> = items.item(|input| input.text())?.into();
+            machine.groups.insert(name.clone(), Arc::new(restore_group(&mut items)?));
+            machine.bytes += machine.bytes_of(&name);
         }
-        input.end()?;
+        items.end()?;
         Ok(machine)
     }
 
@@ -307,7 +423,10 @@ impl GroupMachine {
     /// # Panics
     /// With the group and the values when one does not hold.
     pub fn validate(&self) {
+        let bytes: usize = self.groups.keys().map(|group| self.bytes_of(group)).sum();
+        assert_eq!(self.bytes, bytes, "the groups' bytes");
         for (name, state) in &self.groups {
+            assert_eq!(state.bytes, state.measure(), "the bytes of group {name}");
             assert!(state.record.is_some() || !state.offsets.is_empty(), "group {name} has nothing");
             for (topic, all) in &state.offsets {
                 assert!(!all.is_empty(), "group {name} has no offset of {topic}");
@@ -339,18 +458,22 @@ impl GroupRecord {
     }
 }
 
-fn restore_group(input: &mut Input<'_>) -> Result<GroupState, DecodeError> {
-    let mut state = GroupState::default();
-    if input.flag("the mark of a group's record")? {
-        state.record = Some(GroupRecord::read(input)?);
-    }
-    for _ in 0..input.count(8)? {
-        let topic: Arc<str> = input.text()?.into();
+fn restore_group(items: &mut Items<impl Read>) -> Result<GroupState, DecodeError> {
+    let record = items.item(|input| {
+        let has_record = input.flag("the mark of a group's record")?;
+        if has_record { GroupRecord::read(input).map(Some) } else { Ok(None) }
+    })?;
+    let mut state = GroupState { record, ..GroupState::default() };
+    for _ in 0..items.count()? {
+        let topic = items.item(|input| input.text())?.into();
         let mut all = BTreeMap::new();
-        for _ in 0..input.count(29)? {
-            all.insert(input.i32()?, CommittedOffset::read(input)?);
+        for _ in 0..items.count()? {
+            let (partition, committed) =
+                items.item(|input| Ok((input.i32()?, CommittedOffset::read(input)?)))?;
+            all.insert(partition, committed);
         }
         state.offsets.insert(topic, all);
     }
+    state.bytes = state.measure();
     Ok(state)
 }

@@ -22,7 +22,7 @@ mod types;
 
 pub use command::{GROUP_COMMAND_KIND, GroupOp, OffsetEntry, decode, encode};
 pub use coordinator::Coordinator;
-pub use machine::{GroupMachine, GroupOutcome, GroupReply, GroupRestoreError, GroupState};
+pub use machine::{GroupMachine, GroupOutcome, GroupReply, GroupRestoreError, GroupSnapshot, GroupState};
 pub use record::{CommittedOffset, GroupRecord, MemberRecord};
 pub use types::{
     Effect, GroupConfig, GroupError, GroupView, JoinRefusal, JoinRequest, Joined, JoinedMember, MemberRef,

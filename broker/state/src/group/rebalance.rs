@@ -20,6 +20,8 @@ pub(super) struct Shared {
     pub(super) effects: Vec<Effect>,
     pub(super) writes: HashMap<WriteId, (Arc<str>, Write)>,
     pub(super) last_write: u64,
+    /// Bytes by which the groups may grow.
+    pub(super) bytes_left: usize,
 }
 
 /// What a group waits for when it writes.
@@ -184,8 +186,16 @@ impl ClassicGroup {
         let all =
             record.members.iter().map(|member| (member.id.clone(), member.assignment.clone())).collect();
         let op = GroupOp::Put { group: self.name.clone(), record };
-        if op.size_hint() > GENERATION_BYTES_MAX {
-            self.fail_syncs(GroupError::TooLarge, turn);
+        // The replicated state gets the assignments, too.
+        let growth = 2 * assignments.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+        let held = 2 * self.members.values().map(|member| member.record.assignment.len()).sum::<usize>();
+        let refused = if op.size_hint() > GENERATION_BYTES_MAX {
+            Some(GroupError::TooLarge)
+        } else {
+            (growth.saturating_sub(held) > turn.shared.bytes_left).then_some(GroupError::OutOfBytes)
+        };
+        if let Some(error) = refused {
+            self.fail_syncs(error, turn);
             return self.prepare(turn);
         }
         self.stored = true;
@@ -202,8 +212,8 @@ impl ClassicGroup {
     /// Sets a member's assignment and answers its parked sync. Its session begins anew, because no deadline of it
     /// counted while the sync was parked.
     fn answer_sync(&mut self, id: &str, assignment: Bytes, error: Option<GroupError>, turn: &mut Turn<'_>) {
+        self.set_assignment(id, assignment.clone());
         let Some(member) = self.members.get_mut(id) else { return };
-        member.record.assignment = assignment.clone();
         let Some(ticket) = member.sync.take() else { return };
         let answer = error.map_or_else(|| Ok(self.synced(assignment)), Err);
         turn.shared.effects.push(Effect::Synced(ticket, answer));
@@ -387,6 +397,7 @@ impl ClassicGroup {
         assert_eq!(self.leader.is_some(), !self.members.is_empty(), "{name}: leader {:?}", self.leader);
         let leads = self.leader.as_ref().is_none_or(|leader| self.members.contains_key(leader));
         assert!(leads, "{name}: the leader {:?} is no member", self.leader);
+        self.validate_bytes();
         self.validate_phase();
         self.validate_waits();
     }

@@ -28,6 +28,8 @@ pub struct GroupConfig {
     pub members_max: usize,
     /// Most groups of one coordinator.
     pub groups_max: usize,
+    /// Most bytes that all groups of a node hold.
+    pub bytes_max: usize,
 }
 
 impl Default for GroupConfig {
@@ -38,6 +40,7 @@ impl Default for GroupConfig {
             initial_rebalance_delay_ms: 0,
             members_max: 10_000,
             groups_max: 1_000_000,
+            bytes_max: usize::MAX,
         }
     }
 }
@@ -100,6 +103,9 @@ pub enum GroupError {
     /// Ask for the coordinator again.
     #[error("this node does not coordinate the group")]
     NotCoordinator,
+    /// All groups together hold as many bytes as they may.
+    #[error("the groups of this broker hold as many bytes as groups.bytes.max allows")]
+    OutOfBytes,
     /// Retry: it may or may not have happened.
     #[error("the coordinator cannot answer now")]
     Unavailable,

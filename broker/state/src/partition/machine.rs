@@ -1,13 +1,17 @@
 //! The machine of one shard.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    io::Read,
+};
 
 use bytes::Bytes;
 use millstream_model::{LogId, PartitionId, batch::BatchHeader};
 
 use super::{
     AppendCommand, NewPartition, PartitionState, ProduceRefusal, ShardCommand, Verdict,
-    partition_state::end_of_batch, snapshot,
+    partition_state::end_of_batch,
+    snapshot::{self, ShardSnapshot},
 };
 use crate::{
     DecodeError,
@@ -243,14 +247,14 @@ impl ShardMachine {
         self.stats
     }
 
-    /// The whole replicated state; the same commands give the same bytes.
-    pub fn snapshot(&self) -> Vec<u8> {
-        snapshot::write(self)
+    /// The whole replicated state as it is now; the same commands give the same bytes.
+    pub fn snapshot(&self) -> ShardSnapshot {
+        ShardSnapshot::capture(self)
     }
 
-    /// A machine with the state that [`snapshot`](ShardMachine::snapshot) gave.
-    pub fn restore(data: &[u8]) -> Result<ShardMachine, ShardRestoreError> {
-        snapshot::read(data)
+    /// A machine with the state that a [`snapshot`](ShardMachine::snapshot) wrote.
+    pub fn restore(source: impl Read) -> Result<ShardMachine, ShardRestoreError> {
+        snapshot::read(source)
     }
 
     /// Checks the invariant.

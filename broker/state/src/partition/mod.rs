@@ -20,6 +20,7 @@ pub use epochs::EPOCHS_MAX;
 pub use machine::{AppendOutcome, Effect, ShardMachine, ShardReply, ShardRestoreError, ShardStats};
 pub use partition_state::{PartitionState, ProduceRefusal, ProducerView, Verdict};
 pub use producers::{BATCHES_KEPT, PRODUCERS_MAX};
+pub use snapshot::ShardSnapshot;
 
 #[cfg(test)]
 mod tests;

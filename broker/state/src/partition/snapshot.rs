@@ -5,7 +5,7 @@
 //! epoch i16, whole u8, last write i64, count u8 of marks, each base and last sequence i32, base offset i64, max
 //! timestamp i64); and the rest is the groups' snapshot.
 
-use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
 
 use millstream_model::PartitionId;
 
@@ -15,25 +15,49 @@ use super::{
     producers::{BATCHES_KEPT, Mark, PRODUCERS_MAX, Producer, Producers},
 };
 use crate::{
-    group::GroupMachine,
-    wire::{DecodeError, Input, Output},
+    group::{GroupMachine, GroupSnapshot},
+    wire::{DecodeError, Input, Items, Output},
 };
 
 const VERSION: u8 = 1;
-const PARTITION_BYTES_MIN: usize = 34;
 const PRODUCER_BYTES_MIN: usize = 44;
 
-pub(super) fn write(machine: &ShardMachine) -> Vec<u8> {
-    let producers: usize = machine.partitions.values().map(|state| state.producers.iter().len()).sum();
-    let mut out = Output::with_capacity(64 + machine.partitions.len() * 48 + producers * 144);
-    out.u8(VERSION);
-    out.count(machine.partitions.len());
-    for (id, state) in &machine.partitions {
-        out.u64(id.0);
-        write_partition(&mut out, state);
+/// A shard's state as it was when it was captured.
+///
+/// The partitions, which change with every record, are bytes already; the groups, of which there is far more, are shared
+/// with the machine, which copies one of them when it changes it.
+#[derive(Debug)]
+pub struct ShardSnapshot {
+    partitions: Vec<u8>,
+    groups: GroupSnapshot,
+}
+
+impl ShardSnapshot {
+    pub(super) fn capture(machine: &ShardMachine) -> ShardSnapshot {
+        let producers: usize = machine.partitions.values().map(|state| state.producers.iter().len()).sum();
+        let mut out = Output::with_capacity(64 + machine.partitions.len() * 48 + producers * 144);
+        out.u8(VERSION);
+        out.count(machine.partitions.len());
+        for (id, state) in &machine.partitions {
+            out.u64(id.0);
+            write_partition(&mut out, state);
+        }
+        ShardSnapshot { partitions: out.into_bytes(), groups: machine.groups.snapshot() }
     }
-    out.raw(&machine.groups.snapshot());
-    out.finish()
+
+    /// Writes it in pieces.
+    pub fn write_to(self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&self.partitions)?;
+        drop(self.partitions);
+        self.groups.write_to(out)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.write_to(&mut bytes).expect("memory takes all");
+        bytes
+    }
 }
 
 fn write_partition(out: &mut Output, state: &PartitionState) {
@@ -61,18 +85,18 @@ fn write_partition(out: &mut Output, state: &PartitionState) {
     }
 }
 
-pub(super) fn read(data: &[u8]) -> Result<ShardMachine, ShardRestoreError> {
-    let mut input = Input::new(data);
-    let version = input.u8()?;
+pub(super) fn read(source: impl Read) -> Result<ShardMachine, ShardRestoreError> {
+    let mut items = Items::new(source);
+    let version = items.item(|input| input.u8())?;
     if version != VERSION {
         return Err(DecodeError::Version { found: version, known: VERSION }.into());
     }
     let mut machine = ShardMachine::new();
-    let count = input.count(PARTITION_BYTES_MIN)?;
-    let partitions: Result<BTreeMap<_, _>, DecodeError> =
-        (0..count).map(|_| Ok((PartitionId(input.u64()?), read_partition(&mut input)?))).collect();
-    machine.partitions = partitions?;
-    machine.groups = GroupMachine::restore(input.take(input.left())?)?;
+    for _ in 0..items.count()? {
+        let (id, state) = items.item(|input| Ok((PartitionId(input.u64()?), read_partition(input)?)))?;
+        machine.partitions.insert(id, state);
+    }
+    machine.groups = GroupMachine::restore_items(items)?;
     Ok(machine)
 }
 

@@ -439,7 +439,7 @@ fn a_checkpoint_that_the_log_goes_on_from_and_that_is_missing_is_named() {
     let tables = Tables::open(disk.clone(), Default::default()).expect("tables").0;
     let (wal, _) = Wal::open(disk, WalConfig::default(), &RecoveryBase::default()).expect("opens");
     append(&wal, ONE, 0..5);
-    tables.save_checkpoint(ONE, LogId::new(3, 4), b"state").expect("written");
+    tables.save_state(ONE, LogId::new(3, 4), b"state").expect("written");
     wal.group(ONE).purge(LogId::new(3, 4)).expect("purged");
     wal.shutdown();
     assert!(inspect(dir.path(), &NONE).expect("looked at").is_sound());

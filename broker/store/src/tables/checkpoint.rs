@@ -1,108 +1,284 @@
 //! Checkpoints: the state of one group's machine, in a file of its own.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::{self, IoSlice, Read, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use bytes::Bytes;
-use crc_fast::{CrcAlgorithm, Digest};
+use crc_fast::{CrcAlgorithm, Digest, checksum_combine};
 use millstream_model::{GroupId, LogId};
 
 use super::{
-    error::{CheckpointError, Damage},
+    error::{CheckpointError, Damage, DiskError},
     layout::{DIR, u32_at, u64_at},
-    manifest::{read_file, replace_file},
+    manifest::replace_file,
 };
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskFile, OpenMode};
 
 const MAGIC: [u8; 8] = *b"MILLCKP\x01";
 const HEAD_BYTES: usize = 40;
 /// The CRC is the last field of the head.
 const CRC_AT: usize = 36;
+const CRC: CrcAlgorithm = CrcAlgorithm::Crc32Iscsi;
+/// Bytes of a state that are written or checked at once.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// The file of a group's checkpoint in the store's directory.
 pub(super) fn path(group: GroupId) -> PathBuf {
     Path::new(DIR).join(format!("checkpoint-{:08x}", group.0))
 }
 
-fn crc_of(file: &[u8]) -> u32 {
-    let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
-    digest.update(&file[..CRC_AT]);
-    digest.update(&file[HEAD_BYTES..]);
-    digest.finalize() as u32
+fn digest(bytes: &[u8]) -> Digest {
+    let mut digest = Digest::new(CRC);
+    digest.update(bytes);
+    digest
 }
 
-fn encode(group: GroupId, id: LogId, state: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEAD_BYTES + state.len());
-    out.extend(MAGIC);
-    out.extend(id.term.to_le_bytes());
-    out.extend(id.index.to_le_bytes());
-    out.extend((state.len() as u64).to_le_bytes());
-    out.extend(group.0.to_le_bytes());
-    out.extend([0; 4]);
-    out.extend(state);
-    let crc = crc_of(&out);
-    out[CRC_AT..HEAD_BYTES].copy_from_slice(&crc.to_le_bytes());
-    out
+/// The head of a checkpoint whose state has this length and CRC.
+fn head(group: GroupId, id: LogId, state_bytes: u64, state_crc: u64) -> [u8; HEAD_BYTES] {
+    let mut head = [0; HEAD_BYTES];
+    head[..8].copy_from_slice(&MAGIC);
+    head[8..16].copy_from_slice(&id.term.to_le_bytes());
+    head[16..24].copy_from_slice(&id.index.to_le_bytes());
+    head[24..32].copy_from_slice(&state_bytes.to_le_bytes());
+    head[32..CRC_AT].copy_from_slice(&group.0.to_le_bytes());
+    // The CRC is of the head and the state, and the head is known last.
+    let crc = checksum_combine(CRC, digest(&head[..CRC_AT]).finalize(), state_crc, state_bytes) as u32;
+    head[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+    head
 }
 
-fn decode(group: GroupId, file: Vec<u8>) -> Result<(LogId, Bytes), &'static str> {
-    if file.len() < HEAD_BYTES {
-        return Err("it is shorter than a checkpoint");
-    }
-    if crc_of(&file) != u32_at(&file, CRC_AT) {
-        return Err("the checksum does not fit");
-    }
-    if file[..8] != MAGIC {
-        return Err("it is not a checkpoint of this version");
-    }
-    if u64_at(&file, 24) != (file.len() - HEAD_BYTES) as u64 {
-        return Err("it does not have the length that it says");
-    }
-    if u32_at(&file, 32) != group.0 {
-        return Err("it is another group's");
-    }
-    let id = LogId::new(u64_at(&file, 8), u64_at(&file, 16));
-    Ok((id, Bytes::from(file).slice(HEAD_BYTES..)))
+/// A group's checkpoint in its file, undamaged when it was written or opened. Stays readable when a newer one replaces
+/// it.
+#[derive(Clone)]
+pub struct Checkpoint {
+    id: LogId,
+    file: Arc<dyn DiskFile>,
+    state_bytes: u64,
 }
 
-/// Writes a checkpoint; when this returns it is durable and the one before is gone.
-pub(super) fn save(disk: &dyn Disk, group: GroupId, id: LogId, state: &[u8]) -> Result<(), CheckpointError> {
-    Ok(replace_file(disk, &path(group), &encode(group, id, state))?)
+impl Checkpoint {
+    /// Where in the log it stands.
+    pub fn id(&self) -> LogId {
+        self.id
+    }
+
+    /// The machine's state, from its first byte.
+    pub fn state(&self) -> impl Read + use<> {
+        let at = HEAD_BYTES as u64;
+        StateReader { file: self.file.clone(), at, end: at + self.state_bytes }
+    }
 }
 
-/// Reads the newest checkpoint; `None` if there never was one.
-pub(super) fn load(disk: &dyn Disk, group: GroupId) -> Result<Option<(LogId, Bytes)>, CheckpointError> {
+struct StateReader {
+    file: Arc<dyn DiskFile>,
+    at: u64,
+    end: u64,
+}
+
+impl Read for StateReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let wanted = buf.len().min((self.end - self.at).min(usize::MAX as u64) as usize);
+        if wanted == 0 {
+            return Ok(0);
+        }
+        match self.file.read_at(&mut buf[..wanted], self.at)? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            n => {
+                self.at += n as u64;
+                Ok(n)
+            }
+        }
+    }
+}
+
+/// Writes a state behind the place of its head, in pieces.
+struct StateWriter<'a> {
+    file: &'a dyn DiskFile,
+    piece: Vec<u8>,
+    /// Where the piece goes in the file.
+    at: u64,
+    digest: Digest,
+}
+
+impl StateWriter<'_> {
+    fn write_piece(&mut self) -> io::Result<()> {
+        self.digest.update(&self.piece);
+        self.file.write_at(&[IoSlice::new(&self.piece)], self.at)?;
+        self.at += self.piece.len() as u64;
+        self.piece.clear();
+        Ok(())
+    }
+}
+
+impl Write for StateWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.piece.len() == PIECE_BYTES {
+            self.write_piece()?;
+        }
+        let taken = bytes.len().min(PIECE_BYTES - self.piece.len());
+        self.piece.extend_from_slice(&bytes[..taken]);
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.piece.is_empty() { Ok(()) } else { self.write_piece() }
+    }
+}
+
+/// Writes a checkpoint with the state that `write` writes; when this returns it is durable and the one before is gone.
+pub(super) fn save(
+    disk: &dyn Disk,
+    group: GroupId,
+    id: LogId,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<Checkpoint, CheckpointError> {
+    let write_all = |file: &dyn DiskFile| {
+        // Until the state is there, the head is one that is refused.
+        file.write_at(&[IoSlice::new(&[0; HEAD_BYTES])], 0)?;
+        let (at, digest) = (HEAD_BYTES as u64, Digest::new(CRC));
+        let mut state = StateWriter { file, piece: Vec::new(), at, digest };
+        write(&mut state)?;
+        state.flush()?;
+        let state_bytes = state.at - HEAD_BYTES as u64;
+        file.write_at(&[IoSlice::new(&head(group, id, state_bytes, state.digest.finalize()))], 0)?;
+        Ok(state_bytes)
+    };
+    let (file, state_bytes) = replace_file(disk, &path(group), write_all)?;
+    Ok(Checkpoint { id, file, state_bytes })
+}
+
+/// Opens the newest checkpoint and checks every byte of it; `None` if there never was one.
+pub(super) fn open(disk: &dyn Disk, group: GroupId) -> Result<Option<Checkpoint>, CheckpointError> {
     let path = path(group);
-    let Some(file) = read_file(disk, &path)? else { return Ok(None) };
-    let decoded = decode(group, file);
-    decoded
-        .map(Some)
-        .map_err(|reason| CheckpointError::Damaged { group, damage: Damage::new(&path, 0, reason) })
+    let file = match disk.open(&path, OpenMode::Read) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(DiskError::new(&path, &error).into()),
+    };
+    match check(group, file).map_err(|error| DiskError::new(&path, &error))? {
+        Ok(checkpoint) => Ok(Some(checkpoint)),
+        Err(reason) => Err(CheckpointError::Damaged { group, damage: Damage::new(&path, 0, reason) }),
+    }
+}
+
+/// What is wrong with a file that is no checkpoint is the inner error.
+fn check(group: GroupId, file: Arc<dyn DiskFile>) -> io::Result<Result<Checkpoint, &'static str>> {
+    let file_bytes = file.len()?;
+    let mut found = [0; HEAD_BYTES];
+    if file_bytes < HEAD_BYTES as u64 {
+        return Ok(Err("it is shorter than a checkpoint"));
+    }
+    file.read_exact_at(&mut found, 0)?;
+    let id = LogId::new(u64_at(&found, 8), u64_at(&found, 16));
+    let checkpoint = Checkpoint { id, state_bytes: file_bytes - HEAD_BYTES as u64, file };
+    let mut digest = digest(&found[..CRC_AT]);
+    let (mut state, mut piece) = (checkpoint.state(), vec![0; PIECE_BYTES]);
+    loop {
+        match state.read(&mut piece)? {
+            0 => break,
+            n => digest.update(&piece[..n]),
+        }
+    }
+    if digest.finalize() as u32 != u32_at(&found, CRC_AT) {
+        return Ok(Err("the checksum does not fit"));
+    }
+    if found[..8] != MAGIC {
+        return Ok(Err("it is not a checkpoint of this version"));
+    }
+    if u64_at(&found, 24) != checkpoint.state_bytes {
+        return Ok(Err("it does not have the length that it says"));
+    }
+    if u32_at(&found, 32) != group.0 {
+        return Ok(Err("it is another group's"));
+    }
+    Ok(Ok(checkpoint))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::sim::SimDisk;
 
     const GROUP: GroupId = GroupId(17);
 
+    fn disk() -> SimDisk {
+        let disk = SimDisk::new(1);
+        disk.create_dir(Path::new(DIR)).expect("made");
+        disk
+    }
+
+    /// Writes a state in parts of this size.
+    fn saved(disk: &SimDisk, state: &[u8], part: usize) {
+        let write = |out: &mut dyn Write| state.chunks(part).try_for_each(|part| out.write_all(part));
+        save(disk, GROUP, LogId::new(2, 3), write).expect("saved");
+    }
+
+    fn read(checkpoint: &Checkpoint) -> Vec<u8> {
+        let mut state = Vec::new();
+        checkpoint.state().read_to_end(&mut state).expect("readable");
+        state
+    }
+
     #[test]
     fn it_reads_back_for_its_group_only() {
-        for state in [&b""[..], b"some state"] {
-            let file = encode(GROUP, LogId::new(2, 3), state);
-            assert_eq!(decode(GROUP, file.clone()), Ok((LogId::new(2, 3), Bytes::copy_from_slice(state))));
-            assert!(decode(GroupId(16), file).is_err());
+        let long: Vec<u8> = (0..3 * PIECE_BYTES + 5).map(|n| (n / 7) as u8).collect();
+        for (state, part) in
+            [(&b""[..], 1), (b"some state", 3), (&long, 1000), (&long[..PIECE_BYTES], 4 * PIECE_BYTES)]
+        {
+            let disk = disk();
+            saved(&disk, state, part);
+            let found = open(&disk, GROUP).expect("whole").expect("there");
+            assert_eq!(
+                (found.id(), read(&found) == state),
+                (LogId::new(2, 3), true),
+                "{} bytes",
+                state.len()
+            );
+            disk.rename(&path(GROUP), &path(GroupId(16))).expect("renamed");
+            assert!(open(&disk, GroupId(16)).is_err() && open(&disk, GROUP).is_ok_and(|none| none.is_none()));
         }
     }
 
     #[test]
+    fn one_that_is_read_stays_when_it_is_replaced() {
+        let disk = disk();
+        saved(&disk, b"old", 3);
+        let old = open(&disk, GROUP).expect("whole").expect("there");
+        saved(&disk, b"newer", 5);
+        assert_eq!(read(&old), b"old");
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_written_leaves_the_old_one() {
+        let disk = disk();
+        saved(&disk, b"old", 3);
+        let fails = |out: &mut dyn Write| out.write_all(b"half").and(Err(io::ErrorKind::StorageFull.into()));
+        assert!(matches!(save(&disk, GROUP, LogId::new(2, 4), fails), Err(CheckpointError::Disk(_))));
+        assert_eq!(read(&open(&disk, GROUP).expect("whole").expect("there")), b"old");
+        assert_eq!(disk.list(Path::new(DIR)).expect("listed").len(), 1, "nothing is left over");
+    }
+
+    #[test]
     fn every_flip_and_every_cut_is_seen() {
-        let whole = encode(GROUP, LogId::new(2, 3), b"some state");
+        let disk = disk();
+        saved(&disk, b"some state", 10);
+        let file = disk.open(&path(GROUP), OpenMode::Create).expect("emptied");
+        let whole = [&head(GROUP, LogId::new(2, 3), 10, digest(b"some state").finalize())[..], b"some state"]
+            .concat();
+        let damaged = |bytes: &[u8]| {
+            file.set_len(0).expect("emptied");
+            file.write_at(&[IoSlice::new(bytes)], 0).expect("written");
+            matches!(open(&disk, GROUP), Err(CheckpointError::Damaged { .. }))
+        };
+        assert!(!damaged(&whole));
         for at in 0..whole.len() {
-            assert!(decode(GROUP, whole[..at].to_vec()).is_err(), "cut at {at}");
+            assert!(damaged(&whole[..at]), "cut at {at}");
             let mut bytes = whole.clone();
             bytes[at] ^= 0x10;
-            assert!(decode(GROUP, bytes).is_err(), "flipped {at}");
+            assert!(damaged(&bytes), "flipped {at}");
         }
-        assert!(decode(GROUP, [whole, vec![0]].concat()).is_err());
+        assert!(damaged(&[whole, vec![0]].concat()));
     }
 }

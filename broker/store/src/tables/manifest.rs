@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{self, IoSlice},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use millstream_model::{GroupId, LogId};
@@ -12,7 +13,7 @@ use super::{
     error::{Damage, DiskError, OpenError},
     layout::{DIR, crc, u32_at, u64_at},
 };
-use crate::disk::{Disk, OpenMode};
+use crate::disk::{Disk, DiskFile, OpenMode};
 
 const MAGIC: [u8; 8] = *b"MILLMAN\x01";
 const HEAD_BYTES: usize = 32;
@@ -108,17 +109,22 @@ fn manifest_path() -> PathBuf {
 /// Puts a file in place so that a crash leaves the old one or the new one, whole.
 ///
 /// The directory is synced before the rename too: what the new file speaks of has a durable name before it has.
-pub(super) fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+pub(super) fn replace_file<T>(
+    disk: &dyn Disk,
+    path: &Path,
+    write: impl FnOnce(&dyn DiskFile) -> io::Result<T>,
+) -> Result<(Arc<dyn DiskFile>, T), DiskError> {
     let new = path.with_extension("new");
-    let write = || -> io::Result<()> {
+    let replace = || {
         let file = disk.open(&new, OpenMode::Create)?;
-        file.write_at(&[IoSlice::new(bytes)], 0)?;
+        let written = write(&*file)?;
         file.sync()?;
         disk.sync_dir(Path::new(DIR))?;
         disk.rename(&new, path)?;
-        disk.sync_dir(Path::new(DIR))
+        disk.sync_dir(Path::new(DIR))?;
+        Ok((file, written))
     };
-    write().map_err(|e| {
+    replace().map_err(|e: io::Error| {
         // Another try must not build on a file that the disk may have forgotten in part.
         let _ = disk.remove(&new);
         DiskError::new(path, &e)
@@ -142,7 +148,8 @@ pub(super) fn read_file(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<u8>>,
 
 /// Writes the manifest; when this returns it is durable.
 pub(super) fn save(disk: &dyn Disk, manifest: &Manifest) -> Result<(), DiskError> {
-    replace_file(disk, &manifest_path(), &manifest.encode())
+    let bytes = manifest.encode();
+    replace_file(disk, &manifest_path(), |file| file.write_at(&[IoSlice::new(&bytes)], 0)).map(drop)
 }
 
 /// Reads the manifest; `None` if there is none.

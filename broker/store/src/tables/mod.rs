@@ -9,7 +9,7 @@
 //! 5. No lock that a reader or an insert takes is held during a disk access.
 //! 6. Nothing is removed because something else is missing or damaged.
 //!
-//! Lock order: checkpoint, merge, flush, manifest, then one of memory, directory, runs, marks; memory before
+//! Lock order: checkpoint, merge, flush, manifest or the writing of a state, then one of memory, directory, runs, marks; memory before
 //! directory.
 
 mod cache;
@@ -31,6 +31,7 @@ mod writer;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    io::{self, Write},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -38,7 +39,6 @@ use std::{
     },
 };
 
-use bytes::Bytes;
 use millstream_model::{GroupId, LogId, PartitionId, limits};
 use parking_lot::{Mutex, RwLock};
 
@@ -50,6 +50,7 @@ use memory::Memory;
 use merge::MergeState;
 use run::{Index, Run, RunFiles};
 
+pub use checkpoint::Checkpoint;
 pub use error::{CheckpointError, Damage, DiskError, MergeError, OpenError, ReadError, WriteError};
 pub use flush::Flushed;
 pub use manifest::Manifest;
@@ -234,6 +235,8 @@ pub struct Tables {
     merging: Mutex<MergeState>,
     /// Index of each group's newest checkpoint, as far as it was seen.
     checkpoints: Vec<Mutex<HashMap<GroupId, u64>>>,
+    /// Held while one checkpoint's state is written: what a state takes to be written is taken once.
+    state_writing: Mutex<()>,
     /// Runs that no manifest names any more, kept until nobody reads them.
     retired: Mutex<Vec<Arc<Run>>>,
     /// Files of runs that a manifest may or may not name, because writing it failed.
@@ -279,6 +282,7 @@ impl Tables {
             flushing: Mutex::default(),
             merging: Mutex::default(),
             checkpoints: (0..CHECKPOINT_LOCKS).map(|_| Mutex::default()).collect(),
+            state_writing: Mutex::default(),
             retired: Mutex::default(),
             doubtful: Mutex::default(),
             counters: Counters::default(),
@@ -366,27 +370,37 @@ impl Tables {
         self.runs.read().len()
     }
 
-    /// Makes the state of a group's machine at `id` durable. Batches up to there are flushed first if they are not
-    /// in runs yet. Blocks. A checkpoint that is older than the newest one is not written.
-    pub fn save_checkpoint(&self, group: GroupId, id: LogId, state: &[u8]) -> Result<(), CheckpointError> {
+    /// Makes the state of a group's machine at `id`, which `write` writes in pieces, durable. Batches up to there are
+    /// flushed first if they are not in runs yet. Blocks. A checkpoint that is older than the newest one is not written:
+    /// then there is `None`.
+    pub fn save_checkpoint(
+        &self,
+        group: GroupId,
+        id: LogId,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<Option<Checkpoint>, CheckpointError> {
         let mut newest = self.checkpoints[group.0 as usize % CHECKPOINT_LOCKS].lock();
         if newest.get(&group).is_some_and(|&index| index > id.index) {
-            return Ok(());
+            return Ok(None);
         }
         self.flush_up_to(group, id)?;
-        checkpoint::save(&*self.disk, group, id, state)?;
+        let write = |out: &mut dyn Write| {
+            let _one_at_a_time = self.state_writing.lock();
+            write(out)
+        };
+        let saved = checkpoint::save(&*self.disk, group, id, write)?;
         newest.insert(group, id.index);
-        Ok(())
+        Ok(Some(saved))
     }
 
-    /// A group's newest checkpoint and where it stands; `None` if there never was one. Blocks.
-    pub fn load_checkpoint(&self, group: GroupId) -> Result<Option<(LogId, Bytes)>, CheckpointError> {
+    /// A group's newest checkpoint, checked to its last byte; `None` if there never was one. Blocks.
+    pub fn open_checkpoint(&self, group: GroupId) -> Result<Option<Checkpoint>, CheckpointError> {
         let mut newest = self.checkpoints[group.0 as usize % CHECKPOINT_LOCKS].lock();
-        let loaded = checkpoint::load(&*self.disk, group)?;
-        if let Some((id, _)) = &loaded {
-            newest.insert(group, id.index);
+        let found = checkpoint::open(&*self.disk, group)?;
+        if let Some(found) = &found {
+            newest.insert(group, found.id().index);
         }
-        Ok(loaded)
+        Ok(found)
     }
 
     /// Where a group's checkpoint is, or would be, in the store's directory.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::Read,
     path::Path,
     sync::Arc,
 };
@@ -21,7 +22,7 @@ use crate::disk::Disk;
 /// About so many bytes of a run share one checksum and are read at once.
 const READ_BYTES: usize = 256 << 10;
 /// So much of each checkpoint is kept to look at: more than a cluster's members take.
-const CHECKPOINT_HEAD_BYTES: usize = 64 << 10;
+const CHECKPOINT_HEAD_BYTES: u64 = 64 << 10;
 
 /// Something that is wrong, or left over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -91,13 +92,17 @@ pub fn verify(disk: &Arc<dyn Disk>) -> Verified {
         Err(error) => verified.findings.push(error.into()),
     }
     for group in names.iter().filter_map(|(name, _)| checkpoint_group(name)) {
-        match checkpoint::load(&**disk, group) {
+        match checkpoint::open(&**disk, group) {
             Ok(found) => {
                 verified.checkpoints += 1;
-                let Some((id, state)) = found else { continue };
-                verified.checkpointed.insert(group, id);
-                let head = &state[..state.len().min(CHECKPOINT_HEAD_BYTES)];
-                verified.checkpoint_heads.insert(group, Bytes::copy_from_slice(head));
+                let Some(found) = found else { continue };
+                let mut head = Vec::new();
+                if let Err(error) = found.state().take(CHECKPOINT_HEAD_BYTES).read_to_end(&mut head) {
+                    let error = CheckpointError::from(DiskError::new(&checkpoint::path(group), &error));
+                    verified.findings.push(error.into());
+                }
+                verified.checkpointed.insert(group, found.id());
+                verified.checkpoint_heads.insert(group, head.into());
             }
             Err(error) => verified.findings.push(error.into()),
         }

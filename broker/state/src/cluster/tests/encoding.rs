@@ -129,9 +129,9 @@ fn full() -> ClusterMachine {
 #[test]
 fn a_snapshot_is_restored_as_it_was() {
     let machine = full();
-    let restored = ClusterMachine::restore(&machine.snapshot()).expect("our own snapshot");
+    let restored = ClusterMachine::restore(&machine.snapshot().into_bytes()[..]).expect("our own snapshot");
     restored.validate();
-    assert_eq!(restored.snapshot(), machine.snapshot());
+    assert_eq!(restored.snapshot().into_bytes(), machine.snapshot().into_bytes());
     assert!(restored.topics().eq(machine.topics()) && restored.brokers().eq(machine.brokers()));
     assert_eq!(restored.partition_count(), machine.partition_count());
 }
@@ -148,7 +148,7 @@ fn a_partition_of_several_extents_is_restored() {
     topic.partitions[0] = Partition { id: PartitionId(topic.partitions[0].id.0), extents };
     machine.index_all();
     machine.validate();
-    let restored = ClusterMachine::restore(&machine.snapshot()).expect("our own snapshot");
+    let restored = ClusterMachine::restore(&machine.snapshot().into_bytes()[..]).expect("our own snapshot");
     restored.validate();
     assert!(restored.topics().eq(machine.topics()));
     assert_eq!(Extents::from_list(vec![]), None);
@@ -156,11 +156,11 @@ fn a_partition_of_several_extents_is_restored() {
 
 #[test]
 fn a_shortened_snapshot_is_refused() {
-    let bytes = full().snapshot();
+    let bytes = full().snapshot().into_bytes();
     for end in 0..bytes.len() {
         assert!(ClusterMachine::restore(&bytes[..end]).is_err(), "cut at {end} of {}", bytes.len());
     }
-    assert!(ClusterMachine::restore(&[&bytes[..], &[0]].concat()).is_err(), "a byte more");
+    assert!(ClusterMachine::restore(&[&bytes[..], &[0]].concat()[..]).is_err(), "a byte more");
 }
 
 proptest! {
@@ -187,10 +187,10 @@ proptest! {
                 }
             }
             None => {
-                let mut bytes = full().snapshot();
+                let mut bytes = full().snapshot().into_bytes();
                 let at = at.index(bytes.len());
                 bytes[at] = value;
-                let _ = ClusterMachine::restore(&bytes);
+                let _ = ClusterMachine::restore(&bytes[..]);
             }
         }
     }

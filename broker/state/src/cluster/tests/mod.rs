@@ -14,11 +14,11 @@ use super::{ClusterMachine, ClusterReply, ClusterResult, decode, encode_create_t
 
 fn apply(machine: &mut ClusterMachine, command: Bytes) -> ClusterResult {
     let command = decode(&command).expect("a command of ours");
-    let before = machine.snapshot();
+    let before = machine.snapshot().into_bytes();
     let result = machine.apply(LogId::new(1, 1), command);
     machine.validate();
     if result.is_err() {
-        assert_eq!(machine.snapshot(), before, "a refused command changes nothing");
+        assert_eq!(machine.snapshot().into_bytes(), before, "a refused command changes nothing");
     }
     result
 }

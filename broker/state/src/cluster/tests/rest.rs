@@ -57,7 +57,8 @@ fn blocks_of_producer_ids_do_not_overlap() {
         other => panic!("{other:?}"),
     };
     assert_eq!([next(1000), next(1), next(1000)], [0, 1000, 1001]);
-    let mut restored = ClusterMachine::restore(&machine.snapshot()).expect("our own snapshot");
+    let mut restored =
+        ClusterMachine::restore(&machine.snapshot().into_bytes()[..]).expect("our own snapshot");
     let after = apply(&mut restored, encode_allocate_producer_ids(5));
     assert_eq!(after, Ok(ClusterReply::ProducerIds { first: 2001 }));
 }

@@ -69,7 +69,7 @@ fn partition_ids_are_never_given_twice() {
     assert_eq!(created(create(&mut machine, "a", 1, 3)).last().map(|p| p.0), Some(3));
     apply(&mut machine, encode_delete_topic("a")).expect("removed");
     assert_eq!(created(create(&mut machine, "a", 2, 2)).iter().map(|p| p.0).collect::<Vec<_>>(), [4, 5]);
-    let restored = ClusterMachine::restore(&machine.snapshot()).expect("our own snapshot");
+    let restored = ClusterMachine::restore(&machine.snapshot().into_bytes()[..]).expect("our own snapshot");
     machine = restored;
     apply(&mut machine, encode_delete_topic("a")).expect("removed");
     assert_eq!(created(create(&mut machine, "a", 3, 1))[0].0, 6);
@@ -96,7 +96,8 @@ fn names_that_differ_only_in_dots_and_underscores_collide() {
     }
     assert_eq!(machine.collides_with("a.b_c"), None, "no name collides with itself");
     created(create(&mut machine, "a-b-c", 2, 1));
-    let mut restored = ClusterMachine::restore(&machine.snapshot()).expect("our own snapshot");
+    let mut restored =
+        ClusterMachine::restore(&machine.snapshot().into_bytes()[..]).expect("our own snapshot");
     assert_eq!(create(&mut restored, "a_b_c", 3, 1), collides("a_b_c"));
     apply(&mut restored, encode_delete_topic("a.b_c")).expect("removed");
     created(create(&mut restored, "a_b_c", 3, 1));
@@ -218,10 +219,10 @@ fn a_hundred_thousand_partitions_fit() {
         created(create(&mut machine, &format!("t{n}"), n + 1, 10_000));
     }
     assert_eq!(machine.partition_count(), PARTITIONS_MAX);
-    let snapshot = machine.snapshot();
+    let snapshot = machine.snapshot().into_bytes();
     assert!(snapshot.len() < 3 << 20, "{} bytes", snapshot.len());
     assert!(std::mem::size_of::<crate::cluster::Partition>() <= 40);
-    assert_eq!(ClusterMachine::restore(&snapshot).expect("our own").snapshot(), snapshot);
+    assert_eq!(ClusterMachine::restore(&snapshot[..]).expect("our own").snapshot().into_bytes(), snapshot);
 }
 
 #[test]

@@ -78,10 +78,10 @@ fn a_command_and_a_snapshot_are_read_as_they_were_written() {
     assert_eq!(decode(&encode(ops.iter())), Ok(ops.clone()));
     let mut machine = GroupMachine::new();
     apply(&mut machine, &ops);
-    let snapshot = machine.snapshot();
-    let restored = GroupMachine::restore(&snapshot).expect("a snapshot");
+    let snapshot = machine.snapshot().into_bytes();
+    let restored = GroupMachine::restore(&snapshot[..]).expect("a snapshot");
     assert_eq!(restored, machine);
-    assert_eq!(restored.snapshot(), snapshot);
+    assert_eq!(restored.snapshot().into_bytes(), snapshot);
 }
 
 #[test]
@@ -93,11 +93,11 @@ fn bytes_that_are_cut_or_go_on_are_refused() {
     assert!(decode(&[&command[..], b"x"].concat()).is_err());
     let mut machine = GroupMachine::new();
     apply(&mut machine, &every_op());
-    let snapshot = machine.snapshot();
+    let snapshot = machine.snapshot().into_bytes();
     for length in 0..snapshot.len() {
         assert!(GroupMachine::restore(&snapshot[..length]).is_err(), "{length} of {} bytes", snapshot.len());
     }
-    assert!(GroupMachine::restore(&[&snapshot[..], b"x"].concat()).is_err());
+    assert!(GroupMachine::restore(&[&snapshot[..], b"x"].concat()[..]).is_err());
 }
 
 #[test]
@@ -128,4 +128,43 @@ fn a_time_that_the_commit_named_wins_over_the_retention() {
     apply(&mut machine, &[GroupOp::Commit { group: "g".into(), offsets: vec![offset("t", 0, 1)] }]);
     let at = |now_ms| machine.group("g").map(|g| g.would_expire(now_ms, 1_000_000));
     assert_eq!((at(8), at(9)), (Some(false), Some(true)));
+}
+
+#[test]
+fn a_snapshot_is_of_its_time_whatever_is_applied_while_it_is_written() {
+    let mut machine = GroupMachine::new();
+    apply(&mut machine, &every_op());
+    let (copy, snapshot) = (machine.clone(), machine.snapshot());
+    apply(
+        &mut machine,
+        &[
+            GroupOp::Commit { group: "a".into(), offsets: vec![offset("t", 7, 70)] },
+            GroupOp::Put { group: "a".into(), record: record(&[]) },
+            GroupOp::DropTopic { topic: "t".into() },
+        ],
+    );
+    assert_ne!(machine, copy);
+    assert_eq!(GroupMachine::restore(&snapshot.into_bytes()[..]), Ok(copy));
+}
+
+#[test]
+fn the_bytes_of_groups_are_those_of_what_they_hold() {
+    let mut machine = GroupMachine::new();
+    let commit = |partition, value: i64, metadata: &str| {
+        let mut entry = offset("t", partition, value);
+        entry.committed.metadata = metadata.to_string();
+        entry
+    };
+    let first = vec![commit(0, 1, "note"), commit(1, 1, "")];
+    let growth = machine.growth("g", &first);
+    apply(&mut machine, &[GroupOp::Commit { group: "g".into(), offsets: first.clone() }]);
+    assert_eq!(machine.bytes(), growth);
+    assert_eq!(machine.growth("g", &first), 0, "they can be committed again");
+    assert_eq!(machine.growth("g", &[commit(0, 2, "longer note"), commit(1, 2, "")]), 7);
+    assert!(machine.growth("g", &[commit(2, 1, "")]) > 0);
+    apply(&mut machine, &[GroupOp::Put { group: "g".into(), record: record(&["m1"]) }]);
+    assert!(machine.bytes() > growth);
+    machine.validate();
+    apply(&mut machine, &[GroupOp::Remove { group: "g".into() }]);
+    assert_eq!(machine.bytes(), 0);
 }

@@ -249,7 +249,8 @@ impl Play {
     pub(super) fn fail_over(&mut self) {
         self.coordinator.resign();
         self.settle_resigned();
-        let restored = GroupMachine::restore(&self.machine.snapshot()).expect("a snapshot can be read");
+        let restored =
+            GroupMachine::restore(&self.machine.snapshot().into_bytes()[..]).expect("a snapshot can be read");
         assert_eq!(restored, self.machine);
         self.machine = restored;
         self.held.clear();

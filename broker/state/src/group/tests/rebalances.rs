@@ -283,3 +283,27 @@ fn leaving_answers_each_member_on_its_own() {
     assert_eq!(play.leave("unknown", &asked[..1]), [unknown]);
     assert_eq!(play.coordinator.leave(play.now, "", &[]), Err(GroupError::InvalidGroupId));
 }
+
+#[test]
+fn groups_that_hold_as_much_as_they_may_take_no_new_members_and_keep_those_that_they_have() {
+    let mut play = Play::new();
+    let (ids, _) = play.stable("g", 2);
+    let held = play.coordinator.bytes();
+    play.coordinator.set_bytes_left(0);
+    for group in ["g", "another"] {
+        let ticket = play.join(joining(group, ""));
+        assert_eq!(play.join_error(ticket), GroupError::OutOfBytes, "{group}");
+    }
+    assert_eq!(
+        (play.coordinator.bytes(), play.phase("another")),
+        (held, None),
+        "nothing is kept of the refused"
+    );
+    let again = play.join(joining("g", &ids[0]));
+    play.join(joining("g", &ids[1]));
+    let generation = play.joined(again).expect("members come back").generation;
+    // Larger assignments are more, too.
+    let ticket = play.sync("g", &ids[0], generation, &[(&ids[0], "more than all that was assigned before")]);
+    assert_eq!(play.synced(ticket), Err(GroupError::OutOfBytes));
+    play.coordinator.validate();
+}

@@ -42,13 +42,13 @@ fn the_batch_is_kept_byte_for_byte() {
 fn a_batch_with_another_offset_than_the_next_changes_nothing_and_is_counted() {
     let mut machine = shard();
     append(&mut machine, &[draft(1, 0, 3)]);
-    let before = machine.snapshot();
+    let before = machine.snapshot().into_bytes();
     for found in [0, 2, 4, 1000] {
         let (reply, effects) = apply(&mut machine, append_command(0, &[draft(1, found, 1).by(1, 0, 0)]));
         assert_eq!(reply, ShardReply::Append(vec![AppendOutcome::OffsetMismatch { expected: 3, found }]));
         assert_eq!(effects, []);
     }
-    assert_eq!(machine.snapshot(), before);
+    assert_eq!(machine.snapshot().into_bytes(), before);
     assert_eq!(machine.stats(), ShardStats { appended: 1, offset_mismatches: 4, ..ShardStats::default() });
 }
 
@@ -159,10 +159,10 @@ fn ten_thousand_partitions_are_small() {
     }
     let size = std::mem::size_of::<crate::partition::PartitionState>();
     assert!(size <= 80, "a partition's state takes {size} bytes beside its epochs and producers");
-    let snapshot = machine.snapshot();
+    let snapshot = machine.snapshot().into_bytes();
     assert!(snapshot.len() <= 600_000, "the snapshot has {} bytes", snapshot.len());
-    let restored = ShardMachine::restore(&snapshot).expect("our own snapshot");
-    assert_eq!(restored.snapshot(), snapshot);
+    let restored = ShardMachine::restore(&snapshot[..]).expect("our own snapshot");
+    assert_eq!(restored.snapshot().into_bytes(), snapshot);
 }
 
 #[test]
@@ -170,9 +170,13 @@ fn an_end_moves_up_to_where_the_records_end_and_producers_begin_anew() {
     let mut machine = shard();
     append(&mut machine, &[draft(1, 0, 3).by(9, 0, 0)]);
     let ends = [(PartitionId(1), 2), (PartitionId(7), 5)];
-    let before = machine.snapshot();
+    let before = machine.snapshot().into_bytes();
     assert_eq!(apply(&mut machine, encode_extend(&ends)).1, []);
-    assert_eq!(machine.snapshot(), before, "an end does not move back, and no partition comes from nowhere");
+    assert_eq!(
+        machine.snapshot().into_bytes(),
+        before,
+        "an end does not move back, and no partition comes from nowhere"
+    );
     apply(&mut machine, encode_extend(&[(PartitionId(1), 8)]));
     machine.validate();
     assert_eq!(next_offset(&machine, 1), 8);

@@ -120,16 +120,16 @@ fn full() -> ShardMachine {
 #[test]
 fn a_snapshot_is_restored_as_it_was() {
     let machine = full();
-    let bytes = machine.snapshot();
-    let restored = ShardMachine::restore(&bytes).expect("our own snapshot");
+    let bytes = machine.snapshot().into_bytes();
+    let restored = ShardMachine::restore(&bytes[..]).expect("our own snapshot");
     restored.validate();
-    assert_eq!(restored.snapshot(), bytes);
+    assert_eq!(restored.snapshot().into_bytes(), bytes);
     assert!(restored.partitions().eq(machine.partitions()));
 }
 
 #[test]
 fn a_shortened_snapshot_is_refused() {
-    let bytes = full().snapshot();
+    let bytes = full().snapshot().into_bytes();
     for end in 0..bytes.len() {
         assert!(ShardMachine::restore(&bytes[..end]).is_err(), "cut at {end} of {}", bytes.len());
     }
@@ -137,9 +137,9 @@ fn a_shortened_snapshot_is_refused() {
 
 #[test]
 fn a_snapshot_of_another_version_is_refused() {
-    let mut bytes = full().snapshot();
+    let mut bytes = full().snapshot().into_bytes();
     bytes[0] = 9;
-    let refused = ShardMachine::restore(&bytes);
+    let refused = ShardMachine::restore(&bytes[..]);
     assert!(
         matches!(refused, Err(ShardRestoreError::Partitions(DecodeError::Version { found: 9, known: 1 }))),
         "{refused:?}"
@@ -166,10 +166,10 @@ proptest! {
                 }
             }
             None => {
-                let mut bytes = full().snapshot();
+                let mut bytes = full().snapshot().into_bytes();
                 let at = at.index(bytes.len());
                 bytes[at] = value;
-                let _ = ShardMachine::restore(&bytes);
+                let _ = ShardMachine::restore(&bytes[..]);
             }
         }
     }

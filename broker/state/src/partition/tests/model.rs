@@ -216,7 +216,7 @@ proptest! {
         let (mut model, mut machine, mut restarted) = (Model::default(), ShardMachine::new(), ShardMachine::new());
         for (now_ms, step) in (0..).zip(&steps) {
             let Some((command, expected)) = command(&mut model, step, now_ms) else {
-                restarted = ShardMachine::restore(&restarted.snapshot()).expect("our own snapshot");
+                restarted = ShardMachine::restore(&restarted.snapshot().into_bytes()[..]).expect("our own snapshot");
                 continue;
             };
             let (reply, effects) = apply(&mut machine, command.clone());
@@ -226,7 +226,7 @@ proptest! {
                 prop_assert_eq!(inserted(&effects).len(), appended);
                 prop_assert_eq!(reply, ShardReply::Append(expected));
             }
-            prop_assert_eq!(machine.snapshot(), restarted.snapshot());
+            prop_assert_eq!(machine.snapshot().into_bytes(), restarted.snapshot().into_bytes());
         }
         let bounds = |(id, p): (PartitionId, &crate::partition::PartitionState)| (id.0, p.log_start(), p.next_offset());
         let model: Vec<_> = model.partitions.iter().map(|(id, p)| (*id, p.start, p.end)).collect();

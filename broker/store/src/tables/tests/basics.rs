@@ -278,18 +278,18 @@ fn large_parts_have_large_regions_and_small_ones_have_small_ones() {
 fn a_checkpoint_flushes_what_it_counts_on_and_an_older_one_does_not_replace_it() {
     let disk = SimDisk::new(1);
     let tables = open(&disk);
-    assert_eq!(tables.load_checkpoint(GROUP), Ok(None));
+    assert_eq!(tables.load_state(GROUP), Ok(None));
     put(&tables, 0, P1, batch(0, 10, 20, 1));
-    tables.save_checkpoint(GROUP, LogId::new(1, 0), b"state").expect("saved");
+    tables.save_state(GROUP, LogId::new(1, 0), b"state").expect("saved");
     assert_eq!(tables.read_memory(P1, 0, 1), MemoryRead::Older, "the batch is in a run");
     put(&tables, 1, P1, batch(10, 10, 20, 1));
-    tables.save_checkpoint(GROUP, LogId::new(1, 1), b"newer").expect("saved");
+    tables.save_state(GROUP, LogId::new(1, 1), b"newer").expect("saved");
     let flushes = tables.stats().flushes;
-    tables.save_checkpoint(GROUP, LogId::new(1, 0), b"older").expect("ignored");
-    tables.save_checkpoint(GroupId(0), LogId::new(4, 4), b"cluster").expect("saved");
+    tables.save_state(GROUP, LogId::new(1, 0), b"older").expect("ignored");
+    tables.save_state(GroupId(0), LogId::new(4, 4), b"cluster").expect("saved");
     assert_eq!(tables.stats().flushes, flushes, "nothing was in memory only");
     let check = |tables: Tables| {
-        let loaded = |group| tables.load_checkpoint(group).expect("loads").expect("there");
+        let loaded = |group| tables.load_state(group).expect("loads").expect("there");
         assert_eq!(loaded(GROUP), (LogId::new(1, 1), Bytes::from_static(b"newer")));
         assert_eq!(loaded(GroupId(0)), (LogId::new(4, 4), Bytes::from_static(b"cluster")));
     };
@@ -353,7 +353,7 @@ fn a_store_on_the_real_disk_opens_again() {
         assert_eq!(tables.stats().ignored_batches, if round == 0 { 0 } else { 50 });
         tables.flush().expect("flushes");
         assert_eq!(fetch_all(&tables, P1, 0, 2000).expect("reads"), bytes_of(&all));
-        tables.save_checkpoint(GROUP, LogId::new(1, 49), b"state").expect("saved");
+        tables.save_state(GROUP, LogId::new(1, 49), b"state").expect("saved");
         merge_all(&tables, &keep);
     }
 }

@@ -92,7 +92,7 @@ fn check_point(shared: &Shared) {
             let end = shared.end[partition as usize].load(SeqCst);
             if end > 0 {
                 let id = LogId::new(1, end as u64 / 3 - 1);
-                shared.tables.save_checkpoint(group(partition), id, &end.to_le_bytes()).expect("saved");
+                shared.tables.save_state(group(partition), id, &end.to_le_bytes()).expect("saved");
             }
         }
     }

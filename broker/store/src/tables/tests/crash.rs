@@ -31,7 +31,7 @@ fn history(disk: &SimDisk, told: &mut Told) -> Option<()> {
             told.flushed = flushed.groups.first().map(|(_, id)| id.index);
         }
         if index % 9 == 8 {
-            tables.save_checkpoint(GROUP, LogId::new(1, index), &index.to_le_bytes()).ok()?;
+            tables.save_state(GROUP, LogId::new(1, index), &index.to_le_bytes()).ok()?;
             told.checkpoint = Some(index);
             told.flushed = told.flushed.max(Some(index));
         }
@@ -49,7 +49,7 @@ fn check(disk: &SimDisk, told: &Told, context: &str) {
     tables.validate();
     let flushed = manifest.flushed.get(&GROUP).map(|id| id.index);
     assert!(flushed >= told.flushed, "{context}: flushed up to {flushed:?}, told {told:?}");
-    let loaded = tables.load_checkpoint(GROUP).unwrap_or_else(|e| panic!("{context}: {e}"));
+    let loaded = tables.load_state(GROUP).unwrap_or_else(|e| panic!("{context}: {e}"));
     let checkpoint = loaded.map(|(id, state)| {
         assert_eq!(state[..], id.index.to_le_bytes(), "{context}");
         id.index
@@ -135,7 +135,7 @@ fn a_full_disk_is_an_error_and_room_makes_it_go_on() {
         tables.flush().expect_err("no room");
         assert_eq!(run_files(&disk).len(), 0, "half a run is not left behind");
     }
-    assert!(tables.save_checkpoint(GROUP, LogId::new(1, ENTRIES - 1), b"state").is_err());
+    assert!(tables.save_state(GROUP, LogId::new(1, ENTRIES - 1), b"state").is_err());
     disk.set_capacity(None);
     tables.flush().expect("room again");
     check(&disk.crash(), &Told { flushed: Some(ENTRIES - 1), checkpoint: None }, "after a full disk");

@@ -14,7 +14,7 @@ fn store() -> (SimDisk, Vec<Vec<Bytes>>) {
         put(&tables, n, id(n % 3), batch((n / 3) as i64 * 4, 4, 30, n as i64));
     }
     tables.flush().expect("flushes");
-    tables.save_checkpoint(GROUP, LogId::new(1, 8), b"the state of a machine").expect("saved");
+    tables.save_state(GROUP, LogId::new(1, 8), b"the state of a machine").expect("saved");
     let all = (0..3).map(|n| fetch_all(&tables, id(n), 0, 200).expect("reads")).collect();
     (disk, all)
 }
@@ -79,11 +79,11 @@ fn a_flipped_byte_anywhere_in_a_checkpoint_is_an_error_and_not_an_absence() {
     let len = disk.read_file(path).expect("readable").len() as u64;
     for at in 0..len {
         disk.flip(path, at, 1).expect("flipped");
-        let loaded = open(&disk).load_checkpoint(GROUP);
+        let loaded = open(&disk).load_state(GROUP);
         assert!(matches!(loaded, Err(CheckpointError::Damaged { group: GROUP, .. })), "{at}: {loaded:?}");
         disk.flip(path, at, 1).expect("flipped back");
     }
-    assert!(open(&disk).load_checkpoint(GROUP).expect("loads").is_some());
+    assert!(open(&disk).load_state(GROUP).expect("loads").is_some());
 }
 
 #[test]
