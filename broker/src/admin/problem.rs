@@ -73,7 +73,9 @@ impl Problem {
             GroupError::GroupNotFound => Problem::no_group(name),
             // Whoever commits from outside is no member, and is told so while there are some.
             GroupError::NotEmpty | GroupError::UnknownMember | GroupError::RebalanceInProgress => busy(),
-            GroupError::InvalidGroupId | GroupError::TooLarge => Problem::new(StatusCode::BAD_REQUEST, error),
+            GroupError::InvalidGroupId | GroupError::TooLarge | GroupError::OutOfBytes => {
+                Problem::new(StatusCode::BAD_REQUEST, error)
+            }
             _ => Problem::new(StatusCode::SERVICE_UNAVAILABLE, error),
         }
     }

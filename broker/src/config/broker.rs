@@ -7,7 +7,7 @@ use millstream_state::group::GroupConfig;
 
 use super::{
     key::{self, ConfigError, ConfigKind, Key, Range, Values},
-    memory::{self, Shares},
+    memory::{MemoryBudget, Shares},
 };
 
 const MIB: i64 = 1 << 20;
@@ -91,6 +91,13 @@ pub const BROKER_KEYS: &[Key] = &[
         documentation: "Shortest session timeout that a group member may ask for.",
     },
     Key {
+        name: "groups.bytes.max",
+        kind: ConfigKind::Long,
+        default: "1073741824",
+        range: Range::Number(MIB, 65536 * MIB),
+        documentation: "Most memory that members, offsets and metadata of all consumer groups hold. Beyond it new members and offsets are refused, with GROUP_MAX_SIZE_REACHED and INVALID_COMMIT_OFFSET_SIZE; offsets that are there can be committed again. Unless it is set, half of memory.bytes, at least 64 MiB.",
+    },
+    Key {
         name: "http.admin.token.file",
         kind: ConfigKind::String,
         default: "",
@@ -123,7 +130,7 @@ pub const BROKER_KEYS: &[Key] = &[
         kind: ConfigKind::Long,
         default: "-1",
         range: Range::Number(-1, 1 << 50),
-        documentation: "Memory that the broker's bounds are derived from, at least 64 MiB; -1 is a quarter of the machine's, at most 2 GiB. Beyond it sockets are not read.",
+        documentation: "Memory that the broker's bounds are derived from, at least 64 MiB; -1 is a quarter of what the process may use, at most 2 GiB: of the machine's memory, or of the smallest limit of its control group and of those above it. Beyond it sockets are not read.",
     },
     Key {
         name: "memtable.bytes",
@@ -259,6 +266,8 @@ pub struct BrokerConfig {
     pub http_allowed_hosts: Vec<String>,
     /// Log memory that somebody holds, from which memory is flushed.
     pub log_memory_bytes: usize,
+    /// What the bounds of memory are derived from.
+    pub memory: MemoryBudget,
     /// Memtable size that starts a flush.
     pub memtable_bytes: usize,
     /// Partitions of a topic that does not say.
@@ -335,8 +344,8 @@ impl BrokerConfig {
     /// Reads values that [`check`](BrokerConfig::check) allowed.
     pub fn from_values(set: &BTreeMap<String, String>) -> BrokerConfig {
         let values = Values { keys: BROKER_KEYS, set };
-        let budget = u64::try_from(values.number("memory.bytes")).unwrap_or(memory::budget_default());
-        let shares = Shares::of(budget.max(memory::BUDGET_BYTES_MIN));
+        let memory = MemoryBudget::new(u64::try_from(values.number("memory.bytes")).ok());
+        let shares = Shares::of(memory.bytes);
         let set_or = |name: &str, share: u64| {
             if set.contains_key(name) { values.number(name) as usize } else { share as usize }
         };
@@ -352,6 +361,7 @@ impl BrokerConfig {
                 session_timeout_max_ms: values.number("group.max.session.timeout.ms") as i32,
                 initial_rebalance_delay_ms: values.number("group.initial.rebalance.delay.ms") as u64,
                 members_max: values.number("group.max.size") as usize,
+                bytes_max: set_or("groups.bytes.max", shares.groups),
                 ..GroupConfig::default()
             },
             http_token_file: Some(values.text("http.admin.token.file"))
@@ -359,6 +369,7 @@ impl BrokerConfig {
                 .map(PathBuf::from),
             http_allowed_hosts: key::list(values.text("http.allowed.hosts")).map(str::to_string).collect(),
             log_memory_bytes: (shares.log as usize).max(2 * set_or("memtable.bytes", shares.memtable)),
+            memory,
             memtable_bytes: set_or("memtable.bytes", shares.memtable),
             num_partitions: values.number("num.partitions") as u32,
             offset_metadata_bytes_max: values.number("offset.metadata.max.bytes") as usize,

@@ -104,7 +104,7 @@ pub(super) fn group_code(error: GroupError) -> ErrorCode {
         GroupError::IllegalGeneration => ErrorCode::ILLEGAL_GENERATION,
         GroupError::RebalanceInProgress => ErrorCode::REBALANCE_IN_PROGRESS,
         GroupError::InconsistentProtocol => ErrorCode::INCONSISTENT_GROUP_PROTOCOL,
-        GroupError::Full => ErrorCode::GROUP_MAX_SIZE_REACHED,
+        GroupError::Full | GroupError::OutOfBytes => ErrorCode::GROUP_MAX_SIZE_REACHED,
         GroupError::NotEmpty => ErrorCode::NON_EMPTY_GROUP,
         // Kafka's answer to a generation that its log cannot take.
         GroupError::TooLarge => ErrorCode::UNKNOWN_SERVER_ERROR,

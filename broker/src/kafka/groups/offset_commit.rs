@@ -94,7 +94,7 @@ fn answer(
 ) -> OffsetCommitResponseTopic {
     let whole = match result {
         Ok(()) => ErrorCode::NONE,
-        Err(GroupError::TooLarge) => ErrorCode::INVALID_COMMIT_OFFSET_SIZE,
+        Err(GroupError::TooLarge | GroupError::OutOfBytes) => ErrorCode::INVALID_COMMIT_OFFSET_SIZE,
         Err(error) => group_code(error),
     };
     let partition =
@@ -127,5 +127,6 @@ mod tests {
         assert_eq!(codes(Ok(())), [(0, 0), (1, 12)]);
         assert_eq!(codes(Err(GroupError::RebalanceInProgress)), [(0, 27), (1, 12)]);
         assert_eq!(codes(Err(GroupError::TooLarge)), [(0, 28), (1, 12)]);
+        assert_eq!(codes(Err(GroupError::OutOfBytes)), [(0, 28), (1, 12)]);
     }
 }

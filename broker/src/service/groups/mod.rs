@@ -13,6 +13,7 @@
 mod keeper;
 mod offsets;
 mod slot;
+mod usage;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -27,6 +28,7 @@ use tokio::sync::{Notify, oneshot};
 pub use keeper::GroupKeeper;
 pub use offsets::TopicOffsets;
 use slot::{Decision, Slot};
+use usage::Usage;
 
 use crate::{clock, partition::Shard};
 
@@ -36,6 +38,7 @@ pub struct Groups {
     slots: Vec<Arc<Slot>>,
     /// Tells the keeper that a deadline has come closer.
     wake: Arc<Notify>,
+    usage: Arc<Usage>,
 }
 
 /// A group in a list.
@@ -52,18 +55,30 @@ pub struct ListedGroup {
 impl Groups {
     /// The groups of the given shards; nothing is loaded before it is asked for or the keeper runs.
     pub fn new(shards: &HashMap<GroupId, Arc<Shard>>, config: GroupConfig) -> Groups {
-        let wake = Arc::new(Notify::new());
+        let (wake, usage) = (Arc::new(Notify::new()), Arc::new(Usage::new(config.bytes_max)));
         let started = clock::monotonic();
         let mut shards: Vec<&Arc<Shard>> = shards.values().collect();
         shards.sort_by_key(|shard| shard.id());
-        let slot = |shard: &Arc<Shard>| Slot::new(shard.clone(), config.clone(), started, wake.clone());
-        Groups { slots: shards.into_iter().map(slot).collect(), wake }
+        let slot = |shard: &Arc<Shard>| {
+            Slot::new(shard.clone(), config.clone(), started, wake.clone(), usage.clone())
+        };
+        Groups { slots: shards.into_iter().map(slot).collect(), wake, usage }
     }
 
     /// The slot that a group's name hashes to: always the same one, whatever node asks.
     fn slot(&self, group: &str) -> Result<&Arc<Slot>, GroupError> {
         let at = stable_hash(group.as_bytes()) % self.slots.len().max(1) as u64;
         self.slots.get(at as usize).ok_or(GroupError::NotCoordinator)
+    }
+
+    /// Memory that all groups of this node hold, about.
+    pub fn bytes(&self) -> usize {
+        self.usage.bytes()
+    }
+
+    /// Joins, assignments and commits that were refused because groups hold as much as they may.
+    pub fn refused_for_bytes(&self) -> u64 {
+        self.usage.refused()
     }
 
     /// Whether this node coordinates a group of that name, which need not exist.
@@ -77,13 +92,23 @@ impl Groups {
         let refused = |error| JoinRefusal { error, member_id: id.clone() };
         request.fresh_id = uuid_text(clock::random_uuid()).into();
         let told = self.slot(&request.group).and_then(|slot| slot.join(request)).map_err(&refused)?;
-        told.await.unwrap_or_else(|_| Err(refused(GroupError::NotCoordinator)))
+        let joined = told.await.unwrap_or_else(|_| Err(refused(GroupError::NotCoordinator)));
+        self.count_refusal(joined.as_ref().err().map(|refusal| refusal.error));
+        joined
+    }
+
+    fn count_refusal(&self, error: Option<GroupError>) {
+        if error == Some(GroupError::OutOfBytes) {
+            self.usage.refuse(clock::monotonic());
+        }
     }
 
     /// A member asks for its assignment; answered when the leader's assignments are durable.
     pub async fn sync(&self, request: SyncRequest) -> Result<Synced, GroupError> {
         let told = self.slot(&request.group)?.sync(request)?;
-        told.await.unwrap_or(Err(GroupError::NotCoordinator))
+        let synced = told.await.unwrap_or(Err(GroupError::NotCoordinator));
+        self.count_refusal(synced.as_ref().err().copied());
+        synced
     }
 
     /// A member is alive.

@@ -24,6 +24,8 @@ impl Groups {
         offsets: Vec<OffsetEntry>,
     ) -> Result<(), GroupError> {
         let told = self.slot(&group)?.decide(Some(&group), |d| {
+            // First, so that a group of which nothing is stored is not made.
+            d.check_growth(&group, &offsets)?;
             d.state.coordinator.commit(d.now, &group, &member)?;
             let op = GroupOp::Commit { group: group.clone(), offsets };
             let empty = matches!(&op, GroupOp::Commit { offsets, .. } if offsets.is_empty());

@@ -11,13 +11,14 @@ use millstream_replica::{Command, Outcome, ProposeError, Reply};
 use millstream_state::{
     group::{
         Coordinator, Effect, GroupConfig, GroupError, GroupMachine, GroupOp, GroupOutcome, JoinRefusal,
-        JoinRequest, Joined, Now, SyncRequest, Synced, Ticket, WriteId, encode,
+        JoinRequest, Joined, Now, OffsetEntry, SyncRequest, Synced, Ticket, WriteId, encode,
     },
     partition::ShardReply,
 };
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
+use super::usage::Usage;
 use crate::{clock, partition::Shard};
 
 /// Bytes of commits that may wait for one shard; beyond it they are refused as retriable.
@@ -37,6 +38,7 @@ pub(super) struct Slot {
     state: Mutex<State>,
     /// Tells the keeper that a deadline has come closer.
     wake: Arc<Notify>,
+    usage: Arc<Usage>,
     /// For callbacks, which must not keep the slot alive.
     this: Weak<Slot>,
 }
@@ -55,6 +57,8 @@ pub(super) struct State {
     writing: bool,
     /// The deadline that the keeper knows of.
     kept_ms: Option<u64>,
+    /// What [`Usage`] knows of this slot.
+    used_bytes: usize,
 }
 
 struct Queued {
@@ -85,6 +89,7 @@ impl Slot {
         config: GroupConfig,
         started: Instant,
         wake: Arc<Notify>,
+        usage: Arc<Usage>,
     ) -> Arc<Slot> {
         let state = State {
             term: 0,
@@ -96,9 +101,10 @@ impl Slot {
             queued_bytes: 0,
             writing: false,
             kept_ms: None,
+            used_bytes: 0,
         };
         let state = Mutex::new(state);
-        Arc::new_cyclic(|this| Slot { shard, config, started, state, wake, this: this.clone() })
+        Arc::new_cyclic(|this| Slot { shard, config, started, state, wake, usage, this: this.clone() })
     }
 
     pub(super) fn leads(&self) -> bool {
@@ -131,6 +137,7 @@ impl Slot {
         let mut state = self.state.lock();
         let Some(term) = term else {
             self.resign(&mut state);
+            self.measure(&mut state);
             return Err(GroupError::NotCoordinator);
         };
         if state.term != term {
@@ -139,6 +146,7 @@ impl Slot {
         if let Some(name) = group {
             self.look_up(&mut state, name, now);
         }
+        state.coordinator.set_bytes_left(self.usage.left());
         let result = decide(&mut Decision { now, state: &mut state, slot: self });
         self.settle(state);
         Ok(result)
@@ -186,11 +194,18 @@ impl Slot {
         if closer {
             state.kept_ms = next;
         }
+        self.measure(&mut state);
         drop(state);
         if closer {
             self.wake.notify_one();
         }
         self.push();
+    }
+
+    /// Tells how much this slot holds: in the coordinator, in the replicated state, and on its way there.
+    fn measure(&self, state: &mut State) {
+        let bytes = state.coordinator.bytes() + self.machine(GroupMachine::bytes) + state.queued_bytes;
+        self.usage.update(&mut state.used_bytes, bytes);
     }
 
     /// Proposes what is queued, one entry at a time. Never under the lock: a proposal to a replica that has stopped
@@ -316,6 +331,16 @@ impl Slot {
 }
 
 impl Decision<'_> {
+    /// Whether the groups may grow by what a commit brings.
+    pub(super) fn check_growth(&self, group: &str, offsets: &[OffsetEntry]) -> Result<(), GroupError> {
+        let left = self.slot.usage.left();
+        if self.slot.machine(|machine| machine.growth(group, offsets)) <= left {
+            return Ok(());
+        }
+        self.slot.usage.refuse(clock::monotonic());
+        Err(GroupError::OutOfBytes)
+    }
+
     /// Queues an operation; the receiver hears of its end.
     pub(super) fn write(
         &mut self,
