@@ -1,7 +1,7 @@
 //! Tells on standard error when records do not get through, and when they do again: a producer that tries on is silent.
 
 use std::{
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -37,7 +37,8 @@ impl StallWatch {
                 if let Some(news) = stall.look(producer.trouble(), clock::monotonic()) {
                     // Where a line of progress stands, it takes its place.
                     let clear = if io::stderr().is_terminal() { "\r\x1b[K" } else { "" };
-                    eprintln!("{clear}{}", words(&news, tried));
+                    // Nothing depends on it.
+                    let _ = io::stderr().write_all(format!("{clear}{}\n", words(&news, tried)).as_bytes());
                 }
             }
         });

@@ -3,11 +3,13 @@
 pub mod admin;
 pub mod clock;
 pub mod config;
+pub mod console;
 mod housekeeping;
 mod kafka;
 mod net;
 pub mod node;
 pub mod partition;
+mod reload;
 pub mod service;
 mod shortage;
 pub mod signals;

@@ -24,13 +24,15 @@ use millstream_store::{
 
 use crate::{
     admin, clock,
-    config::ServeConfig,
+    config::{MemoryBudget, ServeConfig},
+    console,
     housekeeping::{Bell, Housekeeper, Kept, Pacer},
     kafka, net,
     partition::{Shard, ShardHost},
+    reload::reload,
     service::{ClusterHost, GivenConfigs, GroupKeeper, Service, TopicError, space_of},
-    signals::Endings,
-    telemetry::LogSwitch,
+    signals::{Endings, HangUps},
+    telemetry::{self, LogSwitch},
 };
 use parking_lot::Mutex;
 
@@ -103,6 +105,11 @@ pub enum NodeError {
 fn in_the_way(dir: &Path, source: &io::Error) -> String {
     match dir.ancestors().find(|part| part.is_file()) {
         Some(file) => format!("{} is a file, not a directory", file.display()),
+        None if source.kind() == io::ErrorKind::StorageFull
+            && space_of(dir).is_ok_and(|space| space.lacks_inodes()) =>
+        {
+            "its volume has no inodes left: no further file can be made on it".to_string()
+        }
         None if dir.exists() => source.to_string(),
         None => format!("it cannot be made: {source}"),
     }
@@ -138,6 +145,7 @@ impl Store {
 /// Runs a broker until it is told to stop.
 pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError> {
     let started = clock::monotonic();
+    log_memory_budget(&config.broker.memory);
     net::take_all_descriptors(config.broker.connections_max)
         .map_err(io_error("cannot raise the number of open files"))?;
     // Bound first, so that a taken port is told before anything is written.
@@ -153,7 +161,7 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
     let admin = admin::AdminServer::start(http, &config.http_addr, &config.broker)?;
     // From here on, and not only when it is waited for: a start may take long, and whoever reads that the broker is ready
     // may stop it at once.
-    let mut endings = Endings::new();
+    let (mut endings, mut hangups) = (Endings::new(), HangUps::new());
     let closing = Arc::new(AtomicBool::new(false));
     let opened = tokio::select! {
         opened = open(&config, closing.clone(), &admin, advertised) => opened?,
@@ -182,8 +190,11 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
         tracing::warn!(%error, "addresses.json cannot be written");
     }
     tracing::info!(ready_ms = started.elapsed().as_millis() as u64, "ready");
-    println!("millstream ready kafka={kafka_addr} http={http_addr} node={}", config.node_id);
-    endings.next().await;
+    console::announce(format!(
+        "millstream ready kafka={kafka_addr} http={http_addr} node={}",
+        config.node_id
+    ));
+    serve_until_ending(&mut endings, &mut hangups, config, &service).await;
     tracing::info!("stopping");
     admin.stopping();
     service.groups().dismiss();
@@ -197,6 +208,35 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
     service.metadata().shutdown().await;
     store.closing.store(true, Relaxed);
     Ok(())
+}
+
+/// Waits to be told to end, and reloads the configuration meanwhile whenever that is asked for.
+async fn serve_until_ending(
+    endings: &mut Endings,
+    hangups: &mut HangUps,
+    mut config: ServeConfig,
+    service: &Service,
+) {
+    loop {
+        tokio::select! {
+            _ = endings.next() => return,
+            () = hangups.next() => reload(&mut config, service),
+        }
+    }
+}
+
+fn log_memory_budget(budget: &MemoryBudget) {
+    let budget_mib = budget.bytes >> 20;
+    tracing::info!(budget_mib, source = %budget, "memory budget");
+    if budget.is_too_large() {
+        let (limit_mib, limit) = (budget.limit.bytes >> 20, &budget.limit.source);
+        tracing::warn!(
+            budget_mib,
+            limit_mib,
+            %limit,
+            "the memory budget is more than half of what the process may use; the system may kill it"
+        );
+    }
 }
 
 fn address(listeners: &[tokio::net::TcpListener]) -> Result<SocketAddr, NodeError> {
@@ -268,7 +308,8 @@ fn open_store(config: &ServeConfig, closing: Arc<AtomicBool>) -> Result<Store, N
                 return tracing::warn!(%failed, "what was not acknowledged is not in the log");
             }
             tracing::error!(%failed, "the log has failed; the broker ends here and acknowledges nothing more");
-            eprintln!("millstream: {failed}");
+            telemetry::flush_log(telemetry::LAST_LINES_WAIT);
+            console::last_words(format_args!("millstream: {failed}"));
             std::process::exit(1);
         }),
         ..WalConfig::default()

@@ -57,6 +57,25 @@ impl Endings {
     }
 }
 
+/// The hang-up signals, which ask a daemon to read its configuration again. From when it is made they do not end the
+/// process.
+pub(crate) struct HangUps(Option<Signal>);
+
+impl HangUps {
+    /// Must be called on a tokio runtime.
+    pub(crate) fn new() -> HangUps {
+        HangUps(signal(SignalKind::hangup()).ok())
+    }
+
+    /// Waits for the next one; for ever where signals cannot be heard.
+    pub(crate) async fn next(&mut self) {
+        match &mut self.0 {
+            Some(hangups) => drop(hangups.recv().await),
+            None => std::future::pending().await,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use rustix::process::Signal;

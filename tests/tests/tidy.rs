@@ -117,6 +117,16 @@ fn dependencies_point_one_way() {
 }
 
 #[test]
+fn only_the_console_prints() {
+    // `println!` and its like end the process where their output is closed or full.
+    let printing = ["println!(", "print!("];
+    let broken = product_code()
+        .filter(|(path, _)| path != "broker/src/console.rs" && !path.ends_with("/build.rs"))
+        .flat_map(|(path, code)| printing.map(|needle| lines_with(&path, &code, needle)).concat());
+    none("a line is printed past broker/src/console.rs", broken.collect());
+}
+
+#[test]
 fn the_core_knows_no_runtime() {
     let cores = || WITHOUT_TOKIO.iter().map(|name| format!("/{name}"));
     let mut broken: Vec<String> = Vec::new();

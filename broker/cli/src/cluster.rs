@@ -16,6 +16,7 @@ use super::{
     output::Out,
     topic::{Changes, show_configs},
 };
+use millstream::console;
 
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
@@ -124,7 +125,7 @@ async fn config(
     entries.retain(|entry| all || entry.origin != ConfigOrigin::Default);
     match output {
         Output::Table if entries.is_empty() => {
-            eprintln!("broker {id} has the default configuration; --all shows it");
+            console::note(format_args!("broker {id} has the default configuration; --all shows it"));
             Ok(())
         }
         Output::Table => show_configs(&entries, out),

@@ -23,6 +23,7 @@ use super::{
     when::{When, date_text},
 };
 use millstream::clock;
+use millstream::console;
 
 /// Without --follow: what there is, from the beginning, and then it ends. With --follow: what is written from now on,
 /// unless another beginning is given.
@@ -187,7 +188,7 @@ async fn read(args: ConsumeArgs) -> Result<(), CliError> {
         })
         .collect();
     if let Some(why) = nothing_there(&args, since_ms, &starts, &end) {
-        eprintln!("{why}{}", if args.follow { "; waiting for what comes" } else { "" });
+        console::note(format_args!("{why}{}", if args.follow { "; waiting for what comes" } else { "" }));
     }
     let mut printer = Printer::new(false)?;
     let mut consumer = Consumer::new(admin.cluster().clone(), ConsumerConfig::default());

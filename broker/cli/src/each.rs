@@ -1,6 +1,7 @@
 //! The same for several names, where one that fails keeps none of the others from its turn.
 
 use super::error::CliError;
+use millstream::console;
 
 /// Does it to each. Of several names every one that fails is told at once, and at the end how many did.
 pub(super) async fn each(
@@ -12,7 +13,7 @@ pub(super) async fn each(
     for name in names {
         match act(name).await {
             Err(error) if names.len() > 1 && error.is_about_name() => {
-                eprintln!("millstream: {error}");
+                console::note(format_args!("millstream: {error}"));
                 failed += 1;
             }
             done => done?,

@@ -18,6 +18,7 @@ use super::{
     when::lasting,
 };
 use millstream::clock;
+use millstream::console;
 
 /// Kafka's name of the state of what is not there.
 const DEAD: &str = "Dead";
@@ -103,7 +104,9 @@ async fn list(admin: &Admin, output: Output, out: &mut Out) -> Result<(), CliErr
             out.json(&all.collect::<Vec<_>>())
         }
         Output::Table if groups.is_empty() => {
-            eprintln!("there are no groups; `millstream consume TOPIC --group NAME` makes one");
+            console::note(format_args!(
+                "there are no groups; `millstream consume TOPIC --group NAME` makes one"
+            ));
             Ok(())
         }
         Output::Table => {

@@ -21,6 +21,7 @@ use super::{
     when::When,
 };
 use millstream::clock;
+use millstream::console;
 
 /// What one can do where a group is to be moved.
 const MAKE: &str = "`millstream group list` shows what there is, --create makes it";
@@ -122,7 +123,7 @@ pub(super) async fn reset(
             };
             out.table(&["TOPIC", "PARTITION", "FROM", "TO"], &moves.iter().map(row).collect::<Vec<_>>())?;
             if args.dry_run {
-                eprintln!("nothing was changed; without --dry-run it would be");
+                console::note(format_args!("nothing was changed; without --dry-run it would be"));
             }
             Ok(())
         }

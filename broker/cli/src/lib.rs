@@ -39,10 +39,12 @@ mod topic;
 mod trail;
 mod when;
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 use clap_complete::CompleteEnv;
+
+use millstream::console;
 
 /// What a newcomer does first.
 const FIRST_STEPS: &str = "\
@@ -113,6 +115,7 @@ pub fn run() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return misused(&error),
     };
+    let serves = matches!(cli.command, Command::Serve(_));
     let done = match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Topic(args) => topic::run(args),
@@ -132,7 +135,9 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("millstream: {error}");
+            // A broker whose log nobody reads ends all the same.
+            let print = if serves { console::last_words } else { console::note };
+            print(format_args!("millstream: {error}"));
             ExitCode::from(error.exit_code())
         }
     }
@@ -141,17 +146,19 @@ pub fn run() -> ExitCode {
 /// Help and version are results; everything else that clap says is wrong usage, in one line.
 fn misused(error: &clap::Error) -> ExitCode {
     match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // Whoever asked for help and does not read it needs no error.
-            let _ = error.print();
-            ExitCode::SUCCESS
-        }
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match error.print() {
+            Err(unprinted) if unprinted.kind() != io::ErrorKind::BrokenPipe => {
+                console::note(format_args!("millstream: cannot write the result: {unprinted}"));
+                ExitCode::from(1)
+            }
+            _ => ExitCode::SUCCESS,
+        },
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = error.print();
             ExitCode::from(2)
         }
         _ => {
-            eprintln!("millstream: {}", one_line(&error.to_string()));
+            console::note(format_args!("millstream: {}", one_line(&error.to_string())));
             ExitCode::from(2)
         }
     }

@@ -28,6 +28,7 @@ use super::{
     progress::{Progress, When},
     source::{Source, Stop, sources},
 };
+use millstream::console;
 use millstream::signals::Endings;
 
 /// From so long after a first Ctrl-C on it is told what is waited for.
@@ -188,7 +189,7 @@ fn stop_when_interrupted(runtime: &Runtime, stop: Stop) {
         tokio::select! {
             never = endings.end_at_once() => never,
             () = tokio::time::sleep(PATIENCE) => {
-                eprintln!("millstream: waiting for what was read to be delivered; another Ctrl-C ends at once");
+                console::note(format_args!("millstream: waiting for what was read to be delivered; another Ctrl-C ends at once"));
             }
         }
         endings.end_at_once().await
@@ -214,7 +215,9 @@ fn tell(
         }
         // The error says it.
         Output::Table if delivered == 0 && tally.failed > 0 => {}
-        Output::Table => eprintln!("{} produced to '{topic}'", counted(delivered, "record")),
+        Output::Table => {
+            console::note(format_args!("{} produced to '{topic}'", counted(delivered, "record")))
+        }
     }
     out.flush()?;
     match &tally.first {

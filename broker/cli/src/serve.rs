@@ -9,7 +9,7 @@ use super::{connect::host_and_port, error::CliError, number::number};
 use millstream::{
     config::{ServeConfig, ServeOptions},
     node,
-    telemetry::{LogFormat, start_log},
+    telemetry::{LAST_LINES_WAIT, LogFormat, flush_log, start_log},
 };
 
 /// Less than the time in which a broker that is told to stop has to end.
@@ -49,8 +49,8 @@ pub(super) struct ServeArgs {
     /// The rack that this node is in.
     #[arg(long, value_name = "R", env = "MILLSTREAM_RACK")]
     rack: Option<String>,
-    /// Memory that the broker's bounds are derived from, like 512MiB or 2GiB [default: a quarter of the machine, at
-    /// most 2GiB].
+    /// Memory that the broker's bounds are derived from, like 512MiB or 2GiB [default: a quarter of what the
+    /// process may use, at most 2GiB].
     #[arg(long, value_name = "SIZE", env = "MILLSTREAM_MEMORY")]
     memory: Option<String>,
     /// Any configuration key; may be given several times.
@@ -87,6 +87,7 @@ pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
     let served = runtime.block_on(node::serve(config, log));
     // A store that is still being opened when the broker is told to stop is not waited for any longer.
     runtime.shutdown_timeout(OPENING_WAIT_MAX);
+    flush_log(LAST_LINES_WAIT);
     Ok(served?)
 }
 

@@ -14,6 +14,7 @@ use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 
 use super::error::CliError;
+use millstream::console;
 use millstream::signals::Ending;
 
 /// Bytes that are read at once from what may be silent.
@@ -77,7 +78,7 @@ fn open(path: &Path, stop: &Stop) -> Result<Source, CliError> {
 fn standard_input(stop: &Stop) -> Source {
     let typed = io::stdin().is_terminal();
     if typed {
-        eprintln!("one record for each line; Ctrl-D ends");
+        console::note(format_args!("one record for each line; Ctrl-D ends"));
     }
     let input = Box::new(BufReader::new(Silent::new(io::stdin(), stop)));
     Source { name: "standard input".to_string(), input, bytes: None, typed }

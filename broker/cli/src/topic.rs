@@ -19,6 +19,7 @@ use super::{
     number::number,
     output::{Out, counted},
 };
+use millstream::console;
 
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
@@ -215,7 +216,7 @@ async fn list(cluster: &Cluster, internal: bool, output: Output, out: &mut Out) 
             out.json(&all.collect::<Vec<_>>())
         }
         Output::Table if topics.is_empty() => {
-            eprintln!("there are no topics; `millstream topic create NAME` makes one");
+            console::note(format_args!("there are no topics; `millstream topic create NAME` makes one"));
             Ok(())
         }
         Output::Table => {

@@ -16,7 +16,9 @@ use super::{Sources, process};
 use crate::{
     clock,
     service::{ListedGroup, RecordTimes, Service, TopicLag, TopicView},
-    telemetry::{HistogramReading, Meter, MetricsText, TopicMeter, families as of, label, seconds},
+    telemetry::{
+        HistogramReading, Meter, MetricsText, TopicMeter, dropped_log_lines, families as of, label, seconds,
+    },
 };
 
 /// Topics that have series of their own, the first ones by name; what the others move is added up under `OTHER`.
@@ -55,6 +57,7 @@ fn about_process(text: &mut MetricsText, sources: &Sources, uptime: Duration) {
     if let Some(files) = process.open_files {
         text.one(&of::OPEN_FDS, files);
     }
+    text.one(&of::LOG_DROPPED, dropped_log_lines());
     text.one(&of::CONNECTIONS, (sources.connections)());
     if let Some(space) = sources.service.disk_space() {
         text.one(&of::DISK_TOTAL, space.total_bytes);
@@ -136,6 +139,8 @@ fn about_groups(text: &mut MetricsText, service: &Service, times: &mut RecordTim
     let mut states: BTreeMap<&str, usize> = BTreeMap::new();
     groups.iter().for_each(|group| *states.entry(group.state).or_default() += 1);
     text.each(&of::GROUPS, states.into_iter().map(|(state, n)| (label("state", state), n)));
+    text.one(&of::GROUP_BYTES, service.groups().bytes());
+    text.one(&of::GROUPS_REFUSED, service.groups().refused_for_bytes());
     times.forget_unused(READS_MAX);
     let mut lags = Lags::default();
     let now_ms = clock::now_ms();

@@ -108,11 +108,14 @@ pub struct ServeConfig {
     pub broker_set: BTreeMap<String, String>,
     /// Defaults for topics that were set, as given.
     pub topic_set: BTreeMap<String, String>,
+    /// What it was resolved from.
+    options: ServeOptions,
 }
 
 impl ServeConfig {
     /// Resolves what the operator gave.
     pub fn resolve(options: ServeOptions) -> Result<ServeConfig, ServeConfigError> {
+        let given = options.clone();
         let mut values = BTreeMap::new();
         if let Some(path) = &options.config {
             values = read_file(path.clone())?;
@@ -133,10 +136,21 @@ impl ServeConfig {
             let (key, value) = pair.split_once('=').ok_or_else(|| ServeConfigError::Pair(pair.clone()))?;
             values.insert(key.trim().to_string(), value.trim().to_string());
         }
-        ServeConfig::from_values(values)
+        ServeConfig::from_values(values, given)
     }
 
-    fn from_values(mut values: BTreeMap<String, String>) -> Result<ServeConfig, ServeConfigError> {
+    /// Resolves the same once more, with the configuration file as it is now; `None` without one.
+    pub fn read_again(&self) -> Result<Option<ServeConfig>, ServeConfigError> {
+        match &self.options.config {
+            Some(_) => ServeConfig::resolve(self.options.clone()).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn from_values(
+        mut values: BTreeMap<String, String>,
+        options: ServeOptions,
+    ) -> Result<ServeConfig, ServeConfigError> {
         let mut take = |key: &str| values.remove(key);
         let data_dir = take("data-dir").unwrap_or_else(|| "./millstream-data".to_string()).into();
         let kafka_addr = take("kafka-addr").unwrap_or_else(|| "127.0.0.1:9092".to_string());
@@ -172,6 +186,7 @@ impl ServeConfig {
             broker: BrokerConfig::from_values(&broker_set),
             broker_set,
             topic_set,
+            options,
         })
     }
 }

@@ -175,7 +175,16 @@ impl House {
     /// Tells whoever asks for the broker's health, and the log.
     fn tell(&mut self, outcome: &Result<(), HouseError>) {
         let error = outcome.as_ref().err();
-        self.service.set_flush_trouble(error.map(|error| FlushTrouble { reason: error.to_string() }));
+        let reason = |error: &HouseError| match self.service.disk_space() {
+            Some(space) if space.lacks_inodes() => {
+                format!(
+                    "{error}: the volume has no inodes left, though {} MiB are free",
+                    space.free_bytes >> 20
+                )
+            }
+            _ => error.to_string(),
+        };
+        self.service.set_flush_trouble(error.map(|error| FlushTrouble { reason: reason(error) }));
         let error = error.map(tracing::field::display);
         match self.writing.note(clock::monotonic(), outcome) {
             Change::Works => tracing::info!("what could not be written is written"),
@@ -273,6 +282,7 @@ impl House {
 }
 
 /// Checkpoints all groups at once: each needs the batches that it counts on in runs, and one flush has those of all.
+/// Their states are written one after the other, and most of them is not copied for that.
 /// The log forgets what both checkpoint and runs have. Those that can be written are, whatever happens to others.
 pub(super) async fn checkpoint_all(
     groups: &[&Group],

@@ -2,13 +2,14 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    io::Read,
     sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
 use millstream_model::{GroupId, LogId, PartitionId, TopicId};
-use millstream_replica::{Machine, Reply, RestoreError};
+use millstream_replica::{Machine, Reply, RestoreError, Snapshot};
 use millstream_state::cluster::{self, ClusterCommand, ClusterMachine, Topic};
 use millstream_store::tables::Tables;
 use parking_lot::RwLock;
@@ -42,7 +43,7 @@ struct Index {
 /// The metadata group on this node.
 pub struct ClusterHost {
     state: RwLock<(ClusterMachine, Index)>,
-    given: GivenConfigs,
+    given: RwLock<GivenConfigs>,
     /// This broker's configuration, with what was set while it runs.
     broker: RwLock<Arc<BrokerConfig>>,
     tables: Arc<Tables>,
@@ -52,7 +53,8 @@ impl ClusterHost {
     /// An empty cluster; [`Machine::restore`] fills it.
     pub fn new(tables: Arc<Tables>, given: GivenConfigs) -> ClusterHost {
         let broker = RwLock::new(Arc::new(BrokerConfig::from_values(&given.broker)));
-        ClusterHost { state: RwLock::new((ClusterMachine::new(), Index::default())), given, broker, tables }
+        let (state, given) = (RwLock::new((ClusterMachine::new(), Index::default())), RwLock::new(given));
+        ClusterHost { state, given, broker, tables }
     }
 
     /// Looks at the whole applied state.
@@ -102,7 +104,8 @@ impl ClusterHost {
 
     /// Looks at the layers of configuration below topics.
     pub(super) fn with_layers<R>(&self, look: impl FnOnce(Layers<'_>) -> R) -> R {
-        look(Layers::new(&self.state.read().0, &self.given))
+        let (state, given) = (self.state.read(), self.given.read());
+        look(Layers::new(&state.0, &given))
     }
 
     /// This broker's configuration now.
@@ -110,9 +113,17 @@ impl ClusterHost {
         self.broker.read().clone()
     }
 
+    /// Replaces what was given at start.
+    pub(super) fn set_given(&self, given: GivenConfigs) {
+        let mut state = self.state.write();
+        *self.given.write() = given;
+        let (machine, index) = &mut *state;
+        self.reconfigure(machine, index);
+    }
+
     /// Everything that depends on the brokers' configuration.
     fn reconfigure(&self, machine: &ClusterMachine, index: &mut Index) {
-        let values = Layers::new(machine, &self.given).broker_values();
+        let values = Layers::new(machine, &self.given.read()).broker_values();
         *self.broker.write() = Arc::new(BrokerConfig::from_values(&values));
         let names: Vec<String> = machine.topics().map(|topic| topic.name.clone()).collect();
         names.iter().for_each(|name| self.reindex(machine, index, name));
@@ -137,7 +148,7 @@ impl ClusterHost {
     }
 
     fn view(&self, machine: &ClusterMachine, topic: &Topic, meter: Arc<TopicMeter>) -> TopicView {
-        let values = Layers::new(machine, &self.given).topic_values(&topic.configs);
+        let values = Layers::new(machine, &self.given.read()).topic_values(&topic.configs);
         let partitions = topic.partitions.iter().enumerate().map(|(index, partition)| {
             let extent = partition.extents.last();
             PartitionView {
@@ -183,12 +194,13 @@ impl Machine for ClusterHost {
         self.tables.applied(GroupId::METADATA, id);
     }
 
-    fn snapshot(&self) -> Vec<u8> {
-        self.state.read().0.snapshot()
+    fn snapshot(&self) -> Snapshot {
+        let snapshot = self.state.read().0.snapshot();
+        Box::new(|out| snapshot.write_to(out))
     }
 
-    fn restore(&self, data: &[u8]) -> Result<(), RestoreError> {
-        let machine = ClusterMachine::restore(data).map_err(|e| RestoreError(Box::new(e)))?;
+    fn restore(&self, state: &mut dyn Read) -> Result<(), RestoreError> {
+        let machine = ClusterMachine::restore(state).map_err(|e| RestoreError(Box::new(e)))?;
         let mut index = Index::default();
         self.reconfigure(&machine, &mut index);
         *self.state.write() = (machine, index);

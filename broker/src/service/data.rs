@@ -175,8 +175,16 @@ impl Service {
 
     /// Why what is produced is not taken now, if it is not.
     pub fn write_stop(&self) -> Option<WriteStop> {
-        let full = || self.inner.log.waits_for_room().then_some(WriteStop::LogFull);
-        self.inner.disk_room.stop().or_else(full)
+        let full = || match self.disk_space() {
+            Some(space) if space.lacks_inodes() => WriteStop::NoInodes { free_bytes: space.free_bytes },
+            _ => WriteStop::LogFull,
+        };
+        self.inner.disk_room.stop().or_else(|| self.inner.log.waits_for_room().then(full))
+    }
+
+    /// Replaces the configuration that was given at start.
+    pub(crate) fn set_given(&self, given: super::GivenConfigs) {
+        self.inner.cluster.set_given(given);
     }
 
     /// Tells whether what must leave memory can be written, and why not.

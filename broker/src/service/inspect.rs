@@ -11,6 +11,15 @@ pub struct DiskSpace {
     pub total_bytes: u64,
     /// What is free for this process.
     pub free_bytes: u64,
+    /// Files that can still be made; `None` where the file system has no bound.
+    pub free_inodes: Option<u64>,
+}
+
+impl DiskSpace {
+    /// Whether no further file can be made, which the system reports as a full disk.
+    pub(crate) fn lacks_inodes(&self) -> bool {
+        self.free_inodes == Some(0)
+    }
 }
 
 /// An idempotent producer that a partition remembers.
@@ -70,7 +79,11 @@ impl Service {
 /// Space of the volume that a directory is on.
 pub(crate) fn space_of(dir: &Path) -> io::Result<DiskSpace> {
     let stat = rustix::fs::statvfs(dir)?;
-    Ok(DiskSpace { total_bytes: stat.f_blocks * stat.f_frsize, free_bytes: stat.f_bavail * stat.f_frsize })
+    Ok(DiskSpace {
+        total_bytes: stat.f_blocks * stat.f_frsize,
+        free_bytes: stat.f_bavail * stat.f_frsize,
+        free_inodes: (stat.f_files > 0).then_some(stat.f_favail),
+    })
 }
 
 #[cfg(test)]

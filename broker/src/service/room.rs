@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 /// A batch is written into the log and into a run.
 const COPIES_OF_A_BATCH: u64 = 2;
 
-/// A disk that is low is so until there is this part more than the mark: else it would be low by turns at the mark.
+/// A disk that is low, or that had no room for a batch, is low until there is this part more than the mark: else it would
+/// be low by turns at the mark, and a load balancer would send producers away and back each second.
 const PART_MORE: u64 = 16;
 
 /// What somebody saw who looked at the disk.
@@ -38,6 +39,15 @@ pub enum WriteStop {
         "the disk is full: the log cannot make its next file, so that produce is refused until there is room"
     )]
     LogFull,
+    /// The disk has room, and its file system takes no further file.
+    #[error(
+        "the volume has no inodes left, though {} MiB are free: the log cannot make its next file, so that produce is refused until files are removed",
+        free_bytes >> 20
+    )]
+    NoInodes {
+        /// What is free on the volume.
+        free_bytes: u64,
+    },
 }
 
 /// What must leave memory cannot be written, which is tried again.
@@ -86,10 +96,11 @@ impl DiskRoom {
         };
         self.left_bytes.store(left_bytes, Relaxed);
         self.low_bytes.store(low_bytes, Relaxed);
-        self.short.store(self.bytes.swap(room, Relaxed) < 0, Relaxed);
+        let refused = self.bytes.swap(room, Relaxed) < 0;
+        self.short.store(refused, Relaxed);
         // The log tries again and again to make a file, which takes room for a moment.
-        let stays =
-            self.is_low() && (look.log_waits || left_bytes < low_bytes.saturating_add(low_bytes / PART_MORE));
+        let stays = (self.is_low() || refused)
+            && (look.log_waits || left_bytes < low_bytes.saturating_add(low_bytes / PART_MORE));
         let low = low_bytes > 0 && (left_bytes < low_bytes || stays);
         (low, self.low.swap(low, Relaxed) != low)
     }
@@ -136,6 +147,20 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_that_hovers_just_above_its_mark_does_not_take_and_refuse_by_turns() {
+        let room = DiskRoom::default();
+        room.set(free(410), 400);
+        assert!(room.stop().is_none() && room.take(5));
+        assert!(!room.take(1), "the mark may be reached");
+        for left in [410, 401, 424, 399, 408] {
+            room.set(free(left), 400);
+            assert!(room.stop().is_some() && !room.take(1), "{left} are left");
+        }
+        room.set(free(425), 400);
+        assert!(room.stop().is_none() && room.take(1));
+    }
+
+    #[test]
     fn what_memory_takes_on_its_way_out_is_not_left() {
         let room = DiskRoom::default();
         assert_eq!(room.set(DiskLook { owed_bytes: 500, ..free(1000) }, 400), (false, false));
@@ -168,9 +193,9 @@ mod tests {
         room.set(free(500), 400);
         assert!(room.stop().is_none() && room.take(50));
         assert!(!room.take(1) && room.stop().is_some(), "it is not low, but a batch was refused");
-        room.set(free(401), 400);
-        assert_eq!(room.stop(), Some(WriteStop::DiskLow { left_bytes: 401, low_bytes: 400 }));
-        room.set(free(402), 400);
+        room.set(free(426), 400);
+        assert_eq!(room.stop(), Some(WriteStop::DiskLow { left_bytes: 426, low_bytes: 400 }));
+        room.set(free(427), 400);
         assert_eq!(room.stop(), None, "nobody was refused since");
         room.set(free(0), 0);
         assert_eq!((room.take(1 << 40), room.stop()), (true, None), "no mark is set");

@@ -54,6 +54,8 @@ families! {
         UPTIME: Gauge "millstream_uptime_seconds" [] "Seconds since the HTTP port was opened.";
         RESIDENT: Gauge "process_resident_memory_bytes" [] "Memory that is resident.";
         CPU: Counter "process_cpu_seconds_total" [] "Processor time of all threads.";
+        LOG_DROPPED: Counter "millstream_log_dropped_lines_total" []
+            "Log lines that were dropped because standard error did not take them.";
         OPEN_FDS: Gauge "process_open_fds" [] "Files and sockets that are open.";
         CONNECTIONS: Gauge "millstream_connections" [] "Kafka connections that are open.";
         DISK_TOTAL: Gauge "millstream_disk_total_bytes" [] "Size of the data directory's volume.";
@@ -86,6 +88,10 @@ families! {
     }
     "Consumer groups" {
         GROUPS: Gauge "millstream_groups" ["state"] "Groups that this node coordinates, by their state.";
+        GROUP_BYTES: Gauge "millstream_groups_bytes" []
+            "Memory that members and committed offsets of all groups hold, about; at most groups.bytes.max.";
+        GROUPS_REFUSED: Counter "millstream_groups_refused_total" []
+            "Joins, assignments and commits that were refused because groups hold as much as groups.bytes.max allows.";
         GROUP_LAG_RECORDS: Gauge "millstream_group_lag_records" ["group", "topic"]
             "Records that the group has not read, in all partitions of which it has committed an offset.";
         GROUP_LAG_SECONDS: Gauge "millstream_group_lag_seconds" ["group", "topic"]

@@ -1,8 +1,9 @@
 //! Log lines: to standard error, as text or as JSON, filtered by `RUST_LOG` and, while the broker runs, by whoever
 //! switches it. Whoever gives a filter need not know what is quiet by default: it stays so unless the filter names it.
 
-use std::{io::IsTerminal, sync::Arc};
+use std::{io::IsTerminal, sync::Arc, time::Duration};
 
+use super::log_queue::{LogQueue, flush_log};
 use parking_lot::Mutex;
 use tracing_subscriber::{
     EnvFilter, Registry, filter::LevelFilter, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
@@ -10,6 +11,9 @@ use tracing_subscriber::{
 
 /// Modules of others that tell of what is routine here, Raft's warnings at each start among them, each with its level.
 const QUIET: &[(&str, LevelFilter)] = &[("openraft", LevelFilter::ERROR)];
+
+/// How long a process that ends waits for its last log lines to be written.
+pub const LAST_LINES_WAIT: Duration = Duration::from_secs(1);
 
 /// The shape of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -129,7 +133,7 @@ pub fn start_log(format: LogFormat, level: LevelFilter) -> LogSwitch {
         Err(error) => (default.clone(), EnvFilter::new(&default), Some(error)),
     };
     let (filter, handle) = reload::Layer::new(filter);
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = fmt::layer().with_writer(LogQueue::of_process());
     let registry = tracing_subscriber::registry().with(filter);
     // Refused when a subscriber is there already, as in tests: that one stays.
     let started = match format {
@@ -141,8 +145,20 @@ pub fn start_log(format: LogFormat, level: LevelFilter) -> LogSwitch {
     if let Some(error) = unreadable {
         tracing::warn!(given, %error, "RUST_LOG cannot be read; the default filter is used");
     }
+    if started.is_ok() {
+        flush_before_panics();
+    }
     let handle = started.is_ok().then_some(handle);
     LogSwitch { inner: Arc::new(Inner { handle, now: Mutex::new(text.clone()), first: text }) }
+}
+
+/// A panic ends the process: what was logged before says why it came to it.
+fn flush_before_panics() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        flush_log(LAST_LINES_WAIT);
+        report(panic);
+    }));
 }
 
 #[cfg(test)]

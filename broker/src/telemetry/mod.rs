@@ -5,13 +5,15 @@
 
 pub mod families;
 mod log;
+mod log_queue;
 mod meter;
 mod text;
 
 pub use families::{Family, Kind};
 pub use millstream_model::{Histogram, HistogramReading};
 
-pub use log::{FilterError, LogFormat, LogSwitch, start_log};
+pub use log::{FilterError, LAST_LINES_WAIT, LogFormat, LogSwitch, start_log};
+pub use log_queue::{dropped_log_lines, flush_log};
 pub use meter::{ApiMeter, CommitMeter, Meter, StageMeter, TopicMeter};
 pub use text::MetricsText;
 pub(crate) use text::{label, seconds};

@@ -13,6 +13,7 @@ use std::{
 };
 
 use args::{BenchCommand, Common, Conditions};
+use millstream::console;
 use millstream::signals::{Ending, Endings};
 use millstream_bench::{Bench, BenchError, Case, Live, report, result::Run};
 
@@ -67,7 +68,7 @@ async fn interrupted(
     mut endings: Endings,
 ) -> Result<(), CliError> {
     live.clear();
-    eprintln!("millstream: interrupted; removing what was made");
+    console::note(format_args!("millstream: interrupted; removing what was made"));
     let bench = Bench::new(common.cluster(), None, live.clone());
     tokio::select! {
         removed = bench.remove_left() => {
@@ -92,9 +93,9 @@ async fn rounds(
         live.clear();
         show::run(common.output, &run, (round, conditions.rounds))?;
         if let Some(ms) = run.client_stood_still_ms {
-            eprintln!(
+            console::note(format_args!(
                 "millstream: warning: this process did not run for {ms} ms while it measured, which its times include; was the machine busy or suspended?"
-            );
+            ));
         }
     }
     Ok(())

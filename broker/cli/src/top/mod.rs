@@ -22,6 +22,7 @@ use super::{
     output::Out,
     screen::Screen,
 };
+use millstream::console;
 
 /// Looks that the small charts remember.
 const HISTORY_MAX: usize = 40;
@@ -66,14 +67,14 @@ async fn report(args: &TopArgs, mut before: Look) -> Result<(), CliError> {
             Err(error) if args.count.is_some() => return Err(error),
             Err(error) => {
                 if !std::mem::replace(&mut away, true) {
-                    eprintln!("millstream: the broker is away, and waited for: {error}");
+                    console::note(format_args!("millstream: the broker is away, and waited for: {error}"));
                 }
                 before.at = millstream::clock::monotonic();
                 continue;
             }
         };
         if std::mem::take(&mut away) {
-            eprintln!("millstream: the broker is back");
+            console::note(format_args!("millstream: the broker is back"));
             // What it counts may have begun anew: the next look has something to be held against.
             before = now;
             continue;
