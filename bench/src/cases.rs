@@ -84,7 +84,7 @@ fn speed(records: u64, bytes: u64, took: Duration) -> Vec<Figure> {
     ]
 }
 
-/// What was made is removed, and the first error is the one that is told.
+/// What was made is removed, and the first error is the one that is returned.
 async fn removing<T>(bench: &Bench, topics: &[Topic], done: Result<T, BenchError>) -> Result<T, BenchError> {
     let removed = bench.remove(topics).await;
     let done = done?;
@@ -161,15 +161,15 @@ async fn consume(bench: &Bench, args: &Consume) -> Result<Measured, BenchError> 
     let (read, cpu, count) = removing(bench, &[topic], done).await?;
     let mut figures = speed(read.records, read.bytes, read.took);
     figures.extend(cpu_figures(&cpu, read.records));
-    let mut told = BTreeMap::from([
+    let mut named = BTreeMap::from([
         ("records".to_string(), json!(read.records)),
         ("partitions".to_string(), json!(count)),
     ]);
     if is_new {
-        told.extend(parameters(&args.record, LINGER, &[]));
+        named.extend(parameters(&args.record, LINGER, &[]));
     }
     let rate = read.series.rate(read.ended, "records/s");
-    Ok(Measured { parameters: told, figures, latency: None, rate, cpu })
+    Ok(Measured { parameters: named, figures, latency: None, rate, cpu })
 }
 
 fn timetable(args: &Paced) -> Timetable {

@@ -37,7 +37,7 @@ impl Live {
         Live { shown, what: Mutex::new("preparing"), all, done, made: Mutex::default() }
     }
 
-    /// From now on so many records are written or read.
+    /// From now on `all` records are written or read.
     pub(super) fn begin(&self, what: &'static str, all: u64) {
         *self.what.lock() = what;
         self.done.store(0, Relaxed);
@@ -78,7 +78,7 @@ impl Live {
     fn write(&self, text: &str) {
         let mut error = io::stderr();
         if self.shown {
-            // Nobody depends on it.
+            // Progress may be lost.
             let _ = error.write_all(text.as_bytes()).and_then(|()| error.flush());
         }
     }
@@ -104,10 +104,10 @@ pub(super) struct StillWatch {
 impl StillWatch {
     pub(super) fn begin() -> StillWatch {
         let ended = Arc::new(AtomicBool::new(false));
-        let told = ended.clone();
+        let stop = ended.clone();
         let thread = std::thread::spawn(move || {
             let (mut longest, mut before) = (Duration::ZERO, clock::since_boot());
-            while !told.load(Relaxed) {
+            while !stop.load(Relaxed) {
                 std::thread::sleep(LOOK_EVERY);
                 let now = clock::since_boot();
                 longest = longest.max(now.saturating_sub(before).saturating_sub(LOOK_EVERY));

@@ -97,7 +97,7 @@ pub(super) async fn at_full_speed(
 }
 
 /// Waits for results in the order of the records: one that comes late makes those behind it late too, as it does for
-/// whoever reads them.
+/// their reader.
 async fn settle_in_order(
     mut waiting: mpsc::Receiver<(Instant, Delivery)>,
     began: Instant,

@@ -23,7 +23,7 @@ const POINTS_PER_HALVING: u32 = 5;
 const PART_FIRST: Duration = Duration::from_millis(50);
 /// The processor time of another process is counted in hundredths of a second: less than ten of them say little.
 pub const BROKER_SECONDS_MIN: f64 = 0.1;
-/// From so many parts on two become one.
+/// At this many parts, pairs of them are merged.
 const PARTS_MAX: usize = 240;
 
 /// Durations.
@@ -129,7 +129,7 @@ fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
 
-/// Processor time of the client and, if it is told, of the broker, since a moment.
+/// Processor time of the client and, if its process is known, of the broker, since a moment.
 pub(super) struct Meter {
     pid: Option<u32>,
     client: Duration,

@@ -73,7 +73,7 @@ pub struct Broker {
     pub cluster_id: Option<String>,
     /// Brokers of the cluster.
     pub nodes: Option<usize>,
-    /// What it was built from, as the user told.
+    /// What it was built from, as the user gave it.
     pub commit: Option<String>,
 }
 
@@ -123,7 +123,7 @@ pub struct Latency {
     pub min: u64,
     /// The longest.
     pub max: u64,
-    /// Percent, and the duration that so many did not exceed; both grow.
+    /// Percent, and the duration that this share did not exceed; both grow.
     pub percentiles: Vec<(f64, u64)>,
 }
 

@@ -31,7 +31,7 @@ impl StallWatch {
             while goes_on {
                 tokio::select! {
                     () = tokio::time::sleep(LOOK_EVERY) => {}
-                    // Told, or dropped: once more, for what has changed since the last look.
+                    // Ended, or dropped: once more, for what has changed since the last look.
                     _ = &mut end => goes_on = false,
                 }
                 if let Some(news) = stall.look(producer.trouble(), clock::monotonic()) {
@@ -45,7 +45,7 @@ impl StallWatch {
         StallWatch { ended, task }
     }
 
-    /// Ends; nothing is told and nothing holds the producer any more.
+    /// Ends; nothing more is printed, and the producer is released.
     pub async fn end(self) {
         drop(self.ended);
         // It has nothing to give; were it to panic, that was said.
@@ -69,24 +69,24 @@ fn words(news: &News, tried: Duration) -> String {
     }
 }
 
-/// How long there has been trouble, and whether that was told.
+/// How long there has been trouble, and whether that was reported.
 #[derive(Default)]
 struct Stall {
     since: Option<Instant>,
-    told: bool,
+    reported: bool,
 }
 
 impl Stall {
     fn look(&mut self, trouble: Option<String>, now: Instant) -> Option<News> {
         let Some(reason) = trouble else {
             self.since = None;
-            return std::mem::take(&mut self.told).then_some(News::Through);
+            return std::mem::take(&mut self.reported).then_some(News::Through);
         };
         let since = *self.since.get_or_insert(now);
-        if self.told || now.saturating_duration_since(since) < SILENT_MAX {
+        if self.reported || now.saturating_duration_since(since) < SILENT_MAX {
             return None;
         }
-        self.told = true;
+        self.reported = true;
         Some(News::Stuck(reason))
     }
 }
@@ -102,7 +102,7 @@ mod tests {
             stall.look(trouble.map(String::from), zero + Duration::from_millis(ms))
         };
         assert_eq!(look(0, Some("short")), None);
-        assert_eq!(look(1_999, None), None, "it was over before anybody was told");
+        assert_eq!(look(1_999, None), None, "it was over before it was reported");
         assert_eq!(look(2_000, Some("long")), None);
         assert_eq!(look(4_000, Some("long")), Some(News::Stuck("long".to_string())));
         assert_eq!(look(9_000, Some("long")), None, "once");

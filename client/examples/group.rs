@@ -1,4 +1,4 @@
-//! Reads as a member of a group, and notes what was read before partitions go to another member. Ends after so many records:
+//! Reads as a member of a group, and commits what was read before partitions go to another member. Ends after this many records:
 //! `cargo run -p millstream-client --example group -- 127.0.0.1:9092 orders 10`
 
 use millstream_client::{
@@ -17,7 +17,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         start: Start::Beginning,
         // A change of the group stops only the partitions that move.
         assignors: vec![Assignor::CooperativeSticky],
-        // Offsets are noted when this program says so, not by time.
+        // Offsets are committed when this program says so, not by time.
         commit_every: None,
         ..GroupConfig::new("example", [topic])
     };

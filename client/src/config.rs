@@ -1,4 +1,4 @@
-//! What every part of the client is told at its start.
+//! Settings of every part of the client.
 
 use std::time::Duration;
 

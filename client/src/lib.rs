@@ -31,7 +31,7 @@
 //!
 //! # Reading partitions
 //!
-//! A [`Consumer`](consumer::Consumer) reads the partitions that it is told to, each from its own start, and reads ahead in the
+//! A [`Consumer`](consumer::Consumer) reads the partitions that it is assigned, each from its own start, and reads ahead in the
 //! background up to [bounds](consumer::ConsumerConfig::memory_bytes). [`seek`](consumer::Consumer::seek), [`pause`](consumer::Consumer::pause) and
 //! [`resume`](consumer::Consumer::resume) act on single partitions; [`stream`](consumer::Consumer::stream) gives a `Stream`.
 //!
@@ -54,7 +54,7 @@
 //!
 //! A [`GroupConsumer`](consumer::GroupConsumer) shares the partitions of its topics with the other members of its group, of
 //! whatever client they are: [`Assignor`](consumer::Assignor) has Kafka's. Records are read at least once: what was given
-//! counts as read when more is asked for, and is noted by time, [when told to](consumer::GroupConsumer::commit), and
+//! counts as read when more is asked for, and is committed by time, [on request](consumer::GroupConsumer::commit), and
 //! before partitions go to another member. Who wants to take part in that asks for
 //! [events](consumer::GroupConsumer::event). Instead of names of topics a member can have a
 //! [pattern](consumer::TopicPattern). A program that asks for nothing for

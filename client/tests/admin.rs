@@ -73,7 +73,7 @@ async fn groups_are_listed_described_moved_and_removed() {
     fill(&topic, 1, 0, 10).await;
     let mut reader = GroupConsumer::new(cluster(), member(&group, &topic, Assignor::CooperativeSticky));
     in_time("records", reader.next()).await.expect("records");
-    reader.commit().await.expect("noted");
+    reader.commit().await.expect("committed");
     let described = admin.describe_group(&group).await.expect("described");
     assert_eq!((described.state.as_str(), described.protocol.as_str()), ("Stable", "cooperative-sticky"));
     assert_eq!(described.members[0].assignment, [place(&topic, 0)]);
@@ -81,12 +81,12 @@ async fn groups_are_listed_described_moved_and_removed() {
     assert_eq!(refused.code(), Some(ErrorCode::NON_EMPTY_GROUP));
     reader.close().await.expect("left");
     assert!(admin.groups().await.expect("listed").iter().any(|summary| summary.name == group));
-    assert_eq!(admin.group_offsets(&group).await.expect("told"), BTreeMap::from([(place(&topic, 0), 10)]));
+    assert_eq!(admin.group_offsets(&group).await.expect("offsets"), BTreeMap::from([(place(&topic, 0), 10)]));
     let moved = BTreeMap::from([(place(&topic, 0), 4)]);
     admin.set_group_offsets(&group, &moved).await.expect("moved");
-    assert_eq!(admin.group_offsets(&group).await.expect("told"), moved);
+    assert_eq!(admin.group_offsets(&group).await.expect("offsets"), moved);
     admin.delete_group_offsets(&group, &[place(&topic, 0)]).await.expect("removed");
-    assert!(admin.group_offsets(&group).await.expect("told").is_empty());
+    assert!(admin.group_offsets(&group).await.expect("offsets").is_empty());
 
     // A member with a name stays in its group until it is taken out.
     let named = GroupConfig { instance: Some("one".into()), ..member(&group, &topic, Assignor::Range) };

@@ -62,7 +62,7 @@ async fn every_assignor_shares_the_partitions_and_nothing_is_left_out() {
         assert_eq!(all.len(), PARTITIONS as usize * 110, "{assignor:?}");
         assert!(
             all.values().all(|count| *count == 1),
-            "{assignor:?}: what was read was noted before it moved"
+            "{assignor:?}: what was read was committed before it moved"
         );
         if assignor == Assignor::CooperativeSticky {
             let revoked: Vec<i32> =
@@ -75,38 +75,38 @@ async fn every_assignor_shares_the_partitions_and_nothing_is_left_out() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs a broker: client/tests/run"]
-async fn offsets_are_noted_when_they_are_told_to_and_read_on_from() {
+async fn offsets_are_committed_on_request_and_read_on_from() {
     let (topic, group) = (topic("commit", 1, &[]).await, unique("group"));
     fill(&topic, 1, 0, 60).await;
     let quiet = || GroupConfig { commit_every: None, ..member(&group, &topic, Assignor::Range) };
     let one = place(&topic, 0);
-    let noted =
-        async |member: &GroupConsumer| member.committed(std::slice::from_ref(&one)).await.expect("noted");
+    let committed =
+        async |member: &GroupConsumer| member.committed(std::slice::from_ref(&one)).await.expect("committed");
     let mut first = GroupConsumer::new(cluster(), quiet());
     let chunk = in_time("records", first.next()).await.expect("records");
-    assert!(noted(&first).await.is_empty());
+    assert!(committed(&first).await.is_empty());
     first.read_up_to(&chunk.partition, 7);
-    first.commit().await.expect("noted");
-    assert_eq!(noted(&first).await, BTreeMap::from([(one.clone(), 7)]));
+    first.commit().await.expect("committed");
+    assert_eq!(committed(&first).await, BTreeMap::from([(one.clone(), 7)]));
     first.read_up_to(&chunk.partition, 9);
-    first.commit_async().await.expect("on its way").wait().await.expect("noted");
-    assert_eq!(noted(&first).await[&one], 7, "less was said to be read before");
-    first.commit_offsets(BTreeMap::from([(one.clone(), 20)])).await.expect("noted");
-    assert_eq!(noted(&first).await[&one], 20);
+    first.commit_async().await.expect("on its way").wait().await.expect("committed");
+    assert_eq!(committed(&first).await[&one], 7, "less was said to be read before");
+    first.commit_offsets(BTreeMap::from([(one.clone(), 20)])).await.expect("committed");
+    assert_eq!(committed(&first).await[&one], 20);
     first.close().await.expect("left");
     let mut second = GroupConsumer::new(cluster(), quiet());
     {
         let mut records = std::pin::pin!(second.records());
         let (_, record) = in_time("a record", records.next()).await.expect("goes on").expect("a record");
-        assert_eq!(record.offset, 20, "nothing was noted at the end, as nothing is noted by itself");
+        assert_eq!(record.offset, 20, "nothing was committed at the end, as nothing is committed by itself");
         let (_, record) = in_time("a record", records.next()).await.expect("goes on").expect("a record");
         assert_eq!(record.offset, 21);
     }
-    second.commit().await.expect("noted");
-    assert_eq!(noted(&second).await[&one], 21, "the second record was given and is not read yet");
+    second.commit().await.expect("committed");
+    assert_eq!(committed(&second).await[&one], 21, "the second record was given and is not read yet");
     assert!(second.seek(&one, millstream_client::consumer::Start::Offset(3)));
-    second.commit().await.expect("noted");
-    assert_eq!(noted(&second).await[&one], 3);
+    second.commit().await.expect("committed");
+    assert_eq!(committed(&second).await[&one], 3);
     let chunk = in_time("records", second.next()).await.expect("records");
     assert_eq!((number(&chunk.records[0].value), second.assignment()), (3, vec![one.clone()]));
     second.close().await.expect("left");
@@ -137,7 +137,7 @@ async fn what_is_revoked_can_be_committed_before_it_goes_and_seeks_hold_before_t
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert!(second.has().is_empty());
     let offsets: BTreeMap<_, _> = revoked.iter().map(|partition| (partition.clone(), 28)).collect();
-    first.commit_offsets(offsets).await.expect("noted while it is still ours");
+    first.commit_offsets(offsets).await.expect("committed while it is still ours");
     let going_on = tokio::spawn(async move { while first.event().await.is_ok() {} });
     until("the other one has its share", || second.has().len() == revoked.len()).await;
     let read = |partition: &TopicPartition, n| {
@@ -145,7 +145,7 @@ async fn what_is_revoked_can_be_committed_before_it_goes_and_seeks_hold_before_t
     };
     until("the rest is read", || revoked.iter().all(|partition| read(partition, 29))).await;
     revoked.retain(|partition| read(partition, 27));
-    assert_eq!(revoked, [], "the other one began with what was noted");
+    assert_eq!(revoked, [], "the other one began with what was committed");
     going_on.abort();
     second.stop().await;
 }

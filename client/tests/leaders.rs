@@ -32,7 +32,7 @@ const SERVED: &[(ApiKey, i16)] = &[
     (ApiKey::ApiVersions, 3),
     (ApiKey::InitProducerId, 3),
 ];
-/// One request of so many is taken and not answered.
+/// One of this many requests is taken and not answered.
 const UNANSWERED_ONE_OF: u32 = 23;
 
 /// What both brokers know.

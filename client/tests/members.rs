@@ -33,7 +33,7 @@ async fn a_member_that_closes_at_any_moment_of_a_rebalance_notes_what_it_read() 
         };
         let mut leaving = GroupConsumer::new(cluster(), config.clone());
         while !matches!(in_time("assigned", leaving.event()).await.expect("a member"), Event::Assigned(_)) {}
-        // Its group changes while it reads: what it has read since is to be noted when it closes.
+        // Its group changes while it reads: what it has read since is to be committed when it closes.
         let coming = Reader::start(config);
         for partition in leaving.assignment() {
             leaving.seek(&partition, Start::Beginning);
@@ -73,8 +73,8 @@ async fn an_application_that_asks_for_nothing_loses_its_place_and_gets_one_again
         until("the other one has all", || other.has().len() == PARTITIONS as usize).await;
         let refused = away.commit().await.expect_err("it is no member");
         assert_eq!(refused.code(), Some(ErrorCode::UNKNOWN_MEMBER_ID), "{refused}");
-        let Ok(Event::Overdue { away: time, lost }) = in_time("told", away.event()).await else {
-            panic!("{assignor:?}: nothing told")
+        let Ok(Event::Overdue { away: time, lost }) = in_time("reported", away.event()).await else {
+            panic!("{assignor:?}: nothing reported")
         };
         assert!(time >= Duration::from_secs(1) && time < Duration::from_secs(60), "{time:?}");
         assert!(lost.contains(&read.partition), "{assignor:?}: {lost:?}");
@@ -90,8 +90,8 @@ async fn an_application_that_asks_for_nothing_loses_its_place_and_gets_one_again
 #[ignore = "needs a broker: client/tests/run"]
 async fn settings_that_cannot_be_are_told_by_the_first_call() {
     let config = GroupConfig { poll_interval_max: Duration::ZERO, ..member("g", "t", Assignor::Range) };
-    let told = in_time("told", GroupConsumer::new(cluster(), config).event()).await;
-    assert!(matches!(told, Err(ClientError::Setting { key: "poll_interval_max", .. })), "{told:?}");
+    let error = in_time("reported", GroupConsumer::new(cluster(), config).event()).await;
+    assert!(matches!(error, Err(ClientError::Setting { key: "poll_interval_max", .. })), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -148,11 +148,11 @@ async fn records_without_a_key_go_to_all_partitions_in_large_batches() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_no_broker_is_nothing_is_taken() {
-    let nobody =
+    let unused =
         std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
     let config = ClientConfig {
         connect_timeout: Duration::from_millis(200),
-        ..ClientConfig::new(&nobody.to_string())
+        ..ClientConfig::new(&unused.to_string())
     };
     let producer = Producer::new(Cluster::new(config), ProducerConfig::default());
     let sent = in_time("an answer", producer.send("t", Record::default())).await;

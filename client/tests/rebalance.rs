@@ -281,14 +281,14 @@ async fn a_close_whose_commit_comes_after_the_join_was_completed_notes_what_was_
     while fake.second_round().is_empty() {
         tokio::task::yield_now().await;
     }
-    in_time("closed", member.close()).await.expect("noted");
+    in_time("closed", member.close()).await.expect("committed");
     assert_eq!(fake.second_round(), ["join", "commit 3 in 1", "sync 2", "commit 3 in 2", "leave"]);
 }
 
 #[tokio::test]
 async fn a_close_whose_commit_comes_before_the_sync_waits_for_it() {
     let (fake, member) = changing(Script::CommitBeforeTheSync, "sync 2").await;
-    in_time("closed", member.close()).await.expect("noted");
+    in_time("closed", member.close()).await.expect("committed");
     assert_eq!(fake.second_round(), ["join", "sync 2", "commit 3 in 2", "commit 3 in 2", "leave"]);
 }
 
@@ -297,8 +297,8 @@ async fn commits_while_the_group_changes_wait_for_the_sync_and_keep_their_order(
     let (fake, mut member) = changing(Script::CommitBeforeTheSync, "sync 2").await;
     let place = support::place(TOPIC, 0);
     let all = member.commit_async().await.expect("on its way");
-    member.commit_offsets([(place, 1)].into()).await.expect("noted");
-    all.wait().await.expect("noted");
+    member.commit_offsets([(place, 1)].into()).await.expect("committed");
+    all.wait().await.expect("committed");
     in_time("closed", member.close()).await.expect("left");
     let heard = fake.second_round();
     assert_eq!(

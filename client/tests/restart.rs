@@ -115,7 +115,7 @@ async fn read_as_member(cluster: Cluster) -> BTreeMap<u32, u32> {
         let chunk = member.next().await.expect("records");
         chunk.records.iter().for_each(|record| *seen.entry(number(&record.value)).or_default() += 1);
     }
-    // The group's last offsets are noted, or it is said why not.
+    // The group's last offsets are committed, or it is said why not.
     member.close().await.expect("left");
     seen
 }
@@ -138,10 +138,10 @@ async fn a_member_that_closes_while_its_broker_that_is_killed_comes_back_notes_w
     let closing = tokio::spawn(member.close());
     tokio::time::sleep(Duration::from_millis(300)).await;
     let _broker = Broker::start(&data, &address);
-    in_time("closed", closing).await.expect("no panic").expect("noted");
+    in_time("closed", closing).await.expect("no panic").expect("committed");
     let next = GroupConsumer::new(cluster(), config());
-    let noted = next.committed(std::slice::from_ref(&read.partition)).await.expect("noted");
-    assert_eq!(noted.get(&read.partition), Some(&(written.offset + 1)));
+    let committed = next.committed(std::slice::from_ref(&read.partition)).await.expect("committed");
+    assert_eq!(committed.get(&read.partition), Some(&(written.offset + 1)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

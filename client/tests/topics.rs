@@ -106,11 +106,11 @@ async fn an_offset_before_the_logs_start_is_treated_as_the_policy_says() {
     }
     let mut consumer = reading(&topic, None);
     assert!(consumer.seek(&partition, Start::Offset(3)));
-    let refused = in_time("told", consumer.next()).await.expect_err("there is no policy");
+    let refused = in_time("reported", consumer.next()).await.expect_err("there is no policy");
     assert_eq!(refused.code(), Some(ErrorCode::OFFSET_OUT_OF_RANGE), "{refused}");
     assert!(consumer.seek(&partition, Start::Offset(12)));
     loop {
-        // The error may have been told twice before the seek.
+        // The error may have been reported twice before the seek.
         if let Ok(chunk) = in_time("records", consumer.next()).await {
             assert_eq!(chunk.records[0].offset, 12);
             break;

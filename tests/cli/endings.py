@@ -1,7 +1,7 @@
 """How commands end when they are told to, and when the reader of their standard output is slow or goes.
 
 docs/command-line.md says it in one table: 0 where being told to end is the only end, 128 and the signal's number otherwise, and
-what was delivered, printed and noted is so.
+what was delivered, printed and committed is so.
 """
 import fcntl
 import json
@@ -79,14 +79,14 @@ def fill(broker, topic, batches):
 
 
 def group(broker, name):
-    """State of a group, how many members it has, and the offset that it has noted of its one partition."""
+    """State of a group, how many members it has, and the offset that it has committed of its one partition."""
     done = subprocess.run([binary(), "group", "describe", name, "--output", "json", "--bootstrap", broker.bootstrap],
                           capture_output=True, text=True, timeout=60)
     if done.returncode:
         return None, 0, None
     shown = json.loads(done.stdout)
-    noted = [partition["offset"] for partition in shown["offsets"]]
-    return shown["state"], len(shown["members"]), noted[0] if noted else None
+    committed = [partition["offset"] for partition in shown["offsets"]]
+    return shown["state"], len(shown["members"]), committed[0] if committed else None
 
 
 def unread(pipe):
@@ -180,8 +180,8 @@ def readers_that_go(broker):
         assert len(os.read(pipe, 5 * LINE_BYTES + LINE_BYTES // 2)) == 5 * LINE_BYTES + LINE_BYTES // 2
         consume.process.stdout.close()
         assert (consume.process.wait(SECONDS_MAX), consume.process.stderr.read()) == (0, "")
-    state, members, noted = group(broker, topic)
-    assert (state, members, noted) == ("Empty", 0, 5), f"{state}, {members} members, {noted} noted, and five were read"
+    state, members, committed = group(broker, topic)
+    assert (state, members, committed) == ("Empty", 0, 5), f"{state}, {members} members, {committed} committed, and five were read"
     # One that waits for more, while nothing comes that could be written.
     with Command(broker, "consume", topic, "--group", f"{topic}-waiting", "--from-beginning", "--follow", stdout=subprocess.PIPE) as consume:
         for _ in range(2000):
@@ -209,7 +209,7 @@ def pipelines_that_are_told_to_end(broker):
 
 
 def readers_that_sleep(broker):
-    """Only what the pipe has taken is noted, and a command that waits for its reader still ends when it is told to."""
+    """Only what the pipe has taken is committed, and a command that waits for its reader still ends when it is told to."""
     topic = fresh("slow")
     lines = fill(broker, topic, 20)
     with Command(broker, "consume", topic, "--group", topic, stdout=subprocess.PIPE) as consume:
@@ -221,11 +221,11 @@ def readers_that_sleep(broker):
         code = consume.process.wait(SECONDS_MAX)
         read = consume.process.stdout.read().count("\n")
         told = consume.process.stderr.read()
-    state, members, noted = group(broker, topic)
+    state, members, committed = group(broker, topic)
     printed = int(re.search(r"(\d+) records were printed", told)[1])
     assert (code, state, members) == (143, "Empty", 0), f"exit {code}, {state}, {members} members: {told}"
     # The rest of what the pipe has is of a page that it has not taken as a whole.
-    assert 0 < noted == printed <= read < noted + BATCH_RECORDS, f"{noted} noted, {printed} told, {read} in the pipe"
+    assert 0 < committed == printed <= read < committed + BATCH_RECORDS, f"{committed} committed, {printed} told, {read} in the pipe"
     rest = millstream(broker, "consume", topic, "--group", topic).splitlines()
-    assert rest == lines[noted:], f"it goes on with {rest[:1]}, not behind {noted}"
-    return f"{noted} records in the pipe are noted"
+    assert rest == lines[committed:], f"it goes on with {rest[:1]}, not behind {committed}"
+    return f"{committed} records in the pipe are committed"

@@ -40,7 +40,7 @@ enum ClusterCommand {
         /// The broker [default: the one that leads the metadata].
         #[arg(long, value_name = "ID", value_parser = number::<i32>(0..))]
         broker: Option<i32>,
-        /// Also keys that nobody set.
+        /// Include keys at their defaults.
         #[arg(long)]
         all: bool,
     },
@@ -178,12 +178,13 @@ async fn log_level(
     });
     let method = if body.is_some() { "PUT" } else { "GET" };
     let answer = port.ask(method, "/v1/log", body.as_deref()).await?;
-    let told: Value = serde_json::from_str(&answer.body).unwrap_or_default();
-    match (answer.status, told["filter"].as_str(), output) {
+    let answered: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+    match (answer.status, answered["filter"].as_str(), output) {
         (200, Some(filter), Output::Table) => out.line(&format!("the broker logs {filter}")),
-        (200, Some(_), Output::Json) => out.json(&told),
+        (200, Some(_), Output::Json) => out.json(&answered),
         (status, ..) => {
-            let said = told["error"].as_str().map_or_else(|| http::first_line(&answer.body), String::from);
+            let said =
+                answered["error"].as_str().map_or_else(|| http::first_line(&answer.body), String::from);
             Err(CliError::Answer { status, said })
         }
     }

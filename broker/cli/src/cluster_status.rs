@@ -101,7 +101,7 @@ pub(super) async fn status(admin: &Admin, output: Output, out: &mut Out) -> Resu
             "healthy": lacking == 0 && controller.is_some() && refusing.is_empty(),
         }))?,
         Output::Table => {
-            let led = controller.map_or_else(|| "nobody".to_string(), |id| format!("broker {id}"));
+            let led = controller.map_or_else(|| "no broker".to_string(), |id| format!("broker {id}"));
             let row = |what: &str, value: String| vec![what.to_string(), value];
             let rows = [
                 row("cluster", cluster_id.unwrap_or_else(|| "-".to_string())),
@@ -156,10 +156,13 @@ mod tests {
             total_bytes: Some(640 << 20),
             free_bytes: Some(12 << 20),
         };
-        let told = reason(1, &dir, Some(64 << 20));
-        assert!(told.contains("12 of 640 MiB") && told.contains("disk.low.bytes is 64 MiB"), "{told}");
+        let message = reason(1, &dir, Some(64 << 20));
+        assert!(
+            message.contains("12 of 640 MiB") && message.contains("disk.low.bytes is 64 MiB"),
+            "{message}"
+        );
         dir.free_bytes = None;
-        let told = reason(1, &dir, None);
-        assert!(told.contains("/data") && told.contains("KAFKA_STORAGE_ERROR"), "{told}");
+        let message = reason(1, &dir, None);
+        assert!(message.contains("/data") && message.contains("KAFKA_STORAGE_ERROR"), "{message}");
     }
 }

@@ -11,7 +11,7 @@ use super::{candidates, error::CliError};
 /// How long a command waits for a broker that does not answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The shape of results.
+/// Output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum Output {
     /// For people.
@@ -21,10 +21,10 @@ pub(super) enum Output {
     Json,
 }
 
-/// Which brokers, and how results look.
+/// The brokers, and the output format.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Common {
-    /// Brokers to begin with, separated by commas.
+    /// Bootstrap brokers, separated by commas.
     #[arg(
         long,
         global = true,
@@ -34,7 +34,7 @@ pub(super) struct Common {
         value_parser = addresses
     )]
     pub(super) bootstrap: String,
-    /// The shape of results.
+    /// Output format.
     #[arg(long, global = true, value_enum, default_value_t)]
     pub(super) output: Output,
 }

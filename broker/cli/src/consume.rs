@@ -45,7 +45,7 @@ pub(super) struct ConsumeArgs {
     /// (2026-01-31T18:30:00Z), or milliseconds since 1970.
     #[arg(long, value_name = "TIME", alias = "since-ms", allow_hyphen_values = true)]
     since: Option<When>,
-    /// End after so many records.
+    /// Stop after N records.
     #[arg(long, value_name = "N", visible_alias = "limit", value_parser = number::<u64>(0..))]
     max_messages: Option<u64>,
     /// Wait for more at the end.
@@ -102,7 +102,7 @@ const PAGE_BYTES: usize = 64 << 10;
 /// While nothing comes it is looked so often whether there is anything left to come.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Prints records until there are enough, or it is told to end: where there never are, that is the end.
+/// Prints records until there are enough, or it is interrupted; with --follow only that ends it.
 pub(super) fn run(mut args: ConsumeArgs) -> Result<(), CliError> {
     args.settle_format()?;
     let endless = args.follow && args.max_messages.is_none();
@@ -119,7 +119,7 @@ pub(super) fn run(mut args: ConsumeArgs) -> Result<(), CliError> {
 
 async fn read_as_member(args: ConsumeArgs, group: &str) -> Result<(), CliError> {
     let cluster = args.common.cluster();
-    // A topic that is not there is told at once, not waited for.
+    // A topic that is not there is reported at once, not waited for.
     find::topic(&cluster, args.topic.name()).await?;
     let start = if args.from_beginning || !args.follow { Start::Beginning } else { Start::End };
     let config = GroupConfig { start, ..GroupConfig::new(group, [args.topic.name().to_string()]) };
@@ -129,7 +129,7 @@ async fn read_as_member(args: ConsumeArgs, group: &str) -> Result<(), CliError> 
         // Others may read it by now.
         member.seek(&partition, Start::Offset(offset));
     }
-    // However it ends: what was printed is noted, and the others need not wait for this member.
+    // However it ends: what was printed is committed, and the others need not wait for this member.
     let closed = printer.finish(member.close()).await;
     match done {
         Err(error) if !error.is_in_order() => Err(error),
@@ -259,7 +259,7 @@ fn start(args: &ConsumeArgs, begin: i64, end: i64, since: Option<i64>) -> i64 {
     }
 }
 
-/// Why there is nothing where reading was told to begin.
+/// Why there is nothing where reading should begin.
 fn nothing_there(
     args: &ConsumeArgs,
     since_ms: Option<i64>,

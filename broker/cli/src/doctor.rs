@@ -1,4 +1,4 @@
-//! `millstream doctor`: looks at the data directory of a broker that does not run, and repairs its log when told to.
+//! `millstream doctor`: looks at the data directory of a broker that does not run, and repairs its log on request.
 
 use std::path::{Path, PathBuf};
 
@@ -58,9 +58,9 @@ pub(super) fn run(args: DoctorArgs) -> Result<(), CliError> {
     let report = doctor::inspect(dir, &REPLICAS)?;
     match args.local.output {
         LocalOutput::Json => {
-            let mut told = report_json(&report);
-            repaired.iter().for_each(|repaired| told["repair"] = repaired_json(repaired));
-            out.json(&told)?;
+            let mut shown = report_json(&report);
+            repaired.iter().for_each(|repaired| shown["repair"] = repaired_json(repaired));
+            out.json(&shown)?;
         }
         LocalOutput::Table => show_report(&report, &mut out)?,
     }
@@ -123,7 +123,7 @@ fn verdict(report: &Report) -> String {
     format!("not sound: {lost}; see `millstream doctor --repair`")
 }
 
-/// What entries of a group do, for those who are told that some are gone.
+/// What entries of a group do, for readers who learn that some are gone.
 fn what_is_lost(group: GroupId) -> &'static str {
     match group {
         GroupId::METADATA => {
@@ -182,7 +182,7 @@ fn kind_text(kind: &ProblemKind) -> &'static str {
     match kind {
         ProblemKind::Header => "the file has no header of its own",
         ProblemKind::Short => "the file is shorter than it was made",
-        ProblemKind::Torn => "a write that was not finished when the broker ended; nobody was told of it",
+        ProblemKind::Torn => "a write that was not finished when the broker ended; it was never acknowledged",
         ProblemKind::Damaged => "bytes that were durable are not those that were written",
     }
 }

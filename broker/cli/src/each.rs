@@ -3,7 +3,7 @@
 use super::error::CliError;
 use millstream::console;
 
-/// Does it to each. Of several names every one that fails is told at once, and at the end how many did.
+/// Does it to each. Of several names each failure is reported at once, and at the end how many did.
 pub(super) async fn each(
     names: &[String],
     kind: &'static str,

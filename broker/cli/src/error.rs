@@ -1,4 +1,4 @@
-//! Why a command did not do what it was told to, and what to do next.
+//! Why a command failed, and what to do next.
 
 use std::{fmt, io, path::PathBuf};
 
@@ -63,7 +63,7 @@ pub(super) enum CliError {
         size: TooLarge,
     },
     /// Some of what several names were given for could not be done.
-    #[error("{failed} of {all} {kind}s {} not deleted, as told above", were(*failed))]
+    #[error("{failed} of {all} {kind}s {} not deleted; see above", were(*failed))]
     NotAll {
         /// How many.
         failed: usize,
@@ -103,10 +103,10 @@ pub(super) enum CliError {
         /// What is wrong with it.
         problem: LineProblem,
     },
-    /// It was told to end before its end, and did in order: nothing that it took is lost.
+    /// It was interrupted and shut down cleanly: nothing that it accepted is lost.
     #[error("interrupted{so_far}")]
     Interrupted {
-        /// How it was told.
+        /// By which signal.
         by: Ending,
         /// What is done.
         so_far: SoFar,
@@ -177,7 +177,7 @@ pub(super) enum CliError {
     },
 }
 
-/// What a command had done when it was told to end.
+/// What a command had done when it was interrupted.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum SoFar {
     /// Lines were sent.
@@ -193,12 +193,12 @@ pub(super) enum SoFar {
     Printed {
         /// How many.
         records: u64,
-        /// Whether a group has noted it.
+        /// Whether a group has committed it.
         as_member: bool,
     },
     /// Something was measured.
     #[error(
-        "; the measurement is not complete, so nothing is told of it; the topics that it made are removed"
+        "; the measurement is not complete, so no result is shown; the topics that it created are deleted"
     )]
     Measured,
 }
@@ -284,8 +284,8 @@ pub(super) enum Missing {
 }
 
 fn printed(records: u64, as_member: bool) -> String {
-    let noted = if as_member { ", and the group goes on behind what was taken of them" } else { "" };
-    format!("{} {} printed until then{noted}", counted(records, "record"), were(records))
+    let committed = if as_member { ", and the group goes on behind what was taken of them" } else { "" };
+    format!("{} {} printed until then{committed}", counted(records, "record"), were(records))
 }
 
 fn undelivered(failed: u64, all: u64) -> String {
@@ -316,7 +316,7 @@ impl From<SendError> for CliError {
 }
 
 impl CliError {
-    /// 1: failed at run time. 2: wrong usage or configuration. From 128 on: told to end before its end.
+    /// 1: failed at run time. 2: wrong usage or configuration. From 128 on: ended by a signal.
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             CliError::Interrupted { by, .. } => by.exit_code(),
@@ -325,7 +325,7 @@ impl CliError {
         }
     }
 
-    /// Whether it did in order what it was told to: end early, or no more than its reader wanted.
+    /// Whether it ended cleanly: by a signal, or because its reader has gone.
     pub(super) fn is_in_order(&self) -> bool {
         matches!(self, CliError::Interrupted { .. }) || self.is_closed_pipe()
     }
@@ -452,15 +452,15 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_told_to_end_says_what_is_done() {
+    fn an_interrupt_says_what_is_done() {
         let printed = |records, as_member| {
             let so_far = SoFar::Printed { records, as_member };
             CliError::Interrupted { by: Ending::Interrupt, so_far }
         };
         assert_eq!(printed(1, false).to_string(), "interrupted; 1 record was printed until then");
-        let told = printed(7, true).to_string();
+        let message = printed(7, true).to_string();
         assert_eq!(
-            told,
+            message,
             "interrupted; 7 records were printed until then, and the group goes on behind what was taken of them"
         );
         assert_eq!((printed(1, true).exit_code(), printed(1, true).is_in_order()), (130, true));

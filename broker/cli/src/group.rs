@@ -39,8 +39,8 @@ enum GroupCommand {
     /// Show a group's members, what they have read, and what is left.
     ///
     /// LAG is the number of records that are left to read. BEHIND is the age of the oldest of them: now, less its
-    /// timestamp; it grows while nobody reads, and is zero when nothing is left. Of each topic that the group reads all
-    /// partitions are shown. Where it has noted no offset nobody knows where it would begin: LAG is `-`, and the first line
+    /// timestamp; it grows while there is no reader, and is zero when nothing is left. Of each topic that the group reads all
+    /// partitions are shown. Where it has committed no offset its start is not known: LAG is `-`, and the first line
     /// says how many partitions its numbers do not count.
     Describe {
         /// Its name.
@@ -51,7 +51,7 @@ enum GroupCommand {
     ///
     /// A group that does not exist is refused, because its name is probably mistyped; --create makes it.
     Reset(ResetArgs),
-    /// Remove groups that have no members, and what they have noted.
+    /// Remove groups that have no members, and what they have committed.
     ///
     /// Of several names each has its turn, also when another one fails; it ends with 1 if any did.
     Delete {
@@ -83,7 +83,7 @@ pub(super) fn run(args: GroupArgs) -> Result<(), CliError> {
     })
 }
 
-/// A group that cannot be changed because it has members, or that is not there, is told in those words.
+/// A group that cannot be changed because it has members, or that is not there, is reported in those words.
 pub(super) async fn refused(admin: &Admin, group: &str, error: ClientError) -> CliError {
     match error.code() {
         Some(
@@ -131,7 +131,7 @@ async fn describe(admin: &Admin, name: &str, output: Output, out: &mut Out) -> R
 /// The group, if there is one.
 pub(super) async fn existing(admin: &Admin, name: &str) -> Result<Option<GroupDescription>, ClientError> {
     match admin.describe_group(name).await {
-        // Kafka describes what is not there as dead, and so groups that only noted something.
+        // Kafka describes what is not there as dead, and so groups that only committed something.
         Ok(group) if group.state == DEAD && admin.group_offsets(name).await?.is_empty() => Ok(None),
         Err(error) if error.code() == Some(ErrorCode::GROUP_ID_NOT_FOUND) => Ok(None),
         described => described.map(Some),
@@ -158,7 +158,7 @@ fn describe_json(group: &GroupDescription, readings: &[Reading], out: &mut Out) 
         json!({
             "topic": &*reading.partition.topic,
             "partition": reading.partition.partition,
-            "offset": reading.noted,
+            "offset": reading.committed,
             "log_start_offset": reading.begin,
             "end_offset": reading.end,
             "lag_records": reading.records(),
@@ -190,7 +190,7 @@ fn describe_table(group: &GroupDescription, readings: &[Reading], out: &mut Out)
         vec![
             reading.partition.topic.to_string(),
             reading.partition.partition.to_string(),
-            known(reading.noted),
+            known(reading.committed),
             known(reading.end),
             known(reading.records()),
             reading.age_ms(now_ms).map_or_else(|| "-".to_string(), lasting),
@@ -214,24 +214,25 @@ fn headline(group: &GroupDescription, readings: &[Reading], now_ms: i64) -> Stri
     format!("group '{name}' is {state}: {members}, {records} to read{behind}{}", uncounted(readings))
 }
 
-/// Age of the oldest record that is left; none where it is not known, as of a group that has noted nothing yet.
+/// Age of the oldest record that is left; none where it is not known, as of a group that has committed nothing yet.
 fn oldest_ms(readings: &[Reading], now_ms: i64) -> Option<i64> {
-    let noted: Vec<&Reading> = readings.iter().filter(|reading| reading.noted.is_some()).collect();
-    match noted.is_empty() {
+    let committed: Vec<&Reading> = readings.iter().filter(|reading| reading.committed.is_some()).collect();
+    match committed.is_empty() {
         true => readings.iter().all(|reading| reading.records() == Some(0)).then_some(0),
-        false => noted.iter().filter_map(|reading| reading.age_ms(now_ms)).max(),
+        false => committed.iter().filter_map(|reading| reading.age_ms(now_ms)).max(),
     }
 }
 
 /// What the numbers do not count, with the reason.
 fn uncounted(readings: &[Reading]) -> String {
     let unknown = readings.iter().filter(|reading| reading.records().is_none());
-    let (noted, new): (Vec<&Reading>, Vec<&Reading>) = unknown.partition(|reading| reading.noted.is_some());
-    let told = |which: &[&Reading], why: &str| match which.len() {
+    let (committed, new): (Vec<&Reading>, Vec<&Reading>) =
+        unknown.partition(|reading| reading.committed.is_some());
+    let uncounted = |which: &[&Reading], why: &str| match which.len() {
         0 => String::new(),
         n => format!("; not counting {} {why}", counted(n, "partition")),
     };
-    told(&new, "of which it has noted nothing") + &told(&noted, "whose end is not known")
+    uncounted(&new, "of which it has committed nothing") + &uncounted(&committed, "whose end is not known")
 }
 
 #[cfg(test)]
@@ -241,9 +242,9 @@ mod tests {
     use super::*;
 
     /// A group's place in a partition with ten records.
-    fn reading(noted: Option<i64>, oldest_ms: Option<i64>) -> Reading {
+    fn reading(committed: Option<i64>, oldest_ms: Option<i64>) -> Reading {
         let partition = TopicPartition { topic: "t".into(), partition: 0 };
-        Reading { partition, noted, begin: Some(0), end: Some(10), member: None, oldest_ms }
+        Reading { partition, committed, begin: Some(0), end: Some(10), member: None, oldest_ms }
     }
 
     #[test]
@@ -272,7 +273,7 @@ mod tests {
         };
         assert_eq!(
             headline(&group, &[reading(Some(9), Some(1_000)), reading(None, None)], 63_000),
-            "group 'g' is Empty: 0 members, 1 record to read, the oldest 1m 2s old; not counting 1 partition of which it has noted nothing"
+            "group 'g' is Empty: 0 members, 1 record to read, the oldest 1m 2s old; not counting 1 partition of which it has committed nothing"
         );
         assert_eq!(
             headline(&group, &[reading(Some(10), None)], 0),

@@ -61,7 +61,7 @@ struct Target {
     /// To this offset, or the nearest that there is.
     #[arg(long, value_name = "OFFSET", value_parser = number::<i64>(0..))]
     to_offset: Option<i64>,
-    /// By so many records, forwards or (negative) backwards from where the group is: in partitions of which it has noted
+    /// By N records, forwards or (negative) backwards from where the group is: in partitions of which it has committed
     /// nothing, from the first record.
     #[arg(long, value_name = "N", value_parser = number::<i64>(..))]
     by: Option<i64>,
@@ -133,7 +133,7 @@ pub(super) async fn reset(
 async fn moves(admin: &Admin, args: &ResetArgs) -> Result<Vec<Move>, CliError> {
     let topic = find::topic(admin.cluster(), &args.topic).await?;
     let partitions = chosen(&topic, &args.partition)?;
-    let noted = admin.group_offsets(&args.name).await?;
+    let committed = admin.group_offsets(&args.name).await?;
     let begins = bounds(admin, &partitions, OffsetAt::Earliest).await?;
     let ends = bounds(admin, &partitions, OffsetAt::Latest).await?;
     let since = match args.to.since.map(|since| since.resolve(clock::now_ms())) {
@@ -141,7 +141,7 @@ async fn moves(admin: &Admin, args: &ResetArgs) -> Result<Vec<Move>, CliError> {
         None => BTreeMap::new(),
     };
     let one = |partition: TopicPartition| {
-        let from = noted.get(&partition).copied();
+        let from = committed.get(&partition).copied();
         let (begin, end) = (begins[&partition], ends[&partition]);
         let to = args.to.place(from, begin, end, since.get(&partition).copied());
         Move { partition, from, to }
@@ -159,7 +159,7 @@ impl Target {
         } else if let Some(offset) = self.to_offset {
             offset.clamp(begin, end)
         } else if let Some(by) = self.by {
-            // Where nothing is noted, a group begins at the first record.
+            // Where nothing is committed, a group begins at the first record.
             from.unwrap_or(begin).saturating_add(by).clamp(begin, end)
         } else {
             since.unwrap_or(end)

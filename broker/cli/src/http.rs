@@ -21,14 +21,14 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
 /// Longest line of an answer that is shown.
-const LINE_SIGNS_MAX: usize = 300;
+const LINE_CHARACTERS_MAX: usize = 300;
 /// Largest file of a token.
 const TOKEN_BYTES_MAX: u64 = 4096;
 
 /// A broker's HTTP port, and what it asks for.
 #[derive(Clone, Debug, Args)]
 pub(super) struct HttpPort {
-    /// Where the broker answers HTTP.
+    /// HTTP address of the broker.
     #[arg(
         long,
         value_name = "HOST:PORT",
@@ -77,7 +77,7 @@ pub(super) async fn get(address: &str, path: &str) -> Result<Answer, CliError> {
 /// What an answer says that is no JSON, as far as it can be shown in a line.
 pub(super) fn first_line(body: &str) -> String {
     let line = body.lines().map(str::trim).find(|line| !line.is_empty());
-    line.unwrap_or("no reason was given").chars().take(LINE_SIGNS_MAX).collect()
+    line.unwrap_or("no reason was given").chars().take(LINE_CHARACTERS_MAX).collect()
 }
 
 async fn ask_with(
@@ -129,7 +129,7 @@ mod tests {
     fn an_answer_that_is_text_says_what_its_first_line_does() {
         assert_eq!(first_line("\r\n this is the Kafka port\nmore"), "this is the Kafka port");
         assert_eq!(first_line(" \n"), "no reason was given");
-        assert_eq!(first_line(&"ä".repeat(1_000)).chars().count(), LINE_SIGNS_MAX);
+        assert_eq!(first_line(&"ä".repeat(1_000)).chars().count(), LINE_CHARACTERS_MAX);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! How far a group is behind, asked over the Kafka protocol: in records, and as the age of the oldest record that it has
 //! not read. For that one batch is fetched of each partition that has something left.
 //!
-//! Where the group has noted nothing nobody knows where it would begin, so what is left there is not known, unless the
+//! Where the group has committed nothing its start is not known, so what is left there is not known, unless the
 //! partition is empty.
 
 use std::{
@@ -27,8 +27,8 @@ const QUIET_MAX: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reading {
     pub(super) partition: TopicPartition,
-    /// What the group has noted.
-    pub(super) noted: Option<i64>,
+    /// What the group has committed.
+    pub(super) committed: Option<i64>,
     /// First offset that there is.
     pub(super) begin: Option<i64>,
     /// Offset behind the last record.
@@ -42,7 +42,7 @@ pub(super) struct Reading {
 impl Reading {
     /// The offset that is read next: what retention has removed is not.
     pub(super) fn next(&self) -> Option<i64> {
-        Some(self.noted?.max(self.begin?))
+        Some(self.committed?.max(self.begin?))
     }
 
     /// Records that are left.
@@ -62,18 +62,18 @@ impl Reading {
     }
 }
 
-/// How far a group has read: every partition of the topics that it has noted something of or that a member reads.
+/// How far a group has read: every partition of the topics that it has committed something of or that a member reads.
 pub(super) async fn readings(admin: &Admin, group: &GroupDescription) -> Result<Vec<Reading>, ClientError> {
-    let noted = admin.group_offsets(&group.name).await?;
+    let committed = admin.group_offsets(&group.name).await?;
     let mut members: BTreeMap<TopicPartition, String> = BTreeMap::new();
     for member in &group.members {
         members.extend(member.assignment.iter().map(|partition| (partition.clone(), member.id.clone())));
     }
-    let partitions = with_siblings(admin, noted.keys().chain(members.keys()).cloned().collect()).await;
+    let partitions = with_siblings(admin, committed.keys().chain(members.keys()).cloned().collect()).await;
     let begins = found(admin, &partitions, OffsetAt::Earliest).await;
     let ends = found(admin, &partitions, OffsetAt::Latest).await;
     let reading = |partition: TopicPartition| Reading {
-        noted: noted.get(&partition).copied(),
+        committed: committed.get(&partition).copied(),
         begin: begins.get(&partition).copied(),
         end: ends.get(&partition).copied(),
         member: members.get(&partition).cloned(),
@@ -92,7 +92,7 @@ pub(super) async fn readings(admin: &Admin, group: &GroupDescription) -> Result<
 async fn with_siblings(admin: &Admin, mut partitions: BTreeSet<TopicPartition>) -> BTreeSet<TopicPartition> {
     let topics: BTreeSet<Arc<str>> = partitions.iter().map(|partition| partition.topic.clone()).collect();
     for topic in topics {
-        // A topic that is gone has none; what the group has noted of it is still shown.
+        // A topic that is gone has none; what the group has committed of it is still shown.
         if let Ok(known) = admin.cluster().topic(&topic, false).await {
             let all = known.partitions.iter().map(|p| p.index);
             partitions.extend(all.map(|partition| TopicPartition { topic: topic.clone(), partition }));
@@ -101,7 +101,7 @@ async fn with_siblings(admin: &Admin, mut partitions: BTreeSet<TopicPartition>) 
     partitions
 }
 
-/// A topic that is gone has no such offset; what the group has noted of it is still shown.
+/// A topic that is gone has no such offset; what the group has committed of it is still shown.
 async fn found(
     admin: &Admin,
     partitions: &BTreeSet<TopicPartition>,
@@ -159,9 +159,9 @@ mod tests {
 
     #[test]
     fn what_is_left_is_known_when_both_ends_are() {
-        let reading = |noted, begin, end| Reading {
+        let reading = |committed, begin, end| Reading {
             partition: TopicPartition { topic: "t".into(), partition: 0 },
-            noted,
+            committed,
             begin,
             end,
             member: None,

@@ -1,7 +1,7 @@
 //! The command line: the only place that knows clap.
 //!
-//! Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration, 128 and the signal's number when it was told to
-//! end before its end (see [`CliError::exit_code`](error::CliError::exit_code)). An error is one line on standard error that
+//! Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration, 128 and the signal's number when a signal
+//! ended it early (see [`CliError::exit_code`](error::CliError::exit_code)). An error is one line on standard error that
 //! says what to do next; results go to standard output, and a reader that closes it early is no error.
 
 mod bench;
@@ -50,9 +50,9 @@ use millstream::console;
 const FIRST_STEPS: &str = "\
 First steps:
   millstream serve                              runs a broker on 127.0.0.1:9092, with its data in ./millstream-data
-  millstream topic create orders                makes a topic
+  millstream topic create orders                creates a topic
   echo hello | millstream produce orders        writes a record
-  millstream consume orders                     reads what there is; with --follow also what comes
+  millstream consume orders                     reads all records; with --follow also new ones
   millstream top                                shows what the broker does";
 
 /// A durable message broker that speaks the Kafka protocol.
@@ -67,29 +67,29 @@ struct Cli {
 enum Command {
     /// Run a broker.
     Serve(serve::ServeArgs),
-    /// Make, show, change and remove topics.
+    /// Create, show, alter and delete topics.
     Topic(topic::TopicArgs),
     /// Write records, one for each line.
     Produce(produce::ProduceArgs),
     /// Read records.
     Consume(consume::ConsumeArgs),
-    /// Show consumer groups and how far they have read; move and remove them.
+    /// Show consumer groups and their lag; reset and delete them.
     Group(group::GroupArgs),
-    /// Show the brokers and how they are; show and change their configuration.
+    /// Show the brokers and their health; show and alter their configuration.
     Cluster(cluster::ClusterArgs),
     /// Check whether a broker is ready.
     Health(health::HealthArgs),
-    /// Measure how fast records are written and read.
+    /// Measure throughput and latency.
     Bench(bench::BenchArgs),
     /// Show what a broker does now.
     Top(top::TopArgs),
-    /// Look into the log of a broker that does not run.
+    /// Inspect the log of a stopped broker.
     Log(log::LogArgs),
-    /// Check, and repair, the data directory of a broker that does not run.
+    /// Check and repair the data directory of a stopped broker.
     Doctor(doctor::DoctorArgs),
-    /// Print what a shell needs to complete commands.
+    /// Print a script for shell completion.
     Completions(pages::CompletionsArgs),
-    /// Print the manual page, or write all of them into a folder.
+    /// Print the manual page, or write all of them to a folder.
     Man(pages::ManArgs),
 }
 
@@ -98,7 +98,7 @@ fn command() -> clap::Command {
     taking_negative_numbers(Cli::command())
 }
 
-/// Lets `--flag -1` be what `--flag=-1` is, so that whoever checks the value says what is wrong with it. No flag is a digit.
+/// Lets `--flag -1` be what `--flag=-1` is, so that the value's parser says what is wrong with it. No flag is a digit.
 fn taking_negative_numbers(command: clap::Command) -> clap::Command {
     let takes_value = |arg: &clap::Arg| !arg.is_positional() && arg.get_action().takes_values();
     command
@@ -170,8 +170,8 @@ fn one_line(text: &str) -> String {
     let said = said.split("\n\nFor more information").next().unwrap_or_default();
     let mut parts = said.trim_start_matches("error: ").split("tip: ").map(joined);
     let problem = parts.next().unwrap_or_default();
-    let told: Vec<String> = [problem].into_iter().chain(parts).chain(["try --help".to_string()]).collect();
-    told.join("; ")
+    let parts: Vec<String> = [problem].into_iter().chain(parts).chain(["try --help".to_string()]).collect();
+    parts.join("; ")
 }
 
 /// The words, with one blank between them.

@@ -27,7 +27,7 @@ enum LogCommand {
         /// Only those of this group; 0 is the metadata group.
         #[arg(long, value_name = "N", value_parser = number::<u32>(0..))]
         group: Option<u32>,
-        /// End after so many.
+        /// Stop after N entries.
         #[arg(long, value_name = "N", value_parser = number::<u64>(0..))]
         limit: Option<u64>,
         #[command(flatten)]

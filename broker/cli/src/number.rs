@@ -49,7 +49,7 @@ pub(super) fn number<N: Whole>(
     move |text| {
         let number = text.parse::<N>().ok().filter(|number| range.contains(number));
         number.ok_or_else(|| {
-            // Where a range has no end its type has one, which matters only to whoever went beyond it.
+            // Where a range has no end its type has one, which matters only for a value beyond it.
             let digits = text.trim_start_matches(['-', '+']);
             let beyond = !digits.is_empty()
                 && digits.bytes().all(|digit| digit.is_ascii_digit())

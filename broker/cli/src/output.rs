@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::error::CliError;
 
-/// Standard output. Whoever reads it may go away: that is an error here and the end of the command, but not a failure.
+/// Standard output. Its reader may go away: that is an error here and the end of the command, but not a failure.
 pub(super) struct Out {
     writer: BufWriter<StdoutLock<'static>>,
 }
@@ -81,7 +81,7 @@ pub(super) fn counted<N: Display + PartialEq + From<u8>>(n: N, what: &str) -> St
     format!("{n} {what}{s}")
 }
 
-/// What goes with so many things that something happened to.
+/// `was` or `were`, by the number.
 pub(super) fn were<N: PartialEq + From<u8>>(n: N) -> &'static str {
     if n == N::from(1) { "was" } else { "were" }
 }

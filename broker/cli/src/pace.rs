@@ -1,4 +1,4 @@
-//! So many in a second, and no more.
+//! A limit on records per second.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// So many in a second.
+    /// At most this many per second.
     pub(super) fn new(per_second: u64) -> Pace {
         Pace {
             every: Duration::from_secs(1) / u32::try_from(per_second.max(1)).unwrap_or(u32::MAX),

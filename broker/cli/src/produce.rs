@@ -31,7 +31,7 @@ use super::{
 use millstream::console;
 use millstream::signals::Endings;
 
-/// From so long after a first Ctrl-C on it is told what is waited for.
+/// After this long from the first Ctrl-C, what is waited for is printed.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Records whose results are not looked at yet.
 const IN_FLIGHT_MAX: usize = 10_000;
@@ -81,13 +81,13 @@ pub(super) enum FormatArg {
 pub(super) struct ProduceArgs {
     #[command(flatten)]
     topic: TopicName,
-    /// Make the topic if it is not there, as the broker makes topics by default.
+    /// Create the topic if it does not exist, with the broker's defaults.
     #[arg(long)]
     create: bool,
     /// Read this file, not standard input; may be given several times. `-` is standard input.
     #[arg(long, value_name = "FILE")]
     file: Vec<PathBuf>,
-    /// What a line is.
+    /// Input format.
     #[arg(long, value_enum, default_value = "text")]
     format: FormatArg,
     /// What is in front of this text in a line is the key; a line without it has none.
@@ -103,19 +103,19 @@ pub(super) struct ProduceArgs {
     /// lines that are typed go to each in turn.
     #[arg(long, value_name = "N", value_parser = number::<i32>(0..))]
     partition: Option<i32>,
-    /// Most records in a second [default: as fast as it goes].
+    /// Maximum records per second [default: unlimited].
     #[arg(long, value_name = "RECORDS", value_parser = number::<u64>(1..))]
     rate: Option<u64>,
     /// When a record counts as delivered.
     #[arg(long, value_parser = acks(), default_value = "all")]
     acks: Acks,
-    /// How long a record is tried.
+    /// Delivery timeout of a record.
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = number::<u64>(1..=86_400))]
     timeout: u64,
-    /// How batches are compressed.
+    /// Compression of batches.
     #[arg(long, value_enum, default_value = "none")]
     compression: CompressionArg,
-    /// Whether standard error shows how far it has come.
+    /// Whether to show progress on standard error.
     #[arg(long, value_enum, default_value = "auto")]
     progress: When,
     #[command(flatten)]
@@ -145,7 +145,7 @@ impl Tally {
 pub(super) fn run(args: ProduceArgs) -> Result<(), CliError> {
     let lines = line_format(&args)?;
     let (runtime, cluster, stop) = (runtime()?, args.common.cluster(), Stop::default());
-    // Before the first line is read, so that whoever types does not type in vain.
+    // Before the first line is read, so that nothing is typed in vain.
     let there = runtime.block_on(find::writable(&cluster, args.topic.name(), args.create))?;
     chosen(&there, args.partition.as_slice())?;
     stop_when_interrupted(&runtime, stop.clone());
@@ -174,13 +174,13 @@ pub(super) fn run(args: ProduceArgs) -> Result<(), CliError> {
     let tally = sending.finish();
     progress.clear();
     match (sent, tell(&args, &tally, || runtime.block_on(bytes_max(cluster, args.topic.name())))) {
-        // What was lost is worse than that it was told to end.
+        // A lost record matters more than the interrupt.
         (Err(CliError::Interrupted { .. }), Err(lost)) => Err(lost),
-        (sent, told) => sent.and(told),
+        (sent, ended) => sent.and(ended),
     }
 }
 
-/// The first signal to end ends the reading, so that what was read is delivered and told of; the second one ends everything.
+/// The first signal to end ends the reading, so that what was read is delivered and reported; the second one ends everything.
 fn stop_when_interrupted(runtime: &Runtime, stop: Stop) {
     let _on_runtime = runtime.enter();
     let mut endings = Endings::new();
@@ -289,15 +289,15 @@ impl Sending<'_> {
         let (mut line, mut number) = (Vec::new(), 0);
         loop {
             line.clear();
-            let bytes = match self.stop.told() {
+            let bytes = match self.stop.signal() {
                 Some(_) => 0,
                 None => source
                     .input
                     .read_until(b'\n', &mut line)
                     .map_err(CliError::io(format!("cannot read {}", source.name)))?,
             };
-            // What was being written when it was told to stop is no line.
-            if let Some(by) = self.stop.told().filter(|_| !line.ends_with(b"\n")) {
+            // What was being written at the interrupt is no line.
+            if let Some(by) = self.stop.signal().filter(|_| !line.ends_with(b"\n")) {
                 let so_far = SoFar::Sent { source_name: source.name, line: number };
                 return Err(CliError::Interrupted { by, so_far });
             }

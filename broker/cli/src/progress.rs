@@ -20,7 +20,7 @@ const BAR_WIDTH: u64 = 24;
 /// Whether it is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum When {
-    /// When standard error is a terminal and nobody types the records.
+    /// When standard error is a terminal and the records are not typed.
     Auto,
     /// Always.
     Always,
@@ -39,7 +39,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Nothing is done yet of so many bytes, if that is known; `typed` when a person gives the records.
+    /// Nothing is done yet of the total, where that is known; `typed` when a person gives the records.
     pub(super) fn new(when: When, typed: bool, bytes_total: Option<u64>) -> Progress {
         let now = clock::monotonic();
         let shown = match when {
@@ -92,7 +92,7 @@ impl Progress {
 
 fn write(text: &str) {
     let mut error = io::stderr();
-    // Nobody depends on it.
+    // Progress may be lost.
     let _ = error.write_all(text.as_bytes()).and_then(|()| error.flush());
 }
 

@@ -33,13 +33,13 @@ impl Screen {
         silent.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
         tcsetattr(io::stdin(), OptionalActions::Now, &silent)?;
         let quit = Arc::new(Notify::new());
-        let told = quit.clone();
+        let notify = quit.clone();
         // It waits for keys until the process ends.
         std::thread::spawn(move || {
             let mut key = [0];
             while io::stdin().read_exact(&mut key).is_ok() {
                 if matches!(key[0], b'q' | b'Q') {
-                    told.notify_one();
+                    notify.notify_one();
                 }
             }
         });

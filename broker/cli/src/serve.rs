@@ -12,10 +12,10 @@ use millstream::{
     telemetry::{LAST_LINES_WAIT, LogFormat, flush_log, start_log},
 };
 
-/// Less than the time in which a broker that is told to stop has to end.
+/// Less than the time in which a broker has to shut down.
 const OPENING_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// The shape of log lines.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub(super) enum LogFormatArg {
     /// For people.
@@ -28,40 +28,40 @@ pub(super) enum LogFormatArg {
 /// Later wins: configuration file, environment, flags, --set.
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
-    /// A TOML file of the keys that --set takes.
+    /// Configuration file in TOML, with the keys of --set.
     #[arg(long, value_name = "FILE", env = "MILLSTREAM_CONFIG")]
     config: Option<PathBuf>,
-    /// Where everything is stored [default: ./millstream-data].
+    /// Data directory [default: ./millstream-data].
     #[arg(long, value_name = "DIR", env = "MILLSTREAM_DATA_DIR")]
     data_dir: Option<PathBuf>,
-    /// Where Kafka clients connect; port 0 takes any free one [default: 127.0.0.1:9092].
+    /// Kafka listener; port 0 takes any free one [default: 127.0.0.1:9092].
     #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_KAFKA_ADDR", value_parser = host_and_port)]
     kafka_addr: Option<String>,
-    /// Where HTTP is answered; port 0 takes any free one [default: 127.0.0.1:9644].
+    /// HTTP listener; port 0 takes any free one [default: 127.0.0.1:9644].
     #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_HTTP_ADDR", value_parser = host_and_port)]
     http_addr: Option<String>,
-    /// What Kafka clients are told to connect to [default: the bound address].
+    /// Address that Kafka clients connect to [default: the bound address].
     #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_ADVERTISED_KAFKA", value_parser = host_and_port)]
     advertised_kafka: Option<String>,
     /// This node's id [default: 1].
     #[arg(long, value_name = "N", env = "MILLSTREAM_NODE_ID", value_parser = number::<u64>(0..=i32::MAX as u64))]
     node_id: Option<u64>,
-    /// The rack that this node is in.
+    /// Rack of this node.
     #[arg(long, value_name = "R", env = "MILLSTREAM_RACK")]
     rack: Option<String>,
     /// Memory that the broker's bounds are derived from, like 512MiB or 2GiB [default: a quarter of what the
     /// process may use, at most 2GiB].
     #[arg(long, value_name = "SIZE", env = "MILLSTREAM_MEMORY")]
     memory: Option<String>,
-    /// Any configuration key; may be given several times.
+    /// Set a configuration key; may be given several times.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// The shape of log lines, which go to standard error; RUST_LOG filters them, and `cluster log-level` while it runs.
+    /// Format of log lines, which go to standard error; RUST_LOG filters them, and `cluster log-level` while it runs.
     #[arg(long, value_enum, default_value_t, env = "MILLSTREAM_LOG_FORMAT")]
     log_format: LogFormatArg,
 }
 
-/// Serves until the process is told to stop.
+/// Serves until the process is asked to stop.
 pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
     let log = start_log(
         match args.log_format {
@@ -85,7 +85,7 @@ pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
     let runtime = runtime.worker_threads(worker_threads()).enable_all().thread_name("millstream").build();
     let runtime = runtime.map_err(CliError::io("cannot start the worker threads"))?;
     let served = runtime.block_on(node::serve(config, log));
-    // A store that is still being opened when the broker is told to stop is not waited for any longer.
+    // A store that is still being opened at shutdown is not waited for any longer.
     runtime.shutdown_timeout(OPENING_WAIT_MAX);
     flush_log(LAST_LINES_WAIT);
     Ok(served?)

@@ -32,25 +32,25 @@ pub(super) struct Source {
     pub(super) typed: bool,
 }
 
-/// Nothing more is to be read. Told once, by a signal; whoever waits for lines then finds their end.
+/// Ends the reading. Set once, by a signal; a reader that waits for lines then gets the end.
 #[derive(Clone, Default)]
 pub(super) struct Stop {
-    told: Arc<OnceLock<Ending>>,
+    signal: Arc<OnceLock<Ending>>,
     waiting: Arc<Mutex<Vec<SyncSender<Piece>>>>,
 }
 
 impl Stop {
     pub(super) fn tell(&self, by: Ending) {
-        self.told.get_or_init(|| by);
+        self.signal.get_or_init(|| by);
         for sender in &*self.waiting.lock() {
-            // Where pieces are waiting nobody waits for one.
+            // Where pieces are queued, the reader does not wait for one.
             let _ = sender.try_send(Piece::Stop);
         }
     }
 
-    /// How it was told, if it was.
-    pub(super) fn told(&self) -> Option<Ending> {
-        self.told.get().copied()
+    /// The signal that ended the reading, if one did.
+    pub(super) fn signal(&self) -> Option<Ending> {
+        self.signal.get().copied()
     }
 }
 
@@ -107,7 +107,7 @@ impl Silent {
             let mut buffer = vec![0; PIECE_BYTES];
             loop {
                 let piece = match input.read(&mut buffer) {
-                    // The end, which whoever waits must hear of.
+                    // The end, which a waiting reader must get.
                     Ok(0) => Piece::Stop,
                     Ok(n) => Piece::Bytes(Bytes::copy_from_slice(&buffer[..n])),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -163,6 +163,6 @@ mod tests {
         let waits = std::thread::spawn(move || lines.read_line(&mut line).map(|_| line));
         stop.tell(Ending::Terminate);
         assert_eq!(waits.join().expect("no panic").expect("an end"), "one\ntw");
-        assert_eq!(stop.told(), Some(Ending::Terminate));
+        assert_eq!(stop.signal(), Some(Ending::Terminate));
     }
 }

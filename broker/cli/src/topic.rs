@@ -40,7 +40,7 @@ pub(super) struct Changes {
     /// A key with its new value; may be given several times.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// A key that goes back to what it is when nobody sets it; may be given several times.
+    /// Reset a key to its default; may be given several times.
     #[arg(long, value_name = "KEY")]
     unset: Vec<String>,
 }
@@ -75,7 +75,7 @@ enum TopicCommand {
         /// Its name.
         #[arg(add = candidates::topics())]
         name: String,
-        /// Also configuration keys that nobody set.
+        /// Include configuration keys at their defaults.
         #[arg(long)]
         all: bool,
     },

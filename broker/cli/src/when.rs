@@ -9,7 +9,7 @@ const MS_PER_DAY: i64 = 86_400_000;
 pub(super) enum When {
     /// Milliseconds since 1970.
     At(i64),
-    /// So many milliseconds before now.
+    /// Milliseconds before now.
     Ago(i64),
 }
 

@@ -49,7 +49,7 @@ impl BatchBuilder {
         }
     }
 
-    /// Makes room for so many bytes of records, which then are not moved as they grow.
+    /// Reserves memory for this many bytes of records, which then are not moved as they grow.
     pub fn reserve(mut self, payload_bytes: usize) -> BatchBuilder {
         self.batch.reserve(HEADER_BYTES + payload_bytes);
         self

@@ -24,7 +24,7 @@ const XERIAL_MAGIC: [u8; 8] = [0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0];
 const XERIAL_HEAD_BYTES: usize = 16;
 /// Uncompressed bytes of one xerial block, as the Java library writes them.
 const XERIAL_BLOCK_BYTES: usize = 32 << 10;
-/// Memory for what comes out grows with it up to so many bytes; then it is taken at once up to the caller's bound, so that
+/// Memory for what comes out grows with it up to this size; then it is taken at once up to the caller's bound, so that
 /// nothing that was outgrown is left behind. What is never written takes no memory.
 const GROWN_BYTES_MAX: usize = 1 << 20;
 /// Log 2 of the largest Zstandard window that is taken: 128 MiB.

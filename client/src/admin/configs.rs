@@ -56,7 +56,7 @@ pub enum ConfigOrigin {
     Topic,
     /// Set on a broker, while it ran or at its start.
     Broker,
-    /// Nobody set it.
+    /// The default; it was not set.
     Default,
     /// The broker does not say, or something that this client does not know.
     Other,

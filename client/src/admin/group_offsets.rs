@@ -1,4 +1,4 @@
-//! Moving a group: what it has noted is set from outside, while it has no members.
+//! Moving a group: what it has committed is set from outside, while it has no members.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +15,11 @@ use crate::{ClientError, cluster::Lane, consumer::TopicPartition, wire::topics_t
 
 /// The newest OffsetCommit version that names topics.
 const COMMIT_VERSION_MAX: i16 = 9;
-/// Whoever commits from outside is of no generation.
+/// A commit from outside the group has no generation.
 const NO_GENERATION: i32 = -1;
 
 impl Admin {
-    /// Notes these offsets for a group, which need not exist yet. Refused while the group has members.
+    /// Commits these offsets for a group, which need not exist yet. Refused while the group has members.
     pub async fn set_group_offsets(
         &self,
         group: &str,
@@ -48,7 +48,7 @@ impl Admin {
         Ok(())
     }
 
-    /// Removes what a group has noted of these partitions. Refused for topics that members of the group read.
+    /// Removes what a group has committed of these partitions. Refused for topics that members of the group read.
     pub async fn delete_group_offsets(
         &self,
         group: &str,

@@ -26,7 +26,7 @@ pub struct GroupSummary {
     pub name: String,
     /// What its members do: `consumer` for those who read.
     pub protocol_type: String,
-    /// Kafka's name of its state; empty when the broker does not tell.
+    /// Kafka's name of its state; empty when the broker does not say.
     pub state: String,
 }
 
@@ -112,7 +112,7 @@ impl Admin {
         })
     }
 
-    /// Every offset that a group has noted.
+    /// Every offset that a group has committed.
     pub async fn group_offsets(&self, group: &str) -> Result<BTreeMap<TopicPartition, i64>, ClientError> {
         let connection = self.cluster.broker(self.cluster.coordinator(group).await?, Lane::Ask).await?;
         let group_id = Str::from(group.to_string());
@@ -121,18 +121,18 @@ impl Admin {
         let answer = connection.call_in(version, &request).await?;
         let what = || format!("ask for the offsets of group '{group}'");
         ClientError::check(answer.error_code, what, None)?;
-        let mut noted = BTreeMap::new();
+        let mut committed = BTreeMap::new();
         for topic in answer.topics {
             let name: Arc<str> = topic.name.as_str().into();
             let known = topic
                 .partitions
                 .iter()
                 .filter(|p| p.error_code == ErrorCode::NONE.0 && p.committed_offset >= 0);
-            noted.extend(known.map(|p| {
+            committed.extend(known.map(|p| {
                 (TopicPartition { topic: name.clone(), partition: p.partition_index }, p.committed_offset)
             }));
         }
-        Ok(noted)
+        Ok(committed)
     }
 
     /// Takes a member with a name out of its group, which else would wait for it until its session is over.
@@ -148,7 +148,7 @@ impl Admin {
         answer.members.iter().try_for_each(|member| ClientError::check(member.error_code, what, None))
     }
 
-    /// Removes a group that has no members, and what it has noted.
+    /// Removes a group that has no members, and what it has committed.
     pub async fn delete_group(&self, group: &str) -> Result<(), ClientError> {
         let connection = self.cluster.broker(self.cluster.coordinator(group).await?, Lane::Ask).await?;
         let request = DeleteGroupsRequest { groups_names: vec![Str::from(group.to_string())] };

@@ -12,7 +12,7 @@ pub struct LogDir {
     pub path: String,
     /// Why nothing can be written into it now, if so.
     pub error: Option<ErrorCode>,
-    /// Size of its volume; `None` when the broker does not tell.
+    /// Size of its volume; `None` when the broker does not say.
     pub total_bytes: Option<u64>,
     /// What of it is free.
     pub free_bytes: Option<u64>,

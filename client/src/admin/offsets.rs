@@ -125,10 +125,10 @@ async fn ask(
     }
     let answers = wanted.iter().map(|(partition, _)| {
         let what = || format!("find an offset of {partition}");
-        let told = found.remove(&(partition.topic.to_string(), partition.partition)).unwrap_or_default();
-        let offset = Some(told.offset).filter(|offset| *offset >= 0);
-        let found = offset.map(|offset| FoundOffset { offset, timestamp_ms: told.timestamp });
-        (partition.clone(), ClientError::check(told.error_code, what, None).map(|()| found))
+        let answer = found.remove(&(partition.topic.to_string(), partition.partition)).unwrap_or_default();
+        let offset = Some(answer.offset).filter(|offset| *offset >= 0);
+        let found = offset.map(|offset| FoundOffset { offset, timestamp_ms: answer.timestamp });
+        (partition.clone(), ClientError::check(answer.error_code, what, None).map(|()| found))
     });
     Ok(answers.collect())
 }

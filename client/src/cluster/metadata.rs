@@ -52,7 +52,7 @@ pub struct PartitionMeta {
     pub in_sync: Vec<i32>,
 }
 
-/// A cluster as it was told last.
+/// A cluster as of the last metadata response.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Metadata {
     pub(crate) cluster_id: Option<String>,
@@ -63,7 +63,7 @@ pub(crate) struct Metadata {
 
 #[derive(Clone, Debug)]
 struct Known {
-    told_at: Instant,
+    updated_at: Instant,
     topic: Result<Arc<TopicMeta>, ErrorCode>,
 }
 
@@ -76,7 +76,7 @@ impl Metadata {
         age_max: Duration,
     ) -> Option<Result<Arc<TopicMeta>, ErrorCode>> {
         let known = self.topics.get(name)?;
-        (now.saturating_duration_since(known.told_at) < age_max).then(|| known.topic.clone())
+        (now.saturating_duration_since(known.updated_at) < age_max).then(|| known.topic.clone())
     }
 
     /// The newest that is known of a topic, however old.
@@ -92,7 +92,7 @@ impl Metadata {
         age_max: Duration,
     ) -> Option<(Arc<TopicMeta>, bool)> {
         let known = self.topics.get(name)?;
-        let is_old = now.saturating_duration_since(known.told_at) >= age_max;
+        let is_old = now.saturating_duration_since(known.updated_at) >= age_max;
         known.topic.clone().ok().map(|topic| (topic, is_old))
     }
 
@@ -108,11 +108,11 @@ impl Metadata {
         self.brokers = brokers.collect();
         for topic in &response.topics {
             let Some(name) = &topic.name else { continue };
-            let told = match ErrorCode(topic.error_code) {
+            let answer = match ErrorCode(topic.error_code) {
                 ErrorCode::NONE => Ok(Arc::new(topic_of(topic, self.last_known(name).as_deref()))),
                 code => Err(code),
             };
-            self.topics.insert(name.to_string(), Known { told_at: now, topic: told });
+            self.topics.insert(name.to_string(), Known { updated_at: now, topic: answer });
         }
     }
 }
@@ -123,9 +123,9 @@ fn address_text(host: &str, port: i32) -> String {
 }
 
 /// An older epoch than the one that is known comes from a broker that is behind: what is known stays.
-fn topic_of(told: &MetadataResponseTopic, known: Option<&TopicMeta>) -> TopicMeta {
-    let known = known.filter(|known| known.id == told.topic_id.0);
-    let mut partitions: Vec<PartitionMeta> = told
+fn topic_of(answer: &MetadataResponseTopic, known: Option<&TopicMeta>) -> TopicMeta {
+    let known = known.filter(|known| known.id == answer.topic_id.0);
+    let mut partitions: Vec<PartitionMeta> = answer
         .partitions
         .iter()
         .map(|p| PartitionMeta {
@@ -143,9 +143,9 @@ fn topic_of(told: &MetadataResponseTopic, known: Option<&TopicMeta>) -> TopicMet
             *partition = before.clone();
         }
     }
-    let name = told.name.as_ref().map_or_else(String::new, |name| name.to_string());
+    let name = answer.name.as_ref().map_or_else(String::new, |name| name.to_string());
     let shared_name = name.as_str().into();
-    TopicMeta { name, shared_name, id: told.topic_id.0, internal: told.is_internal, partitions }
+    TopicMeta { name, shared_name, id: answer.topic_id.0, internal: answer.is_internal, partitions }
 }
 
 #[cfg(test)]

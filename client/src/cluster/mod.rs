@@ -86,7 +86,7 @@ impl Cluster {
         Cluster { inner: Arc::new(inner) }
     }
 
-    /// What the client was told at its start.
+    /// Settings of the client.
     pub fn config(&self) -> &ClientConfig {
         &self.inner.config
     }

@@ -144,11 +144,11 @@ impl Fetcher {
             tokio::select! {
                 () = self.shared.wake.notified() => {}
                 Some(done) = self.tasks.join_next() => {
-                    let told = match done {
+                    let results = match done {
                         Ok(done) => self.take_in(done),
                         Err(_) => Vec::new(),
                     };
-                    for one in told {
+                    for one in results {
                         if self.out.send(one).await.is_err() {
                             return;
                         }
@@ -272,7 +272,7 @@ impl Fetcher {
         &mut self,
         found: Vec<(TopicPartition, u64, Result<i64, ClientError>)>,
     ) -> Vec<Result<Fetched, ClientError>> {
-        let mut told = Vec::new();
+        let mut results = Vec::new();
         for (partition, reading, result) in found {
             match result {
                 Ok(offset) => self.shared.positions.lock().found(&partition, reading, offset),
@@ -284,11 +284,11 @@ impl Fetcher {
                 Err(error) => {
                     let retry_at = self.retry_at(&partition);
                     self.shared.positions.lock().lost(&partition, reading, retry_at);
-                    told.push(Err(error));
+                    results.push(Err(error));
                 }
             }
         }
-        told
+        results
     }
 
     fn take_loss(&mut self, wanted: &[Wanted], error: &ClientError) -> Vec<Result<Fetched, ClientError>> {
@@ -316,18 +316,18 @@ impl Fetcher {
         hold.correct(answers.values().map(|data| data.records.len()).sum());
         let hold = Arc::new(hold);
         let drained = answers.values().all(|data| data.error_code == 0 && data.records.is_empty());
-        let mut told = Vec::new();
+        let mut results = Vec::new();
         for one in wanted {
             let key = (one.partition.topic.to_string(), one.partition.partition);
             // A partition that the answer leaves out has nothing new.
             let data = answers.remove(&key);
             let code = data.as_ref().map_or(response.error_code, |data| data.error_code);
             match (ErrorCode(code), data) {
-                (ErrorCode::NONE, data) => told.extend(self.take_records(one, data, drained, &hold)),
-                (code, _) => told.extend(self.take_error(one, code)),
+                (ErrorCode::NONE, data) => results.extend(self.take_records(one, data, drained, &hold)),
+                (code, _) => results.extend(self.take_error(one, code)),
             }
         }
-        told
+        results
     }
 
     fn take_records(

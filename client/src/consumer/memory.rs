@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 pub(super) struct Memory {
     bytes_max: usize,
     used: Arc<AtomicUsize>,
-    /// Whoever fetches is told when bytes are free again.
+    /// Wakes the fetcher when bytes are free again.
     wake: Arc<Notify>,
 }
 
@@ -31,7 +31,7 @@ impl Memory {
         self.used.load(Relaxed)
     }
 
-    /// Room for an answer of so many bytes, if there is; always while nothing is held.
+    /// Reserves memory for a response of this size, if there is; always while nothing is held.
     pub(super) fn reserve(&self, bytes: usize) -> Option<Hold> {
         (self.used() == 0 || self.has_room(bytes)).then(|| self.hold(bytes))
     }

@@ -46,7 +46,7 @@ pub struct ConsumerConfig {
     pub partition_bytes_max: i32,
     /// How long the broker waits for `min_bytes`. Default: 500 ms.
     pub wait_max: Duration,
-    /// Bytes of a partition that are read ahead: while so many wait to be taken, no more of it are fetched. Default: 4 MiB.
+    /// Bytes of a partition that are read ahead: while this many wait to be taken, no more are fetched. Default: 4 MiB.
     pub ahead_bytes_max: usize,
     /// Where to go on when an offset is not there any more; without one [`Consumer::next`] tells that as an error, until
     /// there is a [seek](Consumer::seek). Default: [`Start::End`].
@@ -167,7 +167,7 @@ impl Consumer {
         self.shared.positions.lock().given(partition)
     }
 
-    /// The offset behind the partition's last record, as the last answer told it; none before the first one.
+    /// The offset behind the partition's last record, as of the last response; none before the first one.
     pub fn high_watermark(&self, partition: &TopicPartition) -> Option<i64> {
         self.shared.positions.lock().high_watermark(partition)
     }

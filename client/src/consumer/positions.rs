@@ -98,7 +98,7 @@ pub(super) enum After {
     Reset,
     /// Tell the reader.
     Fail,
-    /// Nothing: nobody wants it any more.
+    /// Nothing: it is not wanted any more.
     Nothing,
 }
 
@@ -214,7 +214,7 @@ impl Positions {
         }
     }
 
-    /// What may be fetched now, by the broker to ask, and the topics of partitions that nobody leads. `lead` gives a
+    /// What may be fetched now, by the broker to ask, and the topics of partitions without a leader. `lead` gives a
     /// partition's leader and its epoch, `is_free` whether that broker may be asked. An answer has no room for all of many
     /// partitions, and the broker fills it in their order: those that had none for the longest time come first.
     pub(super) fn wanted(
@@ -339,7 +339,7 @@ impl Positions {
         }
     }
 
-    /// The reader has taken so many bytes, and goes on with `next_offset`.
+    /// The reader has taken these bytes, and goes on with `next_offset`.
     pub(super) fn taken(&mut self, partition: &TopicPartition, bytes: usize, next_offset: i64) {
         if let Some(position) = self.all.get_mut(partition) {
             position.ahead_bytes = position.ahead_bytes.saturating_sub(bytes);
@@ -352,7 +352,7 @@ impl Positions {
         self.all.get(partition).map_or(0, |position| position.failures)
     }
 
-    /// The offset behind the last record, as the last answer told it.
+    /// The offset behind the last record, as of the last response.
     pub(super) fn high_watermark(&self, partition: &TopicPartition) -> Option<i64> {
         self.all.get(partition)?.high_watermark
     }

@@ -40,7 +40,7 @@ enum Body {
 /// Records of one partition that travel together.
 pub(crate) struct Batch {
     pub(crate) place: Place,
-    /// Whom the result is told.
+    /// Receives the result.
     pub(crate) promise: Promise,
     pub(crate) count: usize,
     /// What the records take of the producer's memory.
@@ -68,7 +68,7 @@ pub(crate) fn record_bytes(record: &Record) -> usize {
 }
 
 impl Batch {
-    /// An empty batch with room for about so many bytes.
+    /// An empty batch with a capacity of about this many bytes.
     pub(crate) fn new(place: Place, codec: Codec, room_bytes: usize, now: Instant) -> Batch {
         let builder = BatchBuilder::new(codec).reserve(room_bytes);
         Batch {

@@ -91,7 +91,7 @@ impl Work {
                     let outcome = outcome(&asked, &batch.place);
                     (batch, outcome)
                 }));
-                // The producer is gone: nobody waits for the results.
+                // The producer is gone, and with it every receiver of results.
                 let _ = answers.send(Answered { broker, tries }).await;
             });
         }
@@ -108,7 +108,7 @@ impl Work {
         let request =
             ProduceRequest { acks: self.acks.number(), timeout_ms, topic_data, ..Default::default() };
         match self.acks {
-            Acks::None => connection.tell(version, &request).await.map(|()| None),
+            Acks::None => connection.send_one_way(version, &request).await.map(|()| None),
             _ => connection.begin(version, &request).await.map(Some),
         }
     }

@@ -8,7 +8,7 @@
 //! 3. No more than `in_flight_max` batches of one partition are on their way: a broker remembers as many.
 //! 4. No batch follows another one of its partition on its way before the broker has appended one under the producer's
 //!    identity: a broker that knows nothing of a producer yet takes any sequence, and could take a later batch first.
-//! 5. No record is forgotten: each is in exactly one batch until its result is told.
+//! 5. No record is forgotten: each is in exactly one batch until its result is delivered.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -28,7 +28,7 @@ use super::{
 use crate::backoff::Backoff;
 
 /// Why a batch is not even tried.
-const NO_LEADER: &str = "nobody leads the partition";
+const NO_LEADER: &str = "the partition has no leader";
 
 /// What the machine goes by.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +79,7 @@ pub(crate) struct Settled {
 pub(crate) struct Step {
     /// A produce request: the broker, and at most one batch of each partition.
     pub(crate) requests: Vec<(i32, Vec<Batch>)>,
-    /// A producer id is needed; tell it with [`Machine::identify`].
+    /// A producer id is needed; pass it to [`Machine::identify`].
     pub(crate) wants_identity: bool,
     /// Topics whose leaders are not known, or not any more.
     pub(crate) stale: BTreeSet<Arc<str>>,

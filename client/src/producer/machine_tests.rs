@@ -333,7 +333,7 @@ fn a_batch_that_is_too_large_comes_again_in_pieces_and_later_ones_are_smaller() 
         rig.answer(piece, appended(i64::from(sequence_expected)));
     }
     assert_eq!(
-        (2..=6).map(|n| rig.result(n).expect("told").expect("there")).collect::<Vec<_>>(),
+        (2..=6).map(|n| rig.result(n).expect("a result").expect("there")).collect::<Vec<_>>(),
         [1, 2, 3, 4, 5]
     );
     for _ in 0..4 {
@@ -366,7 +366,7 @@ impl Log {
     }
 }
 
-/// Whatever goes wrong in whatever order: every record gets one result, what is told to be there is there, nothing is
+/// Whatever goes wrong in whatever order: every record gets one result, what is reported as stored is stored, nothing is
 /// there twice, and the order is kept.
 #[test]
 fn chaos_forgets_nothing_and_keeps_order() {

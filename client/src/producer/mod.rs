@@ -53,7 +53,7 @@ pub struct Record {
 /// When a record counts as delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Acks {
-    /// When it is on its way; nobody hears when it is lost.
+    /// When it is sent; a loss is not reported.
     None,
     /// When the partition's leader has it.
     Leader,

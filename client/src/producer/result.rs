@@ -63,7 +63,7 @@ pub(crate) struct Appended {
 }
 
 #[derive(Debug)]
-enum Told {
+enum Outcome {
     Done(Result<Appended, DeliveryError>),
     /// The batch was too large and travels in pieces: the number of each one's first record, and its result.
     Split(Vec<(usize, Arc<BatchResult>)>),
@@ -73,38 +73,38 @@ enum Told {
 #[derive(Debug)]
 pub(crate) struct BatchResult {
     place: Place,
-    told: OnceLock<Told>,
+    outcome: OnceLock<Outcome>,
     wake: Notify,
 }
 
 impl BatchResult {
-    fn tell(&self, told: Told) {
+    fn set(&self, outcome: Outcome) {
         // The first one stays: a promise that is dropped after it was kept says nothing new.
-        if self.told.set(told).is_ok() {
+        if self.outcome.set(outcome).is_ok() {
             self.wake.notify_waiters();
         }
     }
 
-    async fn told(&self) -> &Told {
+    async fn outcome(&self) -> &Outcome {
         loop {
             let mut woken = std::pin::pin!(self.wake.notified());
             // From here on no call of the waiters is missed.
             woken.as_mut().enable();
-            if let Some(told) = self.told.get() {
-                return told;
+            if let Some(outcome) = self.outcome.get() {
+                return outcome;
             }
             woken.await;
         }
     }
 }
 
-/// The duty to tell a batch's result. Dropped without, it tells that the producer is closed.
+/// Owes a batch its result. Dropped without one, it reports that the producer is closed.
 #[derive(Debug)]
 pub(crate) struct Promise(Arc<BatchResult>);
 
 impl Promise {
     pub(crate) fn new(place: Place) -> Promise {
-        Promise(Arc::new(BatchResult { place, told: OnceLock::new(), wake: Notify::new() }))
+        Promise(Arc::new(BatchResult { place, outcome: OnceLock::new(), wake: Notify::new() }))
     }
 
     /// Waits for the result of one of the batch's records.
@@ -113,7 +113,7 @@ impl Promise {
     }
 
     pub(crate) fn keep(self, result: Result<Appended, DeliveryError>) {
-        self.0.tell(Told::Done(result));
+        self.0.set(Outcome::Done(result));
     }
 
     /// The batch travels in pieces of so many records: promises for each.
@@ -124,14 +124,14 @@ impl Promise {
             *next += count;
             Some(first)
         });
-        self.0.tell(Told::Split(firsts.zip(pieces.iter().map(|piece| piece.0.clone())).collect()));
+        self.0.set(Outcome::Split(firsts.zip(pieces.iter().map(|piece| piece.0.clone())).collect()));
         pieces
     }
 }
 
 impl Drop for Promise {
     fn drop(&mut self) {
-        self.0.tell(Told::Done(Err(DeliveryError::Closed)));
+        self.0.set(Outcome::Done(Err(DeliveryError::Closed)));
     }
 }
 
@@ -149,9 +149,9 @@ impl Delivery {
     pub async fn wait(self) -> Result<Delivered, DeliveryError> {
         let Delivery { mut result, mut at, timestamp_ms } = self;
         loop {
-            let piece = match result.told().await {
-                Told::Done(done) => return delivered(&result.place, done, at, timestamp_ms),
-                Told::Split(pieces) => pieces.iter().rev().find(|(first, _)| *first <= at).cloned(),
+            let piece = match result.outcome().await {
+                Outcome::Done(done) => return delivered(&result.place, done, at, timestamp_ms),
+                Outcome::Split(pieces) => pieces.iter().rev().find(|(first, _)| *first <= at).cloned(),
             };
             let Some((first, piece)) = piece else { return Err(DeliveryError::Closed) };
             (result, at) = (piece, at - first);
@@ -162,9 +162,9 @@ impl Delivery {
     pub fn now(&self) -> Option<Result<Delivered, DeliveryError>> {
         let (mut result, mut at) = (&self.result, self.at);
         loop {
-            match result.told.get()? {
-                Told::Done(done) => return Some(delivered(&result.place, done, at, self.timestamp_ms)),
-                Told::Split(pieces) => {
+            match result.outcome.get()? {
+                Outcome::Done(done) => return Some(delivered(&result.place, done, at, self.timestamp_ms)),
+                Outcome::Split(pieces) => {
                     let (first, piece) = pieces.iter().rev().find(|(first, _)| *first <= at)?;
                     (result, at) = (piece, at - first);
                 }
@@ -220,8 +220,8 @@ mod tests {
         assert_eq!(offset(&first), None);
         promise.keep(Ok(Appended { base_offset: 100, log_append_time_ms: -1 }));
         assert_eq!(offset(&first), Some(Ok(100)));
-        let told = third.now().expect("told").expect("delivered");
-        assert_eq!((told.offset, told.timestamp_ms, told.partition), (102, 7, 3));
+        let delivered = third.now().expect("a result").expect("delivered");
+        assert_eq!((delivered.offset, delivered.timestamp_ms, delivered.partition), (102, 7, 3));
     }
 
     #[test]

@@ -37,7 +37,7 @@ use crate::{ClientConfig, ClientError};
 
 /// Requests that may wait to be written.
 const QUEUED_REQUESTS_MAX: usize = 64;
-/// Small pieces up to so many bytes are copied together, to leave in one write.
+/// Pieces up to this size are copied together, to leave in one write.
 const GATHER_BYTES_MAX: usize = 32 << 10;
 /// An answer's buffer grows by at most so much ahead of what has arrived.
 const READ_AHEAD_BYTES_MAX: usize = 1 << 20;
@@ -46,7 +46,7 @@ struct Outgoing {
     correlation_id: i32,
     frame: Vec<Bytes>,
     /// None for a request that has no answer.
-    tell: Option<oneshot::Sender<Bytes>>,
+    reply_tx: Option<oneshot::Sender<Bytes>>,
 }
 
 /// Why a connection ended.
@@ -176,9 +176,9 @@ impl Connection {
         request: &R,
         longer: Duration,
     ) -> Result<R::Response, ClientError> {
-        let (tell, told) = oneshot::channel();
-        self.send(version, request, Some(tell)).await?;
-        self.answer::<R>(version, told, longer).await
+        let (reply_tx, reply_rx) = oneshot::channel();
+        self.send(version, request, Some(reply_tx)).await?;
+        self.answer::<R>(version, reply_rx, longer).await
     }
 
     /// Sends a request; what it returns waits for the answer. Requests leave in the order of the calls.
@@ -187,19 +187,19 @@ impl Connection {
         version: i16,
         request: &R,
     ) -> Result<Pending<R>, ClientError> {
-        let (tell, told) = oneshot::channel();
-        self.send(version, request, Some(tell)).await?;
-        Ok(Pending { connection: self.clone(), version, told, request: PhantomData })
+        let (reply_tx, reply_rx) = oneshot::channel();
+        self.send(version, request, Some(reply_tx)).await?;
+        Ok(Pending { connection: self.clone(), version, reply_rx, request: PhantomData })
     }
 
     async fn answer<R: Request>(
         &self,
         version: i16,
-        told: oneshot::Receiver<Bytes>,
+        reply_rx: oneshot::Receiver<Bytes>,
         longer: Duration,
     ) -> Result<R::Response, ClientError> {
         let after = self.config.request_timeout + longer;
-        match tokio::time::timeout(after, told).await {
+        match tokio::time::timeout(after, reply_rx).await {
             Ok(Ok(frame)) => {
                 let decoded = decode_response::<R>(frame, version);
                 Ok(decoded.map_err(|source| ClientError::Malformed { api: R::KEY.name(), source })?.1)
@@ -214,7 +214,11 @@ impl Connection {
     }
 
     /// Sends a request that the broker does not answer.
-    pub(crate) async fn tell<R: Request>(&self, version: i16, request: &R) -> Result<(), ClientError> {
+    pub(crate) async fn send_one_way<R: Request>(
+        &self,
+        version: i16,
+        request: &R,
+    ) -> Result<(), ClientError> {
         self.send(version, request, None).await
     }
 
@@ -222,12 +226,12 @@ impl Connection {
         &self,
         version: i16,
         request: &R,
-        tell: Option<oneshot::Sender<Bytes>>,
+        reply_tx: Option<oneshot::Sender<Bytes>>,
     ) -> Result<(), ClientError> {
         let correlation_id = self.next_id.fetch_add(1, Relaxed);
         let frame = encode_request_frame(version, correlation_id, Some(&self.client_id), request)
             .map_err(|source| ClientError::Unwritable { api: R::KEY.name(), source })?;
-        let sent = self.outgoing.send(Outgoing { correlation_id, frame, tell }).await;
+        let sent = self.outgoing.send(Outgoing { correlation_id, frame, reply_tx }).await;
         sent.map_err(|_| self.disconnected())
     }
 
@@ -245,14 +249,14 @@ impl Connection {
 pub(crate) struct Pending<R> {
     connection: Arc<Connection>,
     version: i16,
-    told: oneshot::Receiver<Bytes>,
+    reply_rx: oneshot::Receiver<Bytes>,
     request: PhantomData<fn() -> R>,
 }
 
 impl<R: Request> Pending<R> {
     /// Waits for the answer. A call that is dropped changes nothing for the request.
     pub(crate) async fn wait(self) -> Result<R::Response, ClientError> {
-        self.connection.answer::<R>(self.version, self.told, Duration::ZERO).await
+        self.connection.answer::<R>(self.version, self.reply_rx, Duration::ZERO).await
     }
 }
 
@@ -264,7 +268,7 @@ fn unreachable(address: &str, error: &io::Error) -> ClientError {
     ClientError::Unreachable { addresses: address.to_string(), reason }
 }
 
-/// Ends the connection: whoever waits hears of it as the senders are dropped. The first reason stays.
+/// Ends the connection; callers that wait see their senders dropped. The first reason stays.
 fn end(waiting: &Mutex<Waiting>, reason: Ended) {
     let mut waiting = waiting.lock();
     waiting.ended.get_or_insert(reason);
@@ -307,8 +311,8 @@ fn enqueue(waiting: &Mutex<Waiting>, request: &mut Outgoing) -> bool {
     if waiting.ended.is_some() {
         return false;
     }
-    if let Some(tell) = request.tell.take() {
-        waiting.queue.push_back((request.correlation_id, tell));
+    if let Some(reply_tx) = request.reply_tx.take() {
+        waiting.queue.push_back((request.correlation_id, reply_tx));
     }
     true
 }
@@ -339,9 +343,9 @@ fn hand_over(waiting: &Mutex<Waiting>, frame: Bytes) -> Result<(), String> {
     let found = correlation_id(&frame);
     let first = waiting.lock().queue.pop_front();
     match first {
-        Some((expected, tell)) if found == Some(expected) => {
-            // Nobody waits any more: the answer is dropped.
-            let _ = tell.send(frame);
+        Some((expected, reply_tx)) if found == Some(expected) => {
+            // The caller has gone away: the response is dropped.
+            let _ = reply_tx.send(frame);
             Ok(())
         }
         Some((expected, _)) => {
@@ -367,7 +371,7 @@ async fn read_frame(
     Ok(buffer.split_to(length).freeze())
 }
 
-/// Reads until there are so many bytes; the buffer grows with what has arrived, not with what was announced.
+/// Reads up to this length; the buffer grows with what has arrived, not with what was announced.
 async fn fill(socket: &mut OwnedReadHalf, buffer: &mut BytesMut, bytes: usize) -> io::Result<()> {
     while buffer.len() < bytes {
         buffer.reserve((bytes - buffer.len()).min(READ_AHEAD_BYTES_MAX));

@@ -112,16 +112,16 @@ async fn everyone_who_waits_hears_that_the_connection_has_ended() {
 async fn an_answer_to_another_request_ends_the_connection() {
     let (address, _serving) = broker(vec![Does::AnswersAnother]).await;
     let connection = connect(&address).await;
-    let told = connection.call_in(8, &ask()).await.expect_err("not its answer").to_string();
-    assert!(told.contains("answered request Some(2) before request 1"), "{told}");
+    let message = connection.call_in(8, &ask()).await.expect_err("not its answer").to_string();
+    assert!(message.contains("answered request Some(2) before request 1"), "{message}");
 }
 
 #[tokio::test]
 async fn a_frame_that_is_too_long_ends_the_connection() {
     let (address, _serving) = broker(vec![Does::Says(&[0x7f, 0xff, 0xff, 0xff, 0])]).await;
     let connection = connect(&address).await;
-    let told = connection.call_in(8, &ask()).await.expect_err("too long").to_string();
-    assert!(told.contains("too large"), "{told}");
+    let message = connection.call_in(8, &ask()).await.expect_err("too long").to_string();
+    assert!(message.contains("too large"), "{message}");
 }
 
 #[tokio::test]

@@ -39,10 +39,10 @@ mod tests {
         let at = |topic: &str, partition| TopicPartition { topic: topic.into(), partition };
         let offsets = BTreeMap::from([(at("a", 0), 5), (at("a", 1), 6), (at("b", 0), 7)]);
         let topics = topics_to_commit(&offsets);
-        let told: Vec<(&str, Vec<i64>)> = topics
+        let grouped: Vec<(&str, Vec<i64>)> = topics
             .iter()
             .map(|t| (t.name.as_str(), t.partitions.iter().map(|p| p.committed_offset).collect()))
             .collect();
-        assert_eq!(told, [("a", vec![5, 6]), ("b", vec![7])]);
+        assert_eq!(grouped, [("a", vec![5, 6]), ("b", vec![7])]);
     }
 }

@@ -78,7 +78,7 @@ async fn read_frame(stream: &mut TcpStream) -> Option<Bytes> {
     Some(frame.freeze())
 }
 
-/// These, each from version 0 to the one that is told.
+/// These, each from version 0 to the given one.
 pub(crate) fn versions(served: &[(ApiKey, i16)]) -> ApiVersionsResponse {
     let one = |(key, max_version): &(ApiKey, i16)| ApiVersion {
         api_key: *key as i16,

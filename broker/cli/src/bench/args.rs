@@ -1,4 +1,4 @@
-//! What `millstream bench` is told.
+//! Arguments of `millstream bench`.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -31,7 +31,7 @@ pub(super) struct CaseArgs<T: Args> {
     pub(super) common: Common,
 }
 
-/// What is noted with a measurement, and how often it is made.
+/// What is recorded with a measurement, and how often it is made.
 #[derive(Debug, Args)]
 pub(super) struct Conditions {
     /// What is measured is called so in a report; runs with the same label repeat each other [default: the bootstrap address].
@@ -43,20 +43,20 @@ pub(super) struct Conditions {
     /// The broker's process on this machine, whose processor time is measured too.
     #[arg(long, value_name = "PID", value_parser = number::<u32>(0..))]
     pub(super) pid: Option<u32>,
-    /// How many times it is measured; a report shows the spread.
+    /// Number of rounds; a report shows the spread.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = number::<u32>(1..=1000))]
     pub(super) rounds: u32,
     /// Add each result to this file, a line of JSON each, for `bench report`.
     #[arg(long, value_name = "FILE")]
     pub(super) save: Option<PathBuf>,
-    /// Whether standard error shows how far it has come.
+    /// Whether to show progress on standard error.
     #[arg(long, value_enum, default_value = "auto")]
     pub(super) progress: When,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BenchCommand {
-    /// Write records as fast as they are taken.
+    /// Write records as fast as possible.
     Produce(CaseArgs<ProduceArgs>),
     /// Read a topic from its beginning to its end.
     Consume(CaseArgs<ConsumeArgs>),
@@ -69,7 +69,7 @@ pub(super) enum BenchCommand {
     ///
     /// The time counts from the moment at which a record is due to the moment at which the reader has it.
     EndToEnd(CaseArgs<PacedArgs>),
-    /// Make many topics and partitions, then write to all of them in turn.
+    /// Create many topics and partitions, then write to all of them in turn.
     Partitions(CaseArgs<PartitionsArgs>),
     /// Many consumer groups read the same topic at the same time.
     Groups(CaseArgs<GroupsArgs>),
@@ -112,7 +112,7 @@ impl BenchCommand {
 /// Where records are written to.
 #[derive(Debug, Args)]
 pub(super) struct TopicArgs {
-    /// A topic that there is [default: a new one, which is removed at the end].
+    /// An existing topic [default: a new one, which is deleted at the end].
     #[arg(long, value_name = "NAME")]
     topic: Option<String>,
     /// Partitions of a new topic.
@@ -135,13 +135,13 @@ pub(super) struct RecordArgs {
     /// When a record counts as delivered.
     #[arg(long, value_parser = acks(), default_value = "all")]
     acks: Acks,
-    /// How batches are compressed.
+    /// Compression of batches.
     #[arg(long, value_enum, default_value = "none")]
     compression: CompressionArg,
     /// Milliseconds that a batch waits for more records [default: 5; for a fixed rate 0].
     #[arg(long, value_name = "MS", value_parser = number::<u64>(0..=60_000))]
     linger_ms: Option<u64>,
-    /// How long a record is tried.
+    /// Delivery timeout of a record.
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = number::<u64>(1..=86_400))]
     timeout: u64,
 }
@@ -162,7 +162,7 @@ impl RecordArgs {
 pub(super) struct ProduceArgs {
     #[command(flatten)]
     topic: TopicArgs,
-    /// How many records.
+    /// Number of records.
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = number::<u64>(1..))]
     records: u64,
     #[command(flatten)]
@@ -199,10 +199,10 @@ pub(super) struct PacedArgs {
     /// Records per second.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = number::<u64>(1..=1_000_000))]
     rate: u64,
-    /// How long is measured.
+    /// Duration of the measurement.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = number::<u64>(1..=86_400))]
     seconds: u64,
-    /// How long records are written before that; they do not count.
+    /// Duration of the warm-up, whose records do not count.
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = number::<u64>(0..=3_600))]
     warmup: u64,
     #[command(flatten)]
@@ -233,13 +233,13 @@ impl PacedArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct PartitionsArgs {
-    /// How many topics.
+    /// Number of topics.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = number::<u32>(1..=10_000))]
     topics: u32,
     /// Partitions of each topic.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = number::<i32>(1..=100_000))]
     partitions: i32,
-    /// How many records, over all partitions in turn.
+    /// Number of records, over all partitions in turn.
     #[arg(long, value_name = "N", default_value_t = 500_000, value_parser = number::<u64>(1..))]
     records: u64,
     #[command(flatten)]
@@ -261,7 +261,7 @@ impl PartitionsArgs {
 pub(super) struct GroupsArgs {
     #[command(flatten)]
     topic: TopicArgs,
-    /// How many groups; each reads everything.
+    /// Number of groups; each reads everything.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = number::<u32>(1..=1_000))]
     groups: u32,
     /// Members of each group.
@@ -291,7 +291,7 @@ pub(super) struct ReportArgs {
     /// Files of results; each holds one or more.
     #[arg(value_name = "FILE", required = true)]
     pub(super) files: Vec<PathBuf>,
-    /// Where the page is written.
+    /// Output file.
     #[arg(long, value_name = "FILE")]
     pub(super) out: PathBuf,
     /// The page's title.

@@ -60,7 +60,7 @@ pub(super) fn run(args: BenchArgs) -> Result<(), CliError> {
     done
 }
 
-/// Removes what was made, unless it is told to end a second time.
+/// Removes what was made, unless it is interrupted again.
 async fn interrupted(
     by: Ending,
     common: &Common,

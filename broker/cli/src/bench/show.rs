@@ -39,7 +39,7 @@ pub(super) fn run(output: Output, run: &Run, (round, rounds): (u32, u32)) -> Res
             }
             if let Some(seconds) = run.cpu.broker_seconds.filter(|seconds| *seconds < BROKER_SECONDS_MIN) {
                 out.line(&format!(
-                    "broker cpu per record is not told: its {seconds:.2} s are too few to be measured, more records are needed"
+                    "broker cpu per record is not shown: {seconds:.2} s are too few to measure; use more records"
                 ))?;
             }
         }
@@ -48,11 +48,11 @@ pub(super) fn run(output: Output, run: &Run, (round, rounds): (u32, u32)) -> Res
 }
 
 fn parameters(run: &Run) -> String {
-    let told = run.parameters.iter().map(|(name, value)| {
+    let shown = run.parameters.iter().map(|(name, value)| {
         let value = value.as_str().map_or_else(|| value.to_string(), String::from);
         format!("{} {value}", name.replace('_', " "))
     });
-    told.collect::<Vec<_>>().join(", ")
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 /// Three digits that matter, and no fractions of what is large.

@@ -31,21 +31,21 @@ const HISTORY_MAX: usize = 40;
 /// looks. `q` ends it.
 #[derive(Debug, Args)]
 pub(super) struct TopArgs {
-    /// Where the broker answers HTTP.
+    /// HTTP address of the broker.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9644", env = "MILLSTREAM_HTTP_ADDR", value_parser = host_and_port)]
     http_addr: String,
-    /// Seconds between two looks.
+    /// Refresh interval in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = number::<u64>(1..))]
     every: u64,
-    /// End after so many looks [default: when it is interrupted].
+    /// Stop after N refreshes [default: when it is interrupted].
     #[arg(long, value_name = "N", value_parser = number::<u64>(1..))]
     count: Option<u64>,
-    /// The shape of results.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
 
-/// Shows until it is told to end.
+/// Shows until it is interrupted.
 pub(super) fn run(args: TopArgs) -> Result<(), CliError> {
     runtime()?.block_on(async move {
         let first = look(&args.http_addr).await?;
@@ -57,7 +57,7 @@ pub(super) fn run(args: TopArgs) -> Result<(), CliError> {
     })
 }
 
-/// One report behind the other. A broker that goes away is waited for, unless so many looks are wanted.
+/// One report behind the other. A broker that goes away is waited for, unless --count is given.
 async fn report(args: &TopArgs, mut before: Look) -> Result<(), CliError> {
     let mut away = false;
     for _ in 0..args.count.unwrap_or(u64::MAX) {

@@ -1,4 +1,4 @@
-//! A group's coordinator, asked: the requests of a member, and what the group has noted.
+//! A group's coordinator, asked: the requests of a member, and what the group has committed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,7 +33,7 @@ const FETCH_VERSION_MAX: i16 = 7;
 /// First LeaveGroup version that names several members.
 const MANY_LEAVE_FROM: i16 = 3;
 /// No coordinator is known.
-const NOBODY: i32 = -1;
+const UNKNOWN_NODE: i32 = -1;
 
 pub(super) type Offsets = BTreeMap<TopicPartition, i64>;
 
@@ -49,7 +49,7 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn new(cluster: Cluster, config: Arc<GroupConfig>) -> Link {
         let own = Arc::new(cluster.member_lane());
-        Link { cluster, config, node: Arc::new(AtomicI32::new(NOBODY)), own }
+        Link { cluster, config, node: Arc::new(AtomicI32::new(UNKNOWN_NODE)), own }
     }
 
     /// Where joins, syncs and heartbeats go: not behind those of another member.
@@ -90,7 +90,7 @@ impl Link {
         longer: Duration,
     ) -> Result<R::Response, ClientError> {
         let node = match self.node.load(Relaxed) {
-            NOBODY => self.find().await?,
+            UNKNOWN_NODE => self.find().await?,
             node => node,
         };
         let connection = self.cluster.broker(node, lane).await?;
@@ -116,12 +116,12 @@ impl Link {
             failures += 1;
             tracing::debug!(%error, "the group's coordinator does not answer");
             tokio::time::sleep(self.cluster.backoff().after(failures, clock::random_u64())).await;
-            self.node.store(NOBODY, Relaxed);
+            self.node.store(UNKNOWN_NODE, Relaxed);
         }
     }
 
-    /// What the group has noted of these partitions.
-    pub(super) async fn noted(&self, partitions: &[TopicPartition]) -> Result<Offsets, ClientError> {
+    /// What the group has committed of these partitions.
+    pub(super) async fn committed(&self, partitions: &[TopicPartition]) -> Result<Offsets, ClientError> {
         if partitions.is_empty() {
             return Ok(Offsets::new());
         }
@@ -144,21 +144,21 @@ impl Link {
         let answer = self.call(Lane::Ask, &request, FETCH_VERSION_MAX, Duration::ZERO).await?;
         let what = || format!("ask for the offsets of group '{}'", self.config.group);
         ClientError::check(answer.error_code, what, None)?;
-        let mut noted = Offsets::new();
+        let mut committed = Offsets::new();
         for topic in answer.topics {
             let name: Arc<str> = topic.name.as_str().into();
             for found in topic.partitions {
                 ClientError::check(found.error_code, what, None)?;
                 if found.committed_offset >= 0 {
                     let place = TopicPartition { topic: name.clone(), partition: found.partition_index };
-                    noted.insert(place, found.committed_offset);
+                    committed.insert(place, found.committed_offset);
                 }
             }
         }
-        Ok(noted)
+        Ok(committed)
     }
 
-    /// Notes offsets as a member of a generation.
+    /// Commits offsets as a member of a generation.
     pub(super) async fn commit(
         &self,
         generation: i32,
@@ -187,7 +187,7 @@ impl Link {
             ..Default::default()
         };
         let answer = self.call(Lane::Ask, &request, COMMIT_VERSION_MAX, Duration::ZERO).await?;
-        let what = || format!("note the offsets of group '{}'", self.config.group);
+        let what = || format!("commit the offsets of group '{}'", self.config.group);
         let mut all = answer.topics.iter().flat_map(|topic| topic.partitions.iter());
         all.try_for_each(|partition| ClientError::check(partition.error_code, what, None))
     }

@@ -215,12 +215,12 @@ impl Membership {
             return None;
         }
         let mut members = Vec::with_capacity(answer.members.len());
-        for told in answer.members {
-            let instance = told.group_instance_id.as_deref();
-            match read_subscription(assignor, &told.member_id, instance, told.metadata) {
+        for member in answer.members {
+            let instance = member.group_instance_id.as_deref();
+            match read_subscription(assignor, &member.member_id, instance, member.metadata) {
                 Ok(member) => members.push(member),
                 Err(error) => {
-                    let reason = format!("the subscription of {}: {error}", told.member_id);
+                    let reason = format!("the subscription of {}: {error}", member.member_id);
                     return Some(News::Malformed(reason));
                 }
             }

@@ -87,7 +87,7 @@ fn a_rebalance_revokes_and_joins_under_the_same_id() {
     assert_eq!(member.beat(ErrorCode::REBALANCE_IN_PROGRESS, now, 0), Some(revoked));
     assert_eq!(member.next(), (now, Ask::Join { member_id: "m".into() }));
     assert_eq!(member.identity(), (5, "m"), "offsets of the old generation can still be committed");
-    assert_eq!(member.beat(ErrorCode::REBALANCE_IN_PROGRESS, now, 0), None, "told once");
+    assert_eq!(member.beat(ErrorCode::REBALANCE_IN_PROGRESS, now, 0), None, "reported once");
     let said = member.subscription(&BTreeSet::new());
     assert!(said.owned.is_empty(), "given up");
     assert_eq!((said.last.len(), said.generation), (2, 5), "but remembered");

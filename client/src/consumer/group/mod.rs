@@ -1,4 +1,4 @@
-//! Reading as a member of a group: the group's members share the partitions of its topics, and what was read is noted
+//! Reading as a member of a group: the group's members share the partitions of its topics, and what was read is committed
 //! with the broker.
 //!
 //! Who does what is decided in `membership` and `assignor` (both pure); `coordinator` is the task that asks, `link` how it
@@ -82,7 +82,7 @@ struct Rest {
 pub struct Commit(oneshot::Receiver<Result<(), ClientError>>);
 
 impl Commit {
-    /// Waits until the offsets are noted, or cannot be.
+    /// Waits until the offsets are committed, or cannot be.
     pub async fn wait(self) -> Result<(), ClientError> {
         self.0.await.unwrap_or(Err(ClientError::Closed))
     }
@@ -97,7 +97,7 @@ pub struct GroupConsumer {
     changes: mpsc::Receiver<Change>,
     commands: mpsc::Sender<Command>,
     given: Option<Given>,
-    /// What is told when the reader has given up what was revoked.
+    /// Sent when the reader has given up what was revoked.
     giving_up: Option<oneshot::Sender<()>>,
     task: Option<JoinHandle<()>>,
 }
@@ -109,9 +109,10 @@ impl GroupConsumer {
         let link = Link::new(cluster, Arc::new(config));
         let progress = Arc::<Mutex<Progress>>::default();
         let (commands, orders) = mpsc::channel(COMMANDS_WAITING_MAX);
-        let (tell, changes) = mpsc::channel(CHANGES_WAITING_MAX);
+        let (changes_tx, changes) = mpsc::channel(CHANGES_WAITING_MAX);
         let presence = Arc::new(Presence::new());
-        let coordinator = Coordinator::new(link.clone(), progress.clone(), presence.clone(), tell, orders);
+        let coordinator =
+            Coordinator::new(link.clone(), progress.clone(), presence.clone(), changes_tx, orders);
         let task = tokio::spawn(coordinator.run());
         GroupConsumer {
             consumer,
@@ -146,7 +147,7 @@ impl GroupConsumer {
         self.note_given();
         self.given = None;
         if let Some(done) = self.giving_up.take() {
-            // Whoever waited for it and is gone has closed the group.
+            // A caller that is gone has closed the group.
             let _ = done.send(());
         }
         loop {
@@ -260,7 +261,7 @@ impl GroupConsumer {
         self.consumer.position(partition)
     }
 
-    /// The offset behind the partition's last record, as the last answer told it.
+    /// The offset behind the partition's last record, as of the last response.
     pub fn high_watermark(&self, partition: &TopicPartition) -> Option<i64> {
         self.consumer.high_watermark(partition)
     }
@@ -270,9 +271,9 @@ impl GroupConsumer {
         self.consumer.buffered_bytes()
     }
 
-    /// Notes with the broker what was read, the records that were given last included. While the group changes it waits for
+    /// Commits with the broker what was read, the records that were given last included. While the group changes it waits for
     /// that, up to the [`request_timeout`](crate::ClientConfig::request_timeout); so do the other ways to commit. Fails with
-    /// `UNKNOWN_MEMBER_ID` when the group went on without this member: it will read again what was not noted.
+    /// `UNKNOWN_MEMBER_ID` when the group went on without this member: it will read again what was not committed.
     pub async fn commit(&mut self) -> Result<(), ClientError> {
         self.note_given();
         self.order_commit(None).await?.wait().await
@@ -284,7 +285,7 @@ impl GroupConsumer {
         self.order_commit(None).await
     }
 
-    /// Notes these offsets, each the one to go on with, whatever was read.
+    /// Commits these offsets, each the one to go on with, whatever was read.
     pub async fn commit_offsets(
         &mut self,
         offsets: BTreeMap<TopicPartition, i64>,
@@ -292,12 +293,12 @@ impl GroupConsumer {
         self.order_commit(Some(offsets)).await?.wait().await
     }
 
-    /// What the group has noted of these partitions.
+    /// What the group has committed of these partitions.
     pub async fn committed(
         &self,
         partitions: &[TopicPartition],
     ) -> Result<BTreeMap<TopicPartition, i64>, ClientError> {
-        self.link.noted(partitions).await
+        self.link.committed(partitions).await
     }
 
     /// The records as a stream of chunks, which goes on after an error and ends when the member cannot be one any more.
@@ -346,17 +347,17 @@ impl GroupConsumer {
         }
     }
 
-    /// Notes what was read, unless that is done [only when told to](GroupConfig::commit_every), and leaves the group, so that
+    /// Commits what was read, unless that is done [only on request](GroupConfig::commit_every), and leaves the group, so that
     /// others need not wait for the session timeout. A member with a name keeps its place. While the group changes it waits for
     /// that, up to the [`request_timeout`](crate::ClientConfig::request_timeout). It leaves also where it fails, which says that
-    /// not all is noted. Dropping a member without this neither notes nor leaves.
+    /// not all is committed. Dropping a member without this neither commits nor leaves.
     pub async fn close(mut self) -> Result<(), ClientError> {
         self.note_given();
-        let (tell, told) = oneshot::channel();
+        let (reply_tx, reply_rx) = oneshot::channel();
         drop(self.giving_up.take());
-        let sent = self.commands.send(Command::Leave(tell)).await;
+        let sent = self.commands.send(Command::Leave(reply_tx)).await;
         let left = match sent {
-            Ok(()) => told.await.unwrap_or_else(|_| Err(self.why_closed())),
+            Ok(()) => reply_rx.await.unwrap_or_else(|_| Err(self.why_closed())),
             Err(_) => Err(self.why_closed()),
         };
         if let Some(task) = self.task.take() {
@@ -367,9 +368,9 @@ impl GroupConsumer {
     }
 
     async fn order_commit(&self, offsets: Option<Offsets>) -> Result<Commit, ClientError> {
-        let (tell, told) = oneshot::channel();
-        let sent = self.commands.send(Command::Commit { offsets, tell }).await;
-        sent.map(|()| Commit(told)).map_err(|_| self.why_closed())
+        let (reply_tx, reply_rx) = oneshot::channel();
+        let sent = self.commands.send(Command::Commit { offsets, reply_tx }).await;
+        sent.map(|()| Commit(reply_rx)).map_err(|_| self.why_closed())
     }
 
     fn why_closed(&self) -> ClientError {

@@ -1,4 +1,4 @@
-//! How far a member has read, and what of that is noted.
+//! How far a member has read, and what of that is committed.
 
 use std::collections::BTreeSet;
 
@@ -14,23 +14,25 @@ pub(super) struct Progress {
     unplaced: BTreeSet<TopicPartition>,
     /// Offsets to go on with, of what was read.
     pub(super) read: Offsets,
-    /// Offsets that the broker has noted.
-    pub(super) noted: Offsets,
+    /// Offsets that the broker has committed.
+    pub(super) committed: Offsets,
     /// Why the task ended.
     pub(super) failed: Option<ClientError>,
 }
 
 impl Progress {
-    /// What is to be noted of some partitions.
+    /// What is to be committed of some partitions.
     pub(super) fn due(&self, of: impl Fn(&TopicPartition) -> bool) -> Offsets {
         let is_new = |(partition, offset): &(&TopicPartition, &i64)| {
-            of(partition) && self.assigned.contains(*partition) && self.noted.get(*partition) != Some(*offset)
+            of(partition)
+                && self.assigned.contains(*partition)
+                && self.committed.get(*partition) != Some(*offset)
         };
         self.read.iter().filter(is_new).map(|(partition, offset)| (partition.clone(), *offset)).collect()
     }
 
-    pub(super) fn note(&mut self, offsets: Offsets) {
-        self.noted.extend(offsets.into_iter().filter(|(partition, _)| self.assigned.contains(partition)));
+    pub(super) fn record_committed(&mut self, offsets: Offsets) {
+        self.committed.extend(offsets.into_iter().filter(|(partition, _)| self.assigned.contains(partition)));
     }
 
     pub(super) fn add(&mut self, partitions: impl IntoIterator<Item = TopicPartition>) {
@@ -48,9 +50,9 @@ impl Progress {
     /// Where reading began counts as a place too, once it is known: else a group that found nothing in a partition would
     /// begin anew there the next time, and miss what came meanwhile if it begins at the end.
     pub(super) fn place(&mut self, begun: impl Fn(&TopicPartition) -> Option<i64>) {
-        let (read, noted) = (&mut self.read, &self.noted);
+        let (read, committed) = (&mut self.read, &self.committed);
         self.unplaced.retain(|partition| match begun(partition) {
-            Some(offset) if noted.get(partition) != Some(&offset) => {
+            Some(offset) if committed.get(partition) != Some(&offset) => {
                 read.insert(partition.clone(), offset);
                 false
             }
@@ -63,7 +65,7 @@ impl Progress {
             self.assigned.remove(partition);
             self.unplaced.remove(partition);
             self.read.remove(partition);
-            self.noted.remove(partition);
+            self.committed.remove(partition);
         }
     }
 }
@@ -79,7 +81,7 @@ mod tests {
         let mut progress = Progress::default();
         progress.add([place(0), place(1), place(3)]);
         progress.read = BTreeMap::from([(place(0), 5), (place(1), 7), (place(2), 9), (place(3), 2)]);
-        progress.note(BTreeMap::from([(place(1), 7), (place(9), 1)]));
+        progress.record_committed(BTreeMap::from([(place(1), 7), (place(9), 1)]));
         assert_eq!(progress.due(|_| true), BTreeMap::from([(place(0), 5), (place(3), 2)]));
         assert_eq!(progress.due(|partition| partition.partition == 3), BTreeMap::from([(place(3), 2)]));
         progress.remove(&[place(0)]);

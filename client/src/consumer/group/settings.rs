@@ -26,9 +26,9 @@ pub struct GroupConfig {
     /// A name under which the member keeps its place while it is away for less than the session timeout: a restart then
     /// moves nothing. No two members of a group may have the same. Default: none.
     pub instance: Option<String>,
-    /// Where to begin in partitions of which the group has noted nothing. Default: [`Start::End`].
+    /// Where to begin in partitions of which the group has committed nothing. Default: [`Start::End`].
     pub start: Start,
-    /// How often what was read is noted; none notes it only when told to. Default: 5 s.
+    /// How often what was read is committed; none commits only on request. Default: 5 s.
     pub commit_every: Option<Duration>,
     /// A member that is not heard of for so long is taken out; the broker has bounds of its own for it. Default: 45 s.
     pub session_timeout: Duration,
@@ -47,7 +47,7 @@ pub struct GroupConfig {
     pub consumer: ConsumerConfig,
 }
 
-/// Longest time that the protocol can tell.
+/// Longest time that the protocol can carry.
 const TIMEOUT_MS_MAX: u128 = i32::MAX as u128;
 
 impl GroupConfig {
@@ -128,8 +128,8 @@ mod tests {
             (|config| config.assignors.clear(), "assignors is []"),
             (|config| config.consumer.memory_bytes = 0, "memory_bytes is 0"),
         ] {
-            let told = named(change).expect("cannot be");
-            assert!(told.starts_with(key), "{told}");
+            let message = named(change).expect("cannot be");
+            assert!(message.starts_with(key), "{message}");
         }
     }
 }

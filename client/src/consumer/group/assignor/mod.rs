@@ -90,7 +90,7 @@ impl Member {
     }
 }
 
-/// An assignment in which nobody has anything.
+/// An assignment without partitions.
 fn nothing(members: &[&Member]) -> Assignment {
     members.iter().map(|member| (member.id.clone(), Vec::new())).collect()
 }
@@ -117,21 +117,21 @@ mod tests {
     }
 
     /// A member's partitions in words.
-    pub(super) fn told(assignment: &Assignment, member: &str) -> Vec<String> {
+    pub(super) fn assigned(assignment: &Assignment, member: &str) -> Vec<String> {
         assignment[member].iter().map(|p| p.to_string()).collect()
     }
 
     #[test]
     fn whatever_the_assignor_every_partition_has_one_reader_that_wants_it() {
         let members = [member("a", &["t"]), member("b", &["u"]), member("c", &["t", "u"]), member("d", &[])];
-        let counts = topics(&[("t", 5), ("u", 1), ("nobody", 2)]);
+        let counts = topics(&[("t", 5), ("u", 1), ("unread", 2)]);
         for name in ["range", "roundrobin", "sticky", "cooperative-sticky"] {
             let assignment = Assignor::named(name).expect("known").assign(&members, &counts);
             let mut all: Vec<String> = assignment.values().flatten().map(|p| p.to_string()).collect();
             all.sort();
             assert_eq!(all, ["t-0", "t-1", "t-2", "t-3", "t-4", "u-0"], "{name}");
-            assert!(told(&assignment, "a").iter().all(|p| p.starts_with("t-")), "{name}");
-            assert!(told(&assignment, "d").is_empty(), "{name}");
+            assert!(assigned(&assignment, "a").iter().all(|p| p.starts_with("t-")), "{name}");
+            assert!(assigned(&assignment, "d").is_empty(), "{name}");
         }
         assert_eq!(Assignor::named("uniform"), None);
     }
@@ -140,6 +140,6 @@ mod tests {
     fn members_with_names_come_first() {
         let named = Member { instance: Some("z".into()), ..member("m9", &["t"]) };
         let assignment = Assignor::Range.assign(&[member("m1", &["t"]), named], &topics(&[("t", 3)]));
-        assert_eq!(told(&assignment, "m9"), ["t-0", "t-1"]);
+        assert_eq!(assigned(&assignment, "m9"), ["t-0", "t-1"]);
     }
 }

@@ -27,14 +27,14 @@ pub(super) fn assign(members: &[&Member], partitions: &BTreeMap<String, i32>) ->
 mod tests {
     use super::super::{
         Assignor,
-        tests::{member, told, topics},
+        tests::{assigned, member, topics},
     };
 
     #[test]
     fn the_first_members_get_one_more_of_each_topic() {
         let members = [member("b", &["t", "u"]), member("a", &["t", "u"])];
         let assignment = Assignor::Range.assign(&members, &topics(&[("t", 3), ("u", 3)]));
-        assert_eq!(told(&assignment, "a"), ["t-0", "t-1", "u-0", "u-1"]);
-        assert_eq!(told(&assignment, "b"), ["t-2", "u-2"]);
+        assert_eq!(assigned(&assignment, "a"), ["t-0", "t-1", "u-0", "u-1"]);
+        assert_eq!(assigned(&assignment, "b"), ["t-2", "u-2"]);
     }
 }

@@ -20,7 +20,7 @@ pub(super) fn assign(members: &[&Member], partitions: &BTreeMap<String, i32>) ->
 mod tests {
     use super::super::{
         Assignor,
-        tests::{member, told, topics},
+        tests::{assigned, member, topics},
     };
 
     /// The example of the documentation of Kafka's `RoundRobinAssignor`.
@@ -29,16 +29,16 @@ mod tests {
         let members = [member("c0", &["t0"]), member("c1", &["t0", "t1"]), member("c2", &["t0", "t1", "t2"])];
         let counts = topics(&[("t0", 1), ("t1", 2), ("t2", 3)]);
         let assignment = Assignor::RoundRobin.assign(&members, &counts);
-        assert_eq!(told(&assignment, "c0"), ["t0-0"]);
-        assert_eq!(told(&assignment, "c1"), ["t1-0"]);
-        assert_eq!(told(&assignment, "c2"), ["t1-1", "t2-0", "t2-1", "t2-2"]);
+        assert_eq!(assigned(&assignment, "c0"), ["t0-0"]);
+        assert_eq!(assigned(&assignment, "c1"), ["t1-0"]);
+        assert_eq!(assigned(&assignment, "c2"), ["t1-1", "t2-0", "t2-1", "t2-2"]);
     }
 
     #[test]
     fn members_that_want_the_same_get_the_same_number() {
         let members = [member("a", &["t", "u"]), member("b", &["t", "u"])];
         let assignment = Assignor::RoundRobin.assign(&members, &topics(&[("t", 3), ("u", 3)]));
-        assert_eq!(told(&assignment, "a"), ["t-0", "t-2", "u-1"]);
-        assert_eq!(told(&assignment, "b"), ["t-1", "u-0", "u-2"]);
+        assert_eq!(assigned(&assignment, "a"), ["t-0", "t-2", "u-1"]);
+        assert_eq!(assigned(&assignment, "b"), ["t-1", "u-0", "u-2"]);
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn assign(members: &[&Member], partitions: &BTreeMap<String, i32>) ->
     members.iter().zip(loads).map(|(member, load)| (member.id.clone(), load.into_iter().collect())).collect()
 }
 
-/// Who has each partition: who says so of the newest generation; nobody, when several do.
+/// Who has each partition: the one that claims it in the newest generation; none, when several do.
 fn owners(members: &[&Member]) -> HashMap<TopicPartition, usize> {
     let mut claims: HashMap<&TopicPartition, (Option<i32>, Option<usize>)> = HashMap::new();
     for (at, member) in members.iter().enumerate() {
@@ -101,7 +101,7 @@ pub(super) fn without_moving(mut assignment: Assignment, members: &[&Member]) ->
 mod tests {
     use super::super::{
         Assignor,
-        tests::{member, told, topics},
+        tests::{assigned, member, topics},
     };
     use super::*;
 
@@ -119,8 +119,8 @@ mod tests {
         let members =
             [owning("a", &["t"], &[("t", 3), ("t", 1)], 4), owning("b", &["t"], &[("t", 0), ("t", 2)], 4)];
         let assignment = Assignor::CooperativeSticky.assign(&members, &topics(&[("t", 4)]));
-        assert_eq!(told(&assignment, "a"), ["t-1", "t-3"]);
-        assert_eq!(told(&assignment, "b"), ["t-0", "t-2"]);
+        assert_eq!(assigned(&assignment, "a"), ["t-1", "t-3"]);
+        assert_eq!(assigned(&assignment, "b"), ["t-0", "t-2"]);
     }
 
     #[test]
@@ -128,17 +128,17 @@ mod tests {
         let first = owning("a", &["t"], &[("t", 0), ("t", 1), ("t", 2), ("t", 3)], 4);
         let counts = topics(&[("t", 4)]);
         let round_one = Assignor::CooperativeSticky.assign(&[first.clone(), member("b", &["t"])], &counts);
-        assert_eq!(told(&round_one, "a"), ["t-0", "t-1"]);
-        assert!(told(&round_one, "b").is_empty(), "the first one still has them");
+        assert_eq!(assigned(&round_one, "a"), ["t-0", "t-1"]);
+        assert!(assigned(&round_one, "b").is_empty(), "the first one still has them");
         let first = owning("a", &["t"], &[("t", 0), ("t", 1)], 5);
         let round_two = Assignor::CooperativeSticky.assign(&[first, owning("b", &["t"], &[], 5)], &counts);
-        assert_eq!(told(&round_two, "b"), ["t-2", "t-3"]);
+        assert_eq!(assigned(&round_two, "b"), ["t-2", "t-3"]);
         // Where everyone gives up everything first, one round is enough.
         let eager = Assignor::Sticky.assign(
             &[owning("a", &["t"], &[("t", 0), ("t", 1), ("t", 2), ("t", 3)], 4), member("b", &["t"])],
             &counts,
         );
-        assert_eq!((told(&eager, "a").len(), told(&eager, "b").len()), (2, 2));
+        assert_eq!((assigned(&eager, "a").len(), assigned(&eager, "b").len()), (2, 2));
     }
 
     #[test]
@@ -146,17 +146,17 @@ mod tests {
         let members = [owning("a", &["t"], &[("t", 0)], 3), owning("b", &["t"], &[("t", 0)], 4)];
         let assignment = Assignor::Sticky.assign(&members, &topics(&[("t", 2)]));
         assert_eq!(
-            (told(&assignment, "a"), told(&assignment, "b")),
+            (assigned(&assignment, "a"), assigned(&assignment, "b")),
             (vec!["t-1".into()], vec!["t-0".into()])
         );
         let held = Assignor::CooperativeSticky.assign(&members, &topics(&[("t", 1)]));
-        assert_eq!(told(&held, "b"), ["t-0"]);
+        assert_eq!(assigned(&held, "b"), ["t-0"]);
         let twice = [owning("a", &["t"], &[("t", 0)], 4), owning("b", &["t"], &[("t", 0)], 4)];
         let assignment = Assignor::Sticky.assign(&twice, &topics(&[("t", 1)]));
         assert_eq!(assignment.values().flatten().count(), 1);
     }
 
-    /// Whatever comes and goes: after at most two rounds everything is given, nothing moves without need, and nobody who
+    /// Whatever comes and goes: after at most two rounds everything is given, nothing moves without need, and no member that
     /// wants the same has two more than another.
     #[test]
     fn chance_comes_to_rest_in_balance() {

@@ -80,17 +80,17 @@ pub(in super::super) fn read_subscription(
     instance: Option<&str>,
     bytes: Bytes,
 ) -> Result<Member, DecodeError> {
-    let (version, told) = decode_data::<ConsumerProtocolSubscription>(bytes)?;
-    let mut owned = partitions(told.owned_partitions.into_iter().map(|o| (o.topic, o.partitions)));
-    let mut generation = Some(told.generation_id).filter(|_| version >= 2);
-    let user_data = told.user_data.unwrap_or_default();
+    let (version, data) = decode_data::<ConsumerProtocolSubscription>(bytes)?;
+    let mut owned = partitions(data.owned_partitions.into_iter().map(|o| (o.topic, o.partitions)));
+    let mut generation = Some(data.generation_id).filter(|_| version >= 2);
+    let user_data = data.user_data.unwrap_or_default();
     match assignor {
-        // Who joins under it has given everything up; what it had is told by itself.
+        // Who joins under it has given everything up; it reports what it had by itself.
         Assignor::Sticky => (owned, generation) = read_sticky(user_data).unwrap_or_default(),
         Assignor::CooperativeSticky if generation.is_none() => generation = read_generation(user_data),
         _ => {}
     }
-    let topics = told.topics.iter().map(|topic| topic.to_string()).collect();
+    let topics = data.topics.iter().map(|topic| topic.to_string()).collect();
     let instance = instance.map(String::from);
     Ok(Member { id: id.to_string(), instance, topics, owned, generation })
 }

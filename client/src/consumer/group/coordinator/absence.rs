@@ -64,7 +64,7 @@ impl Coordinator {
             _ => Vec::new(),
         };
         let (back, mut is_back) = oneshot::channel();
-        self.tell(Change::Overdue { since, lost, back }).await?;
+        self.report(Change::Overdue { since, lost, back }).await?;
         loop {
             tokio::select! {
                 biased;

@@ -125,7 +125,7 @@ impl Coordinator {
         }
     }
 
-    /// Is a member until it is told to leave, or cannot be one any more.
+    /// Runs the membership until it is asked to leave or cannot go on.
     pub(super) async fn run(mut self) {
         if let Err(Ended::Failed(error)) = self.be_a_member().await {
             // The reader finds it when the changes end.
@@ -188,37 +188,37 @@ impl Coordinator {
             News::Revoked(partitions) => self.revoke(partitions).await.map(|_| ()),
             News::Lost(partitions) => {
                 tracing::warn!(group = self.link.config.group, "the group went on without this member");
-                self.tell(Change::Lost(partitions)).await
+                self.report(Change::Lost(partitions)).await
             }
             News::Failed(code) => refused(code, None),
             News::Malformed(reason) => refused(ErrorCode::INCONSISTENT_GROUP_PROTOCOL, Some(reason)),
         }
     }
 
-    async fn tell(&mut self, change: Change) -> Result<(), Ended> {
+    async fn report(&mut self, change: Change) -> Result<(), Ended> {
         let changes = self.changes.clone();
         let telling = async { changes.send(change).await.map_err(|_| ClientError::Closed) };
         self.meanwhile(telling, Beats::GoOn).await
     }
 
-    /// Begins to read, each partition from what the group has noted of it, however long that takes to be known.
+    /// Begins to read, each partition from what the group has committed of it, however long that takes to be known.
     async fn begin(&mut self, partitions: Vec<TopicPartition>) -> Result<(), Ended> {
         let link = self.link.clone();
-        let noted = loop {
-            match self.meanwhile(link.noted(&partitions), Beats::GoOn).await {
-                Ok(noted) => break noted,
+        let committed = loop {
+            match self.meanwhile(link.committed(&partitions), Beats::GoOn).await {
+                Ok(committed) => break committed,
                 Err(Ended::Failed(error)) if error.is_retriable() => {
-                    tracing::debug!(%error, "what the group has noted is not known yet");
+                    tracing::debug!(%error, "what the group has committed is not known yet");
                 }
                 Err(ended) => return Err(ended),
             }
         };
-        let start = |partition: &TopicPartition| match noted.get(partition) {
+        let start = |partition: &TopicPartition| match committed.get(partition) {
             Some(offset) => Start::Offset(*offset),
             None => self.link.config.start,
         };
         let starts = partitions.iter().map(|partition| (partition.clone(), start(partition))).collect();
-        self.tell(Change::Assigned(starts)).await
+        self.report(Change::Assigned(starts)).await
     }
 
     /// Does something that may take its time, and serves the reader meanwhile.
@@ -244,11 +244,11 @@ impl Coordinator {
         }
     }
 
-    /// Has the reader give partitions up, and notes what was read of them. The others of the group wait for that, up to
+    /// Has the reader give partitions up, and commits what was read of them. The others of the group wait for that, up to
     /// the rebalance timeout: a reader that is later than that is not a member any more. Says whether it still is one.
     async fn revoke(&mut self, partitions: Vec<TopicPartition>) -> Result<bool, Ended> {
         let ((done, mut is_done), late) = (oneshot::channel(), Arc::<OnceLock<Late>>::default());
-        self.tell(Change::Revoked { partitions: partitions.clone(), late: late.clone(), done }).await?;
+        self.report(Change::Revoked { partitions: partitions.clone(), late: late.clone(), done }).await?;
         let deadline = clock::now() + self.link.config.rebalance_timeout;
         let heartbeat_interval = self.link.config.heartbeat_interval;
         let (mut left, mut others) = (false, None);
@@ -276,7 +276,7 @@ impl Coordinator {
             if let Some(why) = out.filter(|_| !left) {
                 tracing::warn!(group = self.link.config.group, "the reader was too slow for its group");
                 left = true;
-                // Nobody else sets it.
+                // Nothing else sets it.
                 let _ = late.set(why);
                 others = self.membership.begin_anew(clock::now());
             }
@@ -285,12 +285,12 @@ impl Coordinator {
             let due = self.progress.lock().due(|partition| partitions.contains(partition));
             let (generation, member_id) = self.membership.identity();
             if let Err(error) = self.link.commit(generation, member_id, &due).await {
-                tracing::warn!(%error, "what was read is not noted; it will be read again");
+                tracing::warn!(%error, "what was read is not committed; it will be read again");
             }
         }
         self.progress.lock().remove(&partitions);
         if let Some(News::Lost(others)) = others {
-            self.tell(Change::Lost(others)).await?;
+            self.report(Change::Lost(others)).await?;
         }
         Ok(!left)
     }

@@ -15,7 +15,7 @@ use crate::{
 /// What the reader asks of the task.
 pub(in crate::consumer::group) enum Command {
     /// Note these offsets, or what was read.
-    Commit { offsets: Option<Offsets>, tell: oneshot::Sender<Result<(), ClientError>> },
+    Commit { offsets: Option<Offsets>, reply_tx: oneshot::Sender<Result<(), ClientError>> },
     /// Note what was read, and leave.
     Leave(oneshot::Sender<Result<(), ClientError>>),
 }
@@ -64,25 +64,25 @@ impl Coordinator {
 
     async fn attempt(&mut self, Order { command, until }: Order) -> Result<(), Ended> {
         match command {
-            Command::Commit { offsets, tell } => {
+            Command::Commit { offsets, reply_tx } => {
                 let done = self.commit(offsets.clone()).await;
                 if self.is_premature(&done, until) {
-                    self.postponed.push_back(Order { command: Command::Commit { offsets, tell }, until });
+                    self.postponed.push_back(Order { command: Command::Commit { offsets, reply_tx }, until });
                 } else {
-                    // Whoever does not wait any more needs no answer.
-                    let _ = tell.send(done);
+                    // A caller that has gone away needs no reply.
+                    let _ = reply_tx.send(done);
                 }
                 Ok(())
             }
-            Command::Leave(tell) => {
+            Command::Leave(reply_tx) => {
                 let by_itself = self.link.config.commit_every.is_some();
                 let committed = if by_itself { self.commit(None).await } else { Ok(()) };
                 if self.is_premature(&committed, until) {
-                    self.postponed.push_back(Order { command: Command::Leave(tell), until });
+                    self.postponed.push_back(Order { command: Command::Leave(reply_tx), until });
                     return Ok(());
                 }
                 self.leave_group().await;
-                let _ = tell.send(committed);
+                let _ = reply_tx.send(committed);
                 Err(Ended::Left)
             }
         }
@@ -97,22 +97,22 @@ impl Coordinator {
         by_change && self.membership.is_changing() && clock::now() < until
     }
 
-    /// Notes these offsets, or what was read.
+    /// Commits these offsets, or what was read.
     async fn commit(&mut self, offsets: Option<Offsets>) -> Result<(), ClientError> {
         let due = offsets.unwrap_or_else(|| self.progress.lock().due(|_| true));
         let (generation, member_id) = self.membership.identity();
         if generation < 0 && !due.is_empty() {
             // Without a generation the coordinator would take them for those of a program that is no member.
-            let what = format!("note the offsets of group '{}'", self.link.config.group);
+            let what = format!("commit the offsets of group '{}'", self.link.config.group);
             let reason = Some("this consumer is not a member of it now".to_string());
             return Err(ClientError::Refused { what, code: ErrorCode::UNKNOWN_MEMBER_ID, reason });
         }
         self.link.commit(generation, member_id, &due).await?;
-        self.progress.lock().note(due);
+        self.progress.lock().record_committed(due);
         Ok(())
     }
 
-    /// Notes what was read because it is time to; what the answer tells of the membership is news.
+    /// Commits what was read because it is time to; what the answer tells of the membership is news.
     pub(super) async fn commit_in_time(&mut self) -> Result<Option<News>, Ended> {
         let due = self.progress.lock().due(|_| true);
         let (generation, member_id) = self.membership.identity();
@@ -121,7 +121,7 @@ impl Coordinator {
         }
         match self.link.commit_once(generation, member_id, &due).await {
             Ok(()) => {
-                self.progress.lock().note(due);
+                self.progress.lock().record_committed(due);
                 Ok(None)
             }
             // The next heartbeat tells the same.

@@ -14,7 +14,7 @@ const MATCHED_AGE_MAX: Duration = Duration::from_secs(1);
 /// What is known of the topics that a member wants.
 #[derive(Default)]
 pub(super) struct Wanted {
-    /// Those that match the pattern, as the cluster told them last.
+    /// Those that match the pattern, as of the last metadata.
     matched: BTreeSet<String>,
     matched_at: Option<Instant>,
     /// Those that the last join named.
