@@ -30,6 +30,7 @@ pub struct Endings(Option<(Signal, Signal)>);
 
 impl Endings {
     /// Must be called on a tokio runtime.
+    #[allow(clippy::new_without_default)] // A default needs no runtime.
     pub fn new() -> Endings {
         let both = signal(SignalKind::interrupt()).ok().zip(signal(SignalKind::terminate()).ok());
         if both.is_none() {
