@@ -29,7 +29,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                     println!("{} {}: {:?}", chunk.partition, record.offset, record.value);
                 }
                 left = left.saturating_sub(chunk.records.len());
-                // Noted while the next records are on their way.
+                // Committed while the next records are on their way.
                 member.commit_async().await?;
             }
             Event::Assigned(partitions) => println!("reads {partitions:?} too"),

@@ -135,7 +135,7 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
         Err(error) => {
-            // A broker whose log nobody reads ends all the same.
+            // A broker ends also when its log has no reader.
             let print = if serves { console::last_words } else { console::note };
             print(format_args!("millstream: {error}"));
             ExitCode::from(error.exit_code())

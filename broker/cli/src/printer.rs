@@ -4,7 +4,7 @@
 //! 1. A record counts as printed when standard output has all of it; and when the reader of a pipe has gone, only if it had
 //!    taken all of it out of the pipe.
 //! 2. Nothing here waits for the reader on the thread that asks: what may wait is written by a thread of its own.
-//! 3. A page is cut off only where its reader takes nothing for [`PATIENCE`] after the command was told to end.
+//! 3. A page is cut off only where its reader takes nothing for [`PATIENCE`] after the command was interrupted.
 
 use std::{
     collections::BTreeMap,
@@ -33,14 +33,14 @@ use super::{
 };
 use millstream::signals::{Ending, Endings};
 
-/// After being told to end, so long it is waited for the reader to take what is on its way: half a line is no use to it.
+/// After an interrupt the reader has this long to take what is on its way: half a line is no use to it.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// So often it is looked whether the reader has taken what is in the pipe.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// What a pipe that takes anything at all takes without waiting for its reader.
 const PIPE_AT_ONCE_BYTES_MAX: usize = 4096;
 
-/// Standard output, its reader, and whoever tells the command to end.
+/// Standard output, its reader, and the signals that end the command.
 pub(super) struct Printer {
     out: Counted,
     /// It takes so much without waiting for a reader, if it takes anything.
@@ -49,7 +49,7 @@ pub(super) struct Printer {
     written: mpsc::Receiver<io::Result<()>>,
     gone: watch::Receiver<bool>,
     endings: Endings,
-    told: Option<Ending>,
+    signal: Option<Ending>,
     as_member: bool,
     trail: Trail,
 }
@@ -106,7 +106,7 @@ impl Printer {
             written,
             gone,
             endings,
-            told: None,
+            signal: None,
             as_member,
             trail: Trail::default(),
         })
@@ -177,7 +177,7 @@ impl Printer {
         tokio::select! {
             biased;
             written = self.written.recv() => return taken(written),
-            ending = self.endings.next() => self.told = Some(ending),
+            ending = self.endings.next() => self.signal = Some(ending),
         }
         match tokio::time::timeout(PATIENCE, self.written.recv()).await {
             Ok(written) => taken(written),
@@ -185,12 +185,12 @@ impl Printer {
         }
     }
 
-    /// Waits until nothing more is to be printed, and says why: told to end, or the reader has gone.
+    /// Waits until nothing more is to be printed, and says why: a signal, or the reader has gone.
     pub(super) async fn cut(&mut self) -> CliError {
-        let by = match self.told {
+        let by = match self.signal {
             Some(by) => by,
             None => tokio::select! {
-                ending = self.endings.next() => *self.told.insert(ending),
+                ending = self.endings.next() => *self.signal.insert(ending),
                 () = reader_goes(&mut self.gone) => return cannot_write(io::ErrorKind::BrokenPipe.into()),
             },
         };
@@ -199,19 +199,18 @@ impl Printer {
         CliError::Interrupted { by, so_far }
     }
 
-    /// Does what is left to do; told once more to end, the process does so at once. Who is told only now, as its reader was
-    /// that has gone, is ending already.
+    /// Does what is left to do; a second signal ends the process at once. When its reader has gone, it is ending already.
     pub(super) async fn finish<T>(&mut self, work: impl Future<Output = T>) -> T {
-        let (endings, told) = (&mut self.endings, self.told.is_some());
-        let told_again = async move {
-            if !told {
+        let (endings, signalled) = (&mut self.endings, self.signal.is_some());
+        let signalled_again = async move {
+            if !signalled {
                 endings.next().await;
             }
             endings.end_at_once().await
         };
         tokio::select! {
             done = work => done,
-            never = told_again => never,
+            never = signalled_again => never,
         }
     }
 }
@@ -221,7 +220,7 @@ fn cannot_write(source: io::Error) -> CliError {
 }
 
 fn taken(written: Option<io::Result<()>>) -> Result<(), CliError> {
-    // The thread ends only with the process, or by a panic, which was told.
+    // The thread ends only with the process, or by a panic, which was printed.
     written.unwrap_or_else(|| Err(io::ErrorKind::BrokenPipe.into())).map_err(cannot_write)
 }
 
@@ -253,7 +252,7 @@ fn watch_reader(out: Arc<File>) -> watch::Receiver<bool> {
 
 async fn reader_goes(gone: &mut watch::Receiver<bool>) {
     if gone.wait_for(|gone| *gone).await.is_err() {
-        // It cannot be told: the next page that is written tells.
+        // It is not known: the next write will show it.
         std::future::pending().await
     }
 }
@@ -309,7 +308,7 @@ mod tests {
         let large = vec![b'x'; LARGE_BYTES];
         let mut large = Box::pin(print(&mut printer, &large, 2));
         let early = tokio::time::timeout(Duration::from_millis(50), &mut large).await;
-        assert!(early.is_err(), "nobody has read it: {early:?}");
+        assert!(early.is_err(), "it was not read: {early:?}");
         let reads = std::thread::spawn(move || {
             let mut text = vec![0; LARGE_BYTES + 4];
             reader.read_exact(&mut text).map(|()| (text, reader))
@@ -334,7 +333,7 @@ mod tests {
         let mut large = Box::pin(print(&mut printer, &large, 2));
         assert!(tokio::time::timeout(Duration::from_millis(50), &mut large).await.is_err());
         drop(reader);
-        let cut = large.await.expect_err("nobody takes it");
+        let cut = large.await.expect_err("there is no reader");
         assert!(cut.is_closed_pipe(), "{cut:?}");
         assert_eq!(printer.not_printed().await, BTreeMap::from([(place(), 2)]), "it counts not");
     }

@@ -26,9 +26,9 @@ use super::{
 };
 use crate::{ClientError, Cluster, clock, cluster::Lane};
 
-/// One part of so many of the memory is for what is on its way; the rest is for what waits to be taken.
+/// One in this many parts of the memory is for responses in flight; the rest is for what waits to be taken.
 const IN_FLIGHT_ONE_OF: usize = 2;
-/// Paused partitions keep what was read ahead up to one part of so many, when others need memory.
+/// Paused partitions keep what was read ahead up to one in this many parts, when others need memory.
 const PAUSED_ONE_OF: usize = 4;
 
 /// The newest Fetch version that names topics by their names.
@@ -215,7 +215,7 @@ impl Fetcher {
         }
     }
 
-    /// What an answer for so many partitions may have, when so many brokers are asked at the same time.
+    /// Limit of a response for this many partitions, when this many brokers are asked at the same time.
     fn answer_bytes_max(&self, partitions: usize, brokers: usize) -> usize {
         let size = |bytes: i32| usize::try_from(bytes).unwrap_or_default();
         let share = self.shared.memory.bytes_max() / IN_FLIGHT_ONE_OF / brokers.max(1);

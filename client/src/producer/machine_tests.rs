@@ -52,7 +52,7 @@ impl Rig {
         n
     }
 
-    /// Appends a record of so many bytes, which begins with its number.
+    /// Appends a record of this many bytes, which begins with its number.
     fn append_of(&mut self, bytes: usize) -> (u32, Added) {
         self.next += 1;
         let mut value = vec![b'x'; bytes.max(4)];
@@ -130,11 +130,11 @@ fn what_was_not_sent_comes_again_and_its_time_ends_without_doubt() {
     let mut rig = Rig::new(rules());
     let n = rig.append();
     let batch = rig.one();
-    rig.answer(batch, Try::Unsent { reason: "nobody is there".into() });
-    assert_eq!(rig.machine.trouble().as_deref(), Some("nobody is there"));
+    rig.answer(batch, Try::Unsent { reason: "connection refused".into() });
+    assert_eq!(rig.machine.trouble().as_deref(), Some("connection refused"));
     rig.now += rules().delivery_timeout;
     assert!(rig.step().is_empty());
-    let expired = DeliveryError::Expired { reason: "nobody is there".into() };
+    let expired = DeliveryError::Expired { reason: "connection refused".into() };
     assert_eq!(rig.result(n), Some(Err(expired)));
 }
 

@@ -116,7 +116,7 @@ impl Promise {
         self.0.set(Outcome::Done(result));
     }
 
-    /// The batch travels in pieces of so many records: promises for each.
+    /// The batch travels in pieces with these counts of records: promises for each.
     pub(crate) fn split(self, counts: &[usize]) -> Vec<Promise> {
         let pieces: Vec<Promise> = counts.iter().map(|_| Promise::new(self.0.place.clone())).collect();
         let firsts = counts.iter().scan(0, |next, count| {
@@ -245,8 +245,8 @@ mod tests {
         let waiting = tokio::spawn(promise.delivery(0, 0).wait());
         tokio::task::yield_now().await;
         promise.keep(Ok(Appended { base_offset: 1, log_append_time_ms: 9 }));
-        let told = waiting.await.expect("no panic").expect("delivered");
-        assert_eq!((told.offset, told.timestamp_ms), (1, 9));
+        let delivered = waiting.await.expect("no panic").expect("delivered");
+        assert_eq!((delivered.offset, delivered.timestamp_ms), (1, 9));
         let lost = self::promise().delivery(0, 0);
         assert_eq!(lost.await, Err(DeliveryError::Closed));
     }

@@ -133,5 +133,5 @@ async fn a_request_that_is_not_answered_in_time_takes_the_connection_with_it() {
         connection.call_in(8, &ask()).await,
         Err(ClientError::TimedOut { api: "Metadata", .. })
     ));
-    assert!(!connection.is_open(), "behind it no answer could be told apart");
+    assert!(!connection.is_open(), "behind it no response could be assigned to its request");
 }
