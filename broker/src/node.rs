@@ -13,7 +13,7 @@ use std::{
 };
 
 use millstream_model::{GroupId, NodeId, limits};
-use millstream_replica::{Group, LogStore, Peer, StartError, Timing, identity};
+use millstream_replica::{Group, LogStore, NoPeers, StartError, Timing, identity};
 use millstream_state::cluster;
 use millstream_store::{
     disk::{Disk, OsDisk},
@@ -362,7 +362,6 @@ async fn start_groups(
     admin: &admin::AdminServer,
 ) -> Result<Service, NodeError> {
     let node = NodeId(config.node_id);
-    let peer = Peer { address: format!("{}:{}", advertised.0, advertised.1) };
     let log = |group| LogStore::new(store.wal.group(group));
     let given = GivenConfigs {
         node: config.node_id,
@@ -374,6 +373,7 @@ async fn start_groups(
         GroupId::METADATA,
         node,
         Timing::default(),
+        NoPeers::shared(),
         log(GroupId::METADATA),
         cluster_host.clone(),
         store.tables.clone(),
@@ -382,7 +382,9 @@ async fn start_groups(
         let (log, tables) = (log(id), store.tables.clone());
         async move {
             let host = Arc::new(ShardHost::new(id, tables.clone()));
-            let group = Group::start(id, node, Timing::default(), log, host.clone(), tables).await?;
+            let group =
+                Group::start(id, node, Timing::default(), NoPeers::shared(), log, host.clone(), tables)
+                    .await?;
             Ok::<_, StartError>((id, Shard::new(group, host)))
         }
     });
@@ -395,9 +397,9 @@ async fn start_groups(
     admin.electing(leaderless.clone());
     // All elections at once: their votes and first entries share a few writes.
     let elections = groups.into_iter().map(|group| {
-        let (peer, leaderless) = (peer.clone(), leaderless.clone());
+        let leaderless = leaderless.clone();
         async move {
-            group.lead_alone(peer).await?;
+            group.lead_alone().await?;
             leaderless.lock().remove(&group.id());
             Ok(())
         }

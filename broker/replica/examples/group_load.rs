@@ -15,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use millstream_model::{GroupId, LogId, NodeId};
-use millstream_replica::{Command, Group, LogStore, Machine, Peer, Reply, RestoreError, Snapshot, Timing};
+use millstream_replica::{Command, Group, LogStore, Machine, NoPeers, Reply, RestoreError, Snapshot, Timing};
 use millstream_store::{
     disk::{Disk, OsDisk},
     tables::{Tables, TablesConfig},
@@ -61,9 +61,17 @@ async fn start(dir: &Path, groups: u32) -> (Wal, Vec<Arc<Group>>) {
     let mut started = Vec::new();
     for id in (1..=groups).map(GroupId) {
         let log = LogStore::new(wal.group(id));
-        let group = Group::start(id, NodeId(1), Timing::default(), log, Arc::new(Idle), tables.clone());
+        let group = Group::start(
+            id,
+            NodeId(1),
+            Timing::default(),
+            NoPeers::shared(),
+            log,
+            Arc::new(Idle),
+            tables.clone(),
+        );
         let group = group.await.expect("a group");
-        group.lead_alone(Peer { address: "localhost:9093".into() }).await.expect("it leads");
+        group.lead_alone().await.expect("it leads");
         started.push(Arc::new(group));
     }
     (wal, started)

@@ -1,6 +1,6 @@
 //! openraft's type configuration and timing.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use millstream_model::LogId;
 use openraft::{
@@ -10,19 +10,6 @@ use openraft::{
 use openraft_rt_tokio::TokioRuntime;
 
 use crate::command::Command;
-
-/// Where a node of the cluster can be reached by its peers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Peer {
-    /// `host:port` of the node's peer listener.
-    pub address: String,
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.address)
-    }
-}
 
 /// What applying one entry gave.
 #[derive(Debug, Default)]
@@ -44,12 +31,13 @@ impl RaftTypeConfig for TypeConfig {
     type D = Command;
     type R = Reply;
     type NodeId = u64;
-    type Node = Peer;
+    // A member is a node id and nothing else: where it is can change, and the transport knows it.
+    type Node = ();
     type Term = u64;
     // One leader in a term at most: the term can be what Kafka calls the leader epoch.
     type LeaderId = leader_id_std::LeaderId<u64, u64>;
     type Vote = openraft::impls::Vote<Self::LeaderId>;
-    type Payload = openraft::EntryPayload<Command, u64, Peer>;
+    type Payload = openraft::EntryPayload<Command, u64, ()>;
     type Entry = openraft::Entry<CommittedLeaderId<u64>, Self::Payload>;
     type AsyncRuntime = TokioRuntime;
     type Responder<T>
@@ -65,7 +53,7 @@ impl RaftTypeConfig for TypeConfig {
 
 pub(crate) type RaftLogId = openraft::alias::LogIdOf<TypeConfig>;
 pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
-pub(crate) type Membership = openraft::Membership<u64, Peer>;
+pub(crate) type Membership = openraft::Membership<u64, ()>;
 
 /// Calls a function with the result of a proposal; called from the task that applies.
 pub(crate) struct Callback<T>(pub(crate) Box<dyn FnOnce(T) + Send>);

@@ -1,7 +1,7 @@
 //! One replica of one Raft group, as the rest of the broker sees it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{
@@ -25,10 +25,10 @@ use tokio::{
 
 use crate::{
     command::Command,
-    config::{Callback, Peer, Reply, Timing, TypeConfig, from_raft},
+    config::{Callback, Reply, Timing, TypeConfig, from_raft},
     log_store::LogStore,
     machine::{Machine, MachineAdapter, Progress},
-    transport::Alone,
+    transport::{self, Connector, PeerRequest, PeerResponse, PeerUnreachable, Transport},
 };
 
 /// Why a group's replica could not start.
@@ -115,7 +115,21 @@ impl Led {
         self.term.load(Acquire)
     }
 
-    /// Notes a change; nothing comes after the end.
+    /// Waits until this node leads in a term above `term`; never, once the replica has stopped.
+    #[cfg(test)]
+    pub(crate) async fn lead_after(&self, term: u64) -> u64 {
+        let mut changed = self.changed.subscribe();
+        match changed
+            .wait_for(|lead| matches!(lead, Lead::InTerm(led) if *led > term))
+            .await
+            .map(|lead| *lead)
+        {
+            Ok(Lead::InTerm(led)) => led,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Records a change; nothing comes after the end.
     fn set(&self, lead: Lead) {
         self.changed.send_if_modified(|known| {
             if *known == Lead::Over {
@@ -140,11 +154,13 @@ pub struct Group {
 }
 
 impl Group {
-    /// Opens the replica on its log and its newest checkpoint, and starts it.
+    /// Opens the replica on its log and its newest checkpoint, and starts it. It reaches its peers by `transport`, and
+    /// theirs reach it by [`handle`](Group::handle).
     pub async fn start(
         id: GroupId,
         node: NodeId,
         timing: Timing,
+        transport: Arc<dyn Transport>,
         log: LogStore,
         machine: Arc<dyn Machine>,
         tables: Arc<Tables>,
@@ -155,8 +171,8 @@ impl Group {
         let opened_term = progress.opened_term();
         let adapter = MachineAdapter::open(id, machine, tables, progress.clone(), log.is_cut());
         let adapter = adapter.map_err(|e| storage(e.to_string()))?;
-        let raft =
-            Raft::new(node.0, config, Alone, log, adapter).await.map_err(|e| storage(e.to_string()))?;
+        let raft = Raft::new(node.0, config, Connector { group: id, transport }, log, adapter).await;
+        let raft = raft.map_err(|e| storage(e.to_string()))?;
         let led = Arc::new(Led::new());
         let watcher = tokio::spawn(watch_leadership(node, raft.clone(), opened_term, led.clone()));
         Ok(Group { id, node, raft, led, progress, watcher, checkpointing: Arc::default() })
@@ -170,18 +186,34 @@ impl Group {
     /// Makes this node lead: a pristine group gets this node as its only voter, one of which it is the only voter holds
     /// an election, and any other is refused: an election in it would never end, and who belongs to a group is never
     /// guessed. Returns when this node leads and everything that was in the log is applied.
-    pub async fn lead_alone(&self, peer: Peer) -> Result<(), StartError> {
+    pub async fn lead_alone(&self) -> Result<(), StartError> {
         let mut led = self.led.changed.subscribe();
-        let pristine = !self.raft.is_initialized().await.map_err(|e| self.stopped(&e))?;
-        if pristine {
-            let members = BTreeMap::from([(self.node.0, peer)]);
-            self.raft.initialize(members).await.map_err(|e| self.stopped(&e))?;
-        } else {
+        if !self.bootstrap(&BTreeSet::from([self.node])).await? {
             self.check_alone().await?;
             self.raft.trigger().elect(false).await.map_err(|e| self.stopped(&e))?;
         }
         let lead = led.wait_for(|lead| *lead != Lead::No).await.map_err(|e| self.stopped(&e))?;
         if *lead == Lead::Over { Err(self.stopped(&"it has failed or was shut down")) } else { Ok(()) }
+    }
+
+    /// Gives a pristine group its first voters, of which this node is one; says whether it was pristine. Every one of
+    /// them may be told, as long as all are told the same.
+    pub async fn bootstrap(&self, voters: &BTreeSet<NodeId>) -> Result<bool, StartError> {
+        assert!(voters.contains(&self.node), "{} bootstraps {} for others: {voters:?}", self.node, self.id);
+        if self.raft.is_initialized().await.map_err(|e| self.stopped(&e))? {
+            return Ok(false);
+        }
+        let voters = voters.iter().map(|node| (node.0, ())).collect::<BTreeMap<_, _>>();
+        self.raft.initialize(voters).await.map_err(|e| self.stopped(&e))?;
+        Ok(true)
+    }
+
+    /// Gives a peer's request to this replica.
+    pub async fn handle(&self, request: PeerRequest) -> Result<PeerResponse, PeerUnreachable> {
+        transport::handle(&self.raft, request).await.map_err(|error| {
+            tracing::debug!(group = %self.id, %error, "a peer's request failed");
+            PeerUnreachable { node: self.node, reason: "its replica has stopped" }
+        })
     }
 
     async fn check_alone(&self) -> Result<(), StartError> {

@@ -17,11 +17,12 @@ mod refound;
 mod transport;
 
 pub use command::{Command, EntryPayload};
-pub use config::{Peer, Reply, Timing};
+pub use config::{Reply, Timing};
 pub use group::{Group, Outcome, ProposeError, StartError};
 pub use log_store::LogStore;
 pub use machine::{Machine, RestoreError, Snapshot};
 pub use refound::{REPLICAS, identity};
+pub use transport::{NoPeers, PeerRequest, PeerResponse, PeerUnreachable, Transport};
 
 #[cfg(test)]
 mod tests;

@@ -86,7 +86,7 @@ fn only_member(found: &BTreeMap<GroupId, Beginning>, identity: Option<&[u8]>) ->
 
 /// The node of a membership that has no other, not even as a learner.
 fn only_node(membership: &Membership) -> Option<u64> {
-    let mut nodes = membership.nodes().map(|(id, _)| *id);
+    let mut nodes = membership.nodes().map(|(id, ())| *id);
     let node = nodes.next().filter(|_| nodes.next().is_none())?;
     membership.voter_ids().eq([node]).then_some(node)
 }
@@ -96,13 +96,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::config::Peer;
 
     fn members(voters: &[u64], learners: &[u64]) -> Bytes {
-        let peer = |id: &u64| (*id, Peer { address: format!("h{id}:9093") });
-        let nodes: BTreeMap<u64, Peer> = voters.iter().chain(learners).map(peer).collect();
         let voters: BTreeSet<u64> = voters.iter().copied().collect();
-        membership::encode(&Membership::new(vec![voters], nodes).expect("a valid membership")).into()
+        membership::encode(&Membership::new_with_defaults(vec![voters], learners.iter().copied())).into()
     }
 
     fn vote(term: u64, voted_for: u64) -> Option<Bytes> {

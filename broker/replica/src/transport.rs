@@ -1,80 +1,266 @@
-//! How replicas of a group reach one another.
-//!
-//! A group whose only voter is this node never calls anyone, so the only transport there is refuses every
-//! call as unreachable, which openraft treats as a peer that is down.
+//! How replicas of a group reach one another: a seam, so that a process, a simulation and a node without peers differ
+//! only in what is behind it.
 
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+};
+
+use futures::future::BoxFuture;
+use millstream_model::{GroupId, NodeId};
 use openraft::{
-    OptionalSend, RaftNetworkFactory, RaftNetworkV2,
+    OptionalSend, Raft, RaftNetworkFactory, RaftNetworkV2,
     alias::{SnapshotOf, VoteOf},
-    errors::{RPCError, ReplicationClosed, StreamingError, Unreachable},
+    errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
     network::RPCOption,
-    raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse},
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+        TransferLeaderResponse, VoteRequest, VoteResponse,
+    },
 };
 
 use crate::{
-    config::{Peer, TypeConfig},
-    machine::CheckpointData,
+    config::TypeConfig,
+    machine::{CheckpointData, MachineAdapter},
 };
 
-/// No peer can be reached.
-#[derive(Debug, thiserror::Error)]
-#[error("node {target} at {address:?} cannot be reached: this broker runs without peers")]
-pub(crate) struct NoPeers {
-    target: u64,
-    address: String,
+/// Carries requests between replicas of the same group on different nodes.
+///
+/// Contract: a request reaches the group's replica on the target node at most once, through
+/// [`Group::handle`](crate::Group::handle), and the response is that replica's. An error says nothing of whether the
+/// request arrived. A dropped call may or may not have arrived. Requests may overtake one another. The transport knows
+/// where a node is; a node id is all that groups store of their members.
+pub trait Transport: Send + Sync + 'static {
+    /// Sends one request and waits for its response.
+    fn call(
+        &self,
+        to: NodeId,
+        group: GroupId,
+        request: PeerRequest,
+    ) -> BoxFuture<'static, Result<PeerResponse, PeerUnreachable>>;
 }
 
-/// Makes connections that reach nobody.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Alone;
+/// A node could not be asked, or did not answer.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("node {node} cannot be reached: {reason}")]
+pub struct PeerUnreachable {
+    /// The node that was to be asked.
+    pub node: NodeId,
+    /// What the transport knows.
+    pub reason: &'static str,
+}
 
-/// A connection that reaches nobody.
+/// What one replica asks of another.
+pub struct PeerRequest(pub(crate) Request);
+
+/// What a replica answers to another.
+pub struct PeerResponse(pub(crate) Response);
+
+pub(crate) enum Request {
+    Append(AppendEntriesRequest<TypeConfig>),
+    Vote(VoteRequest<TypeConfig>),
+    PreVote(VoteRequest<TypeConfig>),
+    Snapshot(Box<(VoteOf<TypeConfig>, SnapshotOf<TypeConfig, CheckpointData>)>),
+    TransferLeader(TransferLeaderRequest<TypeConfig>),
+}
+
 #[derive(Debug)]
-pub(crate) struct NoConnection {
-    target: u64,
-    address: String,
+pub(crate) enum Response {
+    Append(AppendEntriesResponse<TypeConfig>),
+    Vote(VoteResponse<TypeConfig>),
+    Snapshot(SnapshotResponse<TypeConfig>),
+    TransferLeader(TransferLeaderResponse<TypeConfig>),
 }
 
-impl NoConnection {
-    fn refusal(&self) -> Unreachable<TypeConfig> {
-        Unreachable::new(&NoPeers { target: self.target, address: self.address.clone() })
+impl fmt::Debug for PeerRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Request::Append(request) => write!(f, "append {request}"),
+            Request::Vote(request) => write!(f, "vote {request}"),
+            Request::PreVote(request) => write!(f, "pre-vote {request}"),
+            Request::Snapshot(snapshot) => write!(f, "snapshot {:?} by {}", snapshot.1.meta, snapshot.0),
+            Request::TransferLeader(request) => write!(f, "transfer leader {request:?}"),
+        }
     }
 }
 
-impl RaftNetworkFactory<TypeConfig> for Alone {
-    type Network = NoConnection;
-
-    async fn new_client(&mut self, target: u64, node: &Peer) -> NoConnection {
-        NoConnection { target, address: node.address.clone() }
+impl fmt::Debug for PeerResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
-impl RaftNetworkV2<TypeConfig> for NoConnection {
+/// Gives a peer's request to this node's replica.
+pub(crate) async fn handle(
+    raft: &Raft<TypeConfig, MachineAdapter>,
+    request: PeerRequest,
+) -> Result<PeerResponse, Box<dyn std::error::Error + Send + Sync>> {
+    Ok(PeerResponse(match request.0 {
+        Request::Append(request) => Response::Append(raft.append_entries(request).await?),
+        Request::Vote(request) => Response::Vote(raft.vote(request).await?),
+        Request::PreVote(request) => Response::Vote(raft.pre_vote(request).await?),
+        Request::Snapshot(snapshot) => {
+            let (vote, snapshot) = *snapshot;
+            Response::Snapshot(raft.install_full_snapshot(vote, snapshot).await?)
+        }
+        Request::TransferLeader(request) => {
+            Response::TransferLeader(raft.handle_transfer_leader(request).await?)
+        }
+    }))
+}
+
+/// The transport of a node that runs alone: it reaches no one.
+#[derive(Clone, Copy, Debug)]
+pub struct NoPeers;
+
+impl NoPeers {
+    /// One for every group of the process.
+    pub fn shared() -> Arc<dyn Transport> {
+        static ONE: LazyLock<Arc<NoPeers>> = LazyLock::new(|| Arc::new(NoPeers));
+        ONE.clone()
+    }
+}
+
+impl Transport for NoPeers {
+    fn call(
+        &self,
+        node: NodeId,
+        _: GroupId,
+        _: PeerRequest,
+    ) -> BoxFuture<'static, Result<PeerResponse, PeerUnreachable>> {
+        let reason = "this broker runs without peers";
+        Box::pin(std::future::ready(Err(PeerUnreachable { node, reason })))
+    }
+}
+
+/// Makes openraft's connections of one group.
+pub(crate) struct Connector {
+    pub(crate) group: GroupId,
+    pub(crate) transport: Arc<dyn Transport>,
+}
+
+/// openraft's connection from one group's replica to another.
+pub(crate) struct Connection {
+    group: GroupId,
+    target: NodeId,
+    transport: Arc<dyn Transport>,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Connector {
+    type Network = Connection;
+
+    async fn new_client(&mut self, target: u64, _node: &()) -> Connection {
+        Connection { group: self.group, target: NodeId(target), transport: self.transport.clone() }
+    }
+}
+
+/// Why there is no response.
+enum CallError {
+    Unreachable(PeerUnreachable),
+    /// openraft gives a request up only much later; a connection that hangs must not hold replication up.
+    TimedOut(PeerUnreachable),
+}
+
+impl From<CallError> for RPCError<TypeConfig> {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Unreachable(error) => RPCError::Unreachable(Unreachable::new(&error)),
+            CallError::TimedOut(error) => RPCError::Network(NetworkError::new(&error)),
+        }
+    }
+}
+
+impl From<CallError> for StreamingError<TypeConfig> {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Unreachable(error) => StreamingError::Unreachable(Unreachable::new(&error)),
+            CallError::TimedOut(error) => StreamingError::Network(NetworkError::new(&error)),
+        }
+    }
+}
+
+impl Connection {
+    async fn call(&self, request: Request, option: &RPCOption) -> Result<Response, CallError> {
+        let call = self.transport.call(self.target, self.group, PeerRequest(request));
+        match tokio::time::timeout(option.soft_ttl(), call).await {
+            Ok(Ok(response)) => Ok(response.0),
+            Ok(Err(error)) => Err(CallError::Unreachable(error)),
+            Err(_) => Err(CallError::TimedOut(self.unreachable("it does not answer in time"))),
+        }
+    }
+
+    fn unreachable(&self, reason: &'static str) -> PeerUnreachable {
+        PeerUnreachable { node: self.target, reason }
+    }
+
+    /// The response is of another kind than the request: the peer is not what it should be.
+    fn mismatch(&self) -> CallError {
+        CallError::Unreachable(self.unreachable("it answers something that was not asked"))
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Connection {
     type SnapshotData = CheckpointData;
 
     async fn append_entries(
         &mut self,
-        _request: AppendEntriesRequest<TypeConfig>,
-        _option: RPCOption,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(RPCError::Unreachable(self.refusal()))
+        match self.call(Request::Append(request), &option).await? {
+            Response::Append(response) => Ok(response),
+            _ => Err(self.mismatch().into()),
+        }
     }
 
     async fn vote(
         &mut self,
-        _request: VoteRequest<TypeConfig>,
-        _option: RPCOption,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(RPCError::Unreachable(self.refusal()))
+        match self.call(Request::Vote(request), &option).await? {
+            Response::Vote(response) => Ok(response),
+            _ => Err(self.mismatch().into()),
+        }
+    }
+
+    // openraft's default grants every pre-vote.
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        match self.call(Request::PreVote(request), &option).await? {
+            Response::Vote(response) => Ok(response),
+            _ => Err(self.mismatch().into()),
+        }
     }
 
     async fn full_snapshot(
         &mut self,
-        _vote: VoteOf<TypeConfig>,
-        _snapshot: SnapshotOf<TypeConfig, CheckpointData>,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        _option: RPCOption,
+        vote: VoteOf<TypeConfig>,
+        snapshot: SnapshotOf<TypeConfig, CheckpointData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        Err(StreamingError::Unreachable(self.refusal()))
+        let request = Request::Snapshot(Box::new((vote, snapshot)));
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            response = self.call(request, &option) => match response? {
+                Response::Snapshot(response) => Ok(response),
+                _ => Err(self.mismatch().into()),
+            },
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        match self.call(Request::TransferLeader(request), &option).await? {
+            Response::TransferLeader(response) => Ok(response),
+            _ => Err(self.mismatch().into()),
+        }
     }
 }

@@ -12,7 +12,7 @@ use millstream_model::{
     GroupId, NodeId, PartitionId,
     batch::{BatchBuilder, BatchHeader, Codec, NewRecord},
 };
-use millstream_replica::{Group, LogStore, Peer, Timing};
+use millstream_replica::{Group, LogStore, NoPeers, Timing};
 use millstream_state::partition as commands;
 use millstream_store::{
     disk::{Disk, sim::SimDisk},
@@ -32,9 +32,10 @@ fn partition_of(group: GroupId) -> PartitionId {
 async fn shard(id: GroupId, wal: &Wal, tables: &Arc<Tables>) -> Arc<Shard> {
     let host = Arc::new(ShardHost::new(id, tables.clone()));
     let log = LogStore::new(wal.group(id));
-    let group = Group::start(id, NodeId(1), Timing::default(), log, host.clone(), tables.clone());
+    let group =
+        Group::start(id, NodeId(1), Timing::default(), NoPeers::shared(), log, host.clone(), tables.clone());
     let group = group.await.expect("a group");
-    group.lead_alone(Peer { address: "a:1".into() }).await.expect("it leads");
+    group.lead_alone().await.expect("it leads");
     let shard = Shard::new(group, host);
     shard.write(commands::encode_create_partitions(&[partition_of(id).into()])).await.expect("created");
     shard

@@ -4,3 +4,4 @@ mod conformance;
 mod crashes;
 mod groups;
 mod node;
+mod replicas;

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read},
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -14,8 +14,10 @@ use millstream_store::{
     wal::{RecoveryBase, Wal, WalConfig},
 };
 
+use tokio::sync::watch;
+
 use crate::{
-    Command, Group, LogStore, Machine, Outcome, Peer, Reply, RestoreError, Snapshot, Timing, group::Led,
+    Command, Group, LogStore, Machine, NoPeers, Outcome, Reply, RestoreError, Snapshot, Timing, Transport, group::Led,
 };
 
 pub(super) const GROUP: GroupId = GroupId(3);
@@ -24,13 +26,18 @@ const NODE: NodeId = NodeId(1);
 /// Keeps every command in the order in which it was applied.
 #[derive(Default)]
 pub(super) struct Recorder {
-    applied: Mutex<Vec<Bytes>>,
+    applied: watch::Sender<Vec<Bytes>>,
     led: OnceLock<Arc<Led>>,
 }
 
 impl Recorder {
     pub(super) fn applied(&self) -> Vec<Bytes> {
-        self.applied.lock().expect("nobody panicked").clone()
+        self.applied.borrow().clone()
+    }
+
+    /// Waits until what is applied is as asked.
+    pub(super) async fn wait_for(&self, applied: impl FnMut(&Vec<Bytes>) -> bool) {
+        self.applied.subscribe().wait_for(applied).await.expect("the sender is alive");
     }
 }
 
@@ -45,7 +52,7 @@ impl Machine for Recorder {
                 id.term
             );
         }
-        self.applied.lock().expect("nobody panicked").push(command);
+        self.applied.send_modify(|applied| applied.push(command));
         Reply::None
     }
 
@@ -73,18 +80,18 @@ impl Machine for Recorder {
             restored.push(Bytes::copy_from_slice(cut.0));
             data = cut.1;
         }
-        *self.applied.lock().expect("nobody panicked") = restored;
+        self.applied.send_replace(restored);
         Ok(())
     }
 }
 
-/// A store with one group that is led.
+/// A store with one group.
 pub(super) struct Node {
     pub(super) disk: SimDisk,
     pub(super) wal: Wal,
     pub(super) tables: Arc<Tables>,
     pub(super) machine: Arc<Recorder>,
-    pub(super) group: Group,
+    pub(super) group: Arc<Group>,
 }
 
 pub(super) fn wal_config() -> WalConfig {
@@ -98,8 +105,20 @@ pub(super) fn wal_config() -> WalConfig {
 }
 
 impl Node {
-    /// Opens the store that is on the disk and leads its group.
+    /// Opens the store that is on the disk and leads its group alone.
     pub(super) async fn start(disk: &SimDisk) -> Result<Node, String> {
+        let node = Node::open(disk, NODE, Timing::default(), NoPeers::shared()).await?;
+        node.group.lead_alone().await.map_err(|e| e.to_string())?;
+        Ok(node)
+    }
+
+    /// Opens the store that is on the disk and starts its group's replica.
+    pub(super) async fn open(
+        disk: &SimDisk,
+        id: NodeId,
+        timing: Timing,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Node, String> {
         let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
         let (tables, manifest) =
             Tables::open(as_disk.clone(), TablesConfig::default()).map_err(|e| e.to_string())?;
@@ -108,10 +127,9 @@ impl Node {
             Wal::open(as_disk, wal_config(), &RecoveryBase { flushed }).map_err(|e| e.to_string())?;
         let (tables, machine) = (Arc::new(tables), Arc::new(Recorder::default()));
         let log = LogStore::new(wal.group(GROUP));
-        let group = Group::start(GROUP, NODE, Timing::default(), log, machine.clone(), tables.clone());
-        let group = group.await.map_err(|e| e.to_string())?;
+        let group = Group::start(GROUP, id, timing, transport, log, machine.clone(), tables.clone());
+        let group = Arc::new(group.await.map_err(|e| e.to_string())?);
         assert!(machine.led.set(group.led()).is_ok(), "set once");
-        group.lead_alone(Peer { address: "a:1".into() }).await.map_err(|e| e.to_string())?;
         Ok(Node { disk: disk.clone(), wal, tables, machine, group })
     }
 
