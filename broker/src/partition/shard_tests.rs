@@ -7,7 +7,7 @@ use millstream_model::{
     GroupId, NodeId, PartitionId,
     batch::{BatchBuilder, BatchHeader, Codec, NewRecord, split},
 };
-use millstream_replica::{Group, LogStore, Peer, Timing};
+use millstream_replica::{Group, LogStore, NoPeers, Timing};
 use millstream_state::partition as commands;
 use millstream_store::{
     disk::{Disk, sim::SimDisk},
@@ -41,9 +41,10 @@ impl Running {
         let tables = Arc::new(tables);
         let host = Arc::new(ShardHost::new(GROUP, tables.clone()));
         let log = LogStore::new(wal.group(GROUP));
-        let group = Group::start(GROUP, NodeId(1), Timing::default(), log, host.clone(), tables);
+        let group =
+            Group::start(GROUP, NodeId(1), Timing::default(), NoPeers::shared(), log, host.clone(), tables);
         let group = group.await.expect("a group");
-        group.lead_alone(Peer { address: "a:1".into() }).await.expect("it leads");
+        group.lead_alone().await.expect("it leads");
         let shard = Shard::new(group, host);
         shard
             .write(commands::encode_create_partitions(&[FIRST.into(), SECOND.into()]))
