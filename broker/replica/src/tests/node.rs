@@ -17,7 +17,8 @@ use millstream_store::{
 use tokio::sync::watch;
 
 use crate::{
-    Command, Group, LogStore, Machine, NoPeers, Outcome, Reply, RestoreError, Snapshot, Timing, Transport, group::Led,
+    Command, Group, LogStore, Machine, NoPeers, Outcome, Reply, RestoreError, Snapshot, Timing, Transport,
+    group::Led,
 };
 
 pub(super) const GROUP: GroupId = GroupId(3);
