@@ -145,7 +145,6 @@ impl Store {
 /// Runs a broker until it is told to stop.
 pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError> {
     let started = clock::monotonic();
-    log_memory_budget(&config.broker.memory);
     net::take_all_descriptors(config.broker.connections_max)
         .map_err(io_error("cannot raise the number of open files"))?;
     // Bound first, so that a taken port is told before anything is written.

@@ -95,7 +95,7 @@ pub const BROKER_KEYS: &[Key] = &[
         kind: ConfigKind::Long,
         default: "1073741824",
         range: Range::Number(MIB, 65536 * MIB),
-        documentation: "Most memory that members, offsets and metadata of all consumer groups hold. Beyond it new members and offsets are refused, with GROUP_MAX_SIZE_REACHED and INVALID_COMMIT_OFFSET_SIZE; offsets that are there can be committed again. Unless it is set, half of memory.bytes, at least 64 MiB.",
+        documentation: "Most memory that members, offsets and metadata of all consumer groups hold. Beyond it new members and offsets are refused; offsets that are there can be committed again. Unless it is set, half of memory.bytes, at least 64 MiB.",
     },
     Key {
         name: "http.admin.token.file",
