@@ -24,13 +24,13 @@ use millstream_store::{
 
 use crate::{
     admin, clock,
-    config::{MemoryBudget, ServeConfig},
+    config::{Address, AddressError, MemoryBudget, ServeConfig},
     console,
-    housekeeping::{Bell, Housekeeper, Kept, Pacer},
+    housekeeping::{self, Bell, Housekeeper, Kept, Pacer},
     kafka, net,
     partition::{Shard, ShardHost},
     reload::reload,
-    service::{ClusterHost, GivenConfigs, GroupKeeper, Service, TopicError, space_of},
+    service::{BrokerFacts, ClusterHost, GivenConfigs, GroupKeeper, Service, TopicError, space_of},
     signals::{Endings, HangUps},
     telemetry::{self, LogSwitch},
 };
@@ -55,6 +55,9 @@ pub enum NodeError {
         /// Why it failed.
         source: io::Error,
     },
+    /// The machine's own name is not one that clients can connect to.
+    #[error("{0}; give the address by which clients reach this broker with --advertised-kafka HOST:PORT")]
+    Advertised(AddressError),
     /// The data directory cannot be made or written.
     #[error("the data directory {} cannot be used: {}", dir.display(), in_the_way(dir, source))]
     DataDir {
@@ -150,20 +153,19 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
     // Bound first, so that a taken port is told before anything is written.
     let kafka = net::bind(&config.kafka_addr, config.broker.send_buffer_bytes)
         .await
-        .map_err(|source| NodeError::Listen { address: config.kafka_addr.clone(), source })?;
+        .map_err(|source| NodeError::Listen { address: config.kafka_addr.to_string(), source })?;
     let http = net::bind(&config.http_addr, None)
         .await
-        .map_err(|source| NodeError::Listen { address: config.http_addr.clone(), source })?;
+        .map_err(|source| NodeError::Listen { address: config.http_addr.to_string(), source })?;
     let (kafka_addr, http_addr) = (address(&kafka)?, address(&http)?);
-    let advertised =
-        config.advertised_kafka.clone().unwrap_or((advertised_host(&config, kafka_addr), kafka_addr.port()));
-    let admin = admin::AdminServer::start(http, &config.http_addr, &config.broker)?;
+    let facts = facts(&config, kafka_addr, http_addr)?;
+    let admin = admin::AdminServer::start(http, config.http_addr.host(), &config.broker)?;
     // From here on, and not only when it is waited for: a start may take long, and whoever reads that the broker is ready
     // may stop it at once.
     let (mut endings, mut hangups) = (Endings::new(), HangUps::new());
     let closing = Arc::new(AtomicBool::new(false));
     let opened = tokio::select! {
-        opened = open(&config, closing.clone(), &admin, advertised) => opened?,
+        opened = open(&config, closing.clone(), &admin, facts) => opened?,
         _ = endings.next() => {
             // Nothing was promised to anybody yet: what a start has written is what the next one finds.
             closing.store(true, Relaxed);
@@ -243,15 +245,28 @@ fn address(listeners: &[tokio::net::TcpListener]) -> Result<SocketAddr, NodeErro
     first.and_then(|listener| listener.local_addr()).map_err(io_error("cannot tell the bound address"))
 }
 
-/// What clients are told when nothing was configured: the host that was asked for, or this machine when it was
-/// "any".
-fn advertised_host(config: &ServeConfig, bound: SocketAddr) -> String {
-    if bound.ip().is_unspecified() {
-        return fs::read_to_string("/proc/sys/kernel/hostname")
-            .map_or("localhost".into(), |name| name.trim().into());
+fn facts(config: &ServeConfig, kafka: SocketAddr, http: SocketAddr) -> Result<BrokerFacts, NodeError> {
+    Ok(BrokerFacts {
+        advertised: advertised(config, kafka)?,
+        kafka_addr: config.kafka_addr.at_port(kafka.port()),
+        http_addr: config.http_addr.at_port(http.port()),
+        background_threads: housekeeping::THREADS,
+        compaction_every: housekeeping::COMPACTION_EVERY_MIN,
+    })
+}
+
+/// The address that clients get: the configured one, else the host that was asked for, or this machine's name when the
+/// port is bound to every address.
+fn advertised(config: &ServeConfig, bound: SocketAddr) -> Result<Address, NodeError> {
+    if let Some(address) = &config.advertised_kafka {
+        return Ok(address.clone());
     }
-    let host = config.kafka_addr.rsplit_once(':').map_or("", |(host, _)| host);
-    host.trim_matches(['[', ']']).to_string()
+    let host = match bound.ip().is_unspecified() {
+        true => fs::read_to_string("/proc/sys/kernel/hostname")
+            .map_or("localhost".into(), |name| name.trim().to_string()),
+        false => config.kafka_addr.host().to_string(),
+    };
+    Address::new(&host, bound.port()).map_err(NodeError::Advertised)
 }
 
 /// Opens the store and starts its groups; may be given up at any time.
@@ -259,13 +274,13 @@ async fn open(
     config: &ServeConfig,
     closing: Arc<AtomicBool>,
     admin: &admin::AdminServer,
-    advertised: (String, u16),
+    facts: BrokerFacts,
 ) -> Result<(Store, Service), NodeError> {
     let given = config.clone();
     // Reading a long log takes its time.
     let store = tokio::task::spawn_blocking(move || open_store(&given, closing)).await;
     let store = store.map_err(|e| io_error("the store cannot be opened")(io::Error::other(e)))??;
-    let service = start_groups(config, &store, advertised, admin).await?;
+    let service = start_groups(config, &store, facts, admin).await?;
     if let Err(error) = note_identity(&config.data_dir, NodeId(config.node_id)) {
         // It only helps a repair: a full disk must not keep a broker from serving what it has.
         tracing::warn!(%error, "the node's identity cannot be noted");
@@ -357,7 +372,7 @@ fn lock(dir: &Path) -> Result<fs::File, NodeError> {
 async fn start_groups(
     config: &ServeConfig,
     store: &Store,
-    advertised: (String, u16),
+    facts: BrokerFacts,
     admin: &admin::AdminServer,
 ) -> Result<Service, NodeError> {
     let node = NodeId(config.node_id);
@@ -404,7 +419,7 @@ async fn start_groups(
         }
     });
     futures::future::try_join_all(elections).await.map_err(&refused)?;
-    let service = Service::new(cluster_host, metadata, shards, store.wal.clone(), config.clone(), advertised);
+    let service = Service::new(cluster_host, metadata, shards, store.wal.clone(), config.clone(), facts);
     service.found_cluster(cluster::cluster_id_text(clock::random_uuid())).await?;
     service.reconcile().await?;
     Ok(service)

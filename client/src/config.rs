@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use millstream_protocol::{Address, AddressError};
+
 /// How brokers are reached.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
@@ -30,6 +32,11 @@ impl ClientConfig {
         let addresses = bootstrap.split(',').map(str::trim).filter(|address| !address.is_empty());
         ClientConfig { bootstrap: addresses.map(String::from).collect(), ..ClientConfig::default() }
     }
+
+    /// Every address is one, also those that would be tried only if the others fail.
+    pub(crate) fn check_bootstrap(&self) -> Result<(), AddressError> {
+        self.bootstrap.iter().try_for_each(|address| Address::destination(address).map(drop))
+    }
 }
 
 impl Default for ClientConfig {
@@ -54,5 +61,13 @@ mod tests {
     #[test]
     fn addresses_are_separated_by_commas() {
         assert_eq!(ClientConfig::new("a:1, b:2,").bootstrap, ["a:1", "b:2"]);
+    }
+
+    #[test]
+    fn every_address_is_checked() {
+        assert_eq!(ClientConfig::new("a:1, [::1]:2,").check_bootstrap(), Ok(()));
+        for wrong in ["a:1,b", "a:0", "PLAINTEXT://a:1", "a b:1", "::1:9092"] {
+            assert!(ClientConfig::new(wrong).check_bootstrap().is_err(), "{wrong}");
+        }
     }
 }

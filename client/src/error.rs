@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use millstream_batch::BatchError;
-use millstream_protocol::{DecodeError, EncodeError, ErrorCode};
+use millstream_protocol::{AddressError, DecodeError, EncodeError, ErrorCode};
 
 /// Why a request has no result.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ClientError {
+    /// An address that nothing can be reached at.
+    #[error(transparent)]
+    Address(#[from] AddressError),
     /// No broker answers.
     #[error("no broker can be reached at {addresses}: {reason}; is one running there?")]
     Unreachable {

@@ -122,4 +122,4 @@ pub use cluster::{BrokerMeta, Cluster, PartitionMeta, TopicMeta};
 pub use config::ClientConfig;
 pub use error::ClientError;
 pub use millstream_batch::Codec;
-pub use millstream_protocol::ErrorCode;
+pub use millstream_protocol::{Address, AddressError, ErrorCode};

@@ -29,8 +29,11 @@ struct Health {
 async fn health(admin: &Admin) -> Result<Health, CliError> {
     let mut health = Health::default();
     for topic in admin.cluster().topics().await? {
-        health.topics += 1;
-        health.partitions += topic.partitions.len();
+        // The broker's own topics are checked, but are none that somebody made.
+        if !topic.internal {
+            health.topics += 1;
+            health.partitions += topic.partitions.len();
+        }
         for partition in &topic.partitions {
             let name = || format!("{}-{}", topic.name, partition.index);
             if partition.leader.is_none() {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use millstream_client::{ClientConfig, Cluster};
+use millstream_client::{Address, AddressError, ClientConfig, Cluster};
 use tokio::runtime::Runtime;
 
 use super::{candidates, error::CliError};
@@ -31,7 +31,7 @@ pub(super) struct Common {
         value_name = "HOST:PORT",
         default_value = "127.0.0.1:9092",
         env = "MILLSTREAM_BOOTSTRAP",
-        value_parser = addresses
+        value_parser = destinations
     )]
     pub(super) bootstrap: String,
     /// Output format.
@@ -51,22 +51,15 @@ impl Common {
     }
 }
 
-/// An address as it is given, if it could be one.
-pub(super) fn host_and_port(text: &str) -> Result<String, &'static str> {
-    let is_address =
-        text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-    if is_address {
-        Ok(text.to_string())
-    } else {
-        Err("an address is HOST:PORT, like 127.0.0.1:9092 or [::1]:9092")
-    }
+/// An address that can be connected to, as it is given.
+pub(super) fn destination(text: &str) -> Result<String, AddressError> {
+    Address::destination(text).map(|address| address.to_string())
 }
 
 /// Addresses as they are given, separated by commas.
-fn addresses(text: &str) -> Result<String, &'static str> {
-    let given = text.split(',').map(str::trim).filter(|address| !address.is_empty());
-    let given = given.map(host_and_port).collect::<Result<Vec<_>, _>>()?;
-    if given.is_empty() { host_and_port(text) } else { Ok(given.join(",")) }
+fn destinations(text: &str) -> Result<String, AddressError> {
+    let addresses = Address::destinations(text)?;
+    Ok(addresses.iter().map(Address::to_string).collect::<Vec<_>>().join(","))
 }
 
 /// A group's name as it is given, if it could be one.
@@ -106,17 +99,4 @@ impl TopicName {
 pub(super) fn runtime() -> Result<Runtime, CliError> {
     let built = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     built.map_err(CliError::io("cannot start the worker thread"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_address_has_a_port() {
-        assert_eq!(addresses("a:1, [::1]:2,"), Ok("a:1,[::1]:2".to_string()));
-        for wrong in ["localhost", "a:1,b", "", ",", ":9092", "a:port"] {
-            assert!(addresses(wrong).is_err(), "{wrong}");
-        }
-    }
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{
-    connect::{host_and_port, runtime},
+    connect::{destination, runtime},
     error::CliError,
     http::{self, first_line},
     output::Out,
@@ -13,7 +13,7 @@ use super::{
 #[derive(Debug, Args)]
 pub(super) struct HealthArgs {
     /// HTTP address of the broker.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9644", env = "MILLSTREAM_HTTP_ADDR", value_parser = host_and_port)]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9644", env = "MILLSTREAM_HTTP_ADDR", value_parser = destination)]
     http_addr: String,
 }
 

@@ -13,7 +13,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{connect::host_and_port, error::CliError};
+use super::{connect::destination, error::CliError};
 
 /// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ pub(super) struct HttpPort {
         value_name = "HOST:PORT",
         default_value = "127.0.0.1:9644",
         env = "MILLSTREAM_HTTP_ADDR",
-        value_parser = host_and_port
+        value_parser = destination
     )]
     pub(super) http_addr: String,
     /// A file with the token, where the broker has http.admin.token.file.

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, ValueEnum};
 use tracing_subscriber::filter::LevelFilter;
 
-use super::{connect::host_and_port, error::CliError, number::number};
+use super::{error::CliError, number::number};
 use millstream::{
     config::{ServeConfig, ServeOptions},
     node,
@@ -35,13 +35,13 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "DIR", env = "MILLSTREAM_DATA_DIR")]
     data_dir: Option<PathBuf>,
     /// Kafka listener; port 0 takes any free one [default: 127.0.0.1:9092].
-    #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_KAFKA_ADDR", value_parser = host_and_port)]
+    #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_KAFKA_ADDR")]
     kafka_addr: Option<String>,
     /// HTTP listener; port 0 takes any free one [default: 127.0.0.1:9644].
-    #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_HTTP_ADDR", value_parser = host_and_port)]
+    #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_HTTP_ADDR")]
     http_addr: Option<String>,
     /// Address that Kafka clients connect to [default: the bound address].
-    #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_ADVERTISED_KAFKA", value_parser = host_and_port)]
+    #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_ADVERTISED_KAFKA")]
     advertised_kafka: Option<String>,
     /// This node's id [default: 1].
     #[arg(long, value_name = "N", env = "MILLSTREAM_NODE_ID", value_parser = number::<u64>(0..=i32::MAX as u64))]

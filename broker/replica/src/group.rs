@@ -237,6 +237,10 @@ impl Group {
         Some(self.led.term()).filter(|&term| term > 0)
     }
 
+    pub(crate) fn raft(&self) -> &Raft<TypeConfig, MachineAdapter> {
+        &self.raft
+    }
+
     #[cfg(test)]
     pub(crate) fn led(&self) -> Arc<Led> {
         self.led.clone()

@@ -13,6 +13,7 @@ mod group;
 mod log_store;
 mod machine;
 mod membership;
+mod quorum;
 mod refound;
 mod transport;
 
@@ -21,6 +22,7 @@ pub use config::{Reply, Timing};
 pub use group::{Group, Outcome, ProposeError, StartError};
 pub use log_store::LogStore;
 pub use machine::{Machine, RestoreError, Snapshot};
+pub use quorum::{Quorum, QuorumReplica};
 pub use refound::{REPLICAS, identity};
 pub use transport::{NoPeers, PeerRequest, PeerResponse, PeerUnreachable, Transport};
 

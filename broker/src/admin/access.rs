@@ -75,7 +75,7 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// The rules of a port that was asked for as `given` and is bound to these addresses.
+    /// The rules of a port that was asked for on the host `given` and is bound to these addresses.
     pub(super) fn new(
         given: &str,
         bound: &[SocketAddr],

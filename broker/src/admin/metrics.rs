@@ -21,8 +21,6 @@ use crate::{
     },
 };
 
-/// Topics that have series of their own, the first ones by name; what the others move is added up under `OTHER`.
-const TOPICS_MAX: usize = 500;
 /// Pairs of group and topic that have series of their own, the first ones by name.
 const GROUP_TOPICS_MAX: usize = 500;
 /// Batches that are read for one page, to learn how old records are.
@@ -36,7 +34,7 @@ pub(super) fn page(sources: &Sources, ready: bool, uptime: Duration, times: &mut
     about_process(&mut text, sources, uptime);
     about_health(&mut text, &sources.service, ready);
     about_requests(&mut text, sources);
-    about_topics(&mut text, &sources.service.topics());
+    about_topics(&mut text, &sources.service.topics(), &sources.service.other_topics_meter());
     about_groups(&mut text, &sources.service, times);
     about_log(&mut text, &sources.wal);
     about_tables(&mut text, &sources.tables);
@@ -103,33 +101,33 @@ fn api_label(key: i16) -> String {
     label("api", ApiKey::from_i16(key).map_or("other", |key| key.name()))
 }
 
-fn about_topics(text: &mut MetricsText, topics: &[Arc<TopicView>]) {
+fn about_topics(text: &mut MetricsText, topics: &[Arc<TopicView>], other: &Arc<TopicMeter>) {
     let partitions: usize = topics.iter().map(|topic| topic.partitions.len()).sum();
     text.one(&of::TOPICS, topics.len());
     text.one(&of::PARTITIONS, partitions);
-    let meters = || topics.iter().map(|topic| (topic.name.as_str(), &*topic.meter));
-    let series = |pick: fn(&TopicMeter) -> &AtomicU64| by_topic(meters(), pick);
+    let meters = || topics.iter().map(|topic| (topic.name.as_str(), &topic.meter));
+    let series = |pick: fn(&TopicMeter) -> &AtomicU64| by_topic(meters(), other, pick);
     text.each(&of::TOPIC_PRODUCE_BYTES, series(|m| &m.produced_bytes));
     text.each(&of::TOPIC_PRODUCE_RECORDS, series(|m| &m.produced_records));
     text.each(&of::TOPIC_FETCH_BYTES, series(|m| &m.fetched_bytes));
 }
 
+/// A series for each topic that has one, and the one that the others share as soon as it has moved or a topic uses it.
 fn by_topic<'a>(
-    topics: impl Iterator<Item = (&'a str, &'a TopicMeter)>,
+    topics: impl Iterator<Item = (&'a str, &'a Arc<TopicMeter>)>,
+    other: &Arc<TopicMeter>,
     pick: fn(&TopicMeter) -> &AtomicU64,
 ) -> Vec<(String, u64)> {
-    let (mut series, mut others, mut other) = (Vec::new(), 0, 0);
-    for (at, (name, meter)) in topics.enumerate() {
-        let value = read(pick(meter));
-        if at < TOPICS_MAX {
-            series.push((label("topic", name), value));
-        } else {
-            others += 1;
-            other += value;
+    let shared = read(pick(other));
+    let (mut series, mut is_shared) = (Vec::new(), shared > 0);
+    for (name, meter) in topics {
+        match Arc::ptr_eq(meter, other) {
+            true => is_shared = true,
+            false => series.push((label("topic", name), read(pick(meter)))),
         }
     }
-    if others > 0 {
-        series.push((label("topic", OTHER), other));
+    if is_shared {
+        series.push((label("topic", OTHER), shared));
     }
     series
 }
@@ -239,17 +237,19 @@ mod tests {
     use crate::service::PartitionLag;
 
     #[test]
-    fn topics_beyond_the_bound_are_added_up() {
-        let meters: Vec<(String, TopicMeter)> =
-            (0..TOPICS_MAX + 3).map(|at| (format!("t{at:04}"), TopicMeter::default())).collect();
-        meters.iter().for_each(|(_, meter)| meter.produced(10, 1));
-        let of = |n: usize| {
-            by_topic(meters.iter().take(n).map(|(name, m)| (name.as_str(), m)), |m| &m.produced_bytes)
+    fn topics_without_a_series_share_one_that_stays_when_they_go() {
+        let (own, other) = (Arc::<TopicMeter>::default(), Arc::<TopicMeter>::default());
+        let of = |topics: &[(&str, &Arc<TopicMeter>)]| {
+            by_topic(topics.iter().copied(), &other, |m| &m.produced_bytes)
         };
-        assert_eq!(of(TOPICS_MAX).len(), TOPICS_MAX);
-        let all = of(TOPICS_MAX + 3);
-        assert_eq!((all.len(), all.last()), (TOPICS_MAX + 1, Some(&("topic=\"(other)\"".to_string(), 30))));
-        assert_eq!(all.iter().map(|(_, bytes)| bytes).sum::<u64>(), 10 * (TOPICS_MAX as u64 + 3));
+        let named = |name: &str, bytes| (label("topic", name), bytes);
+        own.produced(5, 1);
+        assert_eq!(of(&[("a", &own)]), [named("a", 5)]);
+        assert_eq!(of(&[("a", &own), ("b", &other)]), [named("a", 5), named(OTHER, 0)]);
+        other.produced(10, 1);
+        let both = [named("a", 5), named(OTHER, 10)];
+        assert_eq!(of(&[("a", &own), ("b", &other), ("c", &other)]), both);
+        assert_eq!(of(&[("a", &own)]), both, "its topics were deleted");
     }
 
     #[test]

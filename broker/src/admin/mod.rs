@@ -124,7 +124,7 @@ pub struct AdminServer {
 }
 
 impl AdminServer {
-    /// Answers on all listeners, which `given` was asked for.
+    /// Answers on all listeners, which were asked for on the host `given`.
     pub fn start(
         listeners: Vec<TcpListener>,
         given: &str,

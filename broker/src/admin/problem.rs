@@ -57,6 +57,7 @@ impl Problem {
             | TopicError::InvalidReplicationFactor(_)
             | TopicError::InvalidConfig(_)
             | TopicError::InvalidReplicaAssignment(_)
+            | TopicError::Internal(_)
             | TopicError::TooMany(_) => StatusCode::BAD_REQUEST,
             TopicError::Unavailable(_) | TopicError::Timeout => StatusCode::SERVICE_UNAVAILABLE,
         };
@@ -84,7 +85,9 @@ impl Problem {
 impl From<BrokerConfigError> for Problem {
     fn from(error: BrokerConfigError) -> Problem {
         let status = match error {
-            BrokerConfigError::Invalid(_) | BrokerConfigError::ReadOnly { .. } => StatusCode::BAD_REQUEST,
+            BrokerConfigError::Invalid(_)
+            | BrokerConfigError::ReadOnly { .. }
+            | BrokerConfigError::Fact { .. } => StatusCode::BAD_REQUEST,
             BrokerConfigError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Problem::new(status, error)

@@ -1,8 +1,10 @@
 //! Configuration: what the operator gives at start, and the keys of topics and broker as Kafka names them.
 
+mod address;
 mod broker;
 #[cfg(test)]
 mod document;
+mod group_keys;
 mod key;
 mod memory;
 mod memory_limit;
@@ -10,7 +12,9 @@ mod serve;
 mod topic;
 mod topic_keys;
 
+pub use address::{Address, AddressError};
 pub use broker::{BROKER_KEYS, BrokerConfig};
+pub use group_keys::GROUP_KEYS;
 pub use key::{ConfigError, ConfigKind, Key, Range};
 pub use memory::MemoryBudget;
 pub use serve::{ServeConfig, ServeConfigError, ServeOptions};

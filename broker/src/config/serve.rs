@@ -1,13 +1,13 @@
 //! What `millstream serve` runs with: flags over environment over the configuration file over defaults.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
 
 use super::{
-    BrokerConfig, ConfigError, TopicConfig, memory,
+    Address, AddressError, BrokerConfig, ConfigError, TopicConfig, memory,
     topic_keys::{in_topic_units, topic_key_of},
 };
 
@@ -75,6 +75,14 @@ pub enum ServeConfigError {
     /// A key or value is refused.
     #[error(transparent)]
     Key(#[from] ConfigError),
+    /// An address that cannot be used as one.
+    #[error("invalid value for {key}: {source}")]
+    Address {
+        /// The key.
+        key: &'static str,
+        /// What is wrong with it.
+        source: AddressError,
+    },
     /// A flag-like key has a value that is not allowed.
     #[error("invalid value {value:?} for {key}: {allowed}")]
     Value {
@@ -93,15 +101,17 @@ pub struct ServeConfig {
     /// Directory of the one store.
     pub data_dir: PathBuf,
     /// Address of the Kafka listener; port 0 takes any free one.
-    pub kafka_addr: String,
+    pub kafka_addr: Address,
     /// Address of the HTTP listener.
-    pub http_addr: String,
+    pub http_addr: Address,
     /// What clients are told to connect to; `None` is the bound address.
-    pub advertised_kafka: Option<(String, u16)>,
+    pub advertised_kafka: Option<Address>,
     /// This node's id.
     pub node_id: u64,
     /// This node's rack.
     pub rack: Option<String>,
+    /// The flags above that were given, in whatever way.
+    pub flags_given: BTreeSet<&'static str>,
     /// The broker's keys.
     pub broker: BrokerConfig,
     /// The broker's keys that were set, as given.
@@ -151,13 +161,18 @@ impl ServeConfig {
         mut values: BTreeMap<String, String>,
         options: ServeOptions,
     ) -> Result<ServeConfig, ServeConfigError> {
+        let flags_given = FLAGS.iter().copied().filter(|flag| values.contains_key(*flag)).collect();
         let mut take = |key: &str| values.remove(key);
         let data_dir = take("data-dir").unwrap_or_else(|| "./millstream-data".to_string()).into();
         let kafka_addr = take("kafka-addr").unwrap_or_else(|| "127.0.0.1:9092".to_string());
+        let kafka_addr = address("kafka-addr", &kafka_addr, str::parse)?;
         let http_addr = take("http-addr").unwrap_or_else(|| "127.0.0.1:9644".to_string());
+        let http_addr = address("http-addr", &http_addr, str::parse)?;
         let rack = take("rack");
         let node_id = take("node-id").unwrap_or_else(|| "1".to_string());
         let advertised = take("advertised-kafka");
+        let advertised =
+            advertised.map(|text| address("advertised-kafka", &text, Address::advertised)).transpose()?;
         let (mut broker_set, mut topic_set) = (BTreeMap::new(), BTreeMap::new());
         for (key, value) in values {
             check_pair(&key, &value)?;
@@ -174,7 +189,7 @@ impl ServeConfig {
             data_dir,
             kafka_addr,
             http_addr,
-            advertised_kafka: advertised.map(host_and_port).transpose()?,
+            advertised_kafka: advertised,
             node_id: node_id.parse().ok().filter(|&id| id <= i32::MAX as u64).ok_or(
                 ServeConfigError::Value {
                     key: "node-id",
@@ -183,6 +198,7 @@ impl ServeConfig {
                 },
             )?,
             rack,
+            flags_given,
             broker: BrokerConfig::from_values(&broker_set),
             broker_set,
             topic_set,
@@ -208,13 +224,12 @@ fn size(key: &'static str, value: String) -> Result<u64, ServeConfigError> {
     bytes.ok_or(ServeConfigError::Value { key, value, allowed })
 }
 
-fn host_and_port(value: String) -> Result<(String, u16), ServeConfigError> {
-    let parts = value.rsplit_once(':').and_then(|(host, port)| Some((host.to_string(), port.parse().ok()?)));
-    parts.filter(|(host, _)| !host.is_empty()).ok_or(ServeConfigError::Value {
-        key: "advertised-kafka",
-        value,
-        allowed: "HOST:PORT",
-    })
+fn address(
+    key: &'static str,
+    text: &str,
+    read: impl Fn(&str) -> Result<Address, AddressError>,
+) -> Result<Address, ServeConfigError> {
+    read(text).map_err(|source| ServeConfigError::Address { key, source })
 }
 
 fn read_file(path: PathBuf) -> Result<BTreeMap<String, String>, ServeConfigError> {
@@ -275,7 +290,7 @@ mod tests {
             ..ServeOptions::default()
         };
         let config = ServeConfig::resolve(options).expect("a good configuration");
-        assert_eq!(config.kafka_addr, "127.0.0.1:2");
+        assert_eq!(config.kafka_addr.to_string(), "127.0.0.1:2");
         assert_eq!(config.broker.num_partitions, 7);
         assert_eq!(config.topic_set["retention.ms"], "5");
     }
@@ -348,6 +363,35 @@ mod tests {
             told("\"http.allowed.hosts\" = [\"a\", \"b\"]\n"),
             Ok(vec!["a".to_string(), "b".to_string()])
         );
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_used_is_refused_with_the_reason() {
+        let with = |pair: &str| {
+            ServeConfig::resolve(ServeOptions { set: vec![pair.into()], ..ServeOptions::default() })
+        };
+        for (pair, reason) in [
+            ("advertised-kafka=0.0.0.0:9092", "every address of this machine"),
+            ("advertised-kafka=[::]:9092", "every address of this machine"),
+            ("advertised-kafka=PLAINTEXT://broker:9092", "leave out 'PLAINTEXT://'"),
+            ("advertised-kafka=broker:0", "port 0"),
+            ("advertised-kafka=bro ker:9092", "a host name has no ' '"),
+            ("advertised-kafka=::1:9092", "in brackets"),
+            ("kafka-addr=PLAINTEXT://0.0.0.0:9092", "leave out 'PLAINTEXT://'"),
+            ("kafka-addr=bro ker:9092", "a host name has no ' '"),
+            ("kafka-addr=:9092", "the host is missing"),
+            ("http-addr=localhost", "the port is missing"),
+            ("http-addr=localhost:99999", "from 0 to 65535"),
+        ] {
+            let error = with(pair).expect_err(pair).to_string();
+            let key = pair.split('=').next().expect("a key");
+            assert!(error.contains(key) && error.contains(reason), "{pair}: {error}");
+        }
+        let advertised = with("advertised-kafka=[::1]:9092").expect("good").advertised_kafka;
+        assert_eq!(advertised.expect("given").host(), "::1", "clients get no brackets");
+        for pair in ["kafka-addr=0.0.0.0:0", "kafka-addr=[::]:9092", "http-addr=localhost:0"] {
+            assert!(with(pair).is_ok(), "{pair}: a listener may take every address, and any port");
+        }
     }
 
     #[test]

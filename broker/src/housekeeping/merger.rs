@@ -24,7 +24,7 @@ use crate::{clock, partition::Shard, service::Service};
 /// Time between two looks at what is to be done.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Time between two looks for merges, when there was something new.
-const MERGE_EVERY: Duration = Duration::from_secs(5);
+pub(super) const MERGE_EVERY: Duration = Duration::from_secs(5);
 /// Time between two looks when nothing is known to have made a merge due: a topic's configuration may have.
 const MERGE_EVERY_IDLE: Duration = Duration::from_secs(60);
 /// Time between two rounds of retention while the disk is low.

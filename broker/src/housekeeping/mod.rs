@@ -37,6 +37,11 @@ use reserve::Reserve;
 pub(crate) use bell::Bell;
 pub(crate) use pacer::Pacer;
 
+/// Threads that it runs: one for flushes and one for merges.
+pub(crate) const THREADS: usize = 2;
+/// Shortest time between two searches for partitions to compact.
+pub(crate) const COMPACTION_EVERY_MIN: Duration = merger::MERGE_EVERY;
+
 /// How long the last flush and the last checkpoints may take when the broker stops.
 const STOP_GRACE: Duration = Duration::from_secs(8);
 

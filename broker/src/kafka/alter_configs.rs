@@ -18,7 +18,7 @@ use super::{
     finish::within,
 };
 use crate::{
-    config::ConfigKind,
+    config::{ConfigKind, GROUP_KEYS},
     service::{BrokerScope, ConfigEntry, ConfigSource, Service},
 };
 
@@ -142,6 +142,9 @@ async fn carry_out(
             let done = service.alter_topic_config(&name, changes, validate_only).await;
             done.map_err(|error| (ErrorCode::from(&error), error.to_string()))
         }
+        Resource::Group => {
+            refuse_group(&plan_changes(plan, &service.group_configs(), ConfigSource::DynamicTopic)?)
+        }
         Resource::Broker => {
             alter_broker(service, BrokerScope::This, ConfigSource::DynamicBroker, plan, validate_only).await
         }
@@ -149,6 +152,23 @@ async fn carry_out(
             alter_broker(service, BrokerScope::All, ConfigSource::DynamicDefaultBroker, plan, validate_only)
                 .await
         }
+    }
+}
+
+/// No key of a group has an effect, so none is set; what is not set can be unset.
+fn refuse_group(changes: &Changes) -> Result<(), Refused> {
+    let known = |key: &String| GROUP_KEYS.iter().any(|known| known.name == key);
+    if let Some((key, _)) = changes.iter().find(|(key, _)| !known(key)) {
+        return Err((ErrorCode::INVALID_CONFIG, format!("unknown group configuration {key}")));
+    }
+    match changes.iter().find(|(_, value)| value.is_some()) {
+        None => Ok(()),
+        Some((key, _)) => Err((
+            ErrorCode::INVALID_CONFIG,
+            format!(
+                "{key} cannot be set: it is for groups of KIP-848 and share groups, which are not served"
+            ),
+        )),
     }
 }
 

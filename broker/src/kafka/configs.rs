@@ -17,14 +17,22 @@ use crate::{
 };
 
 /// Kafka's number of the resource type "topic".
-const TOPIC: i8 = 2;
+pub(super) const TOPIC: i8 = 2;
 /// Kafka's number of the resource type "broker".
-const BROKER: i8 = 4;
+pub(super) const BROKER: i8 = 4;
+/// Kafka's number of the resource type "broker logger".
+pub(super) const BROKER_LOGGER: i8 = 8;
+/// Kafka's number of the resource type "client metrics".
+pub(super) const CLIENT_METRICS: i8 = 16;
+/// Kafka's number of the resource type "group".
+pub(super) const GROUP: i8 = 32;
 
 /// What can be configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Resource {
     Topic(Str),
+    /// A consumer group, whether it exists or not.
+    Group,
     /// This broker.
     Broker,
     /// What all brokers share.
@@ -38,6 +46,8 @@ pub(super) type Refused = (ErrorCode, String);
 pub(super) fn resource(kind: i8, name: &Str, node: i32) -> Result<Resource, Refused> {
     match (kind, &**name) {
         (TOPIC, _) => Ok(Resource::Topic(name.clone())),
+        (GROUP, "") => Err((ErrorCode::INVALID_REQUEST, "a group's name is not empty".into())),
+        (GROUP, _) => Ok(Resource::Group),
         (BROKER, "") => Ok(Resource::AllBrokers),
         (BROKER, id) => match id.parse::<i32>() {
             Ok(id) if id == node => Ok(Resource::Broker),
@@ -48,7 +58,9 @@ pub(super) fn resource(kind: i8, name: &Str, node: i32) -> Result<Resource, Refu
         },
         _ => Err((
             ErrorCode::INVALID_REQUEST,
-            format!("resource type {kind} has no configuration here; topics (2) and brokers (4) have"),
+            format!(
+                "resource type {kind} has no configuration here; topics (2), brokers (4) and groups (32) have"
+            ),
         )),
     }
 }
@@ -82,6 +94,7 @@ fn entries(service: &Service, asked: &DescribeConfigsResource) -> Result<Vec<Con
         Resource::Topic(name) => service
             .topic_configs(&name)
             .ok_or_else(|| (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, format!("topic '{name}' does not exist"))),
+        Resource::Group => Ok(service.group_configs()),
         Resource::Broker => Ok(service.broker_configs()),
         Resource::AllBrokers => {
             // Of what all brokers share only what was set while they ran is described, as Kafka does.
@@ -156,7 +169,8 @@ mod tests {
         assert_eq!(resource(2, &Str::from("a"), 1), Ok(Resource::Topic(Str::from("a"))));
         assert_eq!(resource(4, &Str::from("1"), 1), Ok(Resource::Broker));
         assert_eq!(resource(4, &Str::from(""), 1), Ok(Resource::AllBrokers));
-        for (kind, name) in [(4, "2"), (4, "x"), (8, "1"), (0, ""), (127, "")] {
+        assert_eq!(resource(32, &Str::from("g"), 1), Ok(Resource::Group));
+        for (kind, name) in [(4, "2"), (4, "x"), (8, "1"), (0, ""), (32, ""), (127, "")] {
             let (code, reason) = resource(kind, &Str::from(name), 1).expect_err("no such resource");
             assert_eq!(code, ErrorCode::INVALID_REQUEST, "{kind} {name}: {reason}");
         }

@@ -47,6 +47,9 @@ async fn delete(
     let partition =
         usize::try_from(wanted.partition_index).ok().and_then(|index| topic.partitions.get(index));
     let partition = *partition.ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
+    if topic.internal {
+        return Err(ErrorCode::INVALID_TOPIC_EXCEPTION);
+    }
     // A compacted topic keeps the newest record of each key, whoever asks.
     if !topic.config.delete {
         return Err(ErrorCode::POLICY_VIOLATION);

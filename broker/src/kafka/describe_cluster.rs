@@ -7,15 +7,16 @@ use millstream_protocol::{
     messages::describe_cluster::{DescribeClusterBroker, DescribeClusterRequest, DescribeClusterResponse},
 };
 
-use super::{context::RequestContext, error::ErrorCode};
+use super::{
+    context::RequestContext,
+    error::ErrorCode,
+    operations::{self, if_asked},
+};
 use crate::service::BrokerInfo;
 
 /// Kinds of endpoints; this is a broker's.
 const BROKERS: i8 = 1;
 const CONTROLLERS: i8 = 2;
-/// Create, alter, describe, cluster action, describe configs, alter configs, idempotent write, as bits: what may be
-/// done to a cluster, all of which anybody may do.
-const CLUSTER_OPERATIONS: i32 = 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12;
 
 /// Describes the brokers of the cluster.
 pub(super) async fn describe_cluster(
@@ -29,16 +30,16 @@ pub(super) async fn describe_cluster(
             ..Default::default()
         };
     }
-    let mut response = DescribeClusterResponse {
+    DescribeClusterResponse {
         cluster_id: Str::from(ctx.service.cluster_id()),
         controller_id: ctx.service.controller_id(),
         brokers: ctx.service.brokers().into_iter().map(broker).collect(),
+        cluster_authorized_operations: if_asked(
+            request.include_cluster_authorized_operations,
+            operations::CLUSTER,
+        ),
         ..Default::default()
-    };
-    if request.include_cluster_authorized_operations {
-        response.cluster_authorized_operations = CLUSTER_OPERATIONS;
     }
-    response
 }
 
 fn check_endpoint(endpoint_type: i8) -> Result<(), (ErrorCode, &'static str)> {
@@ -70,10 +71,5 @@ mod tests {
         assert_eq!(check_endpoint(1), Ok(()));
         assert_eq!(check_endpoint(2).expect_err("a controller").0, ErrorCode::MISMATCHED_ENDPOINT_TYPE);
         assert_eq!(check_endpoint(3).expect_err("nothing").0, ErrorCode::UNSUPPORTED_ENDPOINT_TYPE);
-    }
-
-    #[test]
-    fn the_operations_are_kafkas_bits() {
-        assert_eq!(CLUSTER_OPERATIONS, 8096);
     }
 }

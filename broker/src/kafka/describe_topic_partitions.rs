@@ -16,14 +16,12 @@ use millstream_protocol::{
 use super::{
     context::RequestContext,
     error::{ErrorCode, refusal},
+    operations,
 };
 use crate::service::{PartitionView, TopicView};
 
 /// Most partitions of one page.
 const PAGE_PARTITIONS_MAX: i32 = 2000;
-/// Read, write, create, delete, alter, describe, describe configs, alter configs, as bits: what may be done to a topic,
-/// all of which anybody may do.
-const TOPIC_OPERATIONS: i32 = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11;
 
 /// Describes one page of topics.
 pub(super) async fn describe_topic_partitions(
@@ -120,7 +118,7 @@ fn describe(
         topic_id: Uuid(view.id.0),
         is_internal: view.internal,
         partitions: partitions.iter().map(partition).collect(),
-        topic_authorized_operations: TOPIC_OPERATIONS,
+        topic_authorized_operations: operations::TOPIC,
     }
 }
 
@@ -160,10 +158,5 @@ mod tests {
         let mut page = Page { left: 5, next: None };
         assert!(page.take(&Str::from("a"), 9, 3).is_empty());
         assert_eq!(page.next, None);
-    }
-
-    #[test]
-    fn the_operations_are_kafkas_bits() {
-        assert_eq!(TOPIC_OPERATIONS, 3576);
     }
 }

@@ -62,7 +62,7 @@ const ERRORS: &[(ErrorCode, &str, &str)] = &[
     (ErrorCode::NOT_COORDINATOR, "Another node coordinates the group.", "Nothing; clients look for it."),
     (
         ErrorCode::INVALID_TOPIC_EXCEPTION,
-        "The name of a topic has characters that are not allowed, or is too long.",
+        "The name of a topic has characters that are not allowed, or is too long; or the topic belongs to the broker (`__consumer_offsets`) and cannot be written or changed.",
         "1 to 249 ASCII letters, digits, `.`, `_` and `-`.",
     ),
     (
@@ -167,9 +167,19 @@ const ERRORS: &[(ErrorCode, &str, &str)] = &[
         "Transactions are not served; see Moving from Kafka.",
     ),
     (
+        ErrorCode::SECURITY_DISABLED,
+        "Access rules were asked for, and there is no authorizer.",
+        "Everybody may do everything; restrict who reaches the port.",
+    ),
+    (
         ErrorCode::KAFKA_STORAGE_ERROR,
         "A data directory takes no records now, because its disk is full; only DescribeLogDirs tells it so.",
         "Make room.",
+    ),
+    (
+        ErrorCode::DELEGATION_TOKEN_REQUEST_NOT_ALLOWED,
+        "Delegation tokens were asked for on a connection without authentication, which all are.",
+        "Nothing; there are none.",
     ),
     (ErrorCode::NON_EMPTY_GROUP, "The group has members.", "Stop them first."),
     (
@@ -218,9 +228,20 @@ const ERRORS: &[(ErrorCode, &str, &str)] = &[
         "Correct the record.",
     ),
     (
+        ErrorCode::RESOURCE_NOT_FOUND,
+        "A user's SCRAM credentials were asked for, and no user has any.",
+        "Nothing; there is no authentication.",
+    ),
+    (ErrorCode::DUPLICATE_RESOURCE, "A request names the same user twice.", "Name it once."),
+    (
         ErrorCode::UNKNOWN_TOPIC_ID,
         "There is no topic with this id: it was deleted.",
         "Nothing; clients ask anew.",
+    ),
+    (
+        ErrorCode::TRANSACTIONAL_ID_NOT_FOUND,
+        "A transaction was asked for, and there are none.",
+        "Transactions are not served; see Moving from Kafka.",
     ),
     (
         ErrorCode::MISMATCHED_ENDPOINT_TYPE,

@@ -26,6 +26,7 @@ impl From<&TopicError> for ErrorCode {
             TopicError::InvalidReplicationFactor(_) => ErrorCode::INVALID_REPLICATION_FACTOR,
             TopicError::InvalidConfig(_) => ErrorCode::INVALID_CONFIG,
             TopicError::InvalidReplicaAssignment(_) => ErrorCode::INVALID_REPLICA_ASSIGNMENT,
+            TopicError::Internal(_) => ErrorCode::INVALID_TOPIC_EXCEPTION,
             TopicError::TooMany(_) => ErrorCode::POLICY_VIOLATION,
             // Admin clients answer this by finding the controller anew and sending again.
             TopicError::Unavailable(_) => ErrorCode::NOT_CONTROLLER,
@@ -38,7 +39,7 @@ impl From<&BrokerConfigError> for ErrorCode {
     fn from(error: &BrokerConfigError) -> ErrorCode {
         match error {
             BrokerConfigError::Invalid(_) => ErrorCode::INVALID_CONFIG,
-            BrokerConfigError::ReadOnly { .. } => ErrorCode::INVALID_REQUEST,
+            BrokerConfigError::ReadOnly { .. } | BrokerConfigError::Fact { .. } => ErrorCode::INVALID_REQUEST,
             BrokerConfigError::Unavailable(_) => ErrorCode::NOT_CONTROLLER,
         }
     }
@@ -48,6 +49,7 @@ impl From<&ProduceError> for ErrorCode {
     fn from(error: &ProduceError) -> ErrorCode {
         match error {
             ProduceError::UnknownPartition => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+            ProduceError::InternalTopic => ErrorCode::INVALID_TOPIC_EXCEPTION,
             ProduceError::NotLeader => ErrorCode::NOT_LEADER_OR_FOLLOWER,
             ProduceError::MessageTooLarge => ErrorCode::MESSAGE_TOO_LARGE,
             ProduceError::Corrupt(_) => ErrorCode::CORRUPT_MESSAGE,

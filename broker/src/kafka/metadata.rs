@@ -1,8 +1,9 @@
-//! Metadata 0-12.
+//! Metadata 0-13.
 //!
 //! 0: an empty list is all topics. 1: null is all, an empty list none; racks, controller, internal topics.
 //! 2: cluster id. 4: the client says whether topics may be created. 5: offline replicas. 7: leader epochs.
 //! 8: authorized operations. 9: flexible. 10: topic ids in the answer. 11: no cluster operations. 12: by topic id.
+//! 13: an error of the whole answer, which tells a client to start over; there is no reason for that here.
 
 use std::sync::Arc;
 
@@ -15,7 +16,11 @@ use millstream_protocol::{
     },
 };
 
-use super::{context::RequestContext, error::ErrorCode};
+use super::{
+    context::RequestContext,
+    error::ErrorCode,
+    operations::{self, if_asked},
+};
 use crate::service::{NewTopic, PartitionView, TopicError, TopicView};
 
 /// Describes brokers and topics; creates topics that are not there if broker and client allow it.
@@ -23,8 +28,9 @@ pub(super) async fn metadata(context: &RequestContext, request: MetadataRequest)
     let service = &context.service;
     let may_create = service.broker_config().auto_create_topics
         && (context.version < 4 || request.allow_auto_topic_creation);
+    let topic_operations = if_asked(request.include_topic_authorized_operations, operations::TOPIC);
     let wanted = request.topics.filter(|topics| context.version > 0 || !topics.is_empty());
-    let topics = match wanted {
+    let mut topics = match wanted {
         None => service.topics().iter().map(|view| describe(context, view)).collect(),
         Some(wanted) => {
             let mut topics = Vec::new();
@@ -34,7 +40,14 @@ pub(super) async fn metadata(context: &RequestContext, request: MetadataRequest)
             topics
         }
     };
+    for topic in topics.iter_mut().filter(|topic: &&mut MetadataResponseTopic| topic.error_code == 0) {
+        topic.topic_authorized_operations = topic_operations;
+    }
     MetadataResponse {
+        cluster_authorized_operations: if_asked(
+            request.include_cluster_authorized_operations,
+            operations::CLUSTER,
+        ),
         brokers: brokers(context),
         cluster_id: Some(service.cluster_id().into()),
         controller_id: service.controller_id(),

@@ -2,16 +2,20 @@
 //!
 //! [`api`] is the table of what is advertised; each row names the request, the versions that work, and the handler.
 
+mod acls;
 mod alter_configs;
 mod api;
+mod client_quotas;
 mod configs;
 mod context;
 mod create_partitions;
 mod create_topics;
+mod delegation_tokens;
 mod delete_records;
 mod delete_topics;
 mod describe_cluster;
 mod describe_producers;
+mod describe_quorum;
 mod describe_topic_partitions;
 #[cfg(test)]
 mod document;
@@ -21,12 +25,16 @@ mod finish;
 mod groups;
 mod init_producer_id;
 mod leader_epoch;
+mod list_config_resources;
 mod list_offsets;
 mod log_dirs;
 mod metadata;
+mod operations;
 mod placement;
 mod produce;
+mod scram_users;
 mod sessions;
+mod transactions;
 mod versions;
 
 use std::sync::Arc;

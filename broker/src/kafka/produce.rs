@@ -69,6 +69,7 @@ fn slots(
         let slot = match (&view, partition, data.records) {
             _ if !(-1..=1).contains(&acks) => Slot::Refused(ProduceError::InvalidAcks),
             (None, ..) | (_, None, _) => Slot::Refused(ProduceError::UnknownPartition),
+            (Some(view), ..) if view.internal => Slot::Refused(ProduceError::InternalTopic),
             (Some(view), Some(partition), Records::One(records)) => {
                 parts.push(ProducePart { topic: view.clone(), partition, records });
                 Slot::Asked

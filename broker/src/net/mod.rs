@@ -22,6 +22,8 @@ use std::io;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
+use crate::config::Address;
+
 pub(crate) use descriptors::take_all as take_all_descriptors;
 pub(crate) use server::Server;
 
@@ -30,10 +32,10 @@ const BACKLOG: i32 = 1024;
 
 /// Listens on every address of `host:port`, so that a name like `localhost` is reached over IPv4 and IPv6. The connections
 /// get send buffers of so many bytes, or what the system thinks right.
-pub(crate) async fn bind(address: &str, send_buffer: Option<usize>) -> io::Result<Vec<TcpListener>> {
+pub(crate) async fn bind(address: &Address, send_buffer: Option<usize>) -> io::Result<Vec<TcpListener>> {
     let mut listeners: Vec<TcpListener> = Vec::new();
     let mut refused = None;
-    for resolved in tokio::net::lookup_host(address).await? {
+    for resolved in tokio::net::lookup_host((address.host(), address.port())).await? {
         let mut wanted = resolved;
         if wanted.port() == 0
             && let Some(first) = listeners.first()
@@ -81,7 +83,8 @@ mod tests {
     #[tokio::test]
     async fn connections_get_the_send_buffer_that_is_configured() {
         let sizes = |bytes| async move {
-            let listeners = bind("127.0.0.1:0", bytes).await.expect("a free port");
+            let listeners =
+                bind(&"127.0.0.1:0".parse().expect("an address"), bytes).await.expect("a free port");
             let address = listeners[0].local_addr().expect("bound");
             let (client, accepted) =
                 tokio::join!(tokio::net::TcpStream::connect(address), listeners[0].accept());

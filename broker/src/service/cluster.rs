@@ -1,7 +1,7 @@
 //! The metadata group's machine, and the views of it that readers share.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     io::Read,
     sync::Arc,
     time::Duration,
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     config::{BrokerConfig, TopicConfig},
-    telemetry::TopicMeter,
+    telemetry::{TopicMeter, TopicMeters},
 };
 
 /// What is kept ready for each topic, so that requests do not build it.
@@ -38,6 +38,7 @@ struct Index {
     name_of: HashMap<TopicId, String>,
     /// The topic and the place in it of each partition.
     owner: HashMap<PartitionId, (Arc<str>, u32)>,
+    meters: TopicMeters,
 }
 
 /// The metadata group on this node.
@@ -73,6 +74,11 @@ impl ClusterHost {
     pub(super) fn topic_by_id(&self, id: TopicId) -> Option<Arc<TopicEntry>> {
         let state = self.state.read();
         state.1.by_name.get(state.1.name_of.get(&id)?).cloned()
+    }
+
+    /// What all topics without a series of their own have moved together.
+    pub(super) fn other_topics_meter(&self) -> Arc<TopicMeter> {
+        self.state.read().1.meters.other()
     }
 
     pub(super) fn topics(&self) -> Vec<Arc<TopicEntry>> {
@@ -135,9 +141,12 @@ impl ClusterHost {
             index.name_of.remove(&old.view.id);
             old.view.partitions.iter().for_each(|p| drop(index.owner.remove(&p.id)));
         }
-        let Some(topic) = machine.topic(name) else { return };
-        let meter = old.filter(|old| old.view.id == topic.id).map(|old| old.view.meter.clone());
-        let view = Arc::new(self.view(machine, topic, meter.unwrap_or_default()));
+        let topic = machine.topic(name);
+        if let Some(old) = old.filter(|old| topic.is_none_or(|topic| topic.id != old.view.id)) {
+            index.meters.release(old.view.id);
+        }
+        let Some(topic) = topic else { return };
+        let view = Arc::new(self.view(machine, topic, index.meters.of(topic.id)));
         index.name_of.insert(topic.id, name.to_string());
         let shared: Arc<str> = name.into();
         let places = view.partitions.iter().zip(0..);
@@ -201,9 +210,14 @@ impl Machine for ClusterHost {
 
     fn restore(&self, state: &mut dyn Read) -> Result<(), RestoreError> {
         let machine = ClusterMachine::restore(state).map_err(|e| RestoreError(Box::new(e)))?;
-        let mut index = Index::default();
+        let mut state = self.state.write();
+        // Counters that were read before go on from where they are.
+        let mut meters = std::mem::take(&mut state.1.meters);
+        let ids: HashSet<TopicId> = machine.topics().map(|topic| topic.id).collect();
+        meters.retain(|id| ids.contains(&id));
+        let mut index = Index { meters, ..Index::default() };
         self.reconfigure(&machine, &mut index);
-        *self.state.write() = (machine, index);
+        *state = (machine, index);
         Ok(())
     }
 }

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use millstream_model::NodeId;
 use millstream_state::cluster;
 
-use super::{BrokerConfigError, ConfigEntry, ConfigSource, Service, layers::Layers};
-use crate::config::{BROKER_KEYS, BrokerConfig, Key, TOPIC_KEYS, TopicConfig, broker_name, topic_key_of};
+use super::{BrokerConfigError, ConfigEntry, ConfigSource, Service, facts::is_fact, layers::Layers};
+use crate::config::{
+    BROKER_KEYS, BrokerConfig, GROUP_KEYS, Key, TOPIC_KEYS, TopicConfig, broker_name, topic_key_of,
+};
 
 /// Whose configuration changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,11 +33,21 @@ impl Service {
             .with_layers(|layers| TOPIC_KEYS.iter().map(|key| topic_entry(key, own, &layers)).collect())
     }
 
-    /// The broker's configuration: its own keys, and the defaults that topics have.
+    /// A consumer group's configuration, which is the same for all groups.
+    pub fn group_configs(&self) -> Vec<ConfigEntry> {
+        let entry = |key: &Key| {
+            let value = (key.name.to_string(), Some(key.default.to_string()), ConfigSource::Default);
+            entry_of(key.name.to_string(), key, vec![value], true)
+        };
+        GROUP_KEYS.iter().map(entry).collect()
+    }
+
+    /// The broker's configuration: its own keys, the defaults that topics have, and how it runs.
     pub fn broker_configs(&self) -> Vec<ConfigEntry> {
         self.inner.cluster.with_layers(|layers| {
             let own = BROKER_KEYS.iter().map(|key| broker_entry(key, &layers));
-            own.chain(TOPIC_KEYS.iter().map(|key| topic_default_entry(key, &layers))).collect()
+            let of_topics = TOPIC_KEYS.iter().map(|key| topic_default_entry(key, &layers));
+            own.chain(of_topics).chain(self.fact_configs()).collect()
         })
     }
 
@@ -68,6 +80,9 @@ fn check_change(key: &str, value: Option<&str>) -> Result<(), BrokerConfigError>
     if let Some(topic_key) = topic_key_of(key) {
         let value = value.or(TopicConfig::default_of(topic_key)).unwrap_or_default();
         return Ok(TopicConfig::check(topic_key, value)?);
+    }
+    if is_fact(key) {
+        return Err(BrokerConfigError::Fact { key: key.to_string() });
     }
     BrokerConfig::check(key, value.or(BrokerConfig::default_of(key)).unwrap_or_default())?;
     if BrokerConfig::is_changeable(key) {
@@ -141,5 +156,9 @@ mod tests {
             assert!(matches!(refused, BrokerConfigError::Invalid(_)), "{refused}");
         }
         assert!(check_change("no.such", None).is_err());
+        for value in [Some("false"), None] {
+            let refused = check_change("delete.topic.enable", value).expect_err("it is read only");
+            assert!(matches!(refused, BrokerConfigError::Fact { .. }), "{refused}");
+        }
     }
 }

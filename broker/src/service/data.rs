@@ -9,8 +9,8 @@ use millstream_store::wal::Wal;
 use parking_lot::Mutex;
 
 use super::{
-    BrokerInfo, ClusterHost, FetchError, FetchPart, Fetched, FlushTrouble, FoundOffset, Leadership,
-    OffsetQuery, PartitionView, TopicView, WriteStop,
+    BrokerFacts, BrokerInfo, ClusterHost, FetchError, FetchPart, Fetched, FlushTrouble, FoundOffset,
+    Leadership, OffsetQuery, PartitionView, TopicView, WriteStop,
     produce::Opener,
     room::{DiskLook, DiskRoom},
 };
@@ -18,7 +18,7 @@ use crate::{
     clock,
     config::{BrokerConfig, ServeConfig, TopicConfig},
     partition::{self, FetchBounds, Locate, Shard, ShardHost, leader_epoch},
-    telemetry::Meter,
+    telemetry::{Meter, TopicMeter},
 };
 
 /// What the broker does, for any protocol. Cheap to clone.
@@ -44,8 +44,8 @@ pub(super) struct Inner {
     pub(super) opener: Opener,
     /// Held by whoever changes a configuration that depends on what it was.
     pub(super) config_turn: tokio::sync::Mutex<()>,
-    /// What clients are told to connect to.
-    pub(super) advertised: (String, u16),
+    /// How this broker runs.
+    pub(super) facts: BrokerFacts,
 }
 
 impl Service {
@@ -56,7 +56,7 @@ impl Service {
         shards: HashMap<GroupId, Arc<Shard>>,
         log: Arc<Wal>,
         serve: ServeConfig,
-        advertised: (String, u16),
+        facts: BrokerFacts,
     ) -> Service {
         let groups = super::Groups::new(&shards, serve.broker.groups.clone());
         let replies = partition::Replies::new(serve.broker.replies_bytes_max);
@@ -75,7 +75,7 @@ impl Service {
             flush_trouble: Mutex::default(),
             opener,
             config_turn: Default::default(),
-            advertised,
+            facts,
         };
         Service { inner: Arc::new(inner) }
     }
@@ -97,7 +97,7 @@ impl Service {
 
     /// Every broker of the cluster.
     pub fn brokers(&self) -> Vec<BrokerInfo> {
-        let (host, port) = self.inner.advertised.clone();
+        let (host, port) = (self.advertised().host().to_string(), self.advertised().port());
         vec![BrokerInfo { id: self.node_id(), host, port, rack: self.inner.serve.rack.clone() }]
     }
 
@@ -114,6 +114,11 @@ impl Service {
     /// Every topic, sorted by name.
     pub fn topics(&self) -> Vec<Arc<TopicView>> {
         self.inner.cluster.topics().iter().map(|entry| entry.view.clone()).collect()
+    }
+
+    /// What all topics without a series of their own have moved together, deleted ones included.
+    pub fn other_topics_meter(&self) -> Arc<TopicMeter> {
+        self.inner.cluster.other_topics_meter()
     }
 
     /// One topic.

@@ -26,6 +26,9 @@ pub enum TopicError {
     /// The given replicas are refused.
     #[error("{0}")]
     InvalidReplicaAssignment(String),
+    /// The topic is one of the broker's own.
+    #[error("the topic '{0}' belongs to the broker and cannot be changed by clients")]
+    Internal(String),
     /// A limit of the cluster is reached.
     #[error("{0}")]
     TooMany(String),
@@ -46,6 +49,9 @@ pub enum ProduceError {
     /// Ask for the metadata again and retry.
     #[error("this node does not lead the partition")]
     NotLeader,
+    /// The topic is one of the broker's own.
+    #[error("the topic belongs to the broker; clients cannot write to it")]
+    InternalTopic,
     /// Larger than `max.message.bytes`.
     #[error("the batch is larger than the topic's max.message.bytes")]
     MessageTooLarge,
@@ -101,6 +107,12 @@ pub enum BrokerConfigError {
     /// A key or value is refused.
     #[error(transparent)]
     Invalid(#[from] ConfigError),
+    /// The key only says how the broker runs.
+    #[error("{key} is read-only: it says how this broker runs")]
+    Fact {
+        /// The key.
+        key: String,
+    },
     /// The key is read once, at start.
     #[error(
         "{key} cannot change while the broker runs; give it at start with --set {key}=VALUE. {changeable} can"

@@ -9,7 +9,7 @@ impl Service {
     /// Gives the cluster this id and its shards if it has none yet, and notes how this broker is reached.
     pub async fn found_cluster(&self, cluster_id: String) -> Result<(), TopicError> {
         let node = NodeId(self.inner.serve.node_id);
-        let (host, port) = self.inner.advertised.clone();
+        let (host, port) = (self.advertised().host().to_string(), self.advertised().port());
         let broker = Broker { host, port, rack: self.inner.serve.rack.clone() };
         let (founded, registered) = self.inner.cluster.inspect(|machine| {
             let known = machine.brokers().find(|(id, _)| *id == node);

@@ -4,11 +4,13 @@ mod cluster;
 mod configs;
 mod data;
 mod error;
+mod facts;
 mod founding;
 mod groups;
 mod inspect;
 mod lag;
 mod layers;
+mod offsets_topic;
 mod produce;
 mod producers;
 mod reconcile;
@@ -19,6 +21,7 @@ mod types;
 
 pub use configs::BrokerScope;
 pub use error::{BrokerConfigError, ProduceError, ProducerIdError, TopicError};
+pub use facts::BrokerFacts;
 pub use groups::{
     CommittedOffset, GroupError, GroupKeeper, GroupView, Groups, JoinRefusal, JoinRequest, Joined,
     JoinedMember, ListedGroup, MemberRef, MemberView, OffsetEntry, SyncRequest, Synced, TopicOffsets,

@@ -143,6 +143,7 @@ impl Service {
 
     /// Removes a topic and its records.
     pub async fn delete_topic(&self, name: &str) -> Result<(), TopicError> {
+        self.check_not_internal(name)?;
         let dropped = match self.write_metadata(cluster::encode_delete_topic(name)).await? {
             ClusterReply::Deleted { partitions } => partitions,
             other => return Err(TopicError::Unavailable(format!("unexpected reply {other:?}"))),
@@ -168,6 +169,7 @@ impl Service {
         total: i32,
         validate_only: bool,
     ) -> Result<(), TopicError> {
+        self.check_not_internal(name)?;
         let now = self.topic(name).ok_or(TopicError::Unknown)?.partitions.len() as i32;
         if total <= now || total > PARTITIONS_MAX {
             return Err(TopicError::InvalidPartitions(format!(

@@ -1,11 +1,20 @@
 //! What requests and topics have moved.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
+use millstream_model::TopicId;
+
 use super::Histogram;
+
+/// Topics that have series of their own; all others share one.
+pub(super) const TOPIC_SERIES_MAX: usize = 500;
 
 /// One more than the largest API key that is counted; the last place takes what is beyond.
 const API_KEYS: usize = 128;
@@ -103,9 +112,76 @@ impl TopicMeter {
     }
 }
 
+/// The meters of all topics. A topic gets its meter when it is created and keeps it while it exists, so that no series
+/// ever passes from one topic to another or falls.
+#[derive(Debug, Default)]
+pub struct TopicMeters {
+    /// Topics with a series of their own, at most [`TOPIC_SERIES_MAX`].
+    own: HashMap<TopicId, Arc<TopicMeter>>,
+    /// Shared by the topics that were created while all series were taken. It outlives them.
+    other: Arc<TopicMeter>,
+    /// Topics that use the shared meter.
+    others: HashSet<TopicId>,
+}
+
+impl TopicMeters {
+    /// The meter of a topic, which is assigned on the first call.
+    pub fn of(&mut self, id: TopicId) -> Arc<TopicMeter> {
+        if let Some(meter) = self.own.get(&id) {
+            return meter.clone();
+        }
+        if self.own.len() < TOPIC_SERIES_MAX && !self.others.contains(&id) {
+            return self.own.entry(id).or_default().clone();
+        }
+        self.others.insert(id);
+        self.other.clone()
+    }
+
+    /// Frees the series of a topic that was deleted.
+    pub fn release(&mut self, id: TopicId) {
+        self.own.remove(&id);
+        self.others.remove(&id);
+    }
+
+    /// Frees the series of all topics but these.
+    pub fn retain(&mut self, exists: impl Fn(TopicId) -> bool) {
+        self.own.retain(|id, _| exists(*id));
+        self.others.retain(|id| exists(*id));
+    }
+
+    /// The meter that topics without a series of their own share.
+    pub fn other(&self) -> Arc<TopicMeter> {
+        self.other.clone()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_topic_keeps_its_series_and_the_shared_one_never_falls() {
+        let mut meters = TopicMeters::default();
+        let id = |n: usize| TopicId((n as u128).to_be_bytes());
+        let shared = |meter: &Arc<TopicMeter>, meters: &TopicMeters| Arc::ptr_eq(meter, &meters.other());
+        for n in 1..=TOPIC_SERIES_MAX + 2 {
+            let meter = meters.of(id(n));
+            meter.produced(10, 1);
+            assert_eq!(shared(&meter, &meters), n > TOPIC_SERIES_MAX, "topic {n}");
+        }
+        let own = meters.of(id(7));
+        meters.release(id(1));
+        meters.release(id(TOPIC_SERIES_MAX + 1));
+        assert_eq!(meters.other().produced_records.load(Relaxed), 2, "it outlives its topics");
+        assert!(shared(&meters.of(id(TOPIC_SERIES_MAX + 2)), &meters), "a topic does not change its series");
+        assert!(Arc::ptr_eq(&own, &meters.of(id(7))));
+        assert!(!shared(&meters.of(id(9999)), &meters), "a new topic takes the series that is free");
+        assert!(shared(&meters.of(id(10_000)), &meters));
+        meters.retain(|kept| kept == id(7) || kept == id(10_000));
+        assert!(Arc::ptr_eq(&own, &meters.of(id(7))));
+        assert!(shared(&meters.of(id(10_000)), &meters));
+        assert!(!shared(&meters.of(id(10_001)), &meters));
+    }
 
     #[test]
     fn requests_are_counted_by_their_api_and_no_key_is_out_of_bounds() {

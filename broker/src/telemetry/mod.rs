@@ -14,6 +14,6 @@ pub use millstream_model::{Histogram, HistogramReading};
 
 pub use log::{FilterError, LAST_LINES_WAIT, LogFormat, LogSwitch, start_log};
 pub use log_queue::{dropped_log_lines, flush_log};
-pub use meter::{ApiMeter, CommitMeter, Meter, StageMeter, TopicMeter};
+pub use meter::{ApiMeter, CommitMeter, Meter, StageMeter, TopicMeter, TopicMeters};
 pub use text::MetricsText;
 pub(crate) use text::{label, seconds};

@@ -7,6 +7,7 @@
 //!
 //! What is not here: record batches (`millstream-batch`), sockets, and which versions a broker serves.
 
+mod address;
 mod api;
 mod error;
 mod error_code;
@@ -19,6 +20,7 @@ mod text;
 mod value;
 mod writer;
 
+pub use address::{Address, AddressError, AddressFault};
 pub use api::{ApiKey, Data, Message, Request, VersionRange, decode_data, encode_data};
 pub use error::{DecodeError, EncodeError};
 pub use error_code::ErrorCode;

@@ -117,8 +117,9 @@ impl Metadata {
     }
 }
 
-/// IPv6 addresses have colons of their own.
+/// IPv6 addresses have colons of their own. Some brokers advertise them with their brackets.
 fn address_text(host: &str, port: i32) -> String {
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
@@ -193,6 +194,7 @@ mod tests {
     fn addresses_have_one_port() {
         assert_eq!(address_text("h", 9), "h:9");
         assert_eq!(address_text("::1", 9), "[::1]:9");
+        assert_eq!(address_text("[::1]", 9), "[::1]:9");
     }
 
     #[test]

@@ -145,6 +145,7 @@ impl Cluster {
 
     /// A connection to whichever broker answers first: those that are known, then those that were given.
     pub(crate) async fn any(&self) -> Result<Arc<Connection>, ClientError> {
+        self.inner.config.check_bootstrap()?;
         let mut addresses: Vec<String> =
             self.inner.metadata.read().brokers.values().map(|b| b.address.clone()).collect();
         addresses.extend(

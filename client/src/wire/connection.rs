@@ -17,8 +17,8 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use millstream_protocol::{
-    ErrorCode, FRAME_LENGTH_BYTES, Request, Str, correlation_id, decode_response, encode_request_frame,
-    frame_length,
+    Address, ErrorCode, FRAME_LENGTH_BYTES, Request, Str, correlation_id, decode_response,
+    encode_request_frame, frame_length,
     messages::api_versions::{ApiVersionsRequest, ApiVersionsResponse},
 };
 use parking_lot::Mutex;
@@ -111,7 +111,9 @@ impl Connection {
     }
 
     async fn connect(address: &str, config: &Arc<ClientConfig>) -> Result<Connection, ClientError> {
-        let stream = TcpStream::connect(address).await.map_err(|e| unreachable(address, &e))?;
+        let to = Address::destination(address)?;
+        let stream = TcpStream::connect((to.host(), to.port())).await;
+        let stream = stream.map_err(|e| unreachable(address, &e))?;
         stream.set_nodelay(true).map_err(|e| unreachable(address, &e))?;
         let (read, write) = stream.into_split();
         let (outgoing, requests) = mpsc::channel(QUEUED_REQUESTS_MAX);

@@ -16,7 +16,7 @@ use self::{
     view::History,
 };
 use super::{
-    connect::{Output, host_and_port, runtime},
+    connect::{Output, destination, runtime},
     error::CliError,
     number::number,
     output::Out,
@@ -32,7 +32,7 @@ const HISTORY_MAX: usize = 40;
 #[derive(Debug, Args)]
 pub(super) struct TopArgs {
     /// HTTP address of the broker.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9644", env = "MILLSTREAM_HTTP_ADDR", value_parser = host_and_port)]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9644", env = "MILLSTREAM_HTTP_ADDR", value_parser = destination)]
     http_addr: String,
     /// Refresh interval in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = number::<u64>(1..))]

@@ -10,13 +10,13 @@ use millstream_protocol::{
     },
 };
 
-use super::{super::context::RequestContext, ErrorCode, code, text};
+use super::{
+    super::{context::RequestContext, operations},
+    ErrorCode, code, text,
+};
 use crate::service::{GroupView, MemberView};
 
 const NOT_FOUND_FROM: i16 = 6;
-/// Kafka's bits of what anybody may do with a group while nothing is forbidden: read (3), delete (6), describe (8),
-/// describe its configuration (10) and change it (11).
-const ALL_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
 
 /// Describes groups with their members.
 pub(in crate::kafka) async fn describe_groups(
@@ -32,9 +32,8 @@ pub(in crate::kafka) async fn describe_groups(
             }
         };
         described.group_id = id;
-        if request.include_authorized_operations && described.error_code == 0 {
-            described.authorized_operations = ALL_OPERATIONS;
-        }
+        let is_told = request.include_authorized_operations && described.error_code == 0;
+        described.authorized_operations = operations::if_asked(is_told, operations::GROUP);
         described
     };
     DescribeGroupsResponse {

@@ -8,12 +8,17 @@ use millstream_protocol::{
     messages::find_coordinator::{Coordinator, FindCoordinatorRequest, FindCoordinatorResponse},
 };
 
-use super::{super::context::RequestContext, ErrorCode};
+use super::{
+    super::{context::RequestContext, finish::within},
+    ErrorCode,
+};
 
 /// Version from which keys come in a list.
 const LIST_FROM: i16 = 4;
 /// The kind of a key that names a group.
 const GROUP: i8 = 0;
+/// How long the first request waits for the topic of committed offsets.
+const CREATE_WAIT_MS: i32 = 1000;
 /// The kind of a key that is a transactional id.
 const TRANSACTION: i8 = 1;
 
@@ -22,6 +27,9 @@ pub(in crate::kafka) async fn find_coordinator(
     ctx: &RequestContext,
     request: FindCoordinatorRequest,
 ) -> FindCoordinatorResponse {
+    if request.key_type == GROUP {
+        create_offsets_topic(ctx).await;
+    }
     if ctx.version >= LIST_FROM {
         let keys = request.coordinator_keys.iter();
         let coordinators = keys.map(|key| find(ctx, request.key_type, key)).collect();
@@ -35,6 +43,18 @@ pub(in crate::kafka) async fn find_coordinator(
         host: found.host,
         port: found.port,
         ..Default::default()
+    }
+}
+
+/// As in Kafka, the topic appears with the first group. Groups do not need it: they work also where it cannot be created.
+async fn create_offsets_topic(ctx: &RequestContext) {
+    if ctx.service.has_offsets_topic() {
+        return;
+    }
+    let service = ctx.service.clone();
+    let created = within(CREATE_WAIT_MS, async move { service.create_offsets_topic().await }).await;
+    if let Some(Err(error)) = created {
+        tracing::warn!(%error, "the topic for committed offsets is not created");
     }
 }
 

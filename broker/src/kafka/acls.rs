@@ -1,0 +1,20 @@
+//! DescribeAcls, key 29, versions 1 to 3.
+//!
+//! 1 has pattern types; 2 is flexible; 3 has a resource type for users. There is no authorizer, and Kafka's broker without
+//! one does not answer with an empty list but with SECURITY_DISABLED: a client must not take it for "nobody may".
+
+use millstream_protocol::{
+    Str,
+    messages::describe_acls::{DescribeAclsRequest, DescribeAclsResponse},
+};
+
+use super::{context::RequestContext, error::ErrorCode};
+
+/// Says that there is no authorizer.
+pub(super) async fn describe_acls(_: &RequestContext, _: DescribeAclsRequest) -> DescribeAclsResponse {
+    DescribeAclsResponse {
+        error_code: ErrorCode::SECURITY_DISABLED.0,
+        error_message: Some(Str::from("No Authorizer is configured.")),
+        ..Default::default()
+    }
+}
