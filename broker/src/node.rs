@@ -148,8 +148,8 @@ impl Store {
 /// Runs a broker until it is told to stop.
 pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError> {
     let started = clock::monotonic();
-    net::take_all_descriptors(config.broker.connections_max)
-        .map_err(io_error("cannot raise the number of open files"))?;
+    let descriptors = net::Descriptors::take_all(config.broker.connections_max)
+        .map_err(io_error("cannot open enough files"))?;
     // Bound first, so that a taken port is told before anything is written.
     let kafka = net::bind(&config.kafka_addr, config.broker.send_buffer_bytes)
         .await
@@ -159,13 +159,14 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
         .map_err(|source| NodeError::Listen { address: config.http_addr.to_string(), source })?;
     let (kafka_addr, http_addr) = (address(&kafka)?, address(&http)?);
     let facts = facts(&config, kafka_addr, http_addr)?;
-    let admin = admin::AdminServer::start(http, config.http_addr.host(), &config.broker)?;
+    let host = config.http_addr.host();
+    let admin = admin::AdminServer::start(http, host, &config.broker, descriptors.http_connections)?;
     // From here on, and not only when it is waited for: a start may take long, and whoever reads that the broker is ready
     // may stop it at once.
     let (mut endings, mut hangups) = (Endings::new(), HangUps::new());
     let closing = Arc::new(AtomicBool::new(false));
     let opened = tokio::select! {
-        opened = open(&config, closing.clone(), &admin, facts) => opened?,
+        opened = open(&config, descriptors, closing.clone(), &admin, facts) => opened?,
         _ = endings.next() => {
             // Nothing was promised to anybody yet: what a start has written is what the next one finds.
             closing.store(true, Relaxed);
@@ -177,7 +178,8 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
     let (store, service) = opened;
     let keeper = store.keep(&config, service.clone()).map_err(io_error("cannot start the housekeeper"))?;
     let groups = GroupKeeper::start(service.clone());
-    let doors = net::Server::start(kafka, kafka::Dispatcher::new(service.clone()), &config.broker, http_addr);
+    let dispatcher = kafka::Dispatcher::new(service.clone());
+    let doors = net::Server::start(kafka, dispatcher, &config.broker, descriptors, http_addr);
     let pages = admin::Sources {
         service: service.clone(),
         wal: store.wal.clone(),
@@ -272,13 +274,14 @@ fn advertised(config: &ServeConfig, bound: SocketAddr) -> Result<Address, NodeEr
 /// Opens the store and starts its groups; may be given up at any time.
 async fn open(
     config: &ServeConfig,
+    descriptors: net::Descriptors,
     closing: Arc<AtomicBool>,
     admin: &admin::AdminServer,
     facts: BrokerFacts,
 ) -> Result<(Store, Service), NodeError> {
     let given = config.clone();
     // Reading a long log takes its time.
-    let store = tokio::task::spawn_blocking(move || open_store(&given, closing)).await;
+    let store = tokio::task::spawn_blocking(move || open_store(&given, descriptors, closing)).await;
     let store = store.map_err(|e| io_error("the store cannot be opened")(io::Error::other(e)))??;
     let service = start_groups(config, &store, facts, admin).await?;
     if let Err(error) = note_identity(&config.data_dir, NodeId(config.node_id)) {
@@ -288,7 +291,11 @@ async fn open(
     Ok((store, service))
 }
 
-fn open_store(config: &ServeConfig, closing: Arc<AtomicBool>) -> Result<Store, NodeError> {
+fn open_store(
+    config: &ServeConfig,
+    descriptors: net::Descriptors,
+    closing: Arc<AtomicBool>,
+) -> Result<Store, NodeError> {
     let dir = &config.data_dir;
     let disk = Arc::new(OsDisk::new(dir).map_err(unusable(dir))?);
     let lock = lock(dir)?;
@@ -300,6 +307,7 @@ fn open_store(config: &ServeConfig, closing: Arc<AtomicBool>) -> Result<Store, N
         memtable_bytes_max: config.broker.memtable_bytes,
         cache_bytes_max: config.broker.read_cache_bytes,
         opened_bytes_max: config.broker.opened_bytes_max,
+        open_files_max: descriptors.run_files,
         ..TablesConfig::default()
     };
     let as_disk: Arc<dyn Disk> = disk.clone();

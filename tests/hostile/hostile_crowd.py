@@ -1,18 +1,18 @@
-"""Very many connections: idle ones up to the limit, more than the limits, half-open ones, ones that come and go."""
+"""Very many connections: idle ones up to the limit, half-open ones, ones that come and go, slow ones of the HTTP port."""
 import contextlib
 import select
 import socket
 import struct
 import time
-import urllib.request
 
 from flood import connect, framed, reset
-from guard import Guard, end, raise_descriptors, start_broker
-from wire import Wire, eventually
+from guard import Guard, raise_descriptors, start_broker
 
 IDLE, IDLE_PROCESSES = 10_000, 2
 # All of them at once may take a quarter of the memory.
 IDLE_KIB_EACH_MAX = 8
+# 256 may be open at once.
+HTTP_SLOW, HTTP_REOPENED = 280, 20
 API_VERSIONS = framed(struct.pack(">hhih", 18, 0, 7, -1))
 
 
@@ -60,7 +60,7 @@ def half_open(bootstrap, count, seconds):
 
 
 def http_noise(http, seconds):
-    """The same for the HTTP port: noise, endless headers, connections that wait. Health goes on being told."""
+    """The same for the HTTP port: noise, endless headers, connections that wait."""
     host, port = http.rsplit(":", 1)
     count, links, deadline = 0, [], time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -71,10 +71,36 @@ def http_noise(http, seconds):
         links.append(link)
         if len(links) > 300:
             links.pop(0).close()
-        if count % 50 == 0:
-            assert urllib.request.urlopen(f"http://{http}/health/live", timeout=5).status == 200
         count += 1
     return count
+
+
+def http_slow(http, seconds):
+    """More connections than the HTTP port takes, which are silent, send half of a request, or wait for a body and after an
+    answer; each that is closed is opened again."""
+    host, port = http.rsplit(":", 1)
+    starts = [b"", b"GET /metrics HTTP/1.1\r\nhost: a\r\n", b"GET /health/live HTTP/1.1\r\nhost: a\r\n\r\n",
+              b"POST /v1/topics HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{"]
+
+    def opened(n):
+        link = socket.create_connection((host, int(port)), 5)
+        link.sendall(starts[n % len(starts)])
+        return link
+
+    def is_closed(link):
+        try:
+            return bool(select.select([link], [], [], 0)[0]) and link.recv(4096) == b""
+        except OSError:
+            return True
+
+    links, deadline = [opened(n) for n in range(HTTP_SLOW)], time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        # Slow clients, and not a flood of new ones.
+        for n in [n for n in range(HTTP_SLOW) if is_closed(links[n])][:HTTP_REOPENED]:
+            links[n].close()
+            links[n] = opened(n)
+        time.sleep(0.1)
+    return HTTP_SLOW
 
 
 def idle_crowd(report, scale):
@@ -88,60 +114,9 @@ def idle_crowd(report, scale):
     guard.case("connections that come and go", come_and_go, *[(guard.broker.bootstrap, scale(3, 30))] * 2, expect=each)
     guard.case("half-open connections", half_open, (guard.broker.bootstrap, 1000, scale(2, 20)), expect=each)
     guard.case("noise for the HTTP port", http_noise, (guard.broker.http, scale(3, 30)), expect=each)
+    guard.case("slow clients of the HTTP port", http_slow, (guard.broker.http, scale(3, 30)), expect=each)
     guard.close()
-
-
-def is_open(link):
-    """Whether a request on it is answered."""
-    try:
-        link.sendall(API_VERSIONS)
-        return link.recv(4096) != b""
-    except OSError:
-        return False
-
-
-def limits(report):
-    """Beyond connections.max and connections.max.per.ip connections are closed, the log says why, and places come back."""
-    broker = start_broker(connections_max=40, connections_max_per_ip=15)
-    links = []
-
-    def connections(source, count):
-        found = [connect(broker.bootstrap, source) for _ in range(count)]
-        links.extend(found)
-        return sum(map(is_open, found))
-
-    def per_address():
-        assert connections("127.0.0.1", 20) == 15
-        assert connections("127.0.0.2", 20) == 15
-        assert "which is connections.max.per.ip" in broker.log_tail(10_000), "the log does not say why"
-
-    def in_all():
-        assert connections("127.0.0.3", 15) == 10
-        assert "which is connections.max " in broker.log_tail(10_000).replace("\n", " "), "the log does not say why"
-
-    def come_back():
-        [link.close() for link in links]
-        links.clear()
-        eventually(lambda: connections("127.0.0.1", 5) == 5, lambda: "places do not come back", 10)
-        with Wire(broker.bootstrap) as wire:
-            assert wire.metadata() == {}
-
-    def few_words():
-        """A flood of refused connections does not flood the log."""
-        before = len(broker.log_tail(1 << 20))
-        for _ in range(2000):
-            connect(broker.bootstrap, "127.0.0.4").close()
-        written = len(broker.log_tail(1 << 20)) - before
-        assert written < 20_000, f"{written} bytes of log"
-
-    try:
-        for name, step in [("per address", per_address), ("in all", in_all), ("places come back", come_back), ("the log is not flooded", few_words)]:
-            report.case(f"limits of connections: {name}", step)
-    finally:
-        [link.close() for link in links]
-        end(broker)
 
 
 def run(report, scale, _seed):
     idle_crowd(report, scale)
-    limits(report)

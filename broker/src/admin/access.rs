@@ -93,9 +93,14 @@ impl Access {
         self.token_file.is_none() && self.bound.iter().any(|address| !address.is_loopback())
     }
 
+    /// Whether [`Access::check`] reads a file for this request, and so may wait for a disk.
+    pub(super) fn reads_file(&self, asked: &Asked) -> bool {
+        self.token_file.is_some() && !asked.is_open()
+    }
+
     /// Whether the request may be answered. May wait for the token's file.
     pub(super) fn check(&self, asked: &Asked) -> Result<(), Problem> {
-        if OPEN_PATHS.contains(&asked.path.trim_end_matches('/')) {
+        if asked.is_open() {
             return Ok(());
         }
         self.check_host(asked)?;
@@ -218,6 +223,10 @@ pub(super) struct Asked {
 }
 
 impl Asked {
+    fn is_open(&self) -> bool {
+        OPEN_PATHS.contains(&self.path.trim_end_matches('/'))
+    }
+
     pub(super) fn of(method: &Method, uri: &Uri, headers: &HeaderMap) -> Asked {
         let text = |name: HeaderName| {
             headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())

@@ -1,14 +1,17 @@
 //! Consumer groups over HTTP: list, show with their lag, move, remove.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use axum::{Json, http::StatusCode};
+use axum::{Json, extract::State, http::StatusCode};
 use millstream_protocol::{decode_data, messages::consumer_protocol::ConsumerProtocolAssignment};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Open, in_background,
+    Open, Port,
     problem::{Body, Name, Problem},
 };
 use crate::{
@@ -177,8 +180,12 @@ pub(super) async fn list(Open(admin): Open) -> Json<GroupsJson> {
     Json(GroupsJson { groups: groups.collect() })
 }
 
-pub(super) async fn show(Open(admin): Open, Name(name): Name) -> Result<Json<GroupJson>, Problem> {
-    in_background(move || group(&admin.sources.service, &name)).await?.map(Json)
+pub(super) async fn show(
+    State(port): State<Arc<Port>>,
+    Open(admin): Open,
+    Name(name): Name,
+) -> Result<Json<GroupJson>, Problem> {
+    port.in_background(move || group(&admin.sources.service, &name)).await?.map(Json)
 }
 
 fn group(service: &Service, name: &str) -> Result<GroupJson, Problem> {

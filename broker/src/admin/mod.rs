@@ -3,10 +3,10 @@
 //! [`endpoints`] is the table of what there is; the routes, the description at `/v1/openapi.json` and `docs/http.md` are
 //! made of it. What cannot be answered has a status and one JSON object with the reason, see [`problem`].
 
+mod acceptor;
 mod access;
 #[cfg(test)]
 mod document;
-mod door;
 mod endpoints;
 mod groups;
 mod metrics;
@@ -44,9 +44,9 @@ use crate::{
     service::{RecordTimes, Service},
     telemetry::LogSwitch,
 };
+use acceptor::Connections;
 pub use access::TokenError;
 use access::{Access, Asked};
-use door::Door;
 use problem::Problem;
 use readiness::NotReady;
 
@@ -75,6 +75,8 @@ struct Port {
     started: std::time::Instant,
     phase: watch::Sender<Phase>,
     access: Access,
+    /// One permit for each thread that a request of this port waits for.
+    background: Arc<Semaphore>,
 }
 
 #[derive(Clone)]
@@ -85,6 +87,27 @@ enum Phase {
     Electing(Arc<Mutex<BTreeSet<GroupId>>>),
     Open(Arc<Admin>),
     Stopping(Arc<Admin>),
+}
+
+impl Port {
+    /// Work that may wait for the disk, or takes long: not on a thread that requests run on.
+    async fn in_background<R: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> R + Send + 'static,
+    ) -> Result<R, Problem> {
+        // It goes on when its request is given up, and keeps its permit.
+        let permit = self.background.clone().acquire_owned().await;
+        let done = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            work()
+        });
+        done.await.map_err(|_| {
+            Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the answer could not be made; the broker's log says why",
+            )
+        })
+    }
 }
 
 impl Phase {
@@ -111,8 +134,8 @@ impl FromRequestParts<Arc<Port>> for Open {
     }
 }
 
-/// HTTP connections that may be open at once; the pages are for a few people and programs.
-const CONNECTIONS_MAX: usize = 256;
+/// Background threads that requests of this port occupy at once; the others read records for consumers.
+const BACKGROUND_MAX: usize = 8;
 /// Largest body of a request.
 const BODY_BYTES_MAX: usize = 1 << 20;
 
@@ -124,11 +147,12 @@ pub struct AdminServer {
 }
 
 impl AdminServer {
-    /// Answers on all listeners, which were asked for on the host `given`.
+    /// Answers on all listeners, which were asked for on the host `given`, over at most `connections_max` connections at once.
     pub fn start(
         listeners: Vec<TcpListener>,
         given: &str,
         config: &BrokerConfig,
+        connections_max: usize,
     ) -> Result<AdminServer, TokenError> {
         let bound: Vec<_> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let access = Access::new(given, &bound, config)?;
@@ -138,19 +162,16 @@ impl AdminServer {
             );
         }
         let phase = watch::Sender::new(Phase::Starting);
-        let port = Arc::new(Port { started: clock::monotonic(), phase, access });
+        let background = Arc::new(Semaphore::new(BACKGROUND_MAX));
+        let port = Arc::new(Port { started: clock::monotonic(), phase, access, background });
         let router = router(port.clone());
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let connections = Connections::new(connections_max);
+        let accepting = listeners
+            .into_iter()
+            .map(|listener| acceptor::accept(listener, router.clone(), connections.clone()));
+        let accepting: JoinSet<()> = accepting.collect();
         let task = tokio::spawn(async move {
-            let mut doors = JoinSet::new();
-            for listener in listeners {
-                let (router, door) = (router.clone(), Door { listener, places: places.clone() });
-                doors.spawn(async move {
-                    // Serving ends only with its task.
-                    let _ = axum::serve(door, router).await;
-                });
-            }
-            while doors.join_next().await.is_some() {}
+            accepting.join_all().await;
         });
         Ok(AdminServer { port, task })
     }
@@ -200,22 +221,17 @@ fn router(port: Arc<Port>) -> Router {
 /// Lets in who may come in.
 async fn guard(State(port): State<Arc<Port>>, request: Request, next: Next) -> Response {
     let asked = Asked::of(request.method(), request.uri(), request.headers());
-    // May read the token's file.
-    match in_background(move || port.access.check(&asked)).await.flatten() {
+    let checked = if port.access.reads_file(&asked) {
+        let with_file = port.clone();
+        port.in_background(move || with_file.access.check(&asked)).await.flatten()
+    } else {
+        // Health is answered whatever other threads wait for.
+        port.access.check(&asked)
+    };
+    match checked {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
-}
-
-/// Work that may wait for the disk, or takes long: not on a thread that requests run on.
-async fn in_background<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> Result<R, Problem> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|_| {
-        Problem::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "the answer could not be made; the broker's log says why",
-        )
-    })
 }
 
 async fn live(State(port): State<Arc<Port>>) -> Response {
@@ -237,7 +253,8 @@ async fn ready(State(port): State<Arc<Port>>) -> Response {
 }
 
 async fn metrics_page(State(port): State<Arc<Port>>, Open(admin): Open) -> Result<Response, Problem> {
-    let page = in_background(move || {
+    let this = port.clone();
+    let page = this.in_background(move || {
         let uptime = clock::monotonic().saturating_duration_since(port.started);
         let ready = readiness::now(&port.phase.borrow()).is_none();
         metrics::page(&admin.sources, ready, uptime, &mut admin.times.lock())
@@ -279,7 +296,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let config = BrokerConfig::from_values(&Default::default());
-        let server = AdminServer::start(vec![listener], "127.0.0.1:0", &config);
+        let server = AdminServer::start(vec![listener], "127.0.0.1:0", &config, 8);
         (server.expect("no token is asked for"), address)
     }
 

@@ -1,9 +1,10 @@
 //! Topics over HTTP: list, show, make, change, remove.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Json,
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -11,7 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    Admin, Open, in_background,
+    Admin, Open, Port,
     problem::{Body, ConfigText, Name, Problem},
     views::{self, TopicJson, TopicsJson},
 };
@@ -60,9 +61,12 @@ pub(super) struct TopicChangeJson {
     validate_only: bool,
 }
 
-pub(super) async fn list(Open(admin): Open) -> Result<Json<TopicsJson>, Problem> {
+pub(super) async fn list(
+    State(port): State<Arc<Port>>,
+    Open(admin): Open,
+) -> Result<Json<TopicsJson>, Problem> {
     // Sizes of a hundred thousand partitions take a while: not on a thread that others wait for.
-    in_background(move || views::topics(&admin.sources.service)).await.map(Json)
+    port.in_background(move || views::topics(&admin.sources.service)).await.map(Json)
 }
 
 pub(super) async fn show(Open(admin): Open, Name(name): Name) -> Result<Json<TopicJson>, Problem> {

@@ -32,7 +32,7 @@ pub const BROKER_KEYS: &[Key] = &[
         kind: ConfigKind::Int,
         default: "12000",
         range: Range::Number(1, 1_000_000),
-        documentation: "Most connections that are open at once; more are closed at once.",
+        documentation: "Most connections that are open at once, fewer where the limit on open files (ulimit -Hn) is low. When all are taken, a new connection takes the place of the one that has been idle longest, at least 5 seconds, or is closed.",
     },
     Key {
         name: "connections.max.per.ip",

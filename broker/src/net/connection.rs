@@ -15,11 +15,11 @@ use super::{
     input::{Budgets, FrameError, Input},
     output::Output,
     registry::{Expelled, Progress, Seat},
-    warnings::Warnings,
 };
 use crate::{
     clock,
     kafka::{Answer, Dispatcher, Peer, Reply},
+    telemetry::Warnings,
 };
 
 /// Requests of one connection that are worked on at the same time.
@@ -107,7 +107,7 @@ async fn run(stream: &mut TcpStream, peer: &Peer, seat: &Seat, mut serving: Serv
                 take_reply(settled, &mut output)?;
             }
             written = output.write(&mut to), if !output.is_empty() => written?,
-            read = input.fill(&mut from, &seat.activity.starved), if has_room && !stopping => {
+            read = input.fill(&mut from, &seat.activity.memory_wait), if has_room && !stopping => {
                 if read? == 0 {
                     return ended(&input);
                 }

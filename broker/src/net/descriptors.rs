@@ -1,24 +1,93 @@
-//! File descriptors: each connection takes one.
+//! File descriptors: what the system allows this process, shared among connections and files.
 
 use std::io;
 
+use millstream_store::tables::OPEN_FILES_MAX;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors that the store, the runtime and what is short-lived take, at most.
-const OTHERS_MAX: u64 = 1000;
+/// What has no share of its own: standard streams, the runtime, listeners, the log's files and directory, a run that is
+/// written by a flush and one by a merge, checkpoints, the manifest, files of settings and of the system.
+const COMMON: usize = 56;
+/// The HTTP port and the files of runs each get one of so many parts of the rest.
+const SHARE: usize = 8;
+const HTTP_CONNECTIONS_MIN: usize = 8;
+const HTTP_CONNECTIONS_MAX: usize = 256;
+const RUN_FILES_MIN: usize = 8;
+const KAFKA_CONNECTIONS_MIN: usize = 8;
+/// Fewer than this do not serve a broker.
+const DESCRIPTORS_MIN: usize = COMMON + HTTP_CONNECTIONS_MIN + RUN_FILES_MIN + KAFKA_CONNECTIONS_MIN;
 
-/// Takes all the descriptors that the system lets this process have, and warns of it if that is less than the connections
-/// need. Many systems start a process with 1,024 of many more, for the sake of programs that know no others.
-pub(crate) fn take_all(connections_max: usize) -> io::Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
-    let wanted = connections_max as u64 + OTHERS_MAX;
-    if let Some(descriptors) = limit.maximum.filter(|descriptors| *descriptors < wanted) {
-        tracing::warn!(
-            descriptors,
-            connections_max,
-            "the system lets this process open fewer files than connections.max needs: raise `ulimit -Hn` (LimitNOFILE=)"
-        );
+/// The descriptors of this process and who may take how many of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Descriptors {
+    pub(crate) kafka_connections: usize,
+    pub(crate) http_connections: usize,
+    /// Files of runs that are open at once.
+    pub(crate) run_files: usize,
+}
+
+/// The system allows too few descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the system lets this process open {allowed} files, and a broker needs at least {DESCRIPTORS_MIN}: raise `ulimit -Hn` (LimitNOFILE=)"
+)]
+pub(crate) struct TooFewDescriptors {
+    allowed: usize,
+}
+
+impl Descriptors {
+    /// Takes all the descriptors that the system lets this process have, and shares them out. Many systems start a process
+    /// with 1,024 of many more, for the sake of programs that know no others.
+    pub(crate) fn take_all(connections_max: usize) -> io::Result<Descriptors> {
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
+        let allowed =
+            limit.maximum.map_or(usize::MAX, |allowed| usize::try_from(allowed).unwrap_or(usize::MAX));
+        let shared = Descriptors::share(allowed, connections_max).map_err(io::Error::other)?;
+        if shared.kafka_connections < connections_max {
+            tracing::warn!(
+                open_files_max = allowed,
+                "connections.max" = connections_max,
+                connections_max = shared.kafka_connections,
+                http_connections_max = shared.http_connections,
+                "fewer connections than connections.max: the system lets this process open too few files; raise `ulimit -Hn` (LimitNOFILE=)"
+            );
+        }
+        Ok(shared)
     }
-    Ok(())
+
+    fn share(allowed: usize, connections_max: usize) -> Result<Descriptors, TooFewDescriptors> {
+        if allowed < DESCRIPTORS_MIN {
+            return Err(TooFewDescriptors { allowed });
+        }
+        let rest = allowed - COMMON;
+        let http_connections = (rest / SHARE).clamp(HTTP_CONNECTIONS_MIN, HTTP_CONNECTIONS_MAX);
+        let run_files = (rest / SHARE).clamp(RUN_FILES_MIN, OPEN_FILES_MAX);
+        let kafka_connections = connections_max.min(rest - http_connections - run_files);
+        Ok(Descriptors { kafka_connections, http_connections, run_files })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_get_what_the_store_and_the_http_port_leave() {
+        let share = |allowed| {
+            Descriptors::share(allowed, 12_000)
+                .map(|d| (d.kafka_connections, d.http_connections, d.run_files))
+        };
+        assert_eq!(share(usize::MAX), Ok((12_000, 256, 256)));
+        assert_eq!(share(COMMON + 512 + 12_000), Ok((12_000, 256, 256)));
+        assert_eq!(share(1024), Ok((726, 121, 121)));
+        assert_eq!(share(100), Ok((28, 8, 8)));
+        assert_eq!(share(DESCRIPTORS_MIN), Ok((8, 8, 8)));
+        assert_eq!(share(DESCRIPTORS_MIN - 1), Err(TooFewDescriptors { allowed: DESCRIPTORS_MIN - 1 }));
+        for allowed in DESCRIPTORS_MIN..14_000 {
+            let shared = Descriptors::share(allowed, 12_000).expect("enough");
+            let all = COMMON + shared.kafka_connections + shared.http_connections + shared.run_files;
+            assert!(all <= allowed, "{all} of {allowed}");
+        }
+    }
 }

@@ -1,15 +1,20 @@
 //! Bytes from a client, cut into frames.
 
-use std::{
-    io,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
-};
+use std::{io, time::Duration};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::FutureExt;
-use tokio::{io::AsyncReadExt, net::tcp::ReadHalf, task::coop::consume_budget};
+use tokio::{
+    io::{AsyncReadExt, Interest},
+    net::tcp::ReadHalf,
+    task::coop::consume_budget,
+};
 
-use super::budget::{Budget, Charge};
+use super::{
+    budget::{Budget, Charge},
+    registry::MemoryWait,
+};
+use crate::clock;
 
 /// Bytes that are read at once while nothing is known of the client's frames.
 const READ_BYTES_MIN: usize = 16 << 10;
@@ -20,6 +25,8 @@ const READ_BYTES_MAX: usize = 1 << 20;
 const BEGINNING_BYTES_MAX: usize = 512;
 /// Longest frame that takes its memory from the budget for small requests, which large ones cannot use up.
 const SMALL_FRAME_BYTES_MAX: usize = 64 << 10;
+/// How often a request that waits for memory looks whether its client has closed.
+const CLOSED_CHECK_EVERY: Duration = Duration::from_millis(250);
 /// Length of the length in front of a frame.
 const LENGTH_BYTES: usize = 4;
 
@@ -57,6 +64,23 @@ pub(super) struct Budgets {
     pub(super) small: Budget,
     /// For the others.
     pub(super) large: Budget,
+    /// For the others as long as they are not whole, beside `large`. It is much less: what is not read waits in the
+    /// sockets, and clients that stop in the middle of a request keep little.
+    pub(super) incoming: Budget,
+}
+
+/// Most bytes of a buffer that a frame of so many bytes comes into.
+pub(super) fn buffer_bytes_max(frame_bytes_max: usize) -> usize {
+    // A buffer that is full grows to twice its size.
+    2 * (LENGTH_BYTES + frame_bytes_max) + READ_BYTES_MAX
+}
+
+/// Which budget a request takes its memory from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RequestSize {
+    /// It is small, or of unknown length yet.
+    Small,
+    Large,
 }
 
 /// The part of a frame that has arrived.
@@ -66,14 +90,17 @@ pub(super) struct Partial {
     pub(super) nth: u64,
     /// Bytes of it that are here and take memory from a budget.
     pub(super) bytes: usize,
+    pub(super) size: RequestSize,
 }
 
 /// What was received and not yet handed on.
 pub(super) struct Input {
     buffer: BytesMut,
     charge: Charge,
-    /// Whether the charge is the budget's for large requests.
-    is_large: bool,
+    /// Of the budget for large requests that are not whole.
+    incoming: Charge,
+    /// Of which requests the charge is.
+    size: RequestSize,
     budgets: Budgets,
     frames: u64,
     frame_bytes_max: usize,
@@ -86,7 +113,8 @@ impl Input {
         Input {
             buffer: BytesMut::new(),
             charge: Charge::default(),
-            is_large: false,
+            incoming: Charge::default(),
+            size: RequestSize::Small,
             budgets,
             frames: 0,
             frame_bytes_max,
@@ -97,7 +125,7 @@ impl Input {
     /// The frame of which a part has arrived.
     pub(super) fn partial(&self) -> Option<Partial> {
         let bytes = if self.buffer.len() > BEGINNING_BYTES_MAX { self.buffer.len() } else { 0 };
-        (!self.buffer.is_empty()).then_some(Partial { nth: self.frames, bytes })
+        (!self.buffer.is_empty()).then_some(Partial { nth: self.frames, bytes, size: self.size })
     }
 
     /// Length of the frame whose beginning is in the buffer.
@@ -125,6 +153,7 @@ impl Input {
         // Follows larger frames at once and smaller ones slowly.
         self.usual_bytes = (bytes + LENGTH_BYTES).max(self.usual_bytes - self.usual_bytes / 8);
         self.frames += 1;
+        self.incoming.shrink_to(0);
         Ok(Some((frame, self.charge.split(bytes))))
     }
 
@@ -133,6 +162,7 @@ impl Input {
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
             self.charge.shrink_to(0);
+            self.incoming.shrink_to(0);
         }
     }
 
@@ -144,30 +174,34 @@ impl Input {
     /// Lets a connection that waits for a frame, or for the rest of one, hold little while nothing or only a beginning has
     /// come. Else the budget for frames of its size pays for what it holds from now on: whoever is slow with a large one
     /// keeps nothing from small ones.
-    async fn settle(&mut self, starved: &AtomicBool) -> Result<(), FrameError> {
+    async fn settle(&mut self, wait: &MemoryWait) -> Result<(), FrameError> {
         if self.buffer.len() > BEGINNING_BYTES_MAX {
-            return self.cover(self.spare(), starved).await;
+            return self.cover(self.spare(), wait).await;
         }
         // Always a copy: what is left of a buffer of which frames were cut off keeps all of it, small as it looks.
         self.buffer = BytesMut::from(&self.buffer[..]);
         self.charge.shrink_to(0);
+        self.incoming.shrink_to(0);
         Ok(())
     }
 
     /// Makes the charge cover the buffer and `room` more bytes, out of the budget for frames of this size.
-    async fn cover(&mut self, room: usize, starved: &AtomicBool) -> Result<(), FrameError> {
+    async fn cover(&mut self, room: usize, wait: &MemoryWait) -> Result<(), FrameError> {
         let is_large = self.frame_bytes()?.is_some_and(|bytes| bytes > SMALL_FRAME_BYTES_MAX);
-        if is_large != self.is_large {
-            // One budget is never waited for with memory of the other.
-            (self.charge, self.is_large) = (Charge::default(), is_large);
+        let size = if is_large { RequestSize::Large } else { RequestSize::Small };
+        if size != self.size {
+            // Small requests are never waited for with memory of large ones, nor the other way round.
+            (self.charge, self.incoming, self.size) = (Charge::default(), Charge::default(), size);
         }
-        let budget = if is_large { &self.budgets.large } else { &self.budgets.small };
         let bytes = self.buffer.len() + room;
-        if budget.cover(&mut self.charge, bytes).now_or_never().is_none() {
-            starved.store(true, Relaxed);
-            budget.cover(&mut self.charge, bytes).await;
-            starved.store(false, Relaxed);
+        let Budgets { small, large, incoming } = &self.budgets;
+        if size == RequestSize::Small {
+            cover(small, &mut self.charge, bytes, wait).await;
+            return Ok(());
         }
+        // In this order: who waits for the second waits for requests that are whole, which end by themselves.
+        cover(incoming, &mut self.incoming, bytes, wait).await;
+        cover(large, &mut self.charge, bytes, wait).await;
         Ok(())
     }
 
@@ -186,20 +220,34 @@ impl Input {
         })
     }
 
-    /// Reads once; 0 bytes mean that the client has closed. While it waits for memory, and not for the client, `starved`
-    /// is set. A dropped call lost nothing.
-    pub(super) async fn fill(&mut self, from: &mut ReadHalf<'_>, starved: &AtomicBool) -> io::Result<usize> {
+    /// Bytes without which the frame that has begun is not whole.
+    fn missing_bytes(&self) -> Result<usize, FrameError> {
+        let bytes = LENGTH_BYTES + self.frame_bytes()?.unwrap_or(0);
+        Ok(bytes.saturating_sub(self.buffer.len()))
+    }
+
+    /// Reads once; 0 bytes mean that the client has closed. The time that it waits for memory, and not for the client, is
+    /// counted in `wait`. A dropped call lost nothing.
+    pub(super) async fn fill(&mut self, from: &mut ReadHalf<'_>, wait: &MemoryWait) -> io::Result<usize> {
         let refused = |error: FrameError| io::Error::new(io::ErrorKind::InvalidData, error);
-        starved.store(false, Relaxed);
+        let missing = self.missing_bytes().map_err(refused)?;
         loop {
             if from.readable().now_or_never().is_none() {
-                self.settle(starved).await.map_err(refused)?;
+                tokio::select! {
+                    biased;
+                    settled = self.settle(wait) => settled.map_err(refused)?,
+                    () = closes_early(from, missing) => return Ok(0),
+                }
                 from.readable().await?;
             }
             let (least, room) = self.room().map_err(refused)?;
             // Spare room too: what was handed on took whole units, and a wait for memory may have been given up.
             let held = if self.spare() < least { room } else { self.spare() };
-            self.cover(held, starved).await.map_err(refused)?;
+            tokio::select! {
+                biased;
+                covered = self.cover(held, wait) => covered.map_err(refused)?,
+                () = closes_early(from, missing) => return Ok(0),
+            }
             self.buffer.reserve(held);
             // Not beyond a large frame: what is behind it would have to be copied out of its memory.
             let most = if self.usual_bytes > READ_BYTES_MIN { room } else { usize::MAX };
@@ -210,6 +258,28 @@ impl Input {
             }
             // Nothing there after all, or this task has had its turn: then it ends here, as `readable` never ends one.
             consume_budget().await;
+        }
+    }
+}
+
+async fn cover(budget: &Budget, charge: &mut Charge, bytes: usize, wait: &MemoryWait) {
+    if budget.cover(charge, bytes).now_or_never().is_none() {
+        let _waiting = wait.begin(clock::monotonic());
+        budget.cover(charge, bytes).await;
+    }
+}
+
+/// Resolves when the client has closed, and what it sent before is less than the `missing` bytes of a request.
+async fn closes_early(from: &ReadHalf<'_>, missing: usize) {
+    let mut every = tokio::time::interval(CLOSED_CHECK_EVERY);
+    loop {
+        every.tick().await;
+        // The readiness is only looked at: what clears it would read.
+        let ready = from.ready(Interest::READABLE).now_or_never();
+        let is_closed = ready.is_some_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()));
+        let unread = rustix::io::ioctl_fionread(from.as_ref()).unwrap_or(0);
+        if is_closed && unread < missing as u64 {
+            return;
         }
     }
 }
@@ -232,7 +302,11 @@ mod tests {
     }
 
     fn input(bytes: &[u8]) -> Input {
-        let budgets = Budgets { small: Budget::new(BUDGET_BYTES), large: Budget::new(BUDGET_BYTES) };
+        let budgets = Budgets {
+            small: Budget::new(BUDGET_BYTES),
+            large: Budget::new(BUDGET_BYTES),
+            incoming: Budget::new(2 * BUDGET_BYTES),
+        };
         let mut input = Input::new(budgets, 1000);
         input.buffer.extend_from_slice(bytes);
         input
@@ -252,7 +326,11 @@ mod tests {
         );
         assert_eq!(input.partial(), None);
         input.buffer.extend_from_slice(&[0, 0]);
-        assert_eq!(input.partial(), Some(Partial { nth: 3, bytes: 0 }), "two bytes count as nothing");
+        assert_eq!(
+            input.partial(),
+            Some(Partial { nth: 3, bytes: 0, size: RequestSize::Small }),
+            "two bytes count as nothing"
+        );
     }
 
     /// A connection's client and broker.
@@ -267,10 +345,10 @@ mod tests {
     async fn a_socket_that_is_read_empty_is_not_read_again_before_more_comes() {
         let (mut near, mut far) = connected().await;
         let (mut from, _) = far.split();
-        let (mut input, starved) = (input(&[]), AtomicBool::new(false));
+        let (mut input, wait) = (input(&[]), MemoryWait::default());
         for sent in [&[0u8, 0, 0, 2, 1][..], &[2]] {
             near.write_all(sent).await.expect("sent");
-            assert_eq!(input.fill(&mut from, &starved).await.expect("read"), sent.len());
+            assert_eq!(input.fill(&mut from, &wait).await.expect("read"), sent.len());
             assert!(from.readable().now_or_never().is_none(), "empty after {} bytes", sent.len());
         }
         let (frame, _) = input.next_frame().expect("good").expect("whole");
@@ -290,7 +368,7 @@ mod tests {
                 near.write_all(&[0, 0, 0, 1, 7]).await.expect("sent");
                 from.readable().await.expect("open");
                 while consume_budget().now_or_never().is_some() {}
-                let read = input(&[]).fill(&mut from, &AtomicBool::new(false)).await.expect("read");
+                let read = input(&[]).fill(&mut from, &MemoryWait::default()).await.expect("read");
                 done.send(read).expect("the test waits");
             });
         });
@@ -300,41 +378,44 @@ mod tests {
     #[test]
     fn who_waits_for_the_rest_of_a_request_holds_little_more_than_its_beginning() {
         let mut input = input(&[0, 0, 1, 0, 7]);
-        let starved = AtomicBool::new(false);
-        input.cover(READ_BYTES_MIN, &starved).now_or_never().expect("there is room").expect("a good length");
+        let wait = MemoryWait::default();
+        input.cover(READ_BYTES_MIN, &wait).now_or_never().expect("there is room").expect("a good length");
         input.buffer.reserve(READ_BYTES_MIN);
-        input.settle(&starved).now_or_never().expect("there is room").expect("a good length");
+        input.settle(&wait).now_or_never().expect("there is room").expect("a good length");
         assert!(input.buffer.capacity() <= BEGINNING_BYTES_MAX, "{} bytes", input.buffer.capacity());
         assert_eq!(input.buffer[..], [0, 0, 1, 0, 7]);
         let small = input.budgets.small.clone();
         let _all = all_of(&small).expect("nothing is held");
         assert!(!small.is_short());
-        assert!(input.cover(READ_BYTES_MIN, &starved).now_or_never().is_none() && starved.load(Relaxed));
+        let mut waits = Box::pin(input.cover(READ_BYTES_MIN, &wait));
+        assert!(waits.as_mut().now_or_never().is_none() && wait.is_waiting());
+        drop(waits);
+        assert!(!wait.is_waiting(), "it was given up, for instance because a reply is there");
     }
 
     #[test]
     fn the_beginning_of_a_short_request_counts_as_nothing_while_its_rest_is_waited_for() {
-        let (mut input, starved) = (input(&[0, 0, 0, 9, 7]), AtomicBool::new(false));
-        input.cover(8, &starved).now_or_never().expect("there is room").expect("a good length");
+        let (mut input, wait) = (input(&[0, 0, 0, 9, 7]), MemoryWait::default());
+        input.cover(8, &wait).now_or_never().expect("there is room").expect("a good length");
         input.buffer.reserve(8);
-        input.settle(&starved).now_or_never().expect("there is room").expect("a good length");
+        input.settle(&wait).now_or_never().expect("there is room").expect("a good length");
         assert!(all_of(&input.budgets.small).is_some(), "something is held of the budget");
     }
 
     #[test]
     fn large_requests_leave_the_memory_of_small_ones_alone() {
-        let starved = AtomicBool::new(false);
+        let wait = MemoryWait::default();
         let mut large = Input { frame_bytes_max: 1 << 20, ..input(&[0, 2, 0, 0]) };
-        large.cover((1 << 20) - 4, &starved).now_or_never().expect("there is room").expect("a good length");
+        large.cover((1 << 20) - 4, &wait).now_or_never().expect("there is room").expect("a good length");
         let budgets = large.budgets.clone();
         let mut small = Input { budgets: budgets.clone(), ..input(&[0, 0, 1, 0]) };
         small
-            .cover(READ_BYTES_MIN, &starved)
+            .cover(READ_BYTES_MIN, &wait)
             .now_or_never()
             .expect("small ones have room")
             .expect("a good length");
         let mut second = Input { budgets, frame_bytes_max: 1 << 20, ..input(&[0, 2, 0, 0]) };
-        assert!(second.cover(READ_BYTES_MIN, &starved).now_or_never().is_none(), "large ones have none left");
+        assert!(second.cover(READ_BYTES_MIN, &wait).now_or_never().is_none(), "large ones have none left");
     }
 
     #[tokio::test]
@@ -344,18 +425,90 @@ mod tests {
         let mut sent = vec![0; 9000];
         sent[..4].copy_from_slice(&(1_i32 << 19).to_be_bytes());
         near.write_all(&sent).await.expect("sent");
-        let (mut input, starved) = (Input { frame_bytes_max: 1 << 20, ..input(&[]) }, AtomicBool::new(false));
+        let (mut input, wait) = (Input { frame_bytes_max: 1 << 20, ..input(&[]) }, MemoryWait::default());
         while input.buffer.len() < sent.len() {
-            input.fill(&mut from, &starved).await.expect("read");
+            input.fill(&mut from, &wait).await.expect("read");
         }
-        let Budgets { small, large } = input.budgets.clone();
+        let Budgets { small, large, .. } = input.budgets.clone();
         let taken = all_of(&large).expect("nothing is held of it yet");
-        assert!(input.fill(&mut from, &starved).now_or_never().is_none() && starved.load(Relaxed));
+        let mut waits = Box::pin(input.fill(&mut from, &wait));
+        assert!(waits.as_mut().now_or_never().is_none() && wait.is_waiting());
         assert!(all_of(&small).is_some(), "while the other memory is waited for");
-        drop(taken);
-        assert!(input.fill(&mut from, &starved).now_or_never().is_none(), "no more has come");
-        assert!(!starved.load(Relaxed) && all_of(&small).is_some());
+        drop((waits, taken));
+        assert!(input.fill(&mut from, &wait).now_or_never().is_none(), "no more has come");
+        assert!(!wait.is_waiting() && all_of(&small).is_some());
         assert!(all_of(&large).is_none(), "what has come is held of it");
+    }
+
+    #[tokio::test]
+    async fn requests_that_are_not_whole_take_little_of_the_memory_of_those_that_are() {
+        const BYTES: usize = 300_000;
+        let (mut near, mut far) = connected().await;
+        let (mut from, _) = far.split();
+        let (mut input, wait) = (Input { frame_bytes_max: BYTES, ..input(&[]) }, MemoryWait::default());
+        input.budgets.incoming = Budget::new(BUDGET_BYTES);
+        let (incoming, large) = (input.budgets.incoming.clone(), input.budgets.large.clone());
+        let mut sent = vec![0; LENGTH_BYTES + BYTES];
+        sent[..LENGTH_BYTES].copy_from_slice(&u32::try_from(BYTES).expect("fits").to_be_bytes());
+        near.write_all(&sent[..BYTES / 2]).await.expect("sent");
+        while input.buffer.len() < BYTES / 2 {
+            input.fill(&mut from, &wait).await.expect("read");
+        }
+        assert!(input.fill(&mut from, &wait).now_or_never().is_none(), "no more has come");
+        assert!(all_of(&incoming).is_none(), "what has come is held of it");
+        near.write_all(&sent[BYTES / 2..]).await.expect("sent");
+        let frame = loop {
+            if let Some(frame) = input.next_frame().expect("good") {
+                break frame;
+            }
+            input.fill(&mut from, &wait).await.expect("read");
+        };
+        let _all = all_of(&incoming).expect("a whole request holds nothing of it");
+        assert!(all_of(&large).is_none(), "but of the other");
+        drop(frame);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_closes_while_its_request_waits_for_memory_is_seen() {
+        for (sent_before, sent_later) in [(2000, 0), (2000, 3000)] {
+            let (mut near, mut far) = connected().await;
+            let (mut from, _) = far.split();
+            let mut sent = vec![0; sent_before + sent_later];
+            sent[..4].copy_from_slice(&(1_i32 << 19).to_be_bytes());
+            near.write_all(&sent[..sent_before]).await.expect("sent");
+            let (mut input, wait) = (Input { frame_bytes_max: 1 << 20, ..input(&[]) }, MemoryWait::default());
+            while input.buffer.len() < sent_before {
+                input.fill(&mut from, &wait).await.expect("read");
+            }
+            let large = input.budgets.large.clone();
+            let _all = all_of(&large).expect("nothing is held of it yet");
+            near.write_all(&sent[sent_before..]).await.expect("sent");
+            drop(near);
+            let read = tokio::time::timeout(Duration::from_secs(10), input.fill(&mut from, &wait)).await;
+            assert_eq!(read.expect("it is seen").expect("no error"), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_sent_all_of_a_request_and_closes_its_direction_is_served() {
+        const BYTES: usize = 5000;
+        let (mut near, mut far) = connected().await;
+        let (mut from, _) = far.split();
+        let (mut input, wait) = (Input { frame_bytes_max: BYTES, ..input(&[]) }, MemoryWait::default());
+        let small = input.budgets.small.clone();
+        let all = all_of(&small).expect("nothing is held of it yet");
+        let mut sent = vec![0; LENGTH_BYTES + BYTES];
+        sent[..LENGTH_BYTES].copy_from_slice(&u32::try_from(BYTES).expect("fits").to_be_bytes());
+        near.write_all(&sent).await.expect("sent");
+        near.shutdown().await.expect("closed");
+        while !from.ready(Interest::READABLE).await.expect("open").is_read_closed() {
+            tokio::task::yield_now().await;
+        }
+        let waits = tokio::time::timeout(CLOSED_CHECK_EVERY / 10, input.fill(&mut from, &wait));
+        assert!(waits.await.is_err(), "there is no memory");
+        drop(all);
+        while input.fill(&mut from, &wait).await.expect("read") > 0 {}
+        assert!(input.next_frame().expect("good").is_some_and(|(frame, _)| frame.len() == BYTES));
     }
 
     #[tokio::test]
@@ -363,7 +516,7 @@ mod tests {
         const BYTES: usize = 300_000;
         let (mut near, mut far) = connected().await;
         let (mut from, _) = far.split();
-        let starved = AtomicBool::new(false);
+        let wait = MemoryWait::default();
         let mut input = Input { frame_bytes_max: 1 << 20, ..input(&[]) };
         let mut sent = vec![0; LENGTH_BYTES + BYTES];
         sent[..LENGTH_BYTES].copy_from_slice(&u32::try_from(BYTES).expect("fits").to_be_bytes());
@@ -371,15 +524,15 @@ mod tests {
         for pause_at in [0, 10_000] {
             near.write_all(&sent[..pause_at]).await.expect("sent");
             while input.buffer.len() < pause_at {
-                input.fill(&mut from, &starved).await.expect("read");
+                input.fill(&mut from, &wait).await.expect("read");
             }
-            assert!(input.fill(&mut from, &starved).now_or_never().is_none(), "no more has come");
+            assert!(input.fill(&mut from, &wait).now_or_never().is_none(), "no more has come");
             let whole = async {
                 loop {
                     if let Some((_, charge)) = input.next_frame().expect("good") {
                         break charge;
                     }
-                    input.fill(&mut from, &starved).await.expect("read");
+                    input.fill(&mut from, &wait).await.expect("read");
                 }
             };
             let (written, charge) = tokio::join!(near.write_all(&sent[pause_at..]), whole);
@@ -393,9 +546,9 @@ mod tests {
 
     #[test]
     fn the_beginning_behind_a_frame_does_not_keep_the_memory_of_the_frame() {
-        let (mut input, starved) = (input(&[0, 0, 0, 2, 1, 2, 9]), AtomicBool::new(false));
+        let (mut input, wait) = (input(&[0, 0, 0, 2, 1, 2, 9]), MemoryWait::default());
         let (frame, _) = input.next_frame().expect("good").expect("whole");
-        input.settle(&starved).now_or_never().expect("there is room").expect("a good length");
+        input.settle(&wait).now_or_never().expect("there is room").expect("a good length");
         assert!(frame.is_unique(), "the buffer shares it");
         assert_eq!(input.buffer[..], [9]);
     }

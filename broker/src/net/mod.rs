@@ -15,7 +15,6 @@ mod output;
 mod registry;
 mod relief;
 mod server;
-mod warnings;
 
 use std::io;
 
@@ -24,7 +23,7 @@ use tokio::net::TcpListener;
 
 use crate::config::Address;
 
-pub(crate) use descriptors::take_all as take_all_descriptors;
+pub(crate) use descriptors::Descriptors;
 pub(crate) use server::Server;
 
 /// Connections that the system keeps waiting to be accepted.

@@ -6,20 +6,26 @@ use std::{
     net::IpAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU64, AtomicUsize,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, futures::Notified};
 
-use super::input::Partial;
+use super::input::{Partial, RequestSize};
+use crate::clock;
 
 /// A connection that sends nothing for this long is closed.
 const IDLE_MAX: Duration = Duration::from_secs(600);
 /// A connection that stops in the middle of a request is closed after this time.
 const PARTIAL_MAX: Duration = Duration::from_secs(30);
+/// A connection that was used within this time is never closed for a new one.
+const EVICTABLE_AFTER: Duration = Duration::from_secs(5);
 /// While memory is short, whoever is slower than this with a request, or with reading replies, has to go.
 const SLOW_BYTES_PER_SECOND: u64 = 64 << 10;
 /// Not judged before that.
@@ -27,10 +33,20 @@ const SLOW_AFTER: Duration = Duration::from_secs(1);
 
 /// The open connections.
 pub(super) struct Registry {
-    connections_max: usize,
-    per_address_max: usize,
+    limits: Limits,
     started: Instant,
     inner: Mutex<Inner>,
+    /// Notified when a connection has left.
+    left: Notify,
+}
+
+/// How many connections may be open.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) connections_max: usize,
+    pub(super) per_address_max: usize,
+    /// Whether connections.max is more, and the limit on open files does not allow it.
+    pub(super) by_open_files: bool,
 }
 
 #[derive(Default)]
@@ -49,25 +65,68 @@ pub(super) struct Activity {
     partial: AtomicBool,
     /// Whether the client waits for a reply.
     busy: AtomicBool,
+    /// Whether the request that is coming in takes its memory as a large one.
+    is_large: AtomicBool,
     /// The request that is coming in, and the replies that are going out.
     incoming: Flow,
     outgoing: Flow,
-    /// Whether the request stopped because there is no memory for it here.
-    pub(super) starved: AtomicBool,
+    /// What the request that is coming in waits for here.
+    pub(super) memory_wait: MemoryWait,
     why: AtomicUsize,
     pub(super) close: Notify,
+}
+
+/// The time that the request which is coming in spends waiting for memory of the broker. It is not the client's.
+#[derive(Default)]
+pub(super) struct MemoryWait {
+    is_waiting: AtomicBool,
+    /// Milliseconds of the waits that are over.
+    waited_ms: AtomicU64,
+}
+
+/// One wait, until it is dropped.
+pub(super) struct Waiting<'a> {
+    wait: &'a MemoryWait,
+    since: Instant,
+}
+
+impl MemoryWait {
+    pub(super) fn begin(&self, now: Instant) -> Waiting<'_> {
+        self.is_waiting.store(true, Relaxed);
+        Waiting { wait: self, since: now }
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        self.is_waiting.load(Acquire)
+    }
+}
+
+impl Waiting<'_> {
+    fn end(&self, now: Instant) {
+        let waited = now.saturating_duration_since(self.since);
+        self.wait.waited_ms.fetch_add(waited.as_millis() as u64, Relaxed);
+        // The time is counted before the request is judged again.
+        self.wait.is_waiting.store(false, Release);
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.end(clock::monotonic());
+    }
 }
 
 /// Bytes on their way.
 #[derive(Default)]
 struct Flow {
     nth: AtomicU64,
-    /// When it began, as [`Activity::at_ms`].
-    began_ms: AtomicU64,
-    /// Bytes that have come, or gone, since.
+    /// Bytes that have come, or gone, since it began.
     moved: AtomicU64,
     /// Bytes of memory that it takes.
     held: AtomicUsize,
+    /// When it was last found to move, as [`Activity::at_ms`], and what had moved then.
+    checked_ms: AtomicU64,
+    checked_moved: AtomicU64,
 }
 
 /// What a connection has under way.
@@ -94,24 +153,36 @@ pub(super) enum Expelled {
     Stuck,
     #[error("memory for replies is short, and these were read too slowly")]
     SlowReader,
+    #[error("it was idle, and a new connection needed its place")]
+    Evicted,
 }
 
 impl Expelled {
-    const ALL: [Expelled; 4] = [Expelled::Idle, Expelled::SlowRequest, Expelled::Stuck, Expelled::SlowReader];
+    const ALL: [Expelled; 5] =
+        [Expelled::Idle, Expelled::SlowRequest, Expelled::Stuck, Expelled::SlowReader, Expelled::Evicted];
 }
 
 impl Flow {
     fn begin(&self, nth: u64, now_ms: u64) {
         self.nth.store(nth, Relaxed);
-        self.began_ms.store(now_ms, Relaxed);
+        self.checked_ms.store(now_ms, Relaxed);
+        self.checked_moved.store(0, Relaxed);
     }
 
+    /// Whether it holds memory and has moved slowly since it was last found to move.
     fn is_slow(&self, now_ms: u64) -> bool {
-        let age_ms = now_ms.saturating_sub(self.began_ms.load(Relaxed));
-        let due = age_ms.saturating_mul(SLOW_BYTES_PER_SECOND) / 1000;
-        self.held.load(Relaxed) > 0
-            && age_ms >= SLOW_AFTER.as_millis() as u64
-            && self.moved.load(Relaxed) < due
+        let elapsed_ms = now_ms.saturating_sub(self.checked_ms.load(Relaxed));
+        if self.held.load(Relaxed) == 0 || elapsed_ms < SLOW_AFTER.as_millis() as u64 {
+            return false;
+        }
+        let moved = self.moved.load(Relaxed);
+        let due = elapsed_ms.saturating_mul(SLOW_BYTES_PER_SECOND) / 1000;
+        let is_slow = moved.saturating_sub(self.checked_moved.load(Relaxed)) < due;
+        if !is_slow {
+            self.checked_ms.store(now_ms, Relaxed);
+            self.checked_moved.store(moved, Relaxed);
+        }
+        is_slow
     }
 }
 
@@ -120,10 +191,13 @@ impl Activity {
         self.at_ms.store(now_ms, Relaxed);
         self.partial.store(progress.partial.is_some(), Relaxed);
         self.busy.store(progress.busy, Relaxed);
-        let partial = progress.partial.unwrap_or(Partial { nth: u64::MAX, bytes: 0 });
+        let partial =
+            progress.partial.unwrap_or(Partial { nth: u64::MAX, bytes: 0, size: RequestSize::Small });
         if self.incoming.nth.load(Relaxed) != partial.nth {
+            self.memory_wait.waited_ms.store(0, Relaxed);
             self.incoming.begin(partial.nth, now_ms);
         }
+        self.is_large.store(partial.size == RequestSize::Large, Relaxed);
         self.incoming.moved.store(partial.bytes as u64, Relaxed);
         self.incoming.held.store(partial.bytes, Relaxed);
         if self.outgoing.held.swap(progress.unwritten, Relaxed) == 0 {
@@ -131,6 +205,21 @@ impl Activity {
             self.outgoing.begin(progress.written, now_ms);
         }
         self.outgoing.moved.store(progress.written - self.outgoing.nth.load(Relaxed), Relaxed);
+    }
+
+    /// Whether the client waits, for a reply or with a request.
+    fn waits_for_broker(&self) -> bool {
+        self.busy.load(Relaxed) || self.memory_wait.is_waiting()
+    }
+
+    fn is_of(&self, size: RequestSize) -> bool {
+        self.is_large.load(Relaxed) == (size == RequestSize::Large)
+    }
+
+    fn sends_slowly(&self, now_ms: u64) -> bool {
+        // The time that it waited for the broker is not the client's.
+        !self.memory_wait.is_waiting()
+            && self.incoming.is_slow(now_ms.saturating_sub(self.memory_wait.waited_ms.load(Relaxed)))
     }
 
     fn expel(&self, why: Expelled) {
@@ -155,15 +244,19 @@ pub(super) struct Seat {
 /// Why a connection is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Full {
-    #[error("{0} connections are open, which is connections.max")]
+    #[error("{0} connections are open, which is connections.max (none of them is idle)")]
     InAll(usize),
+    #[error(
+        "{0} connections are open, which is all that the limit on open files allows (none of them is idle)"
+    )]
+    OfOpenFiles(usize),
     #[error("{0} connections of this address are open, which is connections.max.per.ip")]
     OfAddress(usize),
 }
 
 impl Registry {
-    pub(super) fn new(connections_max: usize, per_address_max: usize, now: Instant) -> Arc<Registry> {
-        Arc::new(Registry { connections_max, per_address_max, started: now, inner: Mutex::default() })
+    pub(super) fn new(limits: Limits, now: Instant) -> Arc<Registry> {
+        Arc::new(Registry { limits, started: now, inner: Mutex::default(), left: Notify::new() })
     }
 
     /// Connections that are open.
@@ -172,15 +265,17 @@ impl Registry {
     }
 
     pub(super) fn take(self: &Arc<Self>, address: IpAddr, now: Instant) -> Result<Seat, Full> {
+        let Limits { connections_max, per_address_max, by_open_files } = self.limits;
         let mut inner = self.inner.lock();
-        if inner.open.len() >= self.connections_max {
-            return Err(Full::InAll(inner.open.len()));
+        let of_address = inner.per_address.get(&address).copied().unwrap_or(0);
+        if of_address >= per_address_max {
+            return Err(Full::OfAddress(of_address));
         }
-        let of_address = inner.per_address.entry(address).or_default();
-        if *of_address >= self.per_address_max {
-            return Err(Full::OfAddress(*of_address));
+        let open = inner.open.len();
+        if open >= connections_max {
+            return Err(if by_open_files { Full::OfOpenFiles(open) } else { Full::InAll(open) });
         }
-        *of_address += 1;
+        *inner.per_address.entry(address).or_default() += 1;
         let id = inner.next;
         inner.next += 1;
         let activity = Arc::new(Activity::default());
@@ -191,6 +286,22 @@ impl Registry {
         Ok(seat)
     }
 
+    /// Tells the connection to close that has been idle longest, unless it was used just now; whether there was one.
+    pub(super) fn evict_idlest(&self, now: Instant) -> bool {
+        let (now_ms, evictable_ms) = (self.millis(now), EVICTABLE_AFTER.as_millis() as u64);
+        let inner = self.inner.lock();
+        let idle = inner.open.values().filter(|activity| !activity.waits_for_broker());
+        let idlest = idle.min_by_key(|activity| activity.at_ms.load(Relaxed));
+        let evicted =
+            idlest.filter(|activity| now_ms.saturating_sub(activity.at_ms.load(Relaxed)) >= evictable_ms);
+        evicted.inspect(|activity| activity.expel(Expelled::Evicted)).is_some()
+    }
+
+    /// Resolves when a connection has left.
+    pub(super) fn leaves(&self) -> Notified<'_> {
+        self.left.notified()
+    }
+
     /// Tells those who have done nothing for too long to close; returns how many.
     pub(super) fn sweep(&self, now: Instant) -> usize {
         let now_ms = self.millis(now);
@@ -198,23 +309,25 @@ impl Registry {
         let expired = open.open.values().filter(|activity| {
             let since = Duration::from_millis(now_ms.saturating_sub(activity.at_ms.load(Relaxed)));
             let limit = if activity.partial.load(Relaxed) { PARTIAL_MAX } else { IDLE_MAX };
-            since > limit && !activity.busy.load(Relaxed)
+            since > limit && !activity.waits_for_broker()
         });
         expired.map(|activity| activity.expel(Expelled::Idle)).count()
     }
 
-    /// Tells those to close whose requests come too slowly for the memory that they hold; returns how many.
-    pub(super) fn expel_slow_requests(&self, now: Instant) -> usize {
+    /// Tells those to close whose requests of this size come too slowly for the memory that they hold; returns how many.
+    pub(super) fn expel_slow_requests(&self, size: RequestSize, now: Instant) -> usize {
         let now_ms = self.millis(now);
         let open = self.inner.lock();
-        let slow = open.open.values().filter(|a| a.incoming.is_slow(now_ms) && !a.starved.load(Relaxed));
+        let of_size = open.open.values().filter(|activity| activity.is_of(size));
+        let slow = of_size.filter(|activity| activity.sends_slowly(now_ms));
         slow.map(|activity| activity.expel(Expelled::SlowRequest)).count()
     }
 
-    /// Of those who hold memory for a request and wait for more of it, tells the half to close that holds most.
-    pub(super) fn expel_starved(&self) -> usize {
+    /// Of those who hold memory for a request of this size and wait for more of it, tells the half to close that holds most.
+    pub(super) fn expel_starved(&self, size: RequestSize) -> usize {
         let open = self.inner.lock();
-        let starved = open.open.values().filter(|a| a.starved.load(Relaxed));
+        let of_size = open.open.values().filter(|activity| activity.is_of(size));
+        let starved = of_size.filter(|activity| activity.memory_wait.is_waiting());
         let mut held: Vec<_> = starved.map(|a| (a.incoming.held.load(Relaxed), a)).collect();
         held.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
         held.truncate(held.len().div_ceil(2));
@@ -226,7 +339,7 @@ impl Registry {
     pub(super) fn expel_slow_readers(&self, now: Instant) -> usize {
         let now_ms = self.millis(now);
         let open = self.inner.lock();
-        let slow = open.open.values().filter(|a| a.outgoing.is_slow(now_ms));
+        let slow = open.open.values().filter(|activity| activity.outgoing.is_slow(now_ms));
         slow.map(|activity| activity.expel(Expelled::SlowReader)).count()
     }
 
@@ -252,6 +365,8 @@ impl Drop for Seat {
                 inner.per_address.remove(&self.address);
             }
         }
+        drop(inner);
+        self.registry.left.notify_waiters();
     }
 }
 
@@ -267,7 +382,11 @@ mod tests {
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     fn coming(nth: u64, bytes: usize) -> Progress {
-        Progress { partial: Some(Partial { nth, bytes }), ..Progress::default() }
+        Progress { partial: Some(Partial { nth, bytes, size: RequestSize::Large }), ..Progress::default() }
+    }
+
+    fn limits(connections_max: usize, per_address_max: usize) -> Limits {
+        Limits { connections_max, per_address_max, by_open_files: false }
     }
 
     fn is_told(seat: &Seat) -> Option<Expelled> {
@@ -277,27 +396,86 @@ mod tests {
     #[test]
     fn while_memory_is_short_slow_requests_go() {
         let now = Instant::now();
-        let registry = Registry::new(9, 9, now);
+        let registry = Registry::new(limits(9, 9), now);
         let seats: Vec<Seat> = (0..5).map(|_| registry.take(HERE, now).expect("room")).collect();
         let [slow, fast, starved, small, later] = &seats[..] else { unreachable!("five seats") };
         [slow, fast, starved].iter().for_each(|seat| seat.touch(now, coming(0, 10_000)));
         small.touch(now, coming(0, 0));
-        assert_eq!(registry.expel_slow_requests(now), 0, "nobody is judged at once");
+        assert_eq!(registry.expel_slow_requests(RequestSize::Large, now), 0, "nobody is judged at once");
         let then = now + SLOW_AFTER;
         fast.touch(then, coming(0, 100_000));
-        starved.activity.starved.store(true, Relaxed);
+        let _waiting = starved.activity.memory_wait.begin(now);
         later.touch(then, coming(1, 100));
-        assert_eq!(registry.expel_slow_requests(then), 1);
+        assert_eq!(registry.expel_slow_requests(RequestSize::Small, then), 0, "they take other memory");
+        assert_eq!(registry.expel_slow_requests(RequestSize::Large, then), 1);
         assert_eq!(is_told(slow), Some(Expelled::SlowRequest));
-        assert_eq!(registry.expel_starved(), 1);
+        assert_eq!(registry.expel_starved(RequestSize::Large), 1);
         assert_eq!(is_told(starved), Some(Expelled::Stuck));
         assert_eq!([fast, small, later].map(is_told), [None; 3]);
     }
 
     #[test]
+    fn a_request_is_slow_when_it_stops_however_fast_it_began() {
+        let now = Instant::now();
+        let registry = Registry::new(limits(9, 9), now);
+        let [stops, goes_on] = [(); 2].map(|()| registry.take(HERE, now).expect("room"));
+        [&stops, &goes_on].iter().for_each(|seat| seat.touch(now, coming(0, 3_000_000)));
+        let then = now + SLOW_AFTER;
+        assert_eq!(registry.expel_slow_requests(RequestSize::Large, then), 0);
+        let later = then + SLOW_AFTER;
+        goes_on.touch(later, coming(0, 3_100_000));
+        assert_eq!(registry.expel_slow_requests(RequestSize::Large, later), 1);
+        assert_eq!([&stops, &goes_on].map(is_told), [Some(Expelled::SlowRequest), None]);
+    }
+
+    #[test]
+    fn the_time_that_a_request_waits_for_memory_is_not_the_clients() {
+        let now = Instant::now();
+        let registry = Registry::new(limits(9, 9), now);
+        let seat = registry.take(HERE, now).expect("room");
+        let wait = &seat.activity.memory_wait;
+        seat.touch(now, coming(0, 10_000));
+        let then = now + SLOW_AFTER * 20;
+        let waiting = wait.begin(now);
+        assert_eq!(registry.expel_slow_requests(RequestSize::Large, then), 0, "it waits for the broker");
+        assert_eq!(registry.sweep(now + IDLE_MAX * 2), 0, "for however long");
+        waiting.end(then);
+        assert!(!wait.is_waiting());
+        let soon = then + SLOW_AFTER / 2;
+        assert_eq!(registry.expel_slow_requests(RequestSize::Large, soon), 0, "it has had half a second");
+        assert_eq!(
+            registry.expel_slow_requests(RequestSize::Large, then + SLOW_AFTER),
+            1,
+            "and did nothing with a second"
+        );
+        std::mem::forget(waiting);
+        seat.touch(then, coming(1, 10_000));
+        assert_eq!(
+            registry.expel_slow_requests(RequestSize::Large, then + SLOW_AFTER / 2),
+            0,
+            "the next request begins anew"
+        );
+    }
+
+    #[test]
+    fn an_idle_connection_makes_room_and_one_that_is_used_does_not() {
+        let now = Instant::now();
+        let registry = Registry::new(limits(9, 9), now);
+        let [idle, used, busy] = [(); 3].map(|()| registry.take(HERE, now).expect("room"));
+        busy.touch(now, Progress { busy: true, ..Progress::default() });
+        assert!(!registry.evict_idlest(now), "all were used just now");
+        used.touch(now + Duration::from_secs(1), Progress::default());
+        let later = now + EVICTABLE_AFTER;
+        assert!(registry.evict_idlest(later));
+        assert_eq!([&idle, &used, &busy].map(is_told), [Some(Expelled::Evicted), None, None]);
+        drop(idle);
+        assert!(!registry.evict_idlest(later), "the others are busy, or were used just now");
+    }
+
+    #[test]
     fn while_memory_is_short_slow_readers_go() {
         let now = Instant::now();
-        let registry = Registry::new(9, 9, now);
+        let registry = Registry::new(limits(9, 9), now);
         let seats: Vec<Seat> = (0..3).map(|_| registry.take(HERE, now).expect("room")).collect();
         let [slow, fast, done] = &seats[..] else { unreachable!("three seats") };
         let going = |unwritten, written| Progress { unwritten, written, ..Progress::default() };
@@ -314,7 +492,7 @@ mod tests {
     #[test]
     fn seats_are_limited_and_come_back() {
         let now = Instant::now();
-        let registry = Registry::new(2, 1, now);
+        let registry = Registry::new(limits(2, 1), now);
         let first = registry.take(HERE, now).expect("room");
         assert_eq!(registry.take(HERE, now).map(|_| ()), Err(Full::OfAddress(1)));
         let other = registry.take(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)), now).expect("room");
@@ -331,7 +509,7 @@ mod tests {
     #[test]
     fn only_who_does_nothing_for_too_long_is_told_to_close() {
         let now = Instant::now();
-        let registry = Registry::new(9, 9, now);
+        let registry = Registry::new(limits(9, 9), now);
         let idle = registry.take(HERE, now).expect("room");
         let partial = registry.take(HERE, now).expect("room");
         let waits = registry.take(HERE, now).expect("room");

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{budget::Budget, registry::Registry};
+use super::{budget::Budget, input::RequestSize, registry::Registry};
 use crate::{clock, partition::Replies};
 
 /// Time between two looks while memory is short.
@@ -10,18 +10,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// When nobody has got memory for so many looks, those who have some wait for each other.
 const STUCK_LOOKS: u32 = 10;
 
-/// Looks after the memory for requests, as long as the broker runs.
-pub(super) async fn of_requests(registry: Arc<Registry>, budget: Budget) {
+/// Looks after a budget for requests of this size, as long as the broker runs.
+pub(super) async fn of_requests(registry: Arc<Registry>, budget: Budget, size: RequestSize) {
     loop {
         budget.falls_short().await;
         let (mut granted, mut looks) = (budget.granted(), 0);
         while budget.is_short() {
             tokio::time::sleep(LOOK_EVERY).await;
-            let closed = registry.expel_slow_requests(clock::monotonic());
+            let closed = registry.expel_slow_requests(size, clock::monotonic());
             looks = if closed > 0 || budget.granted() != granted { 0 } else { looks + 1 };
             granted = budget.granted();
             if looks == STUCK_LOOKS {
-                registry.expel_starved();
+                registry.expel_starved(size);
                 looks = 0;
             }
         }

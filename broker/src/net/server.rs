@@ -1,6 +1,10 @@
 //! Accepts connections, within the limits, and ends them all when the broker stops.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -11,12 +15,12 @@ use tokio::{
 use super::{
     budget::Budget,
     connection::{Serving, serve},
-    input::Budgets,
-    registry::Registry,
+    descriptors::Descriptors,
+    input::{Budgets, RequestSize, buffer_bytes_max},
+    registry::{Full, Limits, Registry, Seat},
     relief,
-    warnings::Warnings,
 };
-use crate::{clock, config::BrokerConfig, kafka::Dispatcher};
+use crate::{clock, config::BrokerConfig, kafka::Dispatcher, telemetry::Warnings};
 
 /// How long the replies in flight may take when the broker stops.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -24,6 +28,10 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// Small requests have so much of the memory for requests to themselves, beside it.
 const SMALL_REQUESTS_SHARE: usize = 4;
+/// How long a new connection waits for the place of one that is told to close.
+const EVICTION_WAIT_MAX: Duration = Duration::from_millis(100);
+/// Large requests that are coming in may take this part of the memory for requests, as long as they are not whole.
+const INCOMING_REQUESTS_SHARE: usize = 8;
 /// Pause after the system could not give another connection, for instance for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -51,14 +59,24 @@ impl Server {
         listeners: Vec<TcpListener>,
         dispatcher: Arc<Dispatcher>,
         config: &BrokerConfig,
+        descriptors: Descriptors,
         http_addr: SocketAddr,
     ) -> Server {
         let (stop, stopped) = watch::channel(false);
-        let registry =
-            Registry::new(config.connections_max, config.connections_per_ip_max, clock::monotonic());
+        let limits = Limits {
+            connections_max: descriptors.kafka_connections,
+            per_address_max: config.connections_per_ip_max,
+            by_open_files: descriptors.kafka_connections < config.connections_max,
+        };
+        let registry = Registry::new(limits, clock::monotonic());
         let bytes_max = config.requests_bytes_max;
-        let budgets =
-            Budgets { small: Budget::new(bytes_max / SMALL_REQUESTS_SHARE), large: Budget::new(bytes_max) };
+        let budgets = Budgets {
+            small: Budget::new(bytes_max / SMALL_REQUESTS_SHARE),
+            large: Budget::new(bytes_max),
+            incoming: Budget::new(
+                (bytes_max / INCOMING_REQUESTS_SHARE).max(buffer_bytes_max(config.request_bytes_max)),
+            ),
+        };
         let warnings = Arc::<Warnings>::default();
         let acceptors = listeners.into_iter().map(|listener| {
             let door = Door {
@@ -75,8 +93,9 @@ impl Server {
         let acceptors = acceptors.collect();
         let sweepers = vec![
             tokio::spawn(sweep(registry.clone())),
-            tokio::spawn(relief::of_requests(registry.clone(), budgets.small)),
-            tokio::spawn(relief::of_requests(registry.clone(), budgets.large)),
+            tokio::spawn(relief::of_requests(registry.clone(), budgets.small, RequestSize::Small)),
+            tokio::spawn(relief::of_requests(registry.clone(), budgets.large, RequestSize::Large)),
+            tokio::spawn(relief::of_requests(registry.clone(), budgets.incoming, RequestSize::Large)),
             tokio::spawn(relief::of_replies(registry.clone(), dispatcher.replies())),
         ];
         Server { stop, acceptors, sweepers, registry }
@@ -116,9 +135,11 @@ impl Door {
         while !*self.stop.borrow() {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, address)) => self.admit(stream, address, &mut connections),
+                    Ok((stream, address)) => self.admit(stream, address, &mut connections).await,
                     Err(error) => {
-                        tracing::warn!(%error, "a connection could not be accepted");
+                        if let Some(left_out) = self.warnings.admit(clock::monotonic()) {
+                            tracing::warn!(%error, left_out, "a connection could not be accepted");
+                        }
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
@@ -134,8 +155,8 @@ impl Door {
         }
     }
 
-    fn admit(&self, stream: TcpStream, address: SocketAddr, connections: &mut JoinSet<()>) {
-        let seat = match self.registry.take(address.ip(), clock::monotonic()) {
+    async fn admit(&self, stream: TcpStream, address: SocketAddr, connections: &mut JoinSet<()>) {
+        let seat = match self.seat(address.ip()).await {
             Ok(seat) => seat,
             Err(full) => {
                 if let Some(left_out) = self.warnings.admit(clock::monotonic()) {
@@ -153,5 +174,20 @@ impl Door {
             http_addr: self.http_addr,
         };
         connections.spawn(serve(stream, address, seat, serving));
+    }
+
+    /// A place for a connection; when all are taken, that of the one which has been idle longest.
+    async fn seat(&self, address: IpAddr) -> Result<Seat, Full> {
+        let full = match self.registry.take(address, clock::monotonic()) {
+            Err(full @ (Full::InAll(_) | Full::OfOpenFiles(_))) => full,
+            taken => return taken,
+        };
+        let leaves = self.registry.leaves();
+        if !self.registry.evict_idlest(clock::monotonic()) {
+            return Err(full);
+        }
+        // It leaves at once, unless its task has much to do.
+        let _ = tokio::time::timeout(EVICTION_WAIT_MAX, leaves).await;
+        self.registry.take(address, clock::monotonic())
     }
 }

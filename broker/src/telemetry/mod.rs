@@ -8,6 +8,7 @@ mod log;
 mod log_queue;
 mod meter;
 mod text;
+mod warnings;
 
 pub use families::{Family, Kind};
 pub use millstream_model::{Histogram, HistogramReading};
@@ -17,3 +18,4 @@ pub use log_queue::{dropped_log_lines, flush_log};
 pub use meter::{ApiMeter, CommitMeter, Meter, StageMeter, TopicMeter, TopicMeters};
 pub use text::MetricsText;
 pub(crate) use text::{label, seconds};
+pub(crate) use warnings::Warnings;

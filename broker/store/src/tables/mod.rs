@@ -25,6 +25,7 @@ mod memory;
 mod merge;
 mod read;
 mod run;
+mod run_files;
 mod times;
 mod verify;
 mod writer;
@@ -48,7 +49,8 @@ use directory::Directory;
 use manifest::RunRecord;
 use memory::Memory;
 use merge::MergeState;
-use run::{Index, Run, RunFiles};
+use run::{Index, Run};
+use run_files::RunFiles;
 
 pub use checkpoint::Checkpoint;
 pub use error::{CheckpointError, Damage, DiskError, MergeError, OpenError, ReadError, WriteError};
@@ -69,6 +71,9 @@ pub enum Pace {
     Stop,
 }
 
+/// Files of runs that are open at once, where the system allows it.
+pub const OPEN_FILES_MAX: usize = 256;
+
 /// Sizes and bounds.
 #[derive(Clone)]
 pub struct TablesConfig {
@@ -82,6 +87,8 @@ pub struct TablesConfig {
     pub block_bytes: usize,
     /// Bytes of one read from a run; what it reads ahead goes into the cache.
     pub read_bytes: usize,
+    /// Files of runs that are open at once.
+    pub open_files_max: usize,
     /// What a run has of one partition is small, and merges, below so many bytes.
     pub small_part_bytes: u64,
     /// What a run has of one partition is at most so many bytes.
@@ -112,6 +119,7 @@ impl Default for TablesConfig {
             region_bytes: 64 << 10,
             block_bytes: 256 << 10,
             read_bytes: 512 << 10,
+            open_files_max: OPEN_FILES_MAX,
             small_part_bytes: 1 << 20,
             part_bytes_max: 1 << 30,
             run_bytes_max: 1 << 30,
@@ -136,6 +144,7 @@ impl TablesConfig {
             region_bytes: 300,
             block_bytes: 1000,
             read_bytes: 2500,
+            open_files_max: 2,
             small_part_bytes: 3000,
             part_bytes_max: 5000,
             run_bytes_max: 12_000,
@@ -274,7 +283,7 @@ impl Tables {
             memory: Memory::new(config.memtable_bytes_max, config.full.clone()),
             directory,
             cache: Cache::new(config.cache_bytes_max),
-            files: RunFiles::new(disk.clone(), config.read_bytes),
+            files: RunFiles::new(disk.clone(), config.read_bytes, config.open_files_max),
             marks: (0..memory::SHARDS).map(|_| Mutex::default()).collect(),
             runs: RwLock::new(runs),
             manifest: Mutex::new(manifest.clone()),

@@ -1,7 +1,6 @@
 //! Immutable files of batches: what is kept of them in memory, and how they are read.
 
 use std::{
-    collections::HashMap,
     io,
     ops::Range,
     path::PathBuf,
@@ -13,7 +12,6 @@ use std::{
 
 use bytes::Bytes;
 use millstream_model::PartitionId;
-use parking_lot::Mutex;
 
 use super::{
     error::{Damage, DiskError, OpenError, ReadError},
@@ -24,12 +22,8 @@ use super::{
 };
 use crate::disk::{BLOCK_BYTES, BufferPool, Disk, DiskFile, OpenMode, align_down, align_up};
 
-/// Run files that are kept open; more are opened when they are read.
-const OPEN_FILES_MAX: usize = 256;
 /// The end of a run that is read first when the store opens; small indexes are whole in it.
 const TAIL_BYTES: usize = 64 << 10;
-/// Buffers for reads that are kept for the next ones.
-const SPARE_BUFFERS_MAX: usize = 16;
 
 /// A run, as it is kept in memory.
 pub(super) struct Run {
@@ -173,68 +167,6 @@ pub(super) fn read_window(
         }
     }
     Ok(buffer.into_bytes(skip..skip + len))
-}
-
-/// The files of runs, of which only some are open at a time.
-pub(super) struct RunFiles {
-    disk: Arc<dyn Disk>,
-    buffers: Arc<BufferPool>,
-    open: Mutex<OpenFiles>,
-}
-
-#[derive(Default)]
-struct OpenFiles {
-    files: HashMap<u64, (Arc<dyn DiskFile>, u64)>,
-    uses: u64,
-}
-
-impl RunFiles {
-    /// Runs on `disk`, of which about `read_bytes` are read at once.
-    pub(super) fn new(disk: Arc<dyn Disk>, read_bytes: usize) -> RunFiles {
-        // A read begins and ends somewhere in a block.
-        let buffers = BufferPool::new(read_bytes + 2 * BLOCK_BYTES, SPARE_BUFFERS_MAX);
-        RunFiles { disk, buffers, open: Mutex::default() }
-    }
-
-    fn get(&self, run: u64) -> Option<Arc<dyn DiskFile>> {
-        let mut open = self.open.lock();
-        open.uses += 1;
-        let uses = open.uses;
-        let (file, used) = open.files.get_mut(&run)?;
-        *used = uses;
-        Some(file.clone())
-    }
-
-    fn put(&self, run: u64, file: &Arc<dyn DiskFile>) {
-        let mut open = self.open.lock();
-        let uses = open.uses;
-        open.files.insert(run, (file.clone(), uses));
-        if open.files.len() > OPEN_FILES_MAX {
-            let oldest = open.files.iter().min_by_key(|(_, (_, used))| *used).map(|(run, _)| *run);
-            oldest.and_then(|run| open.files.remove(&run));
-        }
-    }
-
-    /// The run's file, opened and its head checked if it was not open.
-    fn file(&self, run: u64) -> io::Result<Arc<dyn DiskFile>> {
-        if let Some(file) = self.get(run) {
-            return Ok(file);
-        }
-        let file = self.disk.open(&run_path(run), OpenMode::DirectRead)?;
-        self.put(run, &file);
-        Ok(file)
-    }
-
-    /// Reads bytes of a run. They are not verified.
-    pub(super) fn read(&self, run: &Run, position: u64, len: usize) -> io::Result<Bytes> {
-        read_window(&*self.file(run.id)?, position, len, &self.buffers)
-    }
-
-    /// Removes a run's file, which nobody reads any more.
-    pub(super) fn remove(&self, run: u64) -> io::Result<()> {
-        self.open.lock().files.remove(&run);
-        self.disk.remove(&run_path(run))
-    }
 }
 
 /// A run's index as it was read, or as it was just written.

@@ -11,11 +11,12 @@ use bytes::Bytes;
 use millstream_model::{GroupId, LogId, PartitionId, batch::check_crc};
 
 use super::{
-    CheckpointError, Damage, DiskError, OpenError, ReadError, checkpoint,
+    CheckpointError, Damage, DiskError, OPEN_FILES_MAX, OpenError, ReadError, checkpoint,
     layout::{DIR, run_id},
     manifest::{self, Manifest},
     read::Batches,
-    run::{Part, RunFiles, read_index},
+    run::{Part, read_index},
+    run_files::RunFiles,
 };
 use crate::disk::Disk;
 
@@ -119,7 +120,7 @@ impl Verified {
     fn manifest(&mut self, disk: &Arc<dyn Disk>, manifest: &Manifest, names: &[(String, u64)]) {
         self.has_manifest = true;
         self.flushed = manifest.flushed.clone();
-        let files = RunFiles::new(disk.clone(), READ_BYTES);
+        let files = RunFiles::new(disk.clone(), READ_BYTES, OPEN_FILES_MAX);
         let mut partitions = BTreeSet::new();
         for (&id, record) in &manifest.runs {
             match read_index(&**disk, id, record) {

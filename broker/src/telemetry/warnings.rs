@@ -11,7 +11,7 @@ const STRETCH: Duration = Duration::from_secs(10);
 
 /// Decides which warnings about connections are written.
 #[derive(Default)]
-pub(super) struct Warnings {
+pub(crate) struct Warnings {
     stretch: Mutex<Option<Stretch>>,
 }
 
@@ -23,7 +23,7 @@ struct Stretch {
 
 impl Warnings {
     /// Whether to write a warning now: how many were left out before it, or `None` to leave this one out too.
-    pub(super) fn admit(&self, now: Instant) -> Option<u64> {
+    pub(crate) fn admit(&self, now: Instant) -> Option<u64> {
         let mut stretch = self.stretch.lock();
         let is_over = |s: &Stretch| now.saturating_duration_since(s.began) > STRETCH;
         match &mut *stretch {
