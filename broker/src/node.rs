@@ -30,7 +30,9 @@ use crate::{
     kafka, net,
     partition::{Shard, ShardHost},
     reload::reload,
-    service::{BrokerFacts, ClusterHost, GivenConfigs, GroupKeeper, Service, TopicError, space_of},
+    service::{
+        BrokerFacts, ClusterHost, GivenConfigs, GroupKeeper, Service, TopicError, TopicRepair, space_of,
+    },
     signals::{Endings, HangUps},
     telemetry::{self, LogSwitch},
 };
@@ -178,6 +180,7 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
     let (store, service) = opened;
     let keeper = store.keep(&config, service.clone()).map_err(io_error("cannot start the housekeeper"))?;
     let groups = GroupKeeper::start(service.clone());
+    let repair = TopicRepair::start(service.clone());
     let dispatcher = kafka::Dispatcher::new(service.clone());
     let doors = net::Server::start(kafka, dispatcher, &config.broker, descriptors, http_addr);
     let pages = admin::Sources {
@@ -203,6 +206,8 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
     service.groups().dismiss();
     doors.shutdown().await;
     admin.close();
+    service.finish_changes().await;
+    repair.shutdown().await;
     groups.shutdown().await;
     keeper.shutdown().await;
     for shard in service.shards() {
@@ -428,8 +433,11 @@ async fn start_groups(
     });
     futures::future::try_join_all(elections).await.map_err(&refused)?;
     let service = Service::new(cluster_host, metadata, shards, store.wal.clone(), config.clone(), facts);
-    service.found_cluster(cluster::cluster_id_text(clock::random_uuid())).await?;
-    service.reconcile().await?;
+    let started = service.change(async move |change| {
+        change.found_cluster(cluster::cluster_id_text(clock::random_uuid())).await?;
+        change.reconcile().await
+    });
+    started.await.map_err(TopicError::from)??;
     Ok(service)
 }
 

@@ -11,7 +11,7 @@ use super::{
     problem::{Body, ConfigText, Problem},
     views::{self, ConfigsJson},
 };
-use crate::service::BrokerScope;
+use crate::service::{BrokerConfigError, BrokerScope};
 
 /// Keys of the broker that change; all or none.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -60,7 +60,11 @@ pub(super) async fn change_configs(
     let set = change.set.into_iter().map(|(key, value)| (key, Some(value.0)));
     let changes = set.chain(change.unset.into_iter().map(|key| (key, None))).collect();
     let scope = if change.this_broker_only { BrokerScope::This } else { BrokerScope::All };
-    admin.sources.service.alter_broker_config(scope, changes, false).await?;
+    let changed = admin.sources.service.change(async move |change| {
+        let turn = change.config_turn().await;
+        change.alter_broker_config(&turn, scope, changes, false).await
+    });
+    changed.await.map_err(BrokerConfigError::from).flatten()?;
     Ok(Json(views::configs(&admin.sources.service)))
 }
 

@@ -16,7 +16,7 @@ use super::{
     problem::{Body, ConfigText, Name, Problem},
     views::{self, TopicJson, TopicsJson},
 };
-use crate::service::{NewTopic, PARTITIONS_MAX};
+use crate::service::{Change, NewTopic, PARTITIONS_MAX, TopicError};
 
 /// A topic to be made.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -87,7 +87,9 @@ pub(super) async fn create(Open(admin): Open, Body(wanted): Body<NewTopicJson>) 
         configs: wanted.config.into_iter().map(|(key, value)| (key, Some(value.0))).collect(),
         ..NewTopic::default()
     };
-    let made = admin.sources.service.create_topic(new, wanted.validate_only).await;
+    let validate_only = wanted.validate_only;
+    let made = async move |change: Change| change.create_topic(new, validate_only).await;
+    let made = admin.sources.service.change(made).await.map_err(TopicError::from).flatten();
     made.map_err(|error| Problem::of_topic(&name, &error))?;
     if wanted.validate_only {
         return Ok(StatusCode::NO_CONTENT.into_response());
@@ -100,28 +102,47 @@ pub(super) async fn change(
     Name(name): Name,
     Body(change): Body<TopicChangeJson>,
 ) -> Result<Response, Problem> {
-    let service = &admin.sources.service;
-    let refused = |error| Problem::of_topic(&name, &error);
     let keys: Vec<(String, Option<String>)> = change
         .set
         .into_iter()
         .map(|(key, value)| (key, Some(value.0)))
         .chain(change.unset.into_iter().map(|key| (key, None)))
         .collect();
-    service.alter_topic_config(&name, keys.clone(), true).await.map_err(refused)?;
-    if let Some(partitions) = change.partitions {
-        service.create_partitions(&name, partitions, change.validate_only).await.map_err(refused)?;
-    }
-    if change.validate_only {
+    let (partitions, validate_only, topic_name) = (change.partitions, change.validate_only, name.clone());
+    let changed = admin
+        .sources
+        .service
+        .change(async move |change| alter(&change, &topic_name, partitions, keys, validate_only).await);
+    let changed = changed.await.map_err(TopicError::from).flatten();
+    changed.map_err(|error| Problem::of_topic(&name, &error))?;
+    if validate_only {
         return Ok(StatusCode::NO_CONTENT.into_response());
-    }
-    if !keys.is_empty() {
-        service.alter_topic_config(&name, keys, false).await.map_err(refused)?;
     }
     Ok(Json(topic(&admin, &name)?).into_response())
 }
 
+/// Checks everything before anything changes.
+async fn alter(
+    change: &Change,
+    name: &str,
+    partitions: Option<i32>,
+    keys: Vec<(String, Option<String>)>,
+    validate_only: bool,
+) -> Result<(), TopicError> {
+    let turn = change.config_turn().await;
+    change.alter_topic_config(&turn, name, keys.clone(), true).await?;
+    if let Some(partitions) = partitions {
+        change.create_partitions(name, partitions, validate_only).await?;
+    }
+    if validate_only || keys.is_empty() {
+        return Ok(());
+    }
+    change.alter_topic_config(&turn, name, keys, false).await
+}
+
 pub(super) async fn remove(Open(admin): Open, Name(name): Name) -> Result<StatusCode, Problem> {
-    let removed = admin.sources.service.delete_topic(&name).await;
+    let wanted = name.clone();
+    let removed = admin.sources.service.change(async move |change| change.delete_topic(&wanted).await).await;
+    let removed = removed.map_err(TopicError::from).flatten();
     removed.map(|()| StatusCode::NO_CONTENT).map_err(|error| Problem::of_topic(&name, &error))
 }

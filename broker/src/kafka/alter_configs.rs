@@ -4,7 +4,10 @@
 //! IncrementalAlterConfigs changes only the keys that it names: sets them, brings them back to their defaults, or adds
 //! to and takes from lists. 1 is flexible. A resource changes as a whole or not at all.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
 
 use millstream_protocol::{
     Str,
@@ -15,22 +18,22 @@ use super::{
     configs::{Refused, Resource, resource},
     context::RequestContext,
     error::ErrorCode,
-    finish::within,
 };
 use crate::{
     config::{ConfigKind, GROUP_KEYS},
-    service::{BrokerScope, ConfigEntry, ConfigSource, Service},
+    service::{BrokerScope, Change, ConfigEntry, ConfigSource, ConfigTurn},
 };
 
 /// How long a change is waited for; these requests do not say.
-const TIMEOUT_MS: i32 = 30_000;
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Keys with their new values; without one a key goes back to its default.
 type Changes = Vec<(String, Option<String>)>;
 
 /// Replaces configurations, each resource for itself.
 pub(super) async fn alter_configs(
-    ctx: &RequestContext,
+    _ctx: &RequestContext,
+    change: &Change,
     request: alter_configs::AlterConfigsRequest,
 ) -> alter_configs::AlterConfigsResponse {
     let repeated = repeated(request.resources.iter().map(|r| (r.resource_type, r.resource_name.clone())));
@@ -40,7 +43,7 @@ pub(super) async fn alter_configs(
         let configs = asked.configs.into_iter().map(|c| (c.name.to_string(), c.value.map(|v| v.to_string())));
         let plan = Plan::Replace(configs.collect());
         let (error_code, error_message) =
-            answer(change(ctx, &id, &repeated, plan, request.validate_only).await);
+            answer(alter(change, &id, &repeated, plan, request.validate_only).await);
         responses.push(alter_configs::AlterConfigsResourceResponse {
             error_code,
             error_message,
@@ -53,7 +56,8 @@ pub(super) async fn alter_configs(
 
 /// Changes configurations, each resource for itself.
 pub(super) async fn incremental_alter_configs(
-    ctx: &RequestContext,
+    _ctx: &RequestContext,
+    change: &Change,
     request: incremental::IncrementalAlterConfigsRequest,
 ) -> incremental::IncrementalAlterConfigsResponse {
     let repeated = repeated(request.resources.iter().map(|r| (r.resource_type, r.resource_name.clone())));
@@ -67,7 +71,7 @@ pub(super) async fn incremental_alter_configs(
         });
         let plan = Plan::Steps(steps.collect());
         let (error_code, error_message) =
-            answer(change(ctx, &id, &repeated, plan, request.validate_only).await);
+            answer(alter(change, &id, &repeated, plan, request.validate_only).await);
         responses.push(incremental::AlterConfigsResourceResponse {
             error_code,
             error_message,
@@ -108,8 +112,8 @@ struct Step {
     value: Option<String>,
 }
 
-async fn change(
-    ctx: &RequestContext,
+async fn alter(
+    change: &Change,
     id: &ResourceId,
     repeated: &BTreeSet<ResourceId>,
     plan: Plan,
@@ -118,39 +122,46 @@ async fn change(
     if repeated.contains(id) {
         return Err((ErrorCode::INVALID_REQUEST, "the request names the resource more than once".into()));
     }
-    let service = ctx.service.clone();
-    let resource = resource(id.0, &id.1, service.node_id())?;
-    let work = async move { carry_out(&service, resource, plan, validate_only).await };
+    let resource = resource(id.0, &id.1, change.node_id())?;
+    let work = async move |change: Change| carry_out(&change, resource, plan, validate_only).await;
     let late = || Err((ErrorCode::REQUEST_TIMED_OUT, "the change takes long; it may yet happen".to_string()));
-    within(TIMEOUT_MS, work).await.unwrap_or_else(late)
+    change.within(WAIT_MAX, work).await.unwrap_or_else(late)
 }
 
 async fn carry_out(
-    service: &Service,
+    change: &Change,
     resource: Resource,
     plan: Plan,
     validate_only: bool,
 ) -> Result<(), Refused> {
     // What is appended to or replaced must not change before the result is written.
-    let _turn = service.config_turn().await;
+    let turn = change.config_turn().await;
     match resource {
         Resource::Topic(name) => {
             let missing =
                 || (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, format!("topic '{name}' does not exist"));
-            let entries = service.topic_configs(&name).ok_or_else(missing)?;
+            let entries = change.topic_configs(&name).ok_or_else(missing)?;
             let changes = plan_changes(plan, &entries, ConfigSource::DynamicTopic)?;
-            let done = service.alter_topic_config(&name, changes, validate_only).await;
+            let done = change.alter_topic_config(&turn, &name, changes, validate_only).await;
             done.map_err(|error| (ErrorCode::from(&error), error.to_string()))
         }
         Resource::Group => {
-            refuse_group(&plan_changes(plan, &service.group_configs(), ConfigSource::DynamicTopic)?)
+            refuse_group(&plan_changes(plan, &change.group_configs(), ConfigSource::DynamicTopic)?)
         }
         Resource::Broker => {
-            alter_broker(service, BrokerScope::This, ConfigSource::DynamicBroker, plan, validate_only).await
+            alter_broker(change, &turn, BrokerScope::This, ConfigSource::DynamicBroker, plan, validate_only)
+                .await
         }
         Resource::AllBrokers => {
-            alter_broker(service, BrokerScope::All, ConfigSource::DynamicDefaultBroker, plan, validate_only)
-                .await
+            alter_broker(
+                change,
+                &turn,
+                BrokerScope::All,
+                ConfigSource::DynamicDefaultBroker,
+                plan,
+                validate_only,
+            )
+            .await
         }
     }
 }
@@ -173,14 +184,15 @@ fn refuse_group(changes: &Changes) -> Result<(), Refused> {
 }
 
 async fn alter_broker(
-    service: &Service,
+    change: &Change,
+    turn: &ConfigTurn<'_>,
     scope: BrokerScope,
     layer: ConfigSource,
     plan: Plan,
     validate_only: bool,
 ) -> Result<(), Refused> {
-    let changes = plan_changes(plan, &service.broker_configs(), layer)?;
-    let done = service.alter_broker_config(scope, changes, validate_only).await;
+    let changes = plan_changes(plan, &change.broker_configs(), layer)?;
+    let done = change.alter_broker_config(turn, scope, changes, validate_only).await;
     done.map_err(|error| (ErrorCode::from(&error), error.to_string()))
 }
 

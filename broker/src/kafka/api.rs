@@ -32,11 +32,12 @@ use millstream_protocol::{
 };
 
 use super::{
-    Answer, Reply, acls, alter_configs, client_quotas, configs, context::RequestContext, create_partitions,
-    create_topics, delegation_tokens, delete_records, delete_topics, describe_cluster, describe_producers,
-    describe_quorum, describe_topic_partitions, fetch, groups, init_producer_id, leader_epoch,
-    list_config_resources, list_offsets, log_dirs, metadata, placement, produce, scram_users, transactions,
-    versions,
+    Answer, Reply, acls, alter_configs, client_quotas, configs,
+    context::{OnClose, RequestContext},
+    create_partitions, create_topics, delegation_tokens, delete_records, delete_topics, describe_cluster,
+    describe_producers, describe_quorum, describe_topic_partitions, fetch, groups, init_producer_id,
+    leader_epoch, list_config_resources, list_offsets, log_dirs, metadata, placement, produce, scram_users,
+    transactions, versions,
 };
 use crate::{clock, service::Service};
 
@@ -70,8 +71,29 @@ macro_rules! row {
     };
 }
 
-/// A row whose handler is `fn(&RequestContext, Request) -> impl Future<Output = Option<Response>>`: what it does before
-/// it returns happens in the order of arrival; `None` is no answer.
+/// A row whose handler is `async fn(&RequestContext, &Change, Request) -> Response`: it changes state, so it begins in the
+/// order of arrival and runs to its end even if the connection closes.
+macro_rules! row_changing {
+    ($request:ty, $min:literal ..= $max:literal, $handler:path) => {
+        Row {
+            key: <$request as Request>::KEY,
+            versions: VersionRange { min: $min, max: $max },
+            begin: |context, correlation_id, reader| {
+                let begun = clock::monotonic();
+                let request = read::<$request>(reader, context.version)?;
+                let service = context.service.clone();
+                Ok(Answer::Change(service.change(move |change| async move {
+                    let response = $handler(&context, &change, request).await;
+                    count::<$request>(&context.service, begun);
+                    reply::<$request>(context.version, correlation_id, &response)
+                })))
+            },
+        }
+    };
+}
+
+/// A row whose handler is `fn(&RequestContext, Request) -> (OnClose, impl Future<Output = Option<Response>>)`: what it
+/// does before it returns happens in the order of arrival; `None` is no answer.
 macro_rules! row_in_order {
     ($request:ty, $min:literal ..= $max:literal, $handler:path) => {
         Row {
@@ -81,16 +103,22 @@ macro_rules! row_in_order {
                 let begun = clock::monotonic();
                 let version = context.version;
                 let request = read::<$request>(reader, version)?;
-                let rest = $handler(&context, request);
-                Ok(Answer::Later(Box::pin(async move {
+                let (on_close, rest) = $handler(&context, request);
+                let service = context.service;
+                let of_task = service.clone();
+                let work = async move {
                     let done = rest.await;
-                    count::<$request>(&context.service, begun);
+                    count::<$request>(&of_task, begun);
                     match done {
                         Ok(Some(response)) => reply::<$request>(version, correlation_id, &response),
                         Ok(None) => Reply::Nothing,
                         Err(reason) => Reply::Close(reason),
                     }
-                })))
+                };
+                Ok(match on_close {
+                    OnClose::Drop => Answer::Later(Box::pin(work)),
+                    OnClose::Finish => Answer::Change(service.change(move |_| work)),
+                })
             },
         }
     };
@@ -102,7 +130,7 @@ pub(super) static ROWS: &[Row] = &[
     row_in_order!(ProduceRequest, 0..=11, produce::produce),
     row!(FetchRequest, 4..=12, fetch::fetch),
     row!(ListOffsetsRequest, 1..=11, list_offsets::list_offsets),
-    row!(MetadataRequest, 0..=13, metadata::metadata),
+    row_in_order!(MetadataRequest, 0..=13, metadata::metadata),
     row!(OffsetCommitRequest, 2..=8, groups::offset_commit),
     row!(OffsetFetchRequest, 1..=8, groups::offset_fetch),
     row!(FindCoordinatorRequest, 0..=4, groups::find_coordinator),
@@ -113,20 +141,20 @@ pub(super) static ROWS: &[Row] = &[
     row!(DescribeGroupsRequest, 0..=6, groups::describe_groups),
     row!(ListGroupsRequest, 0..=5, groups::list_groups),
     row!(ApiVersionsRequest, 0..=4, versions::api_versions),
-    row!(CreateTopicsRequest, 0..=7, create_topics::create_topics),
-    row!(DeleteTopicsRequest, 0..=6, delete_topics::delete_topics),
-    row!(DeleteRecordsRequest, 0..=2, delete_records::delete_records),
-    row!(InitProducerIdRequest, 0..=4, init_producer_id::init_producer_id),
+    row_changing!(CreateTopicsRequest, 0..=7, create_topics::create_topics),
+    row_changing!(DeleteTopicsRequest, 0..=6, delete_topics::delete_topics),
+    row_changing!(DeleteRecordsRequest, 0..=2, delete_records::delete_records),
+    row_changing!(InitProducerIdRequest, 0..=4, init_producer_id::init_producer_id),
     row!(OffsetForLeaderEpochRequest, 2..=4, leader_epoch::offset_for_leader_epoch),
     row!(DescribeAclsRequest, 1..=3, acls::describe_acls),
     row!(DescribeConfigsRequest, 1..=4, configs::describe_configs),
-    row!(AlterConfigsRequest, 0..=2, alter_configs::alter_configs),
+    row_changing!(AlterConfigsRequest, 0..=2, alter_configs::alter_configs),
     row!(DescribeLogDirsRequest, 1..=5, log_dirs::describe_log_dirs),
-    row!(CreatePartitionsRequest, 0..=3, create_partitions::create_partitions),
+    row_changing!(CreatePartitionsRequest, 0..=3, create_partitions::create_partitions),
     row!(DescribeDelegationTokenRequest, 1..=3, delegation_tokens::describe_delegation_token),
     row!(DeleteGroupsRequest, 0..=2, groups::delete_groups),
     row!(ElectLeadersRequest, 0..=2, placement::elect_leaders),
-    row!(IncrementalAlterConfigsRequest, 0..=1, alter_configs::incremental_alter_configs),
+    row_changing!(IncrementalAlterConfigsRequest, 0..=1, alter_configs::incremental_alter_configs),
     row!(AlterPartitionReassignmentsRequest, 0..=1, placement::alter_partition_reassignments),
     row!(ListPartitionReassignmentsRequest, 0..=0, placement::list_partition_reassignments),
     row!(OffsetDeleteRequest, 0..=0, groups::offset_delete),

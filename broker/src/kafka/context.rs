@@ -23,6 +23,15 @@ impl Peer {
     }
 }
 
+/// What becomes of the rest of a request when its connection closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OnClose {
+    /// It changes nothing and is dropped.
+    Drop,
+    /// It changes state and runs to its end.
+    Finish,
+}
+
 /// One request's surroundings.
 #[derive(Clone)]
 pub(super) struct RequestContext {

@@ -14,13 +14,14 @@ use millstream_protocol::{
 use super::{
     context::RequestContext,
     error::{ErrorCode, refusal},
-    finish::within,
+    timeout::wait_of,
 };
-use crate::service::{Service, TopicError};
+use crate::service::{Change, TopicError};
 
 /// Grows topics, each for itself.
 pub(super) async fn create_partitions(
-    ctx: &RequestContext,
+    _ctx: &RequestContext,
+    change: &Change,
     request: CreatePartitionsRequest,
 ) -> CreatePartitionsResponse {
     let mut count: HashMap<Str, usize> = HashMap::new();
@@ -39,8 +40,9 @@ pub(super) async fn create_partitions(
                 continue;
             }
         }
-        let work = grow(ctx.service.clone(), topic, request.validate_only);
-        let done = within(request.timeout_ms, work).await.unwrap_or(Err(TopicError::Timeout));
+        let grown =
+            change.within(wait_of(request.timeout_ms), |change| grow(change, topic, request.validate_only));
+        let done = grown.await.unwrap_or(Err(TopicError::Timeout));
         results.push(result(name, done.map_or_else(|e| refusal(&e), |()| (ErrorCode::NONE.0, None))));
     }
     CreatePartitionsResponse { results, ..Default::default() }
@@ -50,13 +52,13 @@ fn result(name: Str, (error_code, error_message): (i16, Option<Str>)) -> CreateP
     CreatePartitionsTopicResult { name, error_code, error_message }
 }
 
-async fn grow(service: Service, topic: CreatePartitionsTopic, validate_only: bool) -> Result<(), TopicError> {
-    let now = service.topic(&topic.name).ok_or(TopicError::Unknown)?.partitions.len();
+async fn grow(change: Change, topic: CreatePartitionsTopic, validate_only: bool) -> Result<(), TopicError> {
+    let now = change.topic(&topic.name).ok_or(TopicError::Unknown)?.partitions.len();
     if let Some(assignments) = &topic.assignments {
         let assignments: Vec<&[i32]> = assignments.iter().map(|a| &a.broker_ids[..]).collect();
-        check_assignments(&assignments, i64::from(topic.count) - now as i64, service.node_id())?;
+        check_assignments(&assignments, i64::from(topic.count) - now as i64, change.node_id())?;
     }
-    service.create_partitions(&topic.name, topic.count, validate_only).await
+    change.create_partitions(&topic.name, topic.count, validate_only).await
 }
 
 /// One assignment for each new partition, and each names the node that there is.

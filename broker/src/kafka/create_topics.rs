@@ -19,29 +19,25 @@ use super::{
     configs::source_number,
     context::RequestContext,
     error::{ErrorCode, refusal},
-    finish::within,
+    timeout::wait_of,
 };
-use crate::service::{NewTopic, Service, TopicError};
+use crate::service::{Change, NewTopic, Service, TopicError};
 
 /// Topics of one request that are made at the same time.
 const AT_ONCE_MAX: usize = 64;
 
 /// Makes topics, each for itself: one that is refused does not stop the others.
 pub(super) async fn create_topics(
-    ctx: &RequestContext,
+    _ctx: &RequestContext,
+    change: &Change,
     request: CreateTopicsRequest,
 ) -> CreateTopicsResponse {
     let (timeout_ms, validate_only) = (request.timeout_ms, request.validate_only);
     let (topics, twice) = split_duplicates(request.topics);
-    let makers = topics.into_iter().map(|topic| {
-        let service = ctx.service.clone();
-        async move {
-            let name = topic.name.clone();
-            match within(timeout_ms, create(service, topic, validate_only)).await {
-                Some(result) => result,
-                None => failed(name, &TopicError::Timeout),
-            }
-        }
+    let makers = topics.into_iter().map(|topic| async move {
+        let name = topic.name.clone();
+        let made = change.within(wait_of(timeout_ms), |change| create(change, topic, validate_only));
+        made.await.unwrap_or_else(|| failed(name, &TopicError::Timeout))
     });
     let made = futures::stream::iter(makers).buffered(AT_ONCE_MAX).collect::<Vec<_>>().await;
     let topics = made.into_iter().chain(twice.into_iter().map(duplicate)).collect();
@@ -77,19 +73,19 @@ fn failed(name: Str, error: &TopicError) -> CreatableTopicResult {
     CreatableTopicResult { name, error_code, error_message, configs: None, ..Default::default() }
 }
 
-async fn create(service: Service, topic: CreatableTopic, validate_only: bool) -> CreatableTopicResult {
+async fn create(change: Change, topic: CreatableTopic, validate_only: bool) -> CreatableTopicResult {
     let name = topic.name.clone();
     if let Some((code, reason)) = contradiction(&topic) {
         return refused(name, code, reason);
     }
-    match service.create_topic(new_topic(&topic), validate_only).await {
+    match change.create_topic(new_topic(&topic), validate_only).await {
         Ok(view) => CreatableTopicResult {
             name,
             topic_id: Uuid(view.id.0),
             error_message: None,
             num_partitions: view.partitions.len() as i32,
-            replication_factor: service.replicas() as i16,
-            configs: Some(described(&service, &topic)),
+            replication_factor: change.replicas() as i16,
+            configs: Some(described(&change, &topic)),
             ..Default::default()
         },
         Err(error) => failed(name, &error),

@@ -7,8 +7,8 @@ use millstream_protocol::messages::delete_records::{
     DeleteRecordsTopicResult,
 };
 
-use super::{context::RequestContext, error::ErrorCode, finish::within};
-use crate::service::{Service, TopicView};
+use super::{context::RequestContext, error::ErrorCode, timeout::wait_of};
+use crate::service::{Change, TopicView};
 
 /// What a response has where nothing was deleted.
 const NO_LOW_WATERMARK: i64 = -1;
@@ -16,6 +16,7 @@ const NO_LOW_WATERMARK: i64 = -1;
 /// Moves the start of partitions forward, each for itself.
 pub(super) async fn delete_records(
     ctx: &RequestContext,
+    change: &Change,
     request: DeleteRecordsRequest,
 ) -> DeleteRecordsResponse {
     let mut topics = Vec::with_capacity(request.topics.len());
@@ -24,7 +25,7 @@ pub(super) async fn delete_records(
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for wanted in topic.partitions {
             let done = match &view {
-                Some(view) => delete(&ctx.service, view, &wanted, request.timeout_ms).await,
+                Some(view) => delete(change, view, &wanted, request.timeout_ms).await,
                 None => Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
             };
             partitions.push(DeleteRecordsPartitionResult {
@@ -39,7 +40,7 @@ pub(super) async fn delete_records(
 }
 
 async fn delete(
-    service: &Service,
+    change: &Change,
     topic: &TopicView,
     wanted: &DeleteRecordsPartition,
     timeout_ms: i32,
@@ -54,8 +55,8 @@ async fn delete(
     if !topic.config.delete {
         return Err(ErrorCode::POLICY_VIOLATION);
     }
-    let (service, offset) = (service.clone(), wanted.offset);
-    let work = async move { service.delete_records(&partition, offset).await };
-    let done = within(timeout_ms, work).await.ok_or(ErrorCode::REQUEST_TIMED_OUT)?;
-    done.map_err(|error| ErrorCode::from(&error))
+    let offset = wanted.offset;
+    let deleted = change
+        .within(wait_of(timeout_ms), async move |change| change.delete_records(&partition, offset).await);
+    deleted.await.ok_or(ErrorCode::REQUEST_TIMED_OUT)?.map_err(|error| ErrorCode::from(&error))
 }

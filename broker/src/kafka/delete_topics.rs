@@ -15,9 +15,9 @@ use millstream_protocol::{
 use super::{
     context::RequestContext,
     error::{ErrorCode, refusal},
-    finish::within,
+    timeout::wait_of,
 };
-use crate::service::{Service, TopicError};
+use crate::service::{Change, TopicError};
 
 /// Version from which topics come in `topics`, not in `topic_names`.
 const BY_ID_FROM: i16 = 6;
@@ -25,6 +25,7 @@ const BY_ID_FROM: i16 = 6;
 /// Removes topics, each for itself.
 pub(super) async fn delete_topics(
     ctx: &RequestContext,
+    change: &Change,
     request: DeleteTopicsRequest,
 ) -> DeleteTopicsResponse {
     let topics = match ctx.version {
@@ -38,8 +39,9 @@ pub(super) async fn delete_topics(
             responses.push(answer(&topic, ErrorCode::INVALID_REQUEST.0, Some(Str::from(reason))));
             continue;
         }
-        let work = delete(ctx.service.clone(), topic.clone());
-        responses.push(match within(request.timeout_ms, work).await {
+        let wanted = topic.clone();
+        let deleted = change.within(wait_of(request.timeout_ms), |change| delete(change, wanted));
+        responses.push(match deleted.await {
             Some(result) => result,
             None => {
                 let (code, message) = refusal(&TopicError::Timeout);
@@ -69,10 +71,10 @@ fn answer(topic: &DeleteTopicState, error_code: i16, error_message: Option<Str>)
     DeletableTopicResult { name: topic.name.clone(), topic_id: topic.topic_id, error_code, error_message }
 }
 
-async fn delete(service: Service, topic: DeleteTopicState) -> DeletableTopicResult {
+async fn delete(change: Change, topic: DeleteTopicState) -> DeletableTopicResult {
     let view = match &topic.name {
-        Some(name) => service.topic(name),
-        None => service.topic_by_id(TopicId(topic.topic_id.0)),
+        Some(name) => change.topic(name),
+        None => change.topic_by_id(TopicId(topic.topic_id.0)),
     };
     let Some(view) = view else {
         let by_id = topic.name.is_none();
@@ -80,7 +82,7 @@ async fn delete(service: Service, topic: DeleteTopicState) -> DeletableTopicResu
         return answer(&topic, code.0, Some(Str::from("the topic does not exist")));
     };
     let deleted = DeleteTopicState { name: Some(Str::from(&view.name)), topic_id: Uuid(view.id.0) };
-    match service.delete_topic(&view.name).await {
+    match change.delete_topic(&view.name).await {
         Ok(()) => answer(&deleted, ErrorCode::NONE.0, None),
         Err(error) => {
             let (code, message) = refusal(&error);

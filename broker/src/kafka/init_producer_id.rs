@@ -8,16 +8,18 @@
 use millstream_protocol::messages::init_producer_id::{InitProducerIdRequest, InitProducerIdResponse};
 
 use super::{context::RequestContext, error::ErrorCode};
+use crate::service::Change;
 
 /// Gives a producer its id and epoch.
 pub(super) async fn init_producer_id(
-    ctx: &RequestContext,
+    _ctx: &RequestContext,
+    change: &Change,
     request: InitProducerIdRequest,
 ) -> InitProducerIdResponse {
     if let Err(code) = check(&request) {
         return refused(code);
     }
-    match ctx.service.new_producer_id().await {
+    match change.new_producer_id().await {
         Ok(producer_id) => InitProducerIdResponse { producer_id, producer_epoch: 0, ..Default::default() },
         Err(error) => refused(ErrorCode::from(&error)),
     }

@@ -5,8 +5,9 @@
 //! 8: authorized operations. 9: flexible. 10: topic ids in the answer. 11: no cluster operations. 12: by topic id.
 //! 13: an error of the whole answer, which tells a client to start over; there is no reason for that here.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
+use futures::StreamExt;
 use millstream_model::TopicId;
 use millstream_protocol::{
     Str, Uuid,
@@ -17,30 +18,81 @@ use millstream_protocol::{
 };
 
 use super::{
-    context::RequestContext,
+    context::{OnClose, RequestContext},
     error::ErrorCode,
     operations::{self, if_asked},
 };
-use crate::service::{NewTopic, PartitionView, TopicError, TopicView};
+use crate::service::{Change, NewTopic, PartitionView, TopicError, TopicView};
+
+/// Topics of one request that are made at the same time.
+const CREATED_AT_ONCE_MAX: usize = 64;
 
 /// Describes brokers and topics; creates topics that are not there if broker and client allow it.
-pub(super) async fn metadata(context: &RequestContext, request: MetadataRequest) -> MetadataResponse {
+pub(super) fn metadata(
+    context: &RequestContext,
+    request: MetadataRequest,
+) -> (OnClose, impl Future<Output = Result<Option<MetadataResponse>, String>> + Send + use<>) {
+    let missing = to_create(context, &request);
+    // It runs to its end by itself; only the answer waits for it.
+    let creation = (!missing.is_empty()).then(|| context.service.change(|change| create(change, missing)));
+    let context = context.clone();
+    let answer = async move {
+        let refused = match creation {
+            Some(creation) => creation.await.map_err(|error| error.to_string())?,
+            None => BTreeMap::new(),
+        };
+        Ok(Some(describe_all(&context, request, &refused)))
+    };
+    (OnClose::Drop, answer)
+}
+
+/// Topics that the request names, that do not exist, and that may be created for it.
+fn to_create(context: &RequestContext, request: &MetadataRequest) -> BTreeSet<Str> {
     let service = &context.service;
-    let may_create = service.broker_config().auto_create_topics
-        && (context.version < 4 || request.allow_auto_topic_creation);
+    let allowed = context.version < 4 || request.allow_auto_topic_creation;
+    if !allowed || !service.broker_config().auto_create_topics {
+        return BTreeSet::new();
+    }
+    let names = request.topics.iter().flatten().filter_map(|wanted| wanted.name.as_ref());
+    let missing = names.filter(|name| service.topic(name).is_none());
+    missing.filter(|name| service.check_topic_name(name).is_ok()).cloned().collect()
+}
+
+/// Creates the topics; gives the reasons why some are refused.
+async fn create(change: Change, names: BTreeSet<Str>) -> BTreeMap<Str, TopicError> {
+    let creations = names.into_iter().map(|name| {
+        let change = change.clone();
+        async move {
+            let new = NewTopic {
+                name: name.to_string(),
+                partitions: -1,
+                replication_factor: -1,
+                ..NewTopic::default()
+            };
+            match change.create_topic(new, false).await {
+                // Another request was faster.
+                Ok(_) | Err(TopicError::AlreadyExists(_)) => None,
+                Err(error) => Some((name, error)),
+            }
+        }
+    });
+    let results = futures::stream::iter(creations).buffer_unordered(CREATED_AT_ONCE_MAX);
+    results.filter_map(std::future::ready).collect().await
+}
+
+fn describe_all(
+    context: &RequestContext,
+    request: MetadataRequest,
+    refused: &BTreeMap<Str, TopicError>,
+) -> MetadataResponse {
+    let service = &context.service;
     let topic_operations = if_asked(request.include_topic_authorized_operations, operations::TOPIC);
     let wanted = request.topics.filter(|topics| context.version > 0 || !topics.is_empty());
-    let mut topics = match wanted {
+    let mut topics: Vec<MetadataResponseTopic> = match wanted {
         None => service.topics().iter().map(|view| describe(context, view)).collect(),
-        Some(wanted) => {
-            let mut topics = Vec::new();
-            for one in wanted {
-                topics.push(describe_wanted(context, one, may_create).await);
-            }
-            topics
-        }
+        Some(wanted) => wanted.into_iter().map(|one| describe_wanted(context, one, refused)).collect(),
     };
-    for topic in topics.iter_mut().filter(|topic: &&mut MetadataResponseTopic| topic.error_code == 0) {
+    for topic in topics.iter_mut().filter(|topic| topic.error_code == 0) {
         topic.topic_authorized_operations = topic_operations;
     }
     MetadataResponse {
@@ -68,10 +120,10 @@ fn brokers(context: &RequestContext) -> Vec<MetadataResponseBroker> {
         .collect()
 }
 
-async fn describe_wanted(
+fn describe_wanted(
     context: &RequestContext,
     wanted: MetadataRequestTopic,
-    may_create: bool,
+    refused: &BTreeMap<Str, TopicError>,
 ) -> MetadataResponseTopic {
     let id = TopicId(wanted.topic_id.0);
     let Some(name) = wanted.name else {
@@ -83,28 +135,12 @@ async fn describe_wanted(
     if let Some(view) = context.service.topic(&name) {
         return describe(context, &view);
     }
-    match find_or_create(context, &name, may_create).await {
-        Ok(view) => describe(context, &view),
-        Err(error) => missing(ErrorCode::from(&error), Some(name), TopicId::default()),
-    }
-}
-
-async fn find_or_create(
-    context: &RequestContext,
-    name: &str,
-    may_create: bool,
-) -> Result<Arc<TopicView>, TopicError> {
-    context.service.check_topic_name(name)?;
-    if !may_create {
-        return Err(TopicError::Unknown);
-    }
-    let new =
-        NewTopic { name: name.to_string(), partitions: -1, replication_factor: -1, ..NewTopic::default() };
-    match context.service.create_topic(new, false).await {
-        // Someone else was faster.
-        Err(TopicError::AlreadyExists(_)) => context.service.topic(name).ok_or(TopicError::Unknown),
-        result => result,
-    }
+    let error = match (context.service.check_topic_name(&name), refused.get(&name)) {
+        (Err(invalid), _) => ErrorCode::from(&invalid),
+        (Ok(()), Some(refused)) => ErrorCode::from(refused),
+        (Ok(()), None) => ErrorCode::from(&TopicError::Unknown),
+    };
+    missing(error, Some(name), TopicId::default())
 }
 
 fn missing(code: ErrorCode, name: Option<Str>, id: TopicId) -> MetadataResponseTopic {

@@ -6,6 +6,8 @@ mod acls;
 mod alter_configs;
 mod api;
 mod client_quotas;
+#[cfg(test)]
+mod closed_connection_tests;
 mod configs;
 mod context;
 mod create_partitions;
@@ -21,7 +23,6 @@ mod describe_topic_partitions;
 mod document;
 mod error;
 mod fetch;
-mod finish;
 mod groups;
 mod init_producer_id;
 mod leader_epoch;
@@ -34,6 +35,7 @@ mod placement;
 mod produce;
 mod scram_users;
 mod sessions;
+mod timeout;
 mod transactions;
 mod versions;
 
@@ -46,7 +48,10 @@ use millstream_protocol::{DecodeError, Reader, RequestHeader};
 pub(crate) use context::Peer;
 
 use self::{api::Row, context::RequestContext, sessions::FetchSessions};
-use crate::{partition::Replies, service::Service};
+use crate::{
+    partition::Replies,
+    service::{PendingChange, Service},
+};
 
 /// What becomes of a request.
 pub(crate) enum Reply {
@@ -62,8 +67,10 @@ pub(crate) enum Reply {
 pub(crate) enum Answer {
     /// The reply is there.
     Now(Reply),
-    /// The reply comes.
+    /// The reply comes; nothing is lost when it is dropped.
     Later(BoxFuture<'static, Reply>),
+    /// The request changes state, and runs to its end also when nothing waits for the reply.
+    Change(PendingChange<Reply>),
 }
 
 /// Finds each request's row and begins it.

@@ -13,10 +13,10 @@ use millstream_protocol::{
 };
 
 use super::{
-    context::RequestContext,
+    context::{OnClose, RequestContext},
     error::{ErrorCode, refusal},
 };
-use crate::service::{ProduceError, ProducePart, Produced};
+use crate::service::{ProduceError, ProducePart, Produced, Queueing};
 
 /// Longest time that a producer may wait for an acknowledgement.
 const TIMEOUT_MS_MAX: i32 = 600_000;
@@ -32,15 +32,19 @@ enum Slot {
 pub(super) fn produce(
     context: &RequestContext,
     request: ProduceRequest,
-) -> impl Future<Output = Result<Option<ProduceResponse>, String>> + Send + 'static {
+) -> (OnClose, impl Future<Output = Result<Option<ProduceResponse>, String>> + Send + 'static) {
     let acks = request.acks;
     let timeout = Duration::from_millis(request.timeout_ms.clamp(0, TIMEOUT_MS_MAX) as u64);
     let transactional = request.transactional_id.is_some();
     let mut parts = Vec::new();
     let topics: Vec<_> =
         request.topic_data.into_iter().map(|topic| slots(context, topic, acks, &mut parts)).collect();
-    let pending = context.service.produce(&context.turns, parts, transactional, timeout);
-    async move {
+    let (queueing, pending) = context.service.produce(&context.turns, parts, transactional, timeout);
+    let on_close = match queueing {
+        Queueing::Done => OnClose::Drop,
+        Queueing::Pending => OnClose::Finish,
+    };
+    let answer = async move {
         let mut results = pending.await.into_iter();
         let responses: Vec<_> =
             topics.into_iter().map(|(name, slots)| topic_response(name, slots, &mut results)).collect();
@@ -54,7 +58,8 @@ pub(super) fn produce(
             }
             None => Ok(None),
         }
-    }
+    };
+    (on_close, answer)
 }
 
 fn slots(

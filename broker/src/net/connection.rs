@@ -165,6 +165,15 @@ fn begin(
     match dispatcher.begin(peer, frame) {
         Answer::Now(reply) => Either::Right(ready(Settled { reply, _charge: charge })),
         Answer::Later(reply) => Either::Left(reply.map(|reply| Settled { reply, _charge: charge }).boxed()),
+        Answer::Change(change) => {
+            // The request keeps its memory until the change has ended, which may be after the connection's end.
+            change.hold(charge);
+            let settled = change.map(|reply| {
+                let reply = reply.unwrap_or_else(|error| Reply::Close(error.to_string()));
+                Settled { reply, _charge: Charge::default() }
+            });
+            Either::Left(settled.boxed())
+        }
     }
 }
 

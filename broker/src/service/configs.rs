@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use millstream_model::NodeId;
 use millstream_state::cluster;
 
-use super::{BrokerConfigError, ConfigEntry, ConfigSource, Service, facts::is_fact, layers::Layers};
+use super::{
+    BrokerConfigError, Change, ChangeError, ConfigEntry, ConfigSource, ConfigTurn, Service, facts::is_fact,
+    layers::Layers,
+};
 use crate::config::{
     BROKER_KEYS, BrokerConfig, GROUP_KEYS, Key, TOPIC_KEYS, TopicConfig, broker_name, topic_key_of,
 };
@@ -50,15 +53,13 @@ impl Service {
             own.chain(of_topics).chain(self.fact_configs()).collect()
         })
     }
+}
 
-    /// Waits until nobody else changes a configuration that depends on what it was, and keeps others from it.
-    pub async fn config_turn(&self) -> impl Drop + '_ {
-        self.inner.config_turn.lock().await
-    }
-
+impl Change {
     /// Sets broker keys while the broker runs, or with `None` brings them back to what was given at start.
     pub async fn alter_broker_config(
         &self,
+        _turn: &ConfigTurn<'_>,
         scope: BrokerScope,
         changes: Vec<(String, Option<String>)>,
         validate_only: bool,
@@ -73,6 +74,12 @@ impl Service {
         };
         let written = self.write_metadata(cluster::encode_alter_broker_configs(node, &changes)).await;
         written.map(|_| ()).map_err(|error| BrokerConfigError::Unavailable(error.to_string()))
+    }
+}
+
+impl From<ChangeError> for BrokerConfigError {
+    fn from(error: ChangeError) -> BrokerConfigError {
+        BrokerConfigError::Unavailable(error.to_string())
     }
 }
 

@@ -9,8 +9,9 @@ use millstream_store::wal::Wal;
 use parking_lot::Mutex;
 
 use super::{
-    BrokerFacts, BrokerInfo, ClusterHost, FetchError, FetchPart, Fetched, FlushTrouble, FoundOffset,
+    BrokerFacts, BrokerInfo, Change, ClusterHost, FetchError, FetchPart, Fetched, FlushTrouble, FoundOffset,
     Leadership, OffsetQuery, PartitionView, TopicView, WriteStop,
+    changes::Changes,
     produce::Opener,
     room::{DiskLook, DiskRoom},
 };
@@ -42,8 +43,7 @@ pub(super) struct Inner {
     /// What must leave memory cannot be written now.
     pub(super) flush_trouble: Mutex<Option<FlushTrouble>>,
     pub(super) opener: Opener,
-    /// Held by whoever changes a configuration that depends on what it was.
-    pub(super) config_turn: tokio::sync::Mutex<()>,
+    pub(super) changes: Changes,
     /// How this broker runs.
     pub(super) facts: BrokerFacts,
 }
@@ -74,7 +74,7 @@ impl Service {
             log,
             flush_trouble: Mutex::default(),
             opener,
-            config_turn: Default::default(),
+            changes: Changes::default(),
             facts,
         };
         Service { inner: Arc::new(inner) }
@@ -296,7 +296,9 @@ impl Service {
         });
         Ok(found.ok_or(FetchError::UnknownPartition)?.unwrap_or((-1, -1)))
     }
+}
 
+impl Change {
     /// Drops the records below `before` (-1: all) and returns the new log start.
     pub async fn delete_records(&self, partition: &PartitionView, before: i64) -> Result<i64, FetchError> {
         let (host, _) = self.inner.leading(partition, -1)?;

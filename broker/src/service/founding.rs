@@ -3,9 +3,9 @@
 use millstream_model::{NodeId, limits};
 use millstream_state::cluster::{self, Broker};
 
-use super::{Service, TopicError};
+use super::{Change, TopicError};
 
-impl Service {
+impl Change {
     /// Gives the cluster this id and its shards if it has none yet, and notes how this broker is reached.
     pub async fn found_cluster(&self, cluster_id: String) -> Result<(), TopicError> {
         let node = NodeId(self.inner.serve.node_id);

@@ -1,5 +1,6 @@
 //! Plain verbs: what a broker does for whoever asks, in no one's protocol.
 
+mod changes;
 mod cluster;
 mod configs;
 mod data;
@@ -15,10 +16,13 @@ mod produce;
 mod producers;
 mod reconcile;
 mod room;
+#[cfg(test)]
+pub(crate) mod test_node;
 mod topics;
 mod turns;
 mod types;
 
+pub use changes::{Change, ChangeError, ConfigTurn, PendingChange};
 pub use configs::BrokerScope;
 pub use error::{BrokerConfigError, ProduceError, ProducerIdError, TopicError};
 pub use facts::BrokerFacts;
@@ -30,6 +34,8 @@ pub(crate) use inspect::space_of;
 pub use inspect::{ActiveProducer, DiskSpace};
 pub use lag::{PartitionLag, RecordTimes, TopicLag};
 pub use layers::GivenConfigs;
+pub use produce::Queueing;
+pub use reconcile::TopicRepair;
 pub(crate) use room::DiskLook;
 pub use room::{FlushTrouble, WriteStop};
 pub(crate) use topics::PARTITIONS_MAX;

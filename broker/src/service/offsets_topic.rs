@@ -3,7 +3,7 @@
 //! It is an ordinary topic that clients can describe, read and list, and that nothing is ever written to: what groups
 //! commit is kept in their own state.
 
-use super::{NewTopic, Service, TopicError};
+use super::{Change, NewTopic, Service, TopicError};
 
 /// Kafka's name of the topic.
 const NAME: &str = "__consumer_offsets";
@@ -16,6 +16,16 @@ impl Service {
         self.topic(NAME).is_some()
     }
 
+    /// Refuses what would change one of the broker's own topics.
+    pub(super) fn check_not_internal(&self, name: &str) -> Result<(), TopicError> {
+        match self.topic(name) {
+            Some(view) if view.internal => Err(TopicError::Internal(view.name.clone())),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Change {
     /// Creates the topic for committed offsets unless it exists. As in Kafka, that is when a coordinator is first looked for.
     pub async fn create_offsets_topic(&self) -> Result<(), TopicError> {
         let configs = CONFIGS.map(|(key, value)| (key.to_string(), Some(value.to_string())));
@@ -29,14 +39,6 @@ impl Service {
         match self.create_topic(new, false).await {
             Ok(_) | Err(TopicError::AlreadyExists(_)) => Ok(()),
             Err(error) => Err(error),
-        }
-    }
-
-    /// Refuses what would change one of the broker's own topics.
-    pub(super) fn check_not_internal(&self, name: &str) -> Result<(), TopicError> {
-        match self.topic(name) {
-            Some(view) if view.internal => Err(TopicError::Internal(view.name.clone())),
-            _ => Ok(()),
         }
     }
 }

@@ -69,6 +69,15 @@ fn refusal(error: OpenError, bytes_max: usize) -> ProduceError {
     }
 }
 
+/// Whether the batches of a call are queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queueing {
+    /// All that are not refused are.
+    Done,
+    /// Large ones are opened first, or wait for those of an earlier call.
+    Pending,
+}
+
 /// A batch with its place.
 struct Prepared {
     topic: Arc<TopicView>,
@@ -85,40 +94,44 @@ type Queued = Result<(oneshot::Receiver<Result<partition::Appended, ProduceError
 impl Service {
     /// Checks, orders and queues the batches before it returns, unless some must be opened that are large; the future
     /// tells what became of each. Batches of two calls with the same turns for one partition are appended in the order
-    /// of the calls. Those that wait for their turn when the future is dropped are not appended.
+    /// of the calls.
+    ///
+    /// Dropping the future of queued batches only loses the answer. Dropping it while their queueing is pending drops all
+    /// of them, never some: run it as a change where they are to be appended all the same.
     pub fn produce(
         &self,
         turns: &Turns,
         parts: Vec<ProducePart>,
         transactional: bool,
         timeout: Duration,
-    ) -> impl Future<Output = Vec<Result<Produced, ProduceError>>> + Send + 'static {
+    ) -> (Queueing, impl Future<Output = Vec<Result<Produced, ProduceError>>> + Send + 'static) {
         let (now_ms, begun) = (clock::now_ms(), clock::monotonic());
         let prepared: Vec<_> =
             parts.into_iter().map(|part| self.prepare(part, transactional, now_ms)).collect();
         let takes_time = |one: &PreparedBatch| matches!(one, Ok(Prepared { batch: Checked::Closed(_), .. }));
         let turn = turns.take(prepared.iter().any(takes_time));
         let inner = self.inner.clone();
-        let queued = match turn {
+        let (queueing, queued) = match turn {
             None => {
                 let (queued, touched) = inner.queue(prepared);
                 inner.meter.stages.produce_check.record(clock::monotonic().saturating_duration_since(begun));
                 touched.iter().for_each(|shard| shard.push());
-                Either::Left(ready(queued))
+                (Queueing::Done, Either::Left(ready(queued)))
             }
             Some(mut turn) => {
                 let inner = inner.clone();
-                Either::Right(async move {
+                let opening = async move {
                     let opened = join_all(prepared.into_iter().map(|one| inner.open(one))).await;
                     turn.comes().await;
                     let (queued, touched) = inner.queue(opened);
                     touched.iter().for_each(|shard| shard.push());
                     queued
-                })
+                };
+                (Queueing::Pending, Either::Right(opening))
             }
         };
         let deadline = tokio::time::Instant::from_std(clock::deadline(timeout));
-        async move {
+        let outcomes = async move {
             let mut results = Vec::new();
             for one in queued.await {
                 let result = inner.outcome(one, deadline).await;
@@ -128,7 +141,8 @@ impl Service {
                 results.push(result);
             }
             results
-        }
+        };
+        (queueing, outcomes)
     }
 
     fn prepare(&self, part: ProducePart, transactional: bool, now_ms: i64) -> PreparedBatch {

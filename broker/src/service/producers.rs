@@ -4,7 +4,7 @@ use millstream_replica::{Command, Reply};
 use millstream_state::cluster::{self, ClusterReply};
 use tokio::sync::Mutex;
 
-use super::{ProducerIdError, Service};
+use super::{Change, ProducerIdError};
 
 /// Ids of one block; what a restart leaves of a block is never given out.
 pub(super) const BLOCK_IDS: u32 = 1000;
@@ -16,7 +16,7 @@ pub(super) struct ProducerIds {
     rest: Mutex<std::ops::Range<i64>>,
 }
 
-impl Service {
+impl Change {
     /// A producer id that nobody else has or had.
     pub async fn new_producer_id(&self) -> Result<i64, ProducerIdError> {
         let mut rest = self.inner.producer_ids.rest.lock().await;

@@ -1,27 +1,93 @@
-//! Brings shards and metadata group together at a start: after a crash in the middle of a topic operation, and after a
-//! repair that has cut the log of one of them.
+//! Brings shards and metadata group together: at a start, after a crash in the middle of a topic operation or after a
+//! repair that has cut the log of one of them; and while the broker runs, as soon as a topic operation has ended between
+//! two of its entries.
 //!
 //! Nothing is dropped because something else is lost. A repair never takes away what is in runs or in another group's
 //! log, so what the metadata group does not know any more gets a topic again, and ends of partitions follow the runs.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
 
 use millstream_model::{GroupId, PartitionId, TopicId};
 use millstream_state::{cluster, partition as commands};
+use tokio::{sync::watch, task::JoinHandle};
 
-use super::{Service, TopicError, producers::BLOCK_IDS};
+use super::{Change, Service, TopicError, producers::BLOCK_IDS};
 use crate::clock;
 
 /// Adoptions that are proposed at once.
 const ADOPTIONS_AT_ONCE: usize = 1000;
+/// Wait before a repair that failed is tried again: it doubles from the first to the second.
+const RETRY_WAIT_MIN: Duration = Duration::from_millis(100);
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
 
-impl Service {
+/// The task that repairs topics while the broker runs.
+pub struct TopicRepair {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl TopicRepair {
+    /// Starts the task on a node whose groups run.
+    pub fn start(service: Service) -> TopicRepair {
+        let (stop, stopped) = watch::channel(false);
+        TopicRepair { stop, task: tokio::spawn(repair_when_interrupted(service, stopped)) }
+    }
+
+    /// Ends the task.
+    pub async fn shutdown(self) {
+        self.stop.send_replace(true);
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the repair of topics ended with an error");
+        }
+    }
+}
+
+async fn repair_when_interrupted(service: Service, mut stopped: watch::Receiver<bool>) {
+    let mut wait = None;
+    loop {
+        tokio::select! {
+            () = service.topic_operation_interrupted(), if wait.is_none() => {}
+            () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
+            _ = stopped.changed() => return,
+        }
+        tracing::info!("topic operation interrupted; repairing");
+        let repaired = service.change(async move |change| change.repair_topics().await).await;
+        wait = match repaired.map_err(TopicError::from).flatten() {
+            Ok(()) => None,
+            Err(error) => {
+                let next = wait.map_or(RETRY_WAIT_MIN, |last| (last * 2).min(RETRY_WAIT_MAX));
+                tracing::warn!(%error, retry_ms = next.as_millis() as u64, "repair of topics failed; retrying");
+                Some(next)
+            }
+        };
+    }
+}
+
+impl Change {
     /// Does whatever it takes for metadata group, shards and runs to agree; nothing after an ordinary stop.
     pub async fn reconcile(&self) -> Result<(), TopicError> {
         self.adopt_orphans().await?;
         self.pass_over_producers().await?;
-        self.finish_topic_operations().await?;
+        self.repair_topics().await?;
         self.extend_to_runs().await
+    }
+
+    /// Makes shards and committed offsets agree with the topics of the metadata group. No operation on a topic runs
+    /// meanwhile. Only the leader of the metadata group certainly knows every topic: elsewhere this does nothing.
+    pub async fn repair_topics(&self) -> Result<(), TopicError> {
+        if self.metadata().led_term().is_none() {
+            return Ok(());
+        }
+        let operation = self.all_topic_operations().await;
+        let partitions = self.repair_partitions().await;
+        let offsets = self.groups().drop_dead_topics(|topic| self.topic(topic).is_some()).await;
+        // The caller tries again when this failed.
+        operation.finished();
+        partitions?;
+        if offsets { Ok(()) } else { Err(TopicError::Unavailable("offsets were not dropped".into())) }
     }
 
     /// Gives a topic to each partition that the metadata group has never heard of: the entries that made its own are lost,
@@ -101,21 +167,31 @@ impl Service {
     }
 
     /// Makes and drops partitions in shards as the metadata group says.
-    async fn finish_topic_operations(&self) -> Result<(), TopicError> {
+    async fn repair_partitions(&self) -> Result<(), TopicError> {
+        // Shards first: a partition of theirs that no topic has then was deleted, as ids are given by the metadata group
+        // before a shard gets them, and never twice.
+        let present: HashMap<GroupId, BTreeSet<PartitionId>> = self
+            .inner
+            .shards
+            .iter()
+            .map(|(group, shard)| {
+                (*group, shard.host.inspect(|machine| machine.partitions().map(|p| p.0).collect()))
+            })
+            .collect();
         let wanted: HashMap<PartitionId, GroupId> = self.inner.cluster.inspect(|machine| {
             let partitions = machine.topics().flat_map(|topic| &topic.partitions);
             partitions.flat_map(|p| p.extents.iter().map(|extent| (p.id, extent.shard))).collect()
         });
         let (mut missing, mut left_over) = (Vec::new(), Vec::new());
-        for (group, shard) in &self.inner.shards {
-            let has: BTreeSet<PartitionId> =
-                shard.host.inspect(|machine| machine.partitions().map(|p| p.0).collect());
+        for (group, present) in &present {
             missing.extend(
-                wanted.iter().filter(|(id, at)| *at == group && !has.contains(id)).map(|(id, at)| (*id, *at)),
+                wanted
+                    .iter()
+                    .filter(|(id, at)| *at == group && !present.contains(id))
+                    .map(|(id, at)| (*id, *at)),
             );
-            // Ids are never given twice, so a partition that no topic has belonged to one that was deleted.
-            left_over
-                .extend(has.into_iter().filter(|id| wanted.get(id) != Some(group)).map(|id| (id, *group)));
+            let unknown = present.iter().filter(|id| wanted.get(id) != Some(group));
+            left_over.extend(unknown.map(|id| (*id, *group)));
         }
         if !missing.is_empty() || !left_over.is_empty() {
             tracing::info!(
@@ -125,10 +201,7 @@ impl Service {
             );
         }
         self.create_in_shards(&missing).await?;
-        self.in_shards(&left_over, |ids| {
-            commands::encode_drop_partitions(&ids.iter().map(|(id, _)| *id).collect::<Vec<_>>())
-        })
-        .await
+        self.drop_in_shards(&left_over).await
     }
 
     /// Moves the end of each partition to where the runs have records up to: what brought these may be lost from the log,

@@ -1,7 +1,7 @@
 //! Topics: made and removed in the metadata group first, then in the shards that hold their partitions.
 //!
-//! A crash between the two leaves partitions that one side does not know; [`Service::reconcile`] mends that at
-//! the next start, from what the metadata group says.
+//! What ends between the two leaves partitions that only one side knows; [`Change::repair_topics`] makes the shards agree
+//! with the metadata group: at a start, and as soon as an operation has ended so.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -16,7 +16,9 @@ use millstream_state::{
     partition as commands,
 };
 
-use super::{NewTopic, Service, TopicError, TopicView};
+use super::{
+    Change, ChangeError, ConfigTurn, NewTopic, Service, TopicError, TopicView, changes::TopicOperation,
+};
 use crate::{clock, config::TopicConfig};
 
 /// Most partitions of one topic, and of the whole cluster.
@@ -27,7 +29,7 @@ const CORES_PER_SHARD: u32 = 4;
 /// Partitions of one topic that a shard has before the topic is spread further.
 const PARTITIONS_PER_SHARD: u32 = 8;
 
-impl Service {
+impl Change {
     /// Makes a topic, or only checks whether it could be made.
     pub async fn create_topic(
         &self,
@@ -46,13 +48,43 @@ impl Service {
             &configs,
             clock::now_ms(),
         );
-        match self.write_metadata(command).await? {
-            ClusterReply::Created { partitions } => self.create_in_shards(&partitions).await?,
-            other => return Err(TopicError::Unavailable(format!("unexpected reply {other:?}"))),
-        }
+        self.create_partitions_by(command).await?;
         self.topic(&new.name).ok_or_else(|| TopicError::Unavailable("the topic was deleted meanwhile".into()))
     }
 
+    /// Writes a command that makes partitions, and then the partitions.
+    async fn create_partitions_by(&self, command: Bytes) -> Result<(), TopicError> {
+        let operation = self.begin_topic_operation().await;
+        let (operation, reply) = self.begin_in_metadata(operation, command).await?;
+        let ClusterReply::Created { partitions } = reply else { return Err(unexpected(&reply)) };
+        self.create_in_shards(&partitions).await?;
+        operation.finished();
+        Ok(())
+    }
+
+    /// The first entry of an operation; one that is certainly refused has changed nothing.
+    async fn begin_in_metadata(
+        &self,
+        operation: TopicOperation,
+        command: Bytes,
+    ) -> Result<(TopicOperation, ClusterReply), TopicError> {
+        match self.propose_metadata(command).await {
+            Ok(Ok(reply)) => Ok((operation, reply)),
+            Ok(Err(error)) => {
+                operation.finished();
+                Err(refused(error))
+            }
+            Err(error) => {
+                if matches!(error, ProposeError::NotLeader) {
+                    operation.finished();
+                }
+                Err(unavailable(error))
+            }
+        }
+    }
+}
+
+impl Service {
     /// Shards that a topic of so many partitions is spread over. All batches of a request that go to one shard are one
     /// proposal, and its cost does not depend on how many they are: so a topic is spread only as far as it takes to use
     /// every node and a fair part of their cores, or as far as each shard still gets several batches of a request.
@@ -140,26 +172,22 @@ impl Service {
             meter: Arc::default(),
         }
     }
+}
 
-    /// Removes a topic and its records.
+impl Change {
+    /// Removes a topic with its records and the offsets that groups have committed for it.
     pub async fn delete_topic(&self, name: &str) -> Result<(), TopicError> {
         self.check_not_internal(name)?;
-        let dropped = match self.write_metadata(cluster::encode_delete_topic(name)).await? {
-            ClusterReply::Deleted { partitions } => partitions,
-            other => return Err(TopicError::Unavailable(format!("unexpected reply {other:?}"))),
-        };
-        self.groups().drop_topic(name);
-        self.in_shards(&dropped, |ids| {
-            commands::encode_drop_partitions(&ids.iter().map(|(id, _)| *id).collect::<Vec<_>>())
-        })
-        .await
-    }
-
-    /// Removes a topic by its id and gives its name.
-    pub async fn delete_topic_by_id(&self, id: TopicId) -> Result<String, TopicError> {
-        let name = self.inner.cluster.topic_by_id(id).ok_or(TopicError::Unknown)?.view.name.clone();
-        self.delete_topic(&name).await?;
-        Ok(name)
+        let operation = self.begin_topic_operation().await;
+        let (operation, reply) =
+            self.begin_in_metadata(operation, cluster::encode_delete_topic(name)).await?;
+        let ClusterReply::Deleted { partitions } = reply else { return Err(unexpected(&reply)) };
+        let offsets = self.groups().drop_topic(name);
+        self.drop_in_shards(&partitions).await?;
+        if offsets.await {
+            operation.finished();
+        }
+        Ok(())
     }
 
     /// Grows a topic to `total` partitions.
@@ -180,22 +208,15 @@ impl Service {
         if validate_only {
             return Ok(());
         }
-        match self
-            .write_metadata(cluster::encode_create_partitions(
-                name,
-                total as u32,
-                self.shards_of_topic(total as u32),
-            ))
-            .await?
-        {
-            ClusterReply::Created { partitions } => self.create_in_shards(&partitions).await,
-            other => Err(TopicError::Unavailable(format!("unexpected reply {other:?}"))),
-        }
+        let shards = self.shards_of_topic(total as u32);
+        self.create_partitions_by(cluster::encode_create_partitions(name, total as u32, shards)).await
     }
 
-    /// Sets keys of a topic, or with `None` brings them back to their defaults.
+    /// Sets keys of a topic, or with `None` brings them back to their defaults. Keys are checked against the present
+    /// values of others, which is why this takes a turn.
     pub async fn alter_topic_config(
         &self,
+        _turn: &ConfigTurn<'_>,
         name: &str,
         changes: Vec<(String, Option<String>)>,
         validate_only: bool,
@@ -226,6 +247,16 @@ impl Service {
         .await
     }
 
+    pub(super) async fn drop_in_shards(
+        &self,
+        partitions: &[(PartitionId, GroupId)],
+    ) -> Result<(), TopicError> {
+        self.in_shards(partitions, |ids| {
+            commands::encode_drop_partitions(&ids.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+        })
+        .await
+    }
+
     /// One command to each shard that holds some of the partitions, all at once.
     pub(super) async fn in_shards(
         &self,
@@ -247,13 +278,30 @@ impl Service {
     }
 
     pub(super) async fn write_metadata(&self, command: Bytes) -> Result<ClusterReply, TopicError> {
+        self.propose_metadata(command).await.map_err(unavailable)?.map_err(refused)
+    }
+
+    async fn propose_metadata(
+        &self,
+        command: Bytes,
+    ) -> Result<Result<ClusterReply, ClusterError>, ProposeError> {
         let metadata = &self.inner.metadata;
-        let term = metadata.led_term().ok_or_else(|| unavailable(ProposeError::NotLeader))?;
-        match metadata.write(term, Command::encoded(command)).await.map_err(unavailable)?.1 {
-            Reply::Cluster(Ok(reply)) => Ok(reply),
-            Reply::Cluster(Err(error)) => Err(refused(error)),
-            _ => Err(TopicError::Unavailable("unexpected reply".into())),
+        let term = metadata.led_term().ok_or(ProposeError::NotLeader)?;
+        match metadata.write(term, Command::encoded(command)).await?.1 {
+            Reply::Cluster(reply) => Ok(reply),
+            // Only a command of the cluster is proposed to its group.
+            _ => Err(ProposeError::Unknown),
         }
+    }
+}
+
+fn unexpected(reply: &ClusterReply) -> TopicError {
+    TopicError::Unavailable(format!("unexpected reply {reply:?}"))
+}
+
+impl From<ChangeError> for TopicError {
+    fn from(error: ChangeError) -> TopicError {
+        TopicError::Unavailable(error.to_string())
     }
 }
 

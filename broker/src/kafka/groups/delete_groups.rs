@@ -18,10 +18,13 @@ pub(in crate::kafka) async fn delete_groups(
     let mut names = request.groups_names;
     let mut seen = HashMap::new();
     names.retain(|name| seen.insert(name.clone(), ()).is_none());
-    let deletions = names.into_iter().map(|group_id| async move {
-        let error_code = code_of(ctx.service.groups().delete(&group_id).await);
-        DeletableGroupResult { group_id, error_code, error_message: None }
-    });
+    let deletions =
+        names.into_iter().map(|group_id| {
+            let deleted = ctx.service.groups().delete(&group_id);
+            async move {
+                DeletableGroupResult { group_id, error_code: code_of(deleted.await), error_message: None }
+            }
+        });
     let results = futures::future::join_all(deletions).await;
     DeleteGroupsResponse { results, ..Default::default() }
 }

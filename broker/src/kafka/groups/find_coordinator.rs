@@ -3,22 +3,21 @@
 //! 1 adds the kind of key, the throttle time and an error message; 3 is flexible; 4 asks for many keys at once, and its
 //! response has another shape.
 
+use std::time::Duration;
+
 use millstream_protocol::{
     Str,
     messages::find_coordinator::{Coordinator, FindCoordinatorRequest, FindCoordinatorResponse},
 };
 
-use super::{
-    super::{context::RequestContext, finish::within},
-    ErrorCode,
-};
+use super::{super::context::RequestContext, ErrorCode};
 
 /// Version from which keys come in a list.
 const LIST_FROM: i16 = 4;
 /// The kind of a key that names a group.
 const GROUP: i8 = 0;
 /// How long the first request waits for the topic of committed offsets.
-const CREATE_WAIT_MS: i32 = 1000;
+const CREATE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// The kind of a key that is a transactional id.
 const TRANSACTION: i8 = 1;
 
@@ -51,9 +50,8 @@ async fn create_offsets_topic(ctx: &RequestContext) {
     if ctx.service.has_offsets_topic() {
         return;
     }
-    let service = ctx.service.clone();
-    let created = within(CREATE_WAIT_MS, async move { service.create_offsets_topic().await }).await;
-    if let Some(Err(error)) = created {
+    let creation = ctx.service.change(|change| async move { change.create_offsets_topic().await });
+    if let Ok(Ok(Err(error))) = tokio::time::timeout(CREATE_WAIT_MAX, creation).await {
         tracing::warn!(%error, "the topic for committed offsets is not created");
     }
 }

@@ -38,10 +38,6 @@ impl GroupKeeper {
 
 async fn keep(service: Service, mut stopped: watch::Receiver<bool>) {
     let groups = service.groups();
-    // Only the leader of the metadata group certainly knows every topic.
-    if service.metadata().led_term().is_some() {
-        groups.drop_dead_topics(|topic| service.topic(topic).is_some());
-    }
     let mut expire_at = clock::monotonic() + EXPIRE_EVERY;
     while !*stopped.borrow() {
         let now = clock::monotonic();

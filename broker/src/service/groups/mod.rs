@@ -9,6 +9,7 @@
 //! 2. No two writes of one shard are in flight: what is decided first is applied first, and whatever is decided
 //!    meanwhile leaves as one entry.
 //! 3. No group and no member has a task or a timer of its own.
+//! 4. No change depends on the future that a verb returns: it is decided and queued before the verb returns.
 
 mod keeper;
 mod offsets;
@@ -86,29 +87,38 @@ impl Groups {
         self.slot(group).is_ok_and(|slot| slot.leads())
     }
 
-    /// A member joins; answered when its generation begins.
-    pub async fn join(&self, mut request: JoinRequest) -> Result<Joined, JoinRefusal> {
+    /// A member joins; the future resolves when its generation begins.
+    pub fn join(
+        &self,
+        mut request: JoinRequest,
+    ) -> impl Future<Output = Result<Joined, JoinRefusal>> + Send + use<> {
         let id = request.member_id.clone();
-        let refused = |error| JoinRefusal { error, member_id: id.clone() };
+        let refused = move |error| JoinRefusal { error, member_id: id.clone() };
         request.fresh_id = uuid_text(clock::random_uuid()).into();
-        let told = self.slot(&request.group).and_then(|slot| slot.join(request)).map_err(&refused)?;
-        let joined = told.await.unwrap_or_else(|_| Err(refused(GroupError::NotCoordinator)));
-        self.count_refusal(joined.as_ref().err().map(|refusal| refusal.error));
-        joined
-    }
-
-    fn count_refusal(&self, error: Option<GroupError>) {
-        if error == Some(GroupError::OutOfBytes) {
-            self.usage.refuse(clock::monotonic());
+        let joining = self.slot(&request.group).and_then(|slot| slot.join(request));
+        let usage = self.usage.clone();
+        async move {
+            let joined = match joining {
+                Ok(joining) => joining.await.unwrap_or_else(|_| Err(refused(GroupError::NotCoordinator))),
+                Err(error) => Err(refused(error)),
+            };
+            count_refusal(&usage, joined.as_ref().err().map(|refusal| refusal.error));
+            joined
         }
     }
 
-    /// A member asks for its assignment; answered when the leader's assignments are durable.
-    pub async fn sync(&self, request: SyncRequest) -> Result<Synced, GroupError> {
-        let told = self.slot(&request.group)?.sync(request)?;
-        let synced = told.await.unwrap_or(Err(GroupError::NotCoordinator));
-        self.count_refusal(synced.as_ref().err().copied());
-        synced
+    /// A member asks for its assignment; the future resolves when the leader's assignments are durable.
+    pub fn sync(
+        &self,
+        request: SyncRequest,
+    ) -> impl Future<Output = Result<Synced, GroupError>> + Send + use<> {
+        let syncing = self.slot(&request.group).and_then(|slot| slot.sync(request));
+        let usage = self.usage.clone();
+        async move {
+            let synced = syncing?.await.unwrap_or(Err(GroupError::NotCoordinator));
+            count_refusal(&usage, synced.as_ref().err().copied());
+            synced
+        }
     }
 
     /// A member is alive.
@@ -161,10 +171,10 @@ impl Groups {
         self.slots.iter().for_each(|slot| slot.dismiss());
     }
 
-    /// Deletes an empty group with its offsets; answered when that is durable.
-    pub async fn delete(&self, group: &str) -> Result<(), GroupError> {
-        let told = self.slot(group)?.delete(group)?;
-        ended(told).await
+    /// Deletes an empty group with its offsets; the future resolves when that is durable.
+    pub fn delete(&self, group: &str) -> impl Future<Output = Result<(), GroupError>> + Send + use<> {
+        let deleting = self.slot(group).and_then(|slot| slot.delete(group));
+        async move { ended(deleting?).await }
     }
 }
 
@@ -187,6 +197,13 @@ fn stable_hash(bytes: &[u8]) -> u64 {
 fn uuid_text(uuid: [u8; 16]) -> String {
     let hex: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// Counts a request that was refused because groups hold as much as they may.
+fn count_refusal(usage: &Usage, error: Option<GroupError>) {
+    if error == Some(GroupError::OutOfBytes) {
+        usage.refuse(clock::monotonic());
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use millstream_state::group::{CommittedOffset, GroupError, GroupOp, GroupState, MemberRef, OffsetEntry};
 
-use super::{Groups, ended};
+use super::{Groups, ended, slot::WriteResult};
 
 /// Committed offsets of one topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,25 +16,36 @@ pub struct TopicOffsets {
 }
 
 impl Groups {
-    /// Commits offsets; answered when they are durable and every fetch sees them.
-    pub async fn commit(
+    /// Commits offsets; the future resolves when they are durable and every fetch sees them.
+    pub fn commit(
         &self,
         group: Arc<str>,
         member: MemberRef,
         offsets: Vec<OffsetEntry>,
-    ) -> Result<(), GroupError> {
-        let told = self.slot(&group)?.decide(Some(&group), |d| {
+    ) -> impl Future<Output = Result<(), GroupError>> + Send + use<> {
+        let queued = self.queue_commit(group, member, offsets);
+        async move {
+            match queued? {
+                Some(result) => ended(result).await,
+                None => Ok(()),
+            }
+        }
+    }
+
+    fn queue_commit(
+        &self,
+        group: Arc<str>,
+        member: MemberRef,
+        offsets: Vec<OffsetEntry>,
+    ) -> Result<Option<WriteResult>, GroupError> {
+        self.slot(&group)?.decide(Some(&group), |d| {
             // First, so that a group of which nothing is stored is not made.
             d.check_growth(&group, &offsets)?;
             d.state.coordinator.commit(d.now, &group, &member)?;
             let op = GroupOp::Commit { group: group.clone(), offsets };
             let empty = matches!(&op, GroupOp::Commit { offsets, .. } if offsets.is_empty());
             if empty { Ok(None) } else { d.write(op).map(Some) }
-        })??;
-        match told {
-            Some(told) => ended(told).await,
-            None => Ok(()),
-        }
+        })?
     }
 
     /// The committed offsets of the given partitions; a group that does not exist has none.
@@ -78,14 +89,29 @@ impl Groups {
         Ok(slot.machine(|machine| look(machine.group(group))))
     }
 
-    /// Deletes committed offsets, except of topics that the group's members read; tells for each topic whether it
-    /// did. Answered when that is durable.
-    pub async fn delete_offsets(
+    /// Deletes committed offsets, except of topics that the group's members read. The future resolves when that is
+    /// durable, to whether it was allowed for each topic.
+    pub fn delete_offsets(
         &self,
         group: &str,
         topics: Vec<(Arc<str>, Vec<i32>)>,
-    ) -> Result<Vec<bool>, GroupError> {
-        let (allowed, told) = self.slot(group)?.decide(Some(group), |d| {
+    ) -> impl Future<Output = Result<Vec<bool>, GroupError>> + Send + use<> {
+        let queued = self.queue_deletion(group, topics);
+        async move {
+            let (allowed, result) = queued?;
+            if let Some(result) = result {
+                ended(result).await?;
+            }
+            Ok(allowed)
+        }
+    }
+
+    fn queue_deletion(
+        &self,
+        group: &str,
+        topics: Vec<(Arc<str>, Vec<i32>)>,
+    ) -> Result<(Vec<bool>, Option<WriteResult>), GroupError> {
+        self.slot(group)?.decide(Some(group), |d| {
             let names: Vec<Arc<str>> = topics.iter().map(|(topic, _)| topic.clone()).collect();
             let allowed = d.state.coordinator.may_delete_offsets(group, &names)?;
             let free = topics.iter().zip(&allowed).filter(|(_, allowed)| **allowed);
@@ -95,29 +121,44 @@ impl Groups {
             if partitions.is_empty() {
                 return Ok((allowed, None));
             }
-            let told = d.write(GroupOp::DeleteOffsets { group: group.into(), partitions })?;
-            Ok((allowed, Some(told)))
-        })??;
-        if let Some(told) = told {
-            ended(told).await?;
-        }
-        Ok(allowed)
+            let result = d.write(GroupOp::DeleteOffsets { group: group.into(), partitions })?;
+            Ok((allowed, Some(result)))
+        })?
     }
 
-    /// A topic is gone: so are the offsets that groups committed for it. Not waited for; what a crash leaves is
-    /// removed at the next start.
-    pub fn drop_topic(&self, topic: &str) {
-        self.slots.iter().for_each(|slot| slot.drop_topic(topic));
+    /// Queues the removal of all offsets that groups have committed for a topic; the future resolves to whether all are
+    /// removed.
+    pub(crate) fn drop_topic(&self, topic: &str) -> impl Future<Output = bool> + Send + use<> {
+        all_ended(self.slots.iter().map(|slot| slot.drop_topic(topic)).collect())
     }
 
-    /// Drops the offsets of every topic that is not there any more.
-    pub fn drop_dead_topics(&self, lives: impl Fn(&str) -> bool) {
+    /// Queues the removal of the offsets of every topic that does not live; the future resolves to whether all are
+    /// removed.
+    pub(crate) fn drop_dead_topics<L>(&self, lives: L) -> impl Future<Output = bool> + Send + use<L>
+    where
+        L: Fn(&str) -> bool,
+    {
+        let mut removals = Vec::new();
         for slot in &self.slots {
             let topics: BTreeSet<Arc<str>> = slot.machine(|machine| {
                 let offsets = machine.groups().flat_map(|(_, state)| state.offsets());
                 offsets.map(|(topic, ..)| topic).filter(|topic| !lives(topic)).cloned().collect()
             });
-            topics.iter().for_each(|topic| slot.drop_topic(topic));
+            removals.extend(topics.iter().map(|topic| slot.drop_topic(topic)));
         }
+        all_ended(removals)
     }
+}
+
+/// Whether all of these removals end well; one that has nothing to remove is `None`.
+async fn all_ended(removals: Vec<Result<Option<WriteResult>, GroupError>>) -> bool {
+    let mut all = true;
+    for removal in removals {
+        all &= match removal {
+            Ok(Some(result)) => ended(result).await.is_ok(),
+            Ok(None) => true,
+            Err(_) => false,
+        };
+    }
+    all
 }

@@ -26,6 +26,8 @@ const QUEUED_BYTES_MAX: usize = 64 << 20;
 /// Most bytes of one operation of a tool or a commit: it has to fit into a log entry.
 const OPERATION_BYTES_MAX: usize = 16 << 20;
 
+/// Resolves when an operation is applied, or cannot be.
+pub(super) type WriteResult = oneshot::Receiver<Result<(), GroupError>>;
 type JoinAnswer = Result<Joined, JoinRefusal>;
 type SyncAnswer = Result<Synced, GroupError>;
 
@@ -73,7 +75,6 @@ enum End {
     Caller(oneshot::Sender<Result<(), GroupError>>),
     /// The coordinator forgets the group if it is gone.
     Expired(Arc<str>),
-    Nobody,
 }
 
 /// What a decision is made with.
@@ -247,7 +248,7 @@ impl Slot {
                 End::Caller(tell) => drop(tell.send(result.map(|_| ()))),
                 End::Coordinator(id) if current => state.coordinator.written(now, id, result.map(|_| ())),
                 End::Expired(group) if current => state.expired(&group, result),
-                End::Coordinator(_) | End::Expired(_) | End::Nobody => {}
+                End::Coordinator(_) | End::Expired(_) => {}
             }
         }
         self.settle(state);
@@ -286,10 +287,7 @@ impl Slot {
     }
 
     /// Deletes an empty group.
-    pub(super) fn delete(
-        &self,
-        group: &str,
-    ) -> Result<oneshot::Receiver<Result<(), GroupError>>, GroupError> {
+    pub(super) fn delete(&self, group: &str) -> Result<WriteResult, GroupError> {
         self.decide(Some(group), |d| {
             d.state.coordinator.delete(group)?;
             d.write(GroupOp::Remove { group: group.into() })
@@ -319,14 +317,17 @@ impl Slot {
         });
     }
 
-    /// Queues the removal of every group's offsets of a topic that is gone.
-    pub(super) fn drop_topic(&self, topic: &str) {
-        let _ = self.decide(None, |d| {
+    /// Queues the removal of every group's offsets of a topic; `None` if there are none.
+    pub(super) fn drop_topic(&self, topic: &str) -> Result<Option<WriteResult>, GroupError> {
+        self.decide(None, |d| {
             let idle = d.state.queue.is_empty() && !d.state.writing;
-            if !idle || d.slot.machine(|machine| machine.has_offsets_of(topic)) {
-                d.state.enqueue(GroupOp::DropTopic { topic: topic.into() }, End::Nobody);
+            if idle && !d.slot.machine(|machine| machine.has_offsets_of(topic)) {
+                return None;
             }
-        });
+            let (reply_tx, reply_rx) = oneshot::channel();
+            d.state.enqueue(GroupOp::DropTopic { topic: topic.into() }, End::Caller(reply_tx));
+            Some(reply_rx)
+        })
     }
 }
 
@@ -342,10 +343,7 @@ impl Decision<'_> {
     }
 
     /// Queues an operation; the receiver hears of its end.
-    pub(super) fn write(
-        &mut self,
-        op: GroupOp,
-    ) -> Result<oneshot::Receiver<Result<(), GroupError>>, GroupError> {
+    pub(super) fn write(&mut self, op: GroupOp) -> Result<WriteResult, GroupError> {
         let bytes = op.size_hint();
         if bytes > OPERATION_BYTES_MAX {
             return Err(GroupError::TooLarge);

@@ -1,0 +1,80 @@
+//! A node's service on a disk in memory, for tests of the verbs and of the protocols.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use millstream_model::{GroupId, NodeId, PartitionId};
+use millstream_replica::{Group, LogStore, NoPeers, Timing};
+use millstream_store::{
+    disk::{Disk, sim::SimDisk},
+    tables::{Tables, TablesConfig},
+    wal::{RecoveryBase, Wal, WalConfig},
+};
+
+use super::{BrokerFacts, ClusterHost, GivenConfigs, Service};
+use crate::{
+    config::{ServeConfig, ServeOptions},
+    partition::{Shard, ShardHost},
+};
+
+/// A cluster id.
+const CLUSTER: &str = "AAAAAAAAAAAAAAAAAAAAAA";
+
+/// The service of a node that leads its groups.
+pub(crate) async fn start(seed: u64) -> Service {
+    let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(seed));
+    let (tables, _) = Tables::open(disk.clone(), TablesConfig::default()).expect("tables");
+    let (wal, _) = Wal::open(disk, WalConfig::default(), &RecoveryBase::default()).expect("a log");
+    let (tables, wal) = (Arc::new(tables), Arc::new(wal));
+    let config = ServeConfig::resolve(ServeOptions::default()).expect("the defaults are allowed");
+    let given = GivenConfigs { node: 1, broker: Default::default(), topic: Default::default() };
+    let cluster = Arc::new(ClusterHost::new(tables.clone(), given));
+    let metadata = lead(GroupId::METADATA, &wal, &tables, cluster.clone()).await;
+    let mut shards = HashMap::new();
+    for id in (1..=millstream_model::limits::SHARDS_DEFAULT).map(GroupId) {
+        let host = Arc::new(ShardHost::new(id, tables.clone()));
+        shards.insert(id, Shard::new(lead(id, &wal, &tables, host.clone()).await, host));
+    }
+    let facts = BrokerFacts {
+        advertised: config.kafka_addr.clone(),
+        kafka_addr: config.kafka_addr.clone(),
+        http_addr: config.http_addr.clone(),
+        background_threads: 1,
+        compaction_every: Duration::from_secs(1),
+    };
+    let service = Service::new(cluster, metadata, shards, wal, config, facts);
+    let founded = service.change(async move |change| change.found_cluster(CLUSTER.into()).await);
+    founded.await.expect("it ends").expect("founded");
+    service
+}
+
+async fn lead(
+    id: GroupId,
+    wal: &Arc<Wal>,
+    tables: &Arc<Tables>,
+    machine: Arc<dyn millstream_replica::Machine>,
+) -> Group {
+    let log = LogStore::new(wal.group(id));
+    let group =
+        Group::start(id, NodeId(1), Timing::default(), NoPeers::shared(), log, machine, tables.clone());
+    let group = group.await.expect("a group");
+    group.lead_alone().await.expect("it leads");
+    group
+}
+
+impl Service {
+    /// Whether shards have exactly the partitions that the topics have.
+    pub(crate) fn shards_agree(&self) -> bool {
+        let mut of_topics: Vec<(PartitionId, GroupId)> = Vec::new();
+        for topic in self.topics() {
+            of_topics.extend(topic.partitions.iter().map(|partition| (partition.id, partition.group)));
+        }
+        let mut of_shards: Vec<(PartitionId, GroupId)> = Vec::new();
+        for shard in self.shards() {
+            let id = shard.id();
+            shard.host.inspect(|machine| of_shards.extend(machine.partitions().map(|(at, _)| (at, id))));
+        }
+        of_topics.sort();
+        of_shards.sort();
+        of_topics == of_shards
+    }
+}
