@@ -193,7 +193,7 @@ fn a_batch_that_expands_beyond_the_bound_is_refused_and_the_broker_stays_small()
     for codec in [Codec::Gzip, Codec::Zstd] {
         let bomb = bomb(codec, 300 << 20);
         assert!(bomb.len() < MIB as usize, "{codec:?}: {}", bomb.len());
-        for topic in ["recompressed", "compacted"] {
+        for topic in ["recompressed", "compacted", "plain"] {
             let refused = client.produce(topic, bomb.clone());
             assert_eq!(ErrorCode(refused.error_code), ErrorCode::INVALID_RECORD, "{topic} {codec:?}");
             assert!(
@@ -201,7 +201,6 @@ fn a_batch_that_expands_beyond_the_bound_is_refused_and_the_broker_stays_small()
                 "{topic} {codec:?}"
             );
         }
-        assert!(client.append("plain", bomb.clone()) >= 0, "nobody has to look into this one");
     }
     assert_eq!(client.append("recompressed", batch_of(Codec::None, &[b"as before"])), 0);
     let status = std::fs::read_to_string(format!("/proc/{}/status", broker.pid())).expect("a process");
@@ -221,7 +220,7 @@ fn what_is_larger_than_the_topic_allows_after_recompression_is_refused() {
 }
 
 #[test]
-fn records_that_cannot_be_read_are_refused_where_they_must_be() {
+fn records_that_cannot_be_read_are_refused() {
     with_broker(|client| {
         client.create_topic("t", &[("compression.type", "zstd")]);
         let no_records = compress(Codec::Gzip, None, b"these are no records").expect("compressed");

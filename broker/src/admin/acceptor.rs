@@ -197,6 +197,8 @@ async fn serve(stream: TcpStream, router: Router, permit: ConnectionPermit) {
     let Timeouts { head, answer } = permit.connections.timeouts;
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(HEAD_BYTES_MAX);
+    // A client that has sent its request and closed its end, as `nc` does, still gets what it asked for.
+    http.half_close(true);
     let stream = TimedStream { stream, timeout: answer, deadline: None };
     let connection = http.serve_connection(TokioIo::new(stream), service);
     tokio::select! {

@@ -34,7 +34,7 @@ fn kept_from(config: &TopicConfig, pieces: &[Piece], now_ms: i64) -> Option<i64>
     let mut size: u64 = pieces.iter().map(|piece| piece.bytes).sum();
     let mut start = None;
     for piece in pieces {
-        let too_old = config.retention_ms.is_some_and(|ms| piece.max_timestamp < now_ms.saturating_sub(ms));
+        let too_old = config.retention_ms.is_some_and(|ms| piece.age_from_ms < now_ms.saturating_sub(ms));
         let too_much = config.retention_bytes.is_some_and(|most| size - piece.bytes >= most);
         if !too_old && !too_much {
             break;
@@ -54,7 +54,7 @@ mod tests {
     fn kept(set: &[(&str, &str)], now_ms: i64) -> Option<i64> {
         let set: BTreeMap<_, _> =
             set.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-        let piece = |bytes, max_timestamp, next_offset| Piece { bytes, max_timestamp, next_offset };
+        let piece = |bytes, age_from_ms, next_offset| Piece { bytes, age_from_ms, next_offset };
         let pieces = [piece(100, 1000, 10), piece(50, 3000, 20), piece(100, 2000, 30)];
         kept_from(&TopicConfig::from_values(&set), &pieces, now_ms)
     }

@@ -46,7 +46,7 @@ async fn append(shard: &Shard) {
     builder.push(NewRecord { timestamp_ms: 1, value: Some(b"value"), ..NewRecord::default() });
     let bytes = builder.build().expect("a batch");
     let header = BatchHeader::parse(&bytes).expect("a header");
-    let batch = CheckedBatch { bytes, header, log_append_ms: None };
+    let batch = CheckedBatch { bytes, header, log_append_ms: None, max_timestamp: None };
     let told = shard.submit(Submission { partition: partition_of(shard.id()), epoch_base: 0, batch });
     shard.push();
     told.await.expect("told").expect("appended");

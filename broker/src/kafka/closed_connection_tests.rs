@@ -330,7 +330,7 @@ async fn batches_that_must_be_opened_are_appended_also_without_acknowledgement()
             creation.topics[0].configs =
                 vec![CreatableTopicConfig { name: key, value: codec, ..Default::default() }];
             node.run(5, &creation).await;
-            production(&name(polls), Codec::Lz4, 100_000, acks)
+            production(&name(polls), Codec::Lz4, 500_000, acks)
         };
         node.close_at_each_poll(9, make, async |polls, _| {
             assert_eq!(node.end(&name(polls)), 1, "after {polls} polls");

@@ -224,7 +224,7 @@ const ERRORS: &[(ErrorCode, &str, &str)] = &[
     ),
     (
         ErrorCode::INVALID_RECORD,
-        "A record is not as the topic wants it, for example without a key on a compacted one; the message says what.",
+        "A record is malformed, or not as the topic wants it, for example without a key on a compacted one; the message and `record_errors` say what.",
         "Correct the record.",
     ),
     (

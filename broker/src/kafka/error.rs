@@ -54,6 +54,9 @@ impl From<&ProduceError> for ErrorCode {
             ProduceError::MessageTooLarge => ErrorCode::MESSAGE_TOO_LARGE,
             ProduceError::Corrupt(_) => ErrorCode::CORRUPT_MESSAGE,
             ProduceError::InvalidRecord(_) => ErrorCode::INVALID_RECORD,
+            // Kafka answers for the whole batch with the time if the time of any record is wrong.
+            ProduceError::RefusedRecords(refused) if refused.timestamps > 0 => ErrorCode::INVALID_TIMESTAMP,
+            ProduceError::RefusedRecords(_) => ErrorCode::INVALID_RECORD,
             ProduceError::UnsupportedFormat => ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT,
             ProduceError::InvalidTimestamp(_) => ErrorCode::INVALID_TIMESTAMP,
             ProduceError::OutOfOrderSequence => ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,

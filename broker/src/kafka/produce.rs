@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use millstream_protocol::{
-    Records,
+    Records, Str,
     messages::produce::{
-        PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceData, TopicProduceResponse,
+        BatchIndexAndErrorMessage, PartitionProduceResponse, ProduceRequest, ProduceResponse,
+        TopicProduceData, TopicProduceResponse,
     },
 };
 
@@ -67,7 +68,7 @@ fn slots(
     topic: TopicProduceData,
     acks: i16,
     parts: &mut Vec<ProducePart>,
-) -> (millstream_protocol::Str, Vec<(i32, Slot)>) {
+) -> (Str, Vec<(i32, Slot)>) {
     let view = context.service.topic(&topic.name);
     let slots = topic.partition_data.into_iter().map(|data| {
         let partition = usize::try_from(data.index).ok();
@@ -92,7 +93,7 @@ fn slots(
 }
 
 fn topic_response(
-    name: millstream_protocol::Str,
+    name: Str,
     slots: Vec<(i32, Slot)>,
     results: &mut impl Iterator<Item = Result<Produced, ProduceError>>,
 ) -> TopicProduceResponse {
@@ -122,9 +123,20 @@ fn partition_response(index: i32, result: Result<Produced, ProduceError>) -> Par
                 index,
                 error_code,
                 base_offset: -1,
+                record_errors: record_errors(error),
                 error_message,
                 ..Default::default()
             }
         }
     }
+}
+
+/// The records that the refusal is about: a client fails these with the reason, and may send the others again.
+fn record_errors(error: ProduceError) -> Vec<BatchIndexAndErrorMessage> {
+    let ProduceError::RefusedRecords(refused) = error else { return Vec::new() };
+    let listed = refused.listed.into_iter().map(|record| BatchIndexAndErrorMessage {
+        batch_index: record.index,
+        batch_index_error_message: record.reason.map(Str::from),
+    });
+    listed.collect()
 }

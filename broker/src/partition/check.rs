@@ -1,36 +1,44 @@
-//! What a batch from a client must be before it is stored. Records are looked at only where the topic needs it.
+//! What a batch from a client must be before it is stored.
+//!
+//! Each batch is walked once, before it is stored: what a consumer could not read is refused, and the largest timestamp
+//! in its header is made that of its records. Everything behind this check may rely on both.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_model::batch::{
-    BatchError, BatchHeader, Codec, DecompressedBatch, HEADER_BYTES, TimestampType, check_crc,
-    decode_records, recompress,
+    BatchError, BatchHeader, Codec, DecompressedBatch, HEADER_BYTES, OFFSET_DELTA, RecordIter, TimestampType,
+    check_crc, check_portable, decode_records, recompress, summarize_records,
 };
 
-use crate::{config::TopicConfig, service::ProduceError};
+use crate::{
+    config::TopicConfig,
+    service::{ProduceError, RefusedRecords},
+};
 
 /// A batch that passed [`check_batch`].
 #[derive(Clone, Debug)]
 pub struct CheckedBatch {
     /// The batch as it was sent.
     pub bytes: Bytes,
-    /// Its header.
+    /// Its header, with the largest timestamp of its records.
     pub header: BatchHeader,
     /// Time to stamp on its records: `None` keeps the producer's.
     pub log_append_ms: Option<i64>,
+    /// The largest timestamp, where the header in `bytes` has another.
+    pub max_timestamp: Option<i64>,
 }
 
 /// What became of a batch that [`check_batch`] let pass.
 #[derive(Clone, Debug)]
 pub enum Checked {
-    /// It can be stored as it was sent.
+    /// It can be stored.
     Ready(CheckedBatch),
-    /// Its records must be looked at first.
+    /// It is compressed, or is to be, and its records have to be looked at first.
     Closed(ClosedBatch),
 }
 
-/// A batch whose records the topic cannot take unseen: it wants their keys, their times, or another codec.
+/// A batch whose records are compressed, or have to be.
 #[derive(Clone, Debug)]
 pub struct ClosedBatch {
     batch: CheckedBatch,
@@ -74,30 +82,19 @@ pub fn check_batch(records: &Bytes, rules: CheckRules<'_>) -> Result<Checked, Pr
     }
     check_crc(records).map_err(refusal)?;
     check_header(&header)?;
-    check_times(&header, &rules)?;
     let log_append_ms = (rules.topic.timestamp_type == TimestampType::LogAppend).then_some(rules.now_ms);
-    let batch = CheckedBatch { bytes: records.clone(), header, log_append_ms };
-    if rules.topic.compact
-        || wanted_codec(&header, rules.topic).is_some()
-        || wants_times(&header, rules.topic)
-    {
-        let (topic, now_ms) = (rules.topic.clone(), rules.now_ms);
-        return Ok(Checked::Closed(ClosedBatch { batch, topic, now_ms }));
+    let mut batch = CheckedBatch { bytes: records.clone(), header, log_append_ms, max_timestamp: None };
+    if header.attributes.codec() == Ok(Codec::None) && wanted_codec(&header, rules.topic).is_none() {
+        batch.check_records(&records[HEADER_BYTES..], rules.topic, rules.now_ms)?;
+        return Ok(Checked::Ready(batch));
     }
-    Ok(Checked::Ready(batch))
+    Ok(Checked::Closed(ClosedBatch { batch, topic: rules.topic.clone(), now_ms: rules.now_ms }))
 }
 
 /// The codec that the topic brings the batch to, unless it has that already.
 fn wanted_codec(header: &BatchHeader, topic: &TopicConfig) -> Option<Codec> {
     let wanted = topic.compression?.codec;
     (header.attributes.codec() != Ok(wanted)).then_some(wanted)
-}
-
-/// Whether the header does not tell that no record is too old: it has the first record's time and the largest.
-fn wants_times(header: &BatchHeader, topic: &TopicConfig) -> bool {
-    topic.timestamp_type == TimestampType::Create
-        && topic.timestamp_before_max_ms < i64::MAX
-        && header.record_count > 1
 }
 
 impl ClosedBatch {
@@ -109,57 +106,135 @@ impl ClosedBatch {
     /// Looks at every record, and compresses them anew where the topic says so. Never holds more than `bytes_max` of
     /// them, whatever the batch declares.
     pub fn open(&self, bytes_max: usize) -> Result<CheckedBatch, OpenError> {
+        let codec = self.batch.header.attributes.codec().map_err(open_error)?;
+        check_portable(codec, &self.batch.bytes[HEADER_BYTES..]).map_err(open_error)?;
         let records = decode_records(&self.batch.bytes, bytes_max).map_err(open_error)?;
         if records.payload_bytes() > bytes_max {
             return Err(OpenError::TooLarge);
         }
-        self.check_records(&records)?;
-        let Some(codec) = wanted_codec(&self.batch.header, &self.topic) else {
-            return Ok(self.batch.clone());
-        };
+        let mut checked = self.batch.clone();
+        let walked = checked.check_records(records.payload(), &self.topic, self.now_ms);
+        walked.map_err(OpenError::Refused)?;
+        match wanted_codec(&checked.header, &self.topic) {
+            Some(codec) => self.compress(checked, &records, codec).map_err(OpenError::Refused),
+            None => Ok(checked),
+        }
+    }
+
+    fn compress(
+        &self,
+        batch: CheckedBatch,
+        records: &DecompressedBatch<'_>,
+        codec: Codec,
+    ) -> Result<CheckedBatch, ProduceError> {
         if codec == Codec::None && HEADER_BYTES + records.payload_bytes() > self.topic.max_message_bytes {
-            return Err(OpenError::Refused(ProduceError::MessageTooLarge));
+            return Err(ProduceError::MessageTooLarge);
         }
         let level = self.topic.compression.and_then(|compression| compression.level);
         // Memory is all that can fail here, and a length that the header has no room for.
-        let bytes = recompress(&self.batch.header, &records, codec, level)
-            .map_err(|_| OpenError::Refused(ProduceError::MessageTooLarge))?;
+        let bytes = recompress(&batch.header, records, codec, level);
+        let bytes = bytes.map_err(|_| ProduceError::MessageTooLarge)?;
         if bytes.len() > self.topic.max_message_bytes {
-            return Err(OpenError::Refused(ProduceError::MessageTooLarge));
+            return Err(ProduceError::MessageTooLarge);
         }
-        let header = BatchHeader::parse(&bytes).map_err(open_error)?;
-        Ok(CheckedBatch { bytes, header, ..self.batch })
+        let header = BatchHeader::parse(&bytes).map_err(refusal)?;
+        // What was written has the header's largest timestamp.
+        Ok(CheckedBatch { bytes, header, max_timestamp: None, ..batch })
     }
+}
 
-    fn check_records(&self, records: &DecompressedBatch<'_>) -> Result<(), OpenError> {
-        let refused = |error| Err(OpenError::Refused(error));
-        let by_client = self.topic.timestamp_type == TimestampType::Create;
-        for (index, record) in records.iter().enumerate() {
-            let record = record.map_err(open_error)?;
-            if record.offset_delta as i64 != index as i64 {
-                let found = record.offset_delta;
-                return refused(ProduceError::InvalidRecord(format!(
-                    "record {index} has the offset delta {found}"
-                )));
+impl CheckedBatch {
+    /// Walks the records, uncompressed, and makes the header's largest timestamp theirs.
+    fn check_records(
+        &mut self,
+        payload: &[u8],
+        topic: &TopicConfig,
+        now_ms: i64,
+    ) -> Result<(), ProduceError> {
+        let found = match summarize_records(payload, &self.header) {
+            Ok(found) => found,
+            Err(error) => {
+                return Err(refused(payload, &self.header, topic, now_ms).unwrap_or_else(|| invalid(&error)));
             }
-            if self.topic.compact && record.key.is_none() {
-                let reason = "a compacted topic takes only records with a key";
-                return refused(ProduceError::InvalidRecord(reason.into()));
-            }
-            if by_client {
-                let time = self.batch.header.base_timestamp.saturating_add(record.timestamp_delta);
-                check_time(time, &self.topic, self.now_ms).map_err(OpenError::Refused)?;
-            }
+        };
+        let is_wrong = |time| check_time(time, topic, now_ms).is_err();
+        // A smallest time that is none hides one that is too old.
+        let may_hide = found.min_timestamp < 0 && topic.timestamp_before_max_ms < i64::MAX;
+        let suspicious = (topic.compact && found.keyless > 0)
+            || may_hide
+            || is_wrong(found.min_timestamp)
+            || is_wrong(found.max_timestamp);
+        if suspicious && let Some(error) = refused(payload, &self.header, topic, now_ms) {
+            return Err(error);
+        }
+        if self.log_append_ms.is_none() && found.max_timestamp != self.header.max_timestamp {
+            self.header.max_timestamp = found.max_timestamp;
+            self.max_timestamp = Some(found.max_timestamp);
         }
         Ok(())
     }
 }
 
+/// The records for which a batch is refused, if there are any.
+fn refused(payload: &[u8], header: &BatchHeader, topic: &TopicConfig, now_ms: i64) -> Option<ProduceError> {
+    let mut refused = RefusedRecords::default();
+    let records = RecordIter::new(payload, header.record_count).skip_malformed();
+    for (index, record) in (0..).zip(records) {
+        let reason = match record {
+            // That is the whole batch's fault, not a record's.
+            Err(error @ BatchError::RecordCount { .. }) => return Some(invalid(&error)),
+            Err(error) => Some(error.to_string()),
+            Ok(record) if record.offset_delta != index => {
+                Some(BatchError::Record { index: index as usize, what: OFFSET_DELTA }.to_string())
+            }
+            Ok(record) if topic.compact && record.key.is_none() => {
+                Some("a compacted topic takes only records with a key".to_string())
+            }
+            Ok(record) => {
+                let time = header.base_timestamp.saturating_add(record.timestamp_delta);
+                let reason = check_time(time, topic, now_ms).err();
+                refused.timestamps += usize::from(reason.is_some());
+                reason
+            }
+        };
+        if let Some(reason) = reason {
+            refused.add(index, reason);
+        }
+    }
+    (refused.total > 0).then(|| ProduceError::RefusedRecords(Box::new(refused)))
+}
+
+/// Why a producer's time is too far from the broker's; negative ones are none.
+fn check_time(time: i64, topic: &TopicConfig, now_ms: i64) -> Result<(), String> {
+    if topic.timestamp_type == TimestampType::LogAppend || time < 0 {
+        return Ok(());
+    }
+    let (ahead, behind) = (time.saturating_sub(now_ms), now_ms.saturating_sub(time));
+    if ahead > topic.timestamp_after_max_ms {
+        return Err(format!(
+            "timestamp {time} is {ahead} ms ahead of the broker; message.timestamp.after.max.ms is {}",
+            topic.timestamp_after_max_ms
+        ));
+    }
+    if behind > topic.timestamp_before_max_ms {
+        return Err(format!(
+            "timestamp {time} is {behind} ms behind the broker; message.timestamp.before.max.ms is {}",
+            topic.timestamp_before_max_ms
+        ));
+    }
+    Ok(())
+}
+
+fn invalid(error: &BatchError) -> ProduceError {
+    ProduceError::InvalidRecord(error.to_string())
+}
+
 fn open_error(error: BatchError) -> OpenError {
     match error {
         BatchError::TooLarge { .. } => OpenError::TooLarge,
-        // The CRC is right, so this is what the client wrote: it would be no better if it were sent again.
-        other => OpenError::Refused(ProduceError::InvalidRecord(other.to_string())),
+        // The CRC is right, so this is what the client wrote, and sending it again makes it no better: not the code of
+        // corrupt bytes, after which clients do that.
+        other => OpenError::Refused(invalid(&other)),
     }
 }
 
@@ -174,6 +249,17 @@ fn check_header(header: &BatchHeader) -> Result<(), ProduceError> {
     let invalid = |what: String| Err(ProduceError::InvalidRecord(what));
     if header.attributes.is_control() {
         return invalid("clients may not write control batches".into());
+    }
+    if header.attributes.timestamp_type() == TimestampType::LogAppend {
+        return Err(ProduceError::InvalidTimestamp(
+            "the batch's timestamp type is LogAppendTime, which only brokers may set".into(),
+        ));
+    }
+    if header.base_offset != 0 {
+        return invalid(format!(
+            "a batch's base offset is 0 before it is stored, not {}",
+            header.base_offset
+        ));
     }
     if header.record_count <= 0 {
         return invalid(format!("a batch has at least one record, not {}", header.record_count));
@@ -200,28 +286,112 @@ fn check_header(header: &BatchHeader) -> Result<(), ProduceError> {
     Ok(())
 }
 
-fn check_times(header: &BatchHeader, rules: &CheckRules<'_>) -> Result<(), ProduceError> {
-    if rules.topic.timestamp_type == TimestampType::LogAppend {
-        return Ok(());
-    }
-    check_time(header.max_timestamp, rules.topic, rules.now_ms)?;
-    check_time(header.base_timestamp, rules.topic, rules.now_ms)
-}
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
 
-/// Whether a time is near enough to the broker's; negative ones are none.
-fn check_time(time: i64, topic: &TopicConfig, now_ms: i64) -> Result<(), ProduceError> {
-    let (ahead, behind) = (time.saturating_sub(now_ms), now_ms.saturating_sub(time));
-    if time >= 0 && ahead > topic.timestamp_after_max_ms {
-        return Err(ProduceError::InvalidTimestamp(format!(
-            "timestamp {time} is {ahead} ms ahead of the broker; message.timestamp.after.max.ms is {}",
-            topic.timestamp_after_max_ms
-        )));
+    use millstream_model::batch::{BatchBuilder, NewRecord, stamp_max_timestamp};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
+    const NOW_MS: i64 = 1_000_000_000;
+
+    fn topic(set: &[(&str, &str)]) -> Arc<TopicConfig> {
+        let set: BTreeMap<_, _> =
+            set.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        Arc::new(TopicConfig::from_values(&set))
     }
-    if time >= 0 && behind > topic.timestamp_before_max_ms {
-        return Err(ProduceError::InvalidTimestamp(format!(
-            "timestamp {time} is {behind} ms behind the broker; message.timestamp.before.max.ms is {}",
-            topic.timestamp_before_max_ms
-        )));
+
+    fn check(batch: &Bytes, topic: &Arc<TopicConfig>) -> Result<CheckedBatch, ProduceError> {
+        match check_batch(batch, CheckRules { topic, now_ms: NOW_MS })? {
+            Checked::Ready(batch) => Ok(batch),
+            Checked::Closed(batch) => batch.open(1 << 20).map_err(|error| match error {
+                OpenError::Refused(error) => error,
+                OpenError::TooLarge => ProduceError::MessageTooLarge,
+            }),
+        }
     }
-    Ok(())
+
+    fn batch(codec: Codec, times: &[i64]) -> Vec<u8> {
+        let mut batch = BatchBuilder::new(codec);
+        for &timestamp_ms in times {
+            let headers: [(&[u8], Option<&[u8]>); 1] = [(b"h", Some(b"1"))];
+            let headers = if timestamp_ms % 2 == 0 { &headers[..] } else { &[] };
+            batch.push(NewRecord { timestamp_ms, key: Some(b"k"), value: Some(b"some value"), headers });
+        }
+        batch.build().expect("a batch").to_vec()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        /// The seam that consumers rely on: what is accepted can be decoded to its end, and its header is true.
+        #[test]
+        fn what_is_accepted_can_be_read_and_its_header_is_true(
+            times in prop::collection::vec(-1..NOW_MS, 1..20),
+            max in prop::option::of(any::<i64>()),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+            cut in 0..4usize,
+        ) {
+            let topic = topic(&[]);
+            for codec in CODECS {
+                let mut sent = batch(codec, &times);
+                for (at, byte) in &changes {
+                    let at = 21 + at.index(sent.len() - 21);
+                    sent[at] = *byte;
+                }
+                if changes.len() == 2 {
+                    sent.truncate(sent.len() - cut);
+                    let length = sent.len() as i32 - 12;
+                    sent[8..12].copy_from_slice(&length.to_be_bytes());
+                }
+                // Writes the CRC too.
+                let header_max = i64::from_be_bytes(sent[35..43].try_into().expect("8 bytes"));
+                stamp_max_timestamp(&mut sent, max.unwrap_or(header_max));
+                let Ok(accepted) = check(&sent.clone().into(), &topic) else {
+                    prop_assert!(!changes.is_empty(), "{codec:?}: a good batch is refused");
+                    continue;
+                };
+                let records = decode_records(&sent, 1 << 20).expect("accepted");
+                let mut largest = -1;
+                for (index, record) in (0..).zip(records.iter()) {
+                    let record = record.expect("accepted");
+                    prop_assert_eq!(record.offset_delta, index);
+                    record.headers().for_each(drop);
+                    largest = largest.max(accepted.header.base_timestamp + record.timestamp_delta);
+                }
+                prop_assert_eq!(records.iter().count() as i32, accepted.header.record_count);
+                prop_assert_eq!(accepted.header.max_timestamp, largest);
+                let stored = accepted.max_timestamp.unwrap_or(BatchHeader::parse(&sent).expect("a header").max_timestamp);
+                prop_assert_eq!(stored, largest);
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_too_old_is_found_behind_one_without_a_time() {
+        let topic = topic(&[("message.timestamp.before.max.ms", "1000")]);
+        for codec in CODECS {
+            let refused = check(&batch(codec, &[-1, NOW_MS - 5000, NOW_MS]).into(), &topic);
+            let Err(ProduceError::RefusedRecords(refused)) = refused else {
+                panic!("{codec:?}: {refused:?}")
+            };
+            let indexes: Vec<_> = refused.listed.iter().map(|record| record.index).collect();
+            assert_eq!((indexes, refused.timestamps), (vec![1], 1), "{codec:?}");
+            assert!(check(&batch(codec, &[-1, NOW_MS]).into(), &topic).is_ok(), "{codec:?}");
+        }
+    }
+
+    #[test]
+    fn the_list_of_refused_records_is_bounded_and_their_number_is_not() {
+        let topic = topic(&[("cleanup.policy", "compact")]);
+        let mut many = BatchBuilder::new(Codec::None);
+        (0..12_000).for_each(|_| many.push(NewRecord { timestamp_ms: 1, ..NewRecord::default() }));
+        let refused = check(&many.build().expect("a batch"), &topic);
+        let Err(ProduceError::RefusedRecords(refused)) = refused else { panic!("{refused:?}") };
+        assert_eq!((refused.listed.len(), refused.total), (10_000, 12_000));
+        assert_eq!(refused.listed.iter().filter(|record| record.reason.is_some()).count(), 100);
+    }
 }

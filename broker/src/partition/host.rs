@@ -56,12 +56,13 @@ impl ShardHost {
 
     fn carry_out(&self, id: LogId, effect: &Effect) {
         match effect {
-            Effect::Insert { partition, batch, base_offset, next_offset, max_timestamp } => {
+            Effect::Insert { partition, batch, base_offset, next_offset, max_timestamp, appended_ms } => {
                 let stored = StoredBatch {
                     bytes: batch.clone(),
                     base_offset: *base_offset,
                     next_offset: *next_offset,
                     max_timestamp: *max_timestamp,
+                    appended_ms: *appended_ms,
                 };
                 self.tables.insert(self.group, id, *partition, stored);
             }

@@ -196,8 +196,15 @@ impl Shard {
             Placed::Already(appended) => return Ok(Admitted::Already(appended)),
         };
         let leader_epoch = leader_epoch(term, epoch_base);
-        let CheckedBatch { bytes, log_append_ms, .. } = batch;
-        Ok(Admitted::Queue(StagedBatch { partition, bytes, base_offset, leader_epoch, log_append_ms }))
+        let CheckedBatch { bytes, log_append_ms, max_timestamp, .. } = batch;
+        Ok(Admitted::Queue(StagedBatch {
+            partition,
+            bytes,
+            base_offset,
+            leader_epoch,
+            log_append_ms,
+            max_timestamp,
+        }))
     }
 
     fn finish(&self, term: u64, waiting: Waiting, outcome: Outcome) {
@@ -301,7 +308,7 @@ fn place(
         broken: false,
     });
     ahead.pending += 1;
-    let max_timestamp = batch.log_append_ms.unwrap_or(batch.header.max_timestamp);
+    let max_timestamp = batch.log_append_ms.or(batch.max_timestamp).unwrap_or(batch.header.max_timestamp);
     Ok(Placed::At(ahead.state.advance(applied, &batch.header, max_timestamp)))
 }
 

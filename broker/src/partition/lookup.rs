@@ -257,7 +257,14 @@ mod tests {
             self.host.applied(id);
         }
 
-        fn append(&mut self, codec: Codec, log_append_ms: Option<i64>, times: &[i64]) {
+        /// With `header_ms`, as an earlier version took it: the header has this for the largest timestamp.
+        fn append(
+            &mut self,
+            codec: Codec,
+            log_append_ms: Option<i64>,
+            header_ms: Option<i64>,
+            times: &[i64],
+        ) {
             let mut builder = BatchBuilder::new(codec);
             for &timestamp_ms in times {
                 builder.push(NewRecord { timestamp_ms, value: Some(b"value"), ..NewRecord::default() });
@@ -269,8 +276,14 @@ mod tests {
                 timestamp_ms: log_append_ms.unwrap_or(time),
                 leader_epoch: 3,
             }));
-            let staged =
-                StagedBatch { partition: PARTITION, bytes, base_offset, leader_epoch: 3, log_append_ms };
+            let staged = StagedBatch {
+                partition: PARTITION,
+                bytes,
+                base_offset,
+                leader_epoch: 3,
+                log_append_ms,
+                max_timestamp: header_ms,
+            };
             self.apply(Command::staged(StagedAppend::new(0, vec![staged])).into_bytes());
         }
 
@@ -306,8 +319,8 @@ mod tests {
     #[tokio::test]
     async fn a_record_below_the_log_start_does_not_hide_those_in_later_batches() {
         let mut world = World::new(1);
-        world.append(Codec::Zstd, None, &[50, 10]);
-        world.append(Codec::None, None, &[20, 40]);
+        world.append(Codec::Zstd, None, None, &[50, 10]);
+        world.append(Codec::None, None, Some(-1), &[20, 40]);
         world.set_log_start(1);
         world.check("in memory").await;
         world.tables.flush().expect("flushed");
@@ -333,7 +346,8 @@ mod tests {
             for step in 0..30 {
                 let times: Vec<i64> = (0..=roll(5)).map(|_| roll(60) as i64).collect();
                 let log_append_ms = (roll(4) == 0).then_some(roll(60) as i64);
-                world.append(CODECS[roll(5) as usize], log_append_ms, &times);
+                let header_ms = (roll(3) == 0).then_some(-1);
+                world.append(CODECS[roll(5) as usize], log_append_ms, header_ms, &times);
                 if roll(4) == 0 {
                     world.tables.flush().expect("flushed");
                 }

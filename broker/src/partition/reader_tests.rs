@@ -82,8 +82,14 @@ impl Compacted {
         }
         let (bytes, base_offset) = (builder.build().expect("built"), self.end);
         let leader_epoch = leader_epoch(TERM, 0);
-        let staged =
-            StagedBatch { partition: PARTITION, bytes, base_offset, leader_epoch, log_append_ms: None };
+        let staged = StagedBatch {
+            partition: PARTITION,
+            bytes,
+            base_offset,
+            leader_epoch,
+            log_append_ms: None,
+            max_timestamp: None,
+        };
         self.apply(Command::staged(StagedAppend::new(self.now_ms, vec![staged])).into_bytes());
         self.end += pairs.len() as i64;
     }

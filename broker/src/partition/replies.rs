@@ -265,7 +265,14 @@ mod tests {
             let value = [0; BATCH_VALUE_BYTES];
             builder.push(NewRecord { timestamp_ms: 1, value: Some(&value), ..NewRecord::default() });
             let (bytes, partition) = (builder.build().expect("a batch"), PARTITION);
-            let batch = StagedBatch { partition, bytes, base_offset, leader_epoch: 1, log_append_ms: None };
+            let batch = StagedBatch {
+                partition,
+                bytes,
+                base_offset,
+                leader_epoch: 1,
+                log_append_ms: None,
+                max_timestamp: None,
+            };
             let id = LogId::new(1, base_offset as u64 + 2);
             host.apply(id, Command::staged(StagedAppend::new(0, vec![batch])).into_bytes());
             host.applied(id);

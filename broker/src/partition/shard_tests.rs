@@ -55,7 +55,7 @@ impl Running {
 
     fn submit(&self, partition: PartitionId, batch: Bytes) -> Receiver<AppendResult> {
         let header = BatchHeader::parse(&batch).expect("a whole batch");
-        let batch = CheckedBatch { bytes: batch, header, log_append_ms: None };
+        let batch = CheckedBatch { bytes: batch, header, log_append_ms: None, max_timestamp: None };
         self.shard.submit(Submission { partition, epoch_base: 0, batch })
     }
 
@@ -69,7 +69,14 @@ impl Running {
     /// Appends 100 records that the shard's leader knows nothing of.
     async fn append_behind_its_back(&self, partition: PartitionId) {
         let bytes = plain(100);
-        let staged = StagedBatch { partition, bytes, base_offset: 0, leader_epoch: 1, log_append_ms: None };
+        let staged = StagedBatch {
+            partition,
+            bytes,
+            base_offset: 0,
+            leader_epoch: 1,
+            log_append_ms: None,
+            max_timestamp: None,
+        };
         let command = millstream_replica::Command::staged(StagedAppend::new(0, vec![staged]));
         self.shard.write(command.into_bytes()).await.expect("applied");
     }

@@ -12,6 +12,8 @@ pub(super) struct StagedBatch {
     pub(super) base_offset: i64,
     pub(super) leader_epoch: i32,
     pub(super) log_append_ms: Option<i64>,
+    /// The records' largest timestamp, where the header has another.
+    pub(super) max_timestamp: Option<i64>,
 }
 
 /// The append command of one proposal.
@@ -41,8 +43,10 @@ impl EntryPayload for StagedAppend {
             let place = &mut out[at..at + staged.bytes.len()];
             place.copy_from_slice(&staged.bytes);
             batch::stamp(place, staged.base_offset, staged.leader_epoch);
-            if let Some(now_ms) = staged.log_append_ms {
-                batch::stamp_log_append_time(place, now_ms);
+            match (staged.log_append_ms, staged.max_timestamp) {
+                (Some(now_ms), _) => batch::stamp_log_append_time(place, now_ms),
+                (None, Some(time)) => batch::stamp_max_timestamp(place, time),
+                (None, None) => {}
             }
             at += staged.bytes.len();
         }

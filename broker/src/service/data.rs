@@ -12,7 +12,7 @@ use super::{
     BrokerFacts, BrokerInfo, Change, ClusterHost, FetchError, FetchPart, Fetched, FlushTrouble, FoundOffset,
     Leadership, OffsetQuery, PartitionView, TopicView, WriteStop,
     changes::Changes,
-    produce::Opener,
+    produce::{AheadWarnings, Opener},
     room::{DiskLook, DiskRoom},
 };
 use crate::{
@@ -43,6 +43,7 @@ pub(super) struct Inner {
     /// What must leave memory cannot be written now.
     pub(super) flush_trouble: Mutex<Option<FlushTrouble>>,
     pub(super) opener: Opener,
+    pub(super) ahead_warnings: AheadWarnings,
     pub(super) changes: Changes,
     /// How this broker runs.
     pub(super) facts: BrokerFacts,
@@ -74,6 +75,7 @@ impl Service {
             log,
             flush_trouble: Mutex::default(),
             opener,
+            ahead_warnings: AheadWarnings::default(),
             changes: Changes::default(),
             facts,
         };

@@ -2,6 +2,12 @@
 
 use crate::config::ConfigError;
 
+/// Refused records of one batch that are listed; further ones are only counted. librdkafka puts at most 10,000 records
+/// into a batch.
+const REFUSED_RECORDS_MAX: usize = 10_000;
+/// The first of these have a reason of their own.
+const REASONS_MAX: usize = 100;
+
 /// Why a topic operation did nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TopicError {
@@ -61,6 +67,9 @@ pub enum ProduceError {
     /// A whole batch that is not allowed.
     #[error("{0}")]
     InvalidRecord(String),
+    /// A whole batch, for some of its records.
+    #[error("{0}")]
+    RefusedRecords(Box<RefusedRecords>),
     /// Magic 0 or 1.
     #[error("message formats 0 and 1 are not supported; use a client that writes format 2")]
     UnsupportedFormat,
@@ -91,6 +100,49 @@ pub enum ProduceError {
     /// Retry.
     #[error("the partition cannot take the batch now")]
     Unavailable,
+}
+
+/// Records for which a whole batch is refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RefusedRecords {
+    /// The first of them, in order.
+    pub listed: Vec<RefusedRecord>,
+    /// All of them.
+    pub total: usize,
+    /// Those of them whose timestamp is the reason.
+    pub timestamps: usize,
+}
+
+/// A record for which a whole batch is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedRecord {
+    /// Its number in the batch.
+    pub index: i32,
+    /// What is wrong with it, if it is one of the first.
+    pub reason: Option<String>,
+}
+
+impl RefusedRecords {
+    pub(crate) fn add(&mut self, index: i32, reason: String) {
+        self.total += 1;
+        if self.listed.len() < REFUSED_RECORDS_MAX {
+            let reason = (self.listed.len() < REASONS_MAX).then_some(reason);
+            self.listed.push(RefusedRecord { index, reason });
+        }
+    }
+}
+
+impl std::fmt::Display for RefusedRecords {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.total {
+            1 => write!(f, "a record is refused, and with it its batch")?,
+            total => write!(f, "{total} records are refused, and with them their batch")?,
+        }
+        match self.listed.first() {
+            Some(RefusedRecord { index, reason: Some(reason) }) => write!(f, "; record {index}: {reason}"),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Why no producer id was given.

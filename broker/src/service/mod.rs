@@ -24,7 +24,9 @@ mod types;
 
 pub use changes::{Change, ChangeError, ConfigTurn, PendingChange};
 pub use configs::BrokerScope;
-pub use error::{BrokerConfigError, ProduceError, ProducerIdError, TopicError};
+pub use error::{
+    BrokerConfigError, ProduceError, ProducerIdError, RefusedRecord, RefusedRecords, TopicError,
+};
 pub use facts::BrokerFacts;
 pub use groups::{
     CommittedOffset, GroupError, GroupKeeper, GroupView, Groups, JoinRefusal, JoinRequest, Joined,

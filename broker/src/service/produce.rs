@@ -1,9 +1,16 @@
 //! Produce: batches are checked, opened where the topic wants that, ordered and queued; then their outcome is waited for.
 //!
-//! A batch that is opened may take long, so it is opened on a thread for such work, and all that the same client sends
-//! meanwhile queues behind it: see [`Turns`].
+//! Records that are not compressed are checked at once, whatever their size. To open a compressed batch may take long, so
+//! a large one is opened on a thread for such work, and all that the same client sends meanwhile queues behind it: see
+//! [`Turns`].
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use futures::future::{Either, join_all, ready};
 use millstream_model::PartitionId;
@@ -18,11 +25,40 @@ use crate::{
     telemetry::Meter,
 };
 
-/// A batch that is at most as large, closed and open, is opened at once: that takes less than the way to another thread
-/// and back.
-const OPENED_AT_ONCE_BYTES_MAX: usize = 32 << 10;
+/// A batch that is sent with at most as many bytes is opened at once, if it has not more when it is open: that takes
+/// about as long as the way to another thread and back.
+const SENT_AT_ONCE_BYTES_MAX: usize = 32 << 10;
+const OPENED_AT_ONCE_BYTES_MAX: usize = 128 << 10;
 /// Larger ones that are open at the same time; each may take as much memory as a batch may expand to.
 const OPEN_AT_ONCE_MAX: usize = 2;
+
+/// A record that is later than the broker's clock by more than this is worth a warning.
+const AHEAD_WARNED_MS: i64 = 3_600_000;
+/// One of these warnings comes at most so often.
+const AHEAD_WARNINGS_INTERVAL_MS: i64 = 60_000;
+
+/// Warns of producers whose clocks are far ahead, where the topic lets them be: lookups by time find their records later
+/// than everything else. (Retention does not wait for that time: it counts from when they were appended.)
+#[derive(Debug, Default)]
+pub(super) struct AheadWarnings {
+    last_ms: AtomicI64,
+}
+
+impl AheadWarnings {
+    fn look_at(&self, topic: &str, batch: &CheckedBatch, now_ms: i64) {
+        let ahead_ms = batch.header.max_timestamp.saturating_sub(now_ms);
+        if ahead_ms > AHEAD_WARNED_MS && batch.log_append_ms.is_none() && self.is_due(now_ms) {
+            let timestamp_ms = batch.header.max_timestamp;
+            tracing::warn!(topic, timestamp_ms, ahead_ms, "a record's timestamp is far in the future");
+        }
+    }
+
+    fn is_due(&self, now_ms: i64) -> bool {
+        let last = self.last_ms.load(Relaxed);
+        now_ms.saturating_sub(last) >= AHEAD_WARNINGS_INTERVAL_MS
+            && self.last_ms.compare_exchange(last, now_ms, Relaxed, Relaxed).is_ok()
+    }
+}
 
 /// Opens batches away from the threads that serve connections.
 #[derive(Debug)]
@@ -85,6 +121,7 @@ struct Prepared {
     partition: PartitionId,
     epoch_base: i32,
     batch: Checked,
+    now_ms: i64,
 }
 
 type PreparedBatch = Result<Prepared, ProduceError>;
@@ -158,13 +195,13 @@ impl Service {
         let shard = self.inner.shards.get(&place.group).ok_or(ProduceError::NotLeader)?.clone();
         let (partition, epoch_base) = (place.id, place.epoch_base);
         let batch = open_if_small(check_batch(&records, CheckRules { topic: &topic.config, now_ms })?)?;
-        Ok(Prepared { topic, shard, partition, epoch_base, batch })
+        Ok(Prepared { topic, shard, partition, epoch_base, batch, now_ms })
     }
 }
 
 fn open_if_small(batch: Checked) -> Result<Checked, ProduceError> {
     match &batch {
-        Checked::Closed(closed) if closed.sent_bytes() <= OPENED_AT_ONCE_BYTES_MAX => {
+        Checked::Closed(closed) if closed.sent_bytes() <= SENT_AT_ONCE_BYTES_MAX => {
             match closed.open(OPENED_AT_ONCE_BYTES_MAX) {
                 Ok(opened) => Ok(Checked::Ready(opened)),
                 Err(OpenError::TooLarge) => Ok(batch),
@@ -191,9 +228,10 @@ impl Inner {
     fn queue(&self, prepared: Vec<PreparedBatch>) -> (Vec<Queued>, Vec<Arc<Shard>>) {
         let mut touched: Vec<Arc<Shard>> = Vec::new();
         let queued = prepared.into_iter().map(|one| {
-            let Prepared { topic, shard, partition, epoch_base, batch } = one?;
+            let Prepared { topic, shard, partition, epoch_base, batch, now_ms } = one?;
             // All are open by now.
             let Checked::Ready(batch) = batch else { return Err(ProduceError::Unavailable) };
+            self.ahead_warnings.look_at(&topic.name, &batch, now_ms);
             // What is refused takes no room.
             if !self.disk_room.take(batch.bytes.len()) {
                 return Err(ProduceError::StorageFull);
@@ -241,5 +279,18 @@ fn produced(appended: partition::Appended) -> Produced {
         base_offset: appended.base_offset,
         log_append_time_ms: appended.log_append_time_ms,
         log_start_offset: appended.log_start_offset,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_records_from_the_future_is_one_warning_a_minute() {
+        let warnings = AheadWarnings::default();
+        let due: Vec<i64> =
+            (0..180).map(|s| 1_000_000 + s * 1000).filter(|&now| warnings.is_due(now)).collect();
+        assert_eq!(due, [1_000_000, 1_060_000, 1_120_000]);
     }
 }

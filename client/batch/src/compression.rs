@@ -30,6 +30,15 @@ const GROWN_BYTES_MAX: usize = 1 << 20;
 /// Log 2 of the largest Zstandard window that is taken: 128 MiB.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
+const LZ4_MAGIC: u32 = 0x184d_2204;
+const LZ4_INDEPENDENT: u8 = 0x20;
+const LZ4_BLOCK_CHECKSUM: u8 = 0x10;
+const LZ4_CONTENT_SIZE: u8 = 0x08;
+const LZ4_CONTENT_CHECKSUM: u8 = 0x04;
+const LZ4_DICTIONARY: u8 = 0x01;
+/// Set in the length of a block that is stored as it is.
+const LZ4_UNCOMPRESSED: u32 = 1 << 31;
+
 impl Codec {
     pub(crate) fn from_number(number: i16) -> Result<Codec, BatchError> {
         match number {
@@ -96,23 +105,60 @@ fn compress_xerial(input: &[u8]) -> io::Result<Vec<u8>> {
     Ok(out)
 }
 
+/// Checks what decompressing does not: whether other readers can decompress it too. Kafka's Java client reads LZ4 frames
+/// of independent blocks only, and librdkafka none without an end or with something behind it.
+pub fn check_portable(codec: Codec, input: &[u8]) -> Result<(), BatchError> {
+    if codec == Codec::Lz4 { check_lz4_frame(input).map_err(|what| codec.failed(what)) } else { Ok(()) }
+}
+
+/// A frame: magic, flags, block size, perhaps the content's size, a checksum of these; blocks, each behind its length; a
+/// block length of 0, and perhaps a checksum of the content.
+fn check_lz4_frame(input: &[u8]) -> Result<(), &'static str> {
+    const CUT: &str = "the frame is cut";
+    let (head, rest) = input.split_first_chunk::<6>().ok_or(CUT)?;
+    let [magic @ .., flags, _block_size] = *head;
+    if u32::from_le_bytes(magic) != LZ4_MAGIC {
+        return Err("it does not begin with a frame");
+    }
+    if flags & LZ4_INDEPENDENT == 0 {
+        return Err("its blocks depend on one another, which Kafka's clients do not read");
+    }
+    if flags & LZ4_DICTIONARY != 0 {
+        return Err("it needs a dictionary");
+    }
+    let with = |flag, bytes| if flags & flag == 0 { 0 } else { bytes };
+    let mut rest = rest.get(with(LZ4_CONTENT_SIZE, 8) + 1..).ok_or(CUT)?;
+    loop {
+        let (length, behind) = rest.split_first_chunk::<4>().ok_or(CUT)?;
+        let length = (u32::from_le_bytes(*length) & !LZ4_UNCOMPRESSED) as usize;
+        if length == 0 {
+            rest = behind;
+            break;
+        }
+        rest = behind.get(length + with(LZ4_BLOCK_CHECKSUM, 4)..).ok_or(CUT)?;
+    }
+    let rest = rest.get(with(LZ4_CONTENT_CHECKSUM, 4)..).ok_or(CUT)?;
+    if rest.is_empty() { Ok(()) } else { Err("bytes follow the frame") }
+}
+
 /// Decompresses records; never holds more than `bytes_max` of them, whatever the input declares.
 pub fn decompress(codec: Codec, input: &[u8], bytes_max: usize) -> Result<Vec<u8>, BatchError> {
     match codec {
         Codec::None => Ok(input.to_vec()),
-        Codec::Gzip => read_all(codec, flate2::read::MultiGzDecoder::new(input), bytes_max),
+        Codec::Gzip => read_all(codec, flate2::read::MultiGzDecoder::new(input), input.len(), bytes_max),
         Codec::Snappy => decompress_snappy(input, bytes_max),
-        Codec::Lz4 => read_all(codec, lz4_flex::frame::FrameDecoder::new(input), bytes_max),
+        Codec::Lz4 => read_all(codec, lz4_flex::frame::FrameDecoder::new(input), input.len(), bytes_max),
         Codec::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::new(input).map_err(|e| codec.failed(e))?;
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(|e| codec.failed(e))?;
-            read_all(codec, decoder, bytes_max)
+            read_all(codec, decoder, input.len(), bytes_max)
         }
     }
 }
 
-fn read_all(codec: Codec, reader: impl Read, bytes_max: usize) -> Result<Vec<u8>, BatchError> {
-    let mut out = Vec::new();
+fn read_all(codec: Codec, reader: impl Read, from: usize, bytes_max: usize) -> Result<Vec<u8>, BatchError> {
+    // Records usually expand to a few times of what they were.
+    let mut out = Vec::with_capacity(from.saturating_mul(4).min(bytes_max).min(GROWN_BYTES_MAX));
     let mut reader = reader.take(bytes_max as u64 + 1);
     let mut read = |bytes, out: &mut Vec<u8>| reader.by_ref().take(bytes).read_to_end(out);
     if read(GROWN_BYTES_MAX as u64, &mut out).map_err(|e| codec.failed(e))? == GROWN_BYTES_MAX {

@@ -41,6 +41,9 @@ pub enum BatchError {
         /// Number that was found.
         found: usize,
     },
+    /// A record's timestamp delta leads beyond every time.
+    #[error("a timestamp delta is too large for the batch's base timestamp")]
+    TimestampRange,
     /// No such compression.
     #[error("compression codec {0} does not exist")]
     Codec(i16),

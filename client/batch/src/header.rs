@@ -216,6 +216,12 @@ pub fn stamp_log_append_time(batch: &mut [u8], timestamp_ms: i64) {
     write_crc(batch);
 }
 
+/// Writes the largest timestamp of the batch's records, and makes the CRC right again. `batch` is one whole batch.
+pub fn stamp_max_timestamp(batch: &mut [u8], timestamp_ms: i64) {
+    batch[MAX_TIMESTAMP_AT..MAX_TIMESTAMP_AT + 8].copy_from_slice(&timestamp_ms.to_be_bytes());
+    write_crc(batch);
+}
+
 /// The batches of a record set, without a copy. The CRC is not checked.
 pub fn split(records: &Bytes) -> BatchIter {
     BatchIter { rest: records.clone() }

@@ -8,12 +8,14 @@ mod compression;
 mod error;
 mod header;
 mod records;
+mod summary;
 
 pub use builder::{BatchBuilder, NewRecord, empty_batch, rebuild, rebuild_with_horizon, recompress};
-pub use compression::{Codec, compress, decompress};
+pub use compression::{Codec, check_portable, compress, decompress};
 pub use error::BatchError;
 pub use header::{
     Attributes, BatchHeader, BatchIter, HEADER_BYTES, TimestampType, check_crc, split, stamp,
-    stamp_log_append_time, stamp_producer,
+    stamp_log_append_time, stamp_max_timestamp, stamp_producer,
 };
 pub use records::{DecompressedBatch, HeaderIter, Record, RecordIter, decode_records, validate_records};
+pub use summary::{OFFSET_DELTA, RecordSummary, summarize_records};

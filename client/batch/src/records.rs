@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use crate::{BatchError, BatchHeader, Codec, HEADER_BYTES, decompress};
+use crate::{BatchError, BatchHeader, Codec, HEADER_BYTES, decompress, summarize_records};
 
 /// One record, as a view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,11 +92,17 @@ impl<'a> Input<'a> {
         }
     }
 
-    fn record(&mut self) -> Result<Record<'a>, Malformed> {
+    /// One record's bytes: all of them, and those behind its length.
+    fn frame(&mut self) -> Result<(&'a [u8], Input<'a>), Malformed> {
         let whole = self.rest;
         let length = usize::try_from(self.varint()?).map_err(|_| "a length is negative")?;
-        let mut body = Input { rest: self.take(length)? };
-        let encoded = &whole[..whole.len() - self.rest.len()];
+        let body = Input { rest: self.take(length)? };
+        Ok((&whole[..whole.len() - self.rest.len()], body))
+    }
+
+    /// The record that fills these bytes.
+    fn body(mut self, encoded: &'a [u8]) -> Result<Record<'a>, Malformed> {
+        let body = &mut self;
         let attributes = body.take(1)?[0];
         let timestamp_delta = body.varlong()?;
         let behind_timestamp = body.rest;
@@ -133,12 +139,24 @@ pub struct RecordIter<'a> {
     declared: i32,
     found: usize,
     ended: bool,
+    skips_malformed: bool,
 }
 
 impl<'a> RecordIter<'a> {
     /// The records of an uncompressed payload of which the header says that it has `declared`.
     pub fn new(payload: &'a [u8], declared: i32) -> RecordIter<'a> {
-        RecordIter { input: Input { rest: payload }, declared, found: 0, ended: false }
+        RecordIter {
+            input: Input { rest: payload },
+            declared,
+            found: 0,
+            ended: false,
+            skips_malformed: false,
+        }
+    }
+
+    /// Goes on behind a malformed record, as long as its length is possible: to find every one of them.
+    pub fn skip_malformed(self) -> RecordIter<'a> {
+        RecordIter { skips_malformed: true, ..self }
     }
 }
 
@@ -161,8 +179,10 @@ impl<'a> Iterator for RecordIter<'a> {
         }
         let index = self.found;
         self.found += 1;
-        let record = self.input.record();
-        self.ended = record.is_err();
+        let frame = self.input.frame();
+        self.ended = frame.is_err();
+        let record = frame.and_then(|(encoded, body)| body.body(encoded));
+        self.ended |= record.is_err() && !self.skips_malformed;
         Some(record.map_err(|what| BatchError::Record { index, what }))
     }
 }
@@ -179,7 +199,8 @@ impl DecompressedBatch<'_> {
     pub fn iter(&self) -> RecordIter<'_> {
         RecordIter::new(&self.payload, self.declared)
     }
-    pub(crate) fn payload(&self) -> &[u8] {
+    /// Their bytes, one record behind the other.
+    pub fn payload(&self) -> &[u8] {
         &self.payload
     }
     /// Length of all records in bytes.
@@ -201,10 +222,6 @@ pub fn decode_records(batch: &[u8], bytes_max: usize) -> Result<DecompressedBatc
 
 /// Checks that the records are as many as the header says and numbered from 0 on without a gap.
 pub fn validate_records(batch: &[u8], bytes_max: usize) -> Result<(), BatchError> {
-    for (index, record) in decode_records(batch, bytes_max)?.iter().enumerate() {
-        if record?.offset_delta as i64 != index as i64 {
-            return Err(BatchError::Record { index, what: "the offset delta is not the record's number" });
-        }
-    }
-    Ok(())
+    let header = BatchHeader::parse(batch)?;
+    summarize_records(decode_records(batch, bytes_max)?.payload(), &header).map(|_| ())
 }

@@ -230,3 +230,30 @@ fn a_rebuilt_batch_has_the_largest_timestamp_of_what_is_left() {
     let less = rebuilt(&stamped, |r| r.offset_delta < 4);
     assert_eq!(BatchHeader::parse(&less).expect("a header").max_timestamp, 5000);
 }
+
+/// An LZ4 frame: flags, then blocks as they are, then what ends it.
+fn lz4_frame(flags: u8, end: &[u8]) -> Vec<u8> {
+    let whole = compress(Codec::Lz4, None, b"some records").expect("compresses");
+    let mut frame = whole.clone();
+    frame[4] = flags;
+    frame.truncate(whole.len() - 4);
+    frame.extend(end);
+    frame
+}
+
+#[test]
+fn an_lz4_frame_that_some_client_cannot_read_is_not_portable() {
+    let whole = compress(Codec::Lz4, None, &vec![7; 300_000]).expect("compresses");
+    assert_eq!(check_portable(Codec::Lz4, &whole), Ok(()));
+    for end in 0..whole.len() {
+        assert!(check_portable(Codec::Lz4, &whole[..end]).is_err(), "cut at {end} of {}", whole.len());
+    }
+    assert!(check_portable(Codec::Lz4, &[&whole[..], &[0]].concat()).is_err(), "bytes behind the frame");
+    assert_eq!(check_portable(Codec::Lz4, &lz4_frame(0x60, &[0; 4])), Ok(()));
+    assert_eq!(check_portable(Codec::Lz4, &lz4_frame(0x64, &[0; 8])), Ok(()), "a checksum behind it");
+    assert!(check_portable(Codec::Lz4, &lz4_frame(0x40, &[0; 4])).is_err(), "linked blocks");
+    assert!(check_portable(Codec::Lz4, &lz4_frame(0x61, &[0; 4])).is_err(), "a dictionary");
+    // What decompressing alone takes for the end.
+    let without_end = &whole[..whole.len() - 4];
+    assert_eq!(decompress(Codec::Lz4, without_end, 1 << 20).map(|out| out.len()), Ok(300_000));
+}

@@ -172,13 +172,13 @@ pub fn describe(files: &[File]) -> Vec<u8> {
 const RUN_HEAD_BYTES: usize = 32;
 const RUN_FOOT_BYTES: usize = 48;
 const PART_BYTES: usize = 64;
-const REGION_BYTES: usize = 24;
+const REGION_BYTES: usize = 32;
 
 /// Head, batches, regions, index and foot, as the bits of `fix` say.
 fn fix_run(file: &mut File, fix: u8) {
     let (id, bytes) = (file.number.to_le_bytes(), &mut file.bytes);
     let Some(foot) = bytes.len().checked_sub(RUN_FOOT_BYTES) else { return };
-    put(bytes, 0, b"MILLRUN\x01");
+    put(bytes, 0, b"MILLRUN\x02");
     put(bytes, 8, &id);
     put_crc(bytes, 28, 0..28);
     let index = u64_at(bytes, foot + 8).unwrap_or(0).min(foot as u64) as usize;
@@ -187,7 +187,7 @@ fn fix_run(file: &mut File, fix: u8) {
     }
     put_crc(bytes, foot + 24, index..foot);
     put(bytes, foot, &id);
-    put(bytes, foot + 36, b"MILLEND\x01");
+    put(bytes, foot + 36, b"MILLEND\x02");
     put_crc(bytes, foot + 44, foot..foot + 44);
 }
 
@@ -202,15 +202,15 @@ fn fix_regions(bytes: &mut [u8], index: usize, foot: usize) {
             return;
         };
         for n in 0..regions.min(64) {
-            let starts = u32_at(bytes, region + 16);
-            let ends = if n + 1 < regions { u32_at(bytes, region + REGION_BYTES + 16) } else { Some(len) };
+            let starts = u32_at(bytes, region + 24);
+            let ends = if n + 1 < regions { u32_at(bytes, region + REGION_BYTES + 24) } else { Some(len) };
             let (Some(starts), Some(ends)) = (starts, ends) else { return };
             let (from, to) = (
                 position.saturating_add(starts.into()) as usize,
                 position.saturating_add(ends.into()) as usize,
             );
             if from >= RUN_HEAD_BYTES && from <= to && to <= bytes.len() {
-                put_crc(bytes, region + 20, from..to);
+                put_crc(bytes, region + 28, from..to);
             }
             region += REGION_BYTES;
         }

@@ -217,6 +217,7 @@ fn runs() -> Vec<Vec<u8>> {
                     base_offset: base,
                     next_offset: header.next_offset(),
                     max_timestamp: header.max_timestamp,
+                    appended_ms: header.max_timestamp,
                 };
                 let id = LogId::new(1, (flush as u64 * 4) + n + 1);
                 // The same batch in two partitions.

@@ -72,6 +72,8 @@ pub enum Effect {
         next_offset: i64,
         /// Its largest timestamp, in milliseconds.
         max_timestamp: i64,
+        /// When its leader took it, in milliseconds.
+        appended_ms: i64,
     },
     /// Records below this offset are gone.
     LogStart {
@@ -178,8 +180,14 @@ impl ShardMachine {
             self.stats.count(&outcome);
             if let AppendOutcome::Appended { base_offset } = outcome {
                 let next_offset = end_of_batch(&header, base_offset);
-                let max_timestamp = header.max_timestamp;
-                effects.push(Effect::Insert { partition, batch, base_offset, next_offset, max_timestamp });
+                effects.push(Effect::Insert {
+                    partition,
+                    batch,
+                    base_offset,
+                    next_offset,
+                    max_timestamp: header.max_timestamp,
+                    appended_ms: append.now_ms(),
+                });
             }
             outcomes.push(outcome);
         }

@@ -73,6 +73,8 @@ pub trait DiskFile: Send + Sync {
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
+    /// When it was last written, in milliseconds since the Unix epoch.
+    fn modified_ms(&self) -> io::Result<i64>;
     /// Cuts or extends the file.
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Whether the file bypasses the page cache.

@@ -75,9 +75,7 @@ pub(super) fn dirt(parts: &[Part], policy: &CompactPolicy) -> Dirt {
                 dirt.clean_bytes += bytes;
                 continue;
             }
-            // A record without a timestamp has no age.
-            let timestamp = Some(region.max_timestamp).filter(|&timestamp| timestamp >= 0);
-            dirt.oldest = dirt.oldest.min(timestamp.unwrap_or(i64::MAX));
+            dirt.oldest = dirt.oldest.min(region.age_from_ms);
             if region.base_offset < dirt.end {
                 dirt.dirty_bytes += bytes;
                 dirt.since = dirt.oldest;
@@ -95,7 +93,7 @@ fn clean_end(parts: &[Part]) -> i64 {
 fn young_from(parts: &[Part], policy: &CompactPolicy) -> i64 {
     let newest = policy.now_ms.saturating_sub(policy.min_lag_ms);
     let mut regions = parts.iter().flat_map(|part| part.regions());
-    let young = regions.find(|region| policy.min_lag_ms > 0 && region.max_timestamp > newest);
+    let young = regions.find(|region| policy.min_lag_ms > 0 && region.age_from_ms > newest);
     young.map_or(parts.last().map_or(i64::MIN, |part| part.end), |region| region.base_offset)
 }
 
@@ -330,10 +328,10 @@ impl Tables {
             clean_end: clean_end.max(plan.end),
             bytes_expected: parts.iter().map(|part| part.bytes_above(task.log_start)).sum(),
         })?;
-        sources.each_batch(task, parts, |batch, header| match plan.verdict(batch, header) {
-            Verdict::Keep => Ok(output.push(batch, header)?),
+        sources.each_batch(task, parts, |batch, header, age_from_ms| match plan.verdict(batch, header) {
+            Verdict::Keep => Ok(output.push(batch, header, age_from_ms)?),
             Verdict::Drop => Ok(()),
-            Verdict::Replace(batch, header) => Ok(output.push(&batch, &header)?),
+            Verdict::Replace(batch, header) => Ok(output.push(&batch, &header, age_from_ms)?),
         })?;
         output.end_part(last.end)?;
         Ok(Some((first.start, last.end)))
@@ -361,7 +359,7 @@ impl Tables {
                     end = region.base_offset;
                     break 'all;
                 }
-                sources.each_in_region(task, part, number, |batch, header| {
+                sources.each_in_region(task, part, number, |batch, header, _| {
                     scan.batch(batch, header, header.base_offset >= clean_end);
                     Ok(())
                 })?;

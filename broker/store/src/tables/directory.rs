@@ -217,7 +217,7 @@ mod tests {
             regions: 0,
         };
         let parts: Vec<PartEntry> = ranges.iter().map(entry).collect();
-        let foot = Foot { run: id, index_position: 32, parts: parts.len() as u32, regions: 0, index_crc: 0 };
+        let foot = Foot::new(id, 32, (parts.len() as u32, 0), 0);
         let (_, parts) = Index { foot, parts, regions: Vec::new() }.into_run(4096);
         parts.into_iter().map(|(_, part)| part).collect()
     }

@@ -9,6 +9,7 @@ use super::{
     manifest::{self, Manifest, RunRecord},
     memory::{Cut, StoredBatch, Taken},
     run::{Part, Run},
+    timestamps::age_from_ms,
     writer::{NewPart, RunWriter, Written},
 };
 
@@ -166,7 +167,9 @@ fn write_part(
         let fits =
             |h: &BatchHeader| h.base_offset == batch.base_offset && h.next_offset() == batch.next_offset;
         let wrong = WriteError::NotABatch { partition, offset: batch.base_offset };
-        writer.push(&batch.bytes, &header.filter(fits).ok_or(wrong)?)?;
+        let header = header.filter(fits).ok_or(wrong)?;
+        let header = BatchHeader { max_timestamp: batch.max_timestamp, ..header };
+        writer.push(&batch.bytes, &header, age_from_ms(batch.max_timestamp, batch.appended_ms))?;
     }
     writer.end_part(last.next_offset);
     Ok(())

@@ -8,13 +8,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_model::{PartitionId, batch::BatchHeader};
+use millstream_model::{
+    PartitionId,
+    batch::{BatchHeader, stamp_max_timestamp},
+};
 
 use super::{
     CompactPolicy, MergeError, MergeOutcome, Pace, ReadError, Tables, WriteError,
     compact::Attempts,
     read::Batches,
     run::Part,
+    timestamps::{age_from_ms, is_understated, max_timestamp},
     writer::{NewPart, RunWriter, Written},
 };
 
@@ -72,12 +76,12 @@ impl<'a> Sources<'a> {
         Sources { tables, windows: HashMap::new(), unpaced: 0 }
     }
 
-    /// Calls `look` with each batch above the log start.
+    /// Calls `look` with each batch above the log start, and the time from which the batch's age counts.
     pub(super) fn each_batch(
         &mut self,
         task: &Task,
         parts: &[Part],
-        mut look: impl FnMut(&[u8], &BatchHeader) -> Result<(), Ended>,
+        mut look: impl FnMut(&[u8], &BatchHeader, i64) -> Result<(), Ended>,
     ) -> Result<(), Ended> {
         for part in parts {
             for region in 0..part.regions as usize {
@@ -95,14 +99,30 @@ impl<'a> Sources<'a> {
         task: &Task,
         part: &Part,
         region: usize,
-        mut look: impl FnMut(&[u8], &BatchHeader) -> Result<(), Ended>,
+        mut look: impl FnMut(&[u8], &BatchHeader, i64) -> Result<(), Ended>,
     ) -> Result<(), Ended> {
+        // Of a batch that has a timestamp, how old it is, is known from the batch; of others the region's age is enough.
+        let appended_ms = part.regions()[region].age_from_ms;
+        let opened_bytes_max = self.tables.config.opened_bytes_max;
         let bytes = self.region(task.partition, part, region)?;
         for batch in Batches::of(&bytes) {
             let at = part.span(region..region + 1).start;
             let (range, header) = batch.map_err(|reason| part.damaged(task.partition, at, reason))?;
-            if header.next_offset() > task.log_start {
-                look(&bytes[range], &header)?;
+            if header.next_offset() <= task.log_start {
+                continue;
+            }
+            let batch = &bytes[range];
+            let max_timestamp = if part.run.has_untrue_times || is_understated(&header) {
+                max_timestamp(batch, &header, opened_bytes_max)
+            } else {
+                header.max_timestamp
+            };
+            let age_from_ms = age_from_ms(max_timestamp, appended_ms);
+            if max_timestamp == header.max_timestamp {
+                look(batch, &header, age_from_ms)?;
+            } else {
+                let (batch, header) = corrected(batch, &header, max_timestamp);
+                look(&batch, &header, age_from_ms)?;
             }
         }
         Ok(())
@@ -180,14 +200,19 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
-    pub(super) fn push(&mut self, batch: &[u8], header: &BatchHeader) -> Result<(), WriteError> {
+    pub(super) fn push(
+        &mut self,
+        batch: &[u8],
+        header: &BatchHeader,
+        age_from_ms: i64,
+    ) -> Result<(), WriteError> {
         let full = self.writer.as_ref().is_some_and(|w| w.bytes() >= self.tables.config.run_bytes_max);
         if let Some(part) = self.part.filter(|_| full) {
             self.end_part(header.base_offset)?;
             self.finish_run()?;
             self.start_part(NewPart { start: header.base_offset, ..part })?;
         }
-        self.writer()?.push(batch, header)
+        self.writer()?.push(batch, header, age_from_ms)
     }
 
     pub(super) fn end_part(&mut self, end: i64) -> Result<(), WriteError> {
@@ -274,6 +299,15 @@ impl Tables {
     }
 }
 
+/// A batch with another largest timestamp in its header, and the header.
+fn corrected(batch: &[u8], header: &BatchHeader, max_timestamp: i64) -> (Vec<u8>, BatchHeader) {
+    let mut batch = batch.to_vec();
+    stamp_max_timestamp(&mut batch, max_timestamp);
+    // Nothing that was parsed before is different now.
+    let header = BatchHeader::parse(&batch).unwrap_or(*header);
+    (batch, header)
+}
+
 /// A task that is written: what stands for `start..end` of a partition is new.
 struct Done {
     partition: PartitionId,
@@ -300,7 +334,9 @@ fn copy(task: &Task, sources: &mut Sources<'_>, output: &mut Output<'_>) -> Resu
         clean_end: task.parts.iter().map(|part| part.clean_end).max().unwrap_or(i64::MIN),
         bytes_expected: task.parts.iter().map(|part| part.bytes_above(task.log_start)).sum(),
     })?;
-    sources.each_batch(task, &task.parts, |batch, header| Ok(output.push(batch, header)?))?;
+    sources.each_batch(task, &task.parts, |batch, header, age_from_ms| {
+        Ok(output.push(batch, header, age_from_ms)?)
+    })?;
     output.end_part(end)?;
     Ok((start, end))
 }

@@ -9,16 +9,23 @@ use millstream_model::PartitionId;
 /// The directory of runs, manifest and checkpoints in the store's directory.
 pub(super) const DIR: &str = "tables";
 
-const HEAD_MAGIC: [u8; 8] = *b"MILLRUN\x01";
-const FOOT_MAGIC: [u8; 8] = *b"MILLEND\x01";
+const HEAD_MAGIC: [u8; 7] = *b"MILLRUN";
+const FOOT_MAGIC: [u8; 7] = *b"MILLEND";
+/// Version that is written.
+const VERSION: u8 = 2;
+/// The version before, whose regions have no age and whose batches may have wrong timestamps in their headers.
+pub(super) const VERSION_UNTRUE_TIMES: u8 = 1;
 /// Batches start behind the head.
 pub(super) const HEAD_BYTES: usize = 32;
 /// The foot is the last so many bytes of the file.
 pub(super) const FOOT_BYTES: usize = 48;
 /// One part in the index.
 pub(super) const PART_BYTES: usize = 64;
+
 /// One region in the index.
-pub(super) const REGION_BYTES: usize = 24;
+pub(super) fn region_bytes(version: u8) -> usize {
+    if version == VERSION_UNTRUE_TIMES { 24 } else { 32 }
+}
 
 pub(super) fn crc(bytes: &[u8]) -> u32 {
     checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32
@@ -49,8 +56,14 @@ pub(super) fn run_id(name: &str) -> Option<u64> {
 
 /// The first bytes of a run.
 pub(super) fn head(id: u64) -> [u8; HEAD_BYTES] {
+    head_of(id, VERSION)
+}
+
+/// The same, of a run of any version.
+pub(super) fn head_of(id: u64, version: u8) -> [u8; HEAD_BYTES] {
     let mut head = [0; HEAD_BYTES];
-    head[..8].copy_from_slice(&HEAD_MAGIC);
+    head[..7].copy_from_slice(&HEAD_MAGIC);
+    head[7] = version;
     head[8..16].copy_from_slice(&id.to_le_bytes());
     let crc = crc(&head[..28]);
     head[28..].copy_from_slice(&crc.to_le_bytes());
@@ -62,8 +75,10 @@ pub(super) fn head(id: u64) -> [u8; HEAD_BYTES] {
 pub(super) struct Region {
     /// Offset of the first batch.
     pub(super) base_offset: i64,
-    /// Largest timestamp of its batches.
+    /// Largest timestamp of its batches' records.
     pub(super) max_timestamp: i64,
+    /// Time from which the age of its youngest batch counts.
+    pub(super) age_from_ms: i64,
     /// Bytes from the start of the part; it goes on to the next region's, or the part's end.
     pub(super) position: u32,
     /// CRC-32C of all its bytes.
@@ -74,6 +89,7 @@ impl Region {
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         out.extend(self.base_offset.to_le_bytes());
         out.extend(self.max_timestamp.to_le_bytes());
+        out.extend(self.age_from_ms.to_le_bytes());
         out.extend(self.position.to_le_bytes());
         out.extend(self.crc.to_le_bytes());
     }
@@ -82,6 +98,19 @@ impl Region {
         Region {
             base_offset: i64_at(bytes, 0),
             max_timestamp: i64_at(bytes, 8),
+            age_from_ms: i64_at(bytes, 16),
+            position: u32_at(bytes, 24),
+            crc: u32_at(bytes, 28),
+        }
+    }
+
+    /// Reads a region of a run of version 1 that was written at `written_ms`. What it says about time came from headers
+    /// that were believed: no record in it is younger than the run, apart from those of the future.
+    pub(super) fn read_untrue(bytes: &[u8], written_ms: i64) -> Region {
+        Region {
+            base_offset: i64_at(bytes, 0),
+            max_timestamp: i64_at(bytes, 8).max(written_ms),
+            age_from_ms: written_ms,
             position: u32_at(bytes, 16),
             crc: u32_at(bytes, 20),
         }
@@ -138,6 +167,7 @@ impl PartEntry {
 /// The last bytes of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Foot {
+    pub(super) version: u8,
     pub(super) run: u64,
     /// Where the index starts, in bytes from the start of the file.
     pub(super) index_position: u64,
@@ -148,6 +178,11 @@ pub(super) struct Foot {
 }
 
 impl Foot {
+    /// That of a run that is written now.
+    pub(super) fn new(run: u64, index_position: u64, (parts, regions): (u32, u32), index_crc: u32) -> Foot {
+        Foot { version: VERSION, run, index_position, parts, regions, index_crc }
+    }
+
     pub(super) fn encode(&self) -> [u8; FOOT_BYTES] {
         let mut out = [0; FOOT_BYTES];
         out[..8].copy_from_slice(&self.run.to_le_bytes());
@@ -155,7 +190,8 @@ impl Foot {
         out[16..20].copy_from_slice(&self.parts.to_le_bytes());
         out[20..24].copy_from_slice(&self.regions.to_le_bytes());
         out[24..28].copy_from_slice(&self.index_crc.to_le_bytes());
-        out[36..44].copy_from_slice(&FOOT_MAGIC);
+        out[36..43].copy_from_slice(&FOOT_MAGIC);
+        out[43] = self.version;
         let crc = crc(&out[..44]);
         out[44..].copy_from_slice(&crc.to_le_bytes());
         out
@@ -163,8 +199,10 @@ impl Foot {
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Foot> {
         let bytes = bytes.get(..FOOT_BYTES)?;
-        let whole = bytes[36..44] == FOOT_MAGIC && u32_at(bytes, 44) == crc(&bytes[..44]);
-        whole.then(|| Foot {
+        let whole = bytes[36..43] == FOOT_MAGIC && u32_at(bytes, 44) == crc(&bytes[..44]);
+        let known = (VERSION_UNTRUE_TIMES..=VERSION).contains(&bytes[43]);
+        (whole && known).then(|| Foot {
+            version: bytes[43],
             run: u64_at(bytes, 0),
             index_position: u64_at(bytes, 8),
             parts: u32_at(bytes, 16),
@@ -175,7 +213,8 @@ impl Foot {
 
     /// Length of the index, without padding.
     pub(super) fn index_bytes(&self) -> u64 {
-        u64::from(self.parts) * PART_BYTES as u64 + u64::from(self.regions) * REGION_BYTES as u64
+        u64::from(self.parts) * PART_BYTES as u64
+            + u64::from(self.regions) * region_bytes(self.version) as u64
     }
 }
 
@@ -196,14 +235,21 @@ mod tests {
             bytes: 77,
             regions: 3,
         };
-        let region = Region { base_offset: 9, max_timestamp: i64::MIN, position: 12, crc: 0xdead_beef };
+        let region = Region {
+            base_offset: 9,
+            max_timestamp: i64::MIN,
+            age_from_ms: 44,
+            position: 12,
+            crc: 0xdead_beef,
+        };
         let mut out = Vec::new();
         part.write(&mut out);
         region.write(&mut out);
-        assert_eq!(out.len(), PART_BYTES + REGION_BYTES);
+        assert_eq!(out.len(), PART_BYTES + region_bytes(VERSION));
         assert_eq!(PartEntry::read(&out), part);
         assert_eq!(Region::read(&out[PART_BYTES..]), region);
-        let foot = Foot { run: 3, index_position: 4096, parts: 1, regions: 1, index_crc: 5 };
+        let foot =
+            Foot { version: VERSION, run: 3, index_position: 4096, parts: 1, regions: 1, index_crc: 5 };
         assert_eq!(Foot::decode(&foot.encode()), Some(foot));
         for at in 0..FOOT_BYTES {
             let mut bytes = foot.encode();

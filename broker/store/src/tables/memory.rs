@@ -53,6 +53,8 @@ pub struct StoredBatch {
     pub next_offset: i64,
     /// Largest timestamp in milliseconds.
     pub max_timestamp: i64,
+    /// When it was appended, by the leader's clock, in milliseconds.
+    pub appended_ms: i64,
 }
 
 /// What the memtable has of a partition from an offset on.
@@ -311,6 +313,7 @@ mod tests {
             base_offset,
             next_offset,
             max_timestamp: 0,
+            appended_ms: 0,
         }
     }
 

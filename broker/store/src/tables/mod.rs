@@ -27,6 +27,7 @@ mod read;
 mod run;
 mod run_files;
 mod times;
+mod timestamps;
 mod verify;
 mod writer;
 
@@ -40,7 +41,7 @@ use std::{
     },
 };
 
-use millstream_model::{GroupId, LogId, PartitionId, limits};
+use millstream_model::{GroupId, LogId, PartitionId, batch::BatchHeader, limits};
 use parking_lot::{Mutex, RwLock};
 
 use crate::disk::Disk;
@@ -320,6 +321,7 @@ impl Tables {
     ///
     /// After a restart entries are applied again: a batch that a run has is ignored.
     pub fn insert(&self, group: GroupId, id: LogId, partition: PartitionId, batch: StoredBatch) {
+        let batch = self.with_true_times(batch);
         let flushed = self.mark(group, |marks| {
             let flushed = marks.flushed.is_some_and(|flushed| id.index <= flushed.index);
             if !flushed {
@@ -330,6 +332,19 @@ impl Tables {
         let end_in_runs = || self.directory.end(partition).unwrap_or(i64::MIN);
         if flushed || !self.memory.insert((group, id), partition, batch, end_in_runs) {
             self.counters.ignored_batches.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Reads the largest timestamp from the records where the header, in an entry that an earlier version appended, is
+    /// certainly wrong about it.
+    fn with_true_times(&self, batch: StoredBatch) -> StoredBatch {
+        match BatchHeader::parse(&batch.bytes) {
+            Ok(header) if timestamps::is_understated(&header) => {
+                let max_timestamp =
+                    timestamps::max_timestamp(&batch.bytes, &header, self.config.opened_bytes_max);
+                StoredBatch { max_timestamp, ..batch }
+            }
+            _ => batch,
         }
     }
 

@@ -5,15 +5,16 @@ use std::{io, ops::Range, sync::atomic::Ordering::Relaxed};
 use bytes::Bytes;
 use millstream_model::{PartitionId, batch::BatchHeader};
 
-use super::{MemoryRead, ReadError, Tables, cache::BlockKey, run::Part};
+use super::{MemoryRead, ReadError, Tables, cache::BlockKey, run::Part, timestamps::age_from_ms};
 
-/// A stretch of a partition, for retention: what it takes and when it was written.
+/// A stretch of a partition, for retention: what it takes and how old it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
     /// Bytes of its batches.
     pub bytes: u64,
-    /// Largest timestamp in milliseconds.
-    pub max_timestamp: i64,
+    /// Time from which the age of its youngest batch counts, in milliseconds: the batch's largest timestamp, but none that
+    /// is later than it was appended, and the time of the append where it has none.
+    pub age_from_ms: i64,
     /// Offset behind its last record.
     pub next_offset: i64,
 }
@@ -280,15 +281,16 @@ impl Tables {
         let mut in_memory: Vec<(Piece, i64)> = Vec::new();
         self.memory.for_each(partition, |batch| {
             let bytes = batch.bytes.len() as u64;
+            let age_from_ms = age_from_ms(batch.max_timestamp, batch.appended_ms);
             match in_memory.last_mut() {
                 Some((piece, _)) if piece.bytes + bytes <= self.config.region_bytes as u64 => {
                     piece.bytes += bytes;
-                    piece.max_timestamp = piece.max_timestamp.max(batch.max_timestamp);
+                    piece.age_from_ms = piece.age_from_ms.max(age_from_ms);
                     piece.next_offset = batch.next_offset;
                 }
                 _ => {
-                    let (max_timestamp, next_offset) = (batch.max_timestamp, batch.next_offset);
-                    in_memory.push((Piece { bytes, max_timestamp, next_offset }, batch.base_offset));
+                    let next_offset = batch.next_offset;
+                    in_memory.push((Piece { bytes, age_from_ms, next_offset }, batch.base_offset));
                 }
             }
         });
@@ -310,10 +312,10 @@ fn part_pieces(part: &Part, log_start: i64, out: &mut Vec<Piece>) {
         let stretch = first..(first + step).min(regions.len());
         let next_offset = part.region_end(stretch.end - 1);
         if next_offset > log_start {
-            let max_timestamp = regions[stretch.clone()].iter().map(|r| r.max_timestamp).max();
+            let age_from_ms = regions[stretch.clone()].iter().map(|r| r.age_from_ms).max();
             out.push(Piece {
                 bytes: part.span(stretch).len() as u64,
-                max_timestamp: max_timestamp.unwrap_or(i64::MIN),
+                age_from_ms: age_from_ms.unwrap_or(i64::MIN),
                 next_offset,
             });
         }

@@ -16,7 +16,8 @@ use millstream_model::PartitionId;
 use super::{
     error::{Damage, DiskError, OpenError, ReadError},
     layout::{
-        FOOT_BYTES, Foot, HEAD_BYTES, PART_BYTES, PartEntry, REGION_BYTES, Region, crc, head, run_path,
+        FOOT_BYTES, Foot, HEAD_BYTES, PART_BYTES, PartEntry, Region, VERSION_UNTRUE_TIMES, crc, head_of,
+        region_bytes, run_path,
     },
     manifest::RunRecord,
 };
@@ -30,6 +31,8 @@ pub(super) struct Run {
     pub(super) id: u64,
     pub(super) file_bytes: u64,
     pub(super) index_crc: u32,
+    /// Whether its batches' headers may have other timestamps than their records.
+    pub(super) has_untrue_times: bool,
     /// Bytes of all its batches.
     pub(super) data_bytes: u64,
     pub(super) regions: Box<[Region]>,
@@ -183,6 +186,7 @@ impl Index {
             id: self.foot.run,
             file_bytes,
             index_crc: self.foot.index_crc,
+            has_untrue_times: self.foot.version == VERSION_UNTRUE_TIMES,
             data_bytes: self.parts.iter().map(|part| u64::from(part.bytes)).sum(),
             regions: self.regions.into(),
             live_bytes: AtomicU64::new(0),
@@ -245,14 +249,14 @@ pub(super) fn read_index(disk: &dyn Disk, id: u64, record: &RunRecord) -> Result
     if file_bytes < BLOCK_BYTES as u64 || !file_bytes.is_multiple_of(BLOCK_BYTES as u64) {
         return Err(damaged(0, "the manifest has an impossible length for it"));
     }
-    if read(0, HEAD_BYTES)?[..] != head(id) {
-        return Err(damaged(0, "the head is not that of this run"));
-    }
     let foot_at = file_bytes - FOOT_BYTES as u64;
     let tail_at = file_bytes.saturating_sub(TAIL_BYTES as u64);
     let tail = read(tail_at, (file_bytes - tail_at) as usize)?;
     let foot = Foot::decode(&tail[tail.len() - FOOT_BYTES..]).filter(|foot| foot.run == id);
     let foot = foot.ok_or_else(|| damaged(foot_at, "the foot is not that of this run"))?;
+    if read(0, HEAD_BYTES)?[..] != head_of(id, foot.version) {
+        return Err(damaged(0, "the head is not that of this run"));
+    }
     if foot.index_position.saturating_add(foot.index_bytes()) > foot_at {
         return Err(damaged(foot_at, "the index does not fit into the file"));
     }
@@ -267,12 +271,17 @@ pub(super) fn read_index(disk: &dyn Disk, id: u64, record: &RunRecord) -> Result
         return Err(damaged(foot.index_position, "it is not the run that the manifest means"));
     }
     let (parts, rest) = index.split_at(foot.parts as usize * PART_BYTES);
-    let regions = &rest[..foot.regions as usize * REGION_BYTES];
-    let index = Index {
-        foot,
-        parts: parts.chunks_exact(PART_BYTES).map(PartEntry::read).collect(),
-        regions: regions.chunks_exact(REGION_BYTES).map(Region::read).collect(),
+    let region_bytes = region_bytes(foot.version);
+    let regions = rest[..foot.regions as usize * region_bytes].chunks_exact(region_bytes);
+    let mut parts: Vec<PartEntry> = parts.chunks_exact(PART_BYTES).map(PartEntry::read).collect();
+    let regions = if foot.version == VERSION_UNTRUE_TIMES {
+        let written_ms = file.modified_ms().map_err(|e| DiskError::new(&path, &e))?;
+        parts.iter_mut().for_each(|part| part.max_timestamp = part.max_timestamp.max(written_ms));
+        regions.map(|bytes| Region::read_untrue(bytes, written_ms)).collect()
+    } else {
+        regions.map(Region::read).collect()
     };
+    let index = Index { foot, parts, regions };
     if index.is_consistent() {
         Ok(index)
     } else {
@@ -297,8 +306,8 @@ mod tests {
             bytes: 100,
             regions,
         };
-        let foot = Foot { run: 1, index_position: 4096, parts: 1, regions: 1, index_crc: 0 };
-        let region = Region { base_offset: 0, max_timestamp: 5, position: 0, crc: 0 };
+        let foot = Foot::new(1, 4096, (1, 1), 0);
+        let region = Region { base_offset: 0, max_timestamp: 5, age_from_ms: 5, position: 0, crc: 0 };
         let index = |regions| Index { foot, parts: vec![part(regions)], regions: vec![region] };
         assert!(index(1).is_consistent());
         assert!(!index(2).is_consistent());

@@ -5,7 +5,12 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 use bytes::Bytes;
 use millstream_model::{PartitionId, batch::BatchHeader};
 
-use super::{ReadError, Tables, read::Batches, run::Part};
+use super::{
+    ReadError, Tables,
+    read::Batches,
+    run::Part,
+    timestamps::{is_understated, max_timestamp},
+};
 
 /// A batch and what it is compared by: later is larger, and of the same time the one in front is larger.
 #[derive(Clone, Debug)]
@@ -89,6 +94,7 @@ impl Tables {
         Ok(first)
     }
 
+    /// Calls `look` with each batch of a region, and its header with the largest timestamp of its records.
     fn each_batch(
         &self,
         partition: PartitionId,
@@ -101,7 +107,13 @@ impl Tables {
         for batch in Batches::of(&bytes) {
             let (range, header) = batch
                 .map_err(|reason| part.damaged(partition, part.span(region..region + 1).start, reason))?;
-            look(bytes.slice(range), &header);
+            let batch = bytes.slice(range);
+            let max_timestamp = if part.run.has_untrue_times || is_understated(&header) {
+                max_timestamp(&batch, &header, self.config.opened_bytes_max)
+            } else {
+                header.max_timestamp
+            };
+            look(batch, &BatchHeader { max_timestamp, ..header });
         }
         Ok(())
     }

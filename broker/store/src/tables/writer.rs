@@ -155,8 +155,13 @@ impl RunWriter {
         self.open = Some(OpenPart { entry, region_bytes, region: None, last_end: part.start });
     }
 
-    /// Adds a batch to the part.
-    pub(super) fn push(&mut self, batch: &[u8], header: &BatchHeader) -> Result<(), WriteError> {
+    /// Adds a batch to the part. The header has the largest timestamp of the batch's records, whatever is in the bytes.
+    pub(super) fn push(
+        &mut self,
+        batch: &[u8],
+        header: &BatchHeader,
+        age_from_ms: i64,
+    ) -> Result<(), WriteError> {
         let part = self.open.as_ref().expect("a part is started before batches come");
         if u64::from(part.entry.bytes) + batch.len() as u64 > self.part_bytes_max && part.entry.bytes > 0 {
             self.split_part(header.base_offset);
@@ -169,7 +174,7 @@ impl RunWriter {
             });
         }
         let starts = part.region.is_none();
-        let full = part.add(batch, header);
+        let full = part.add(batch, header, age_from_ms);
         if starts {
             self.unsummed = self.filled;
         }
@@ -210,18 +215,13 @@ impl RunWriter {
     pub(super) fn finish(mut self) -> Result<Written, WriteError> {
         debug_assert!(self.open.is_none(), "the last part is ended");
         let index_position = self.bytes();
-        let mut index = Vec::with_capacity(self.parts.len() * 64 + self.regions.len() * 24 + BLOCK_BYTES);
+        let mut index = Vec::with_capacity(self.parts.len() * 64 + self.regions.len() * 32 + BLOCK_BYTES);
         self.parts.iter().for_each(|part| part.write(&mut index));
         self.regions.iter().for_each(|region| region.write(&mut index));
         let end = align_up((index_position as usize) + index.len() + FOOT_BYTES);
         index.resize(end - FOOT_BYTES - index_position as usize, 0);
-        let foot = Foot {
-            run: self.id,
-            index_position,
-            parts: self.parts.len() as u32,
-            regions: self.regions.len() as u32,
-            index_crc: crc(&index),
-        };
+        let counts = (self.parts.len() as u32, self.regions.len() as u32);
+        let foot = Foot::new(self.id, index_position, counts, crc(&index));
         self.put(&index)?;
         self.put(&foot.encode())?;
         if self.filled > 0 {
@@ -236,12 +236,13 @@ impl RunWriter {
 
 impl OpenPart {
     /// Takes a batch into the part's numbers; says whether it fills the region.
-    fn add(&mut self, batch: &[u8], header: &BatchHeader) -> bool {
+    fn add(&mut self, batch: &[u8], header: &BatchHeader, age_from_ms: i64) -> bool {
         let entry = &mut self.entry;
         let (region, _) = self.region.get_or_insert_with(|| {
             let region = Region {
                 base_offset: header.base_offset,
                 max_timestamp: i64::MIN,
+                age_from_ms: i64::MIN,
                 position: entry.bytes,
                 crc: 0,
             };
@@ -249,6 +250,7 @@ impl OpenPart {
             (region, Digest::new(CrcAlgorithm::Crc32Iscsi))
         });
         region.max_timestamp = region.max_timestamp.max(header.max_timestamp);
+        region.age_from_ms = region.age_from_ms.max(age_from_ms);
         entry.max_timestamp = entry.max_timestamp.max(header.max_timestamp);
         if header.attributes.has_delete_horizon() {
             entry.delete_horizon = entry.delete_horizon.min(header.base_timestamp);

@@ -17,7 +17,7 @@ fn batches_are_cut_out_of_the_command_without_a_copy() {
     let inserted: Vec<_> = effects
         .iter()
         .map(|effect| match effect {
-            Effect::Insert { partition, batch, base_offset, next_offset, max_timestamp } => {
+            Effect::Insert { partition, batch, base_offset, next_offset, max_timestamp, .. } => {
                 assert!(memory.contains(&batch.as_ptr()), "the batch lies in the command's memory");
                 assert_eq!(BatchHeader::parse(batch).expect("whole").total_bytes(), batch.len());
                 (partition.0, *base_offset, *next_offset, *max_timestamp)

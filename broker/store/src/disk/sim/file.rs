@@ -32,6 +32,11 @@ impl SimFile {
 }
 
 impl DiskFile for SimFile {
+    /// The simulation has no clock.
+    fn modified_ms(&self) -> io::Result<i64> {
+        Ok(0)
+    }
+
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
         self.check_aligned(buf.as_ptr() as usize, buf.len(), position)?;
         let (mut state, fate) = self.disk.begin(Op::Read, Target::File(self), position)?;

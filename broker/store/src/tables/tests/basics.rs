@@ -122,8 +122,8 @@ fn pieces_tell_every_byte_once_and_as_finely_as_regions() {
     assert_eq!(pieces.iter().map(|piece| piece.bytes).sum::<u64>(), bytes);
     assert!(pieces.len() >= 30, "{} pieces", pieces.len());
     assert!(pieces.is_sorted_by_key(|piece| piece.next_offset));
-    assert!(pieces.is_sorted_by_key(|piece| piece.max_timestamp));
-    assert_eq!(pieces.last().map(|piece| (piece.next_offset, piece.max_timestamp)), Some((400, 1039)));
+    assert!(pieces.is_sorted_by_key(|piece| piece.age_from_ms));
+    assert_eq!(pieces.last().map(|piece| (piece.next_offset, piece.age_from_ms)), Some((400, 1039)));
     tables.set_log_start(P1, 200);
     let after = tables.pieces(P1);
     assert!(after.len() < pieces.len() && after[0].next_offset > 200, "{after:?}");

@@ -7,6 +7,7 @@ mod crash;
 mod damage;
 mod merging;
 mod model;
+mod timestamps;
 
 use std::{io::Read, path::PathBuf, sync::Arc};
 
@@ -74,6 +75,8 @@ pub(super) fn stored(batch: &[u8], base: i64) -> StoredBatch {
         base_offset: base,
         next_offset: header.next_offset(),
         max_timestamp: header.max_timestamp,
+        // Later than every timestamp, so that these are what counts.
+        appended_ms: i64::MAX,
     }
 }
 

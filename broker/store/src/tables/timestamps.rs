@@ -1,0 +1,54 @@
+//! What the indexes say about time: up to when a batch has records, and how old it is.
+//!
+//! Both are kept of every region, because they are not the same. A lookup needs the largest timestamp of the records,
+//! whatever it is. Retention needs an age, also of records without timestamps or from a clock that was ahead.
+
+use std::cmp::min;
+
+use millstream_model::batch::{BatchHeader, TimestampType, decode_records};
+
+/// Time from which retention counts the age of a batch: its largest timestamp, but none that is later than the batch was
+/// appended, and the time of the append where it has none.
+pub(super) fn age_from_ms(max_timestamp: i64, appended_ms: i64) -> i64 {
+    if max_timestamp < 0 { appended_ms } else { min(max_timestamp, appended_ms) }
+}
+
+/// Whether the header's largest timestamp is certainly not that of the records: the first one's is larger. Produce has
+/// let such headers pass once.
+pub(super) fn is_understated(header: &BatchHeader) -> bool {
+    header.max_timestamp < header.base_timestamp && may_be_wrong(header)
+}
+
+/// Whether a client wrote the header's timestamps, which are those of its records.
+fn may_be_wrong(header: &BatchHeader) -> bool {
+    // A delete horizon takes the base timestamp's place; compaction has read the records then.
+    header.record_count > 0
+        && header.attributes.timestamp_type() == TimestampType::Create
+        && !header.attributes.is_control()
+        && !header.attributes.has_delete_horizon()
+}
+
+/// The largest timestamp of the records, as far as they can be decoded; the header's where they cannot.
+pub(super) fn max_timestamp(batch: &[u8], header: &BatchHeader, opened_bytes_max: usize) -> i64 {
+    if !may_be_wrong(header) {
+        return header.max_timestamp;
+    }
+    let Ok(records) = decode_records(batch, opened_bytes_max) else { return header.max_timestamp };
+    let time = |delta| header.base_timestamp.saturating_add(delta);
+    let times = records.iter().map_while(Result::ok).map(|record| time(record.timestamp_delta));
+    times.max().map_or(header.max_timestamp, |time| time.max(-1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_never_that_of_no_timestamp_or_of_the_future() {
+        assert_eq!(age_from_ms(500, 1000), 500);
+        assert_eq!(age_from_ms(0, 1000), 0);
+        assert_eq!(age_from_ms(-1, 1000), 1000);
+        assert_eq!(age_from_ms(i64::MIN, 1000), 1000);
+        assert_eq!(age_from_ms(i64::MAX, 1000), 1000);
+    }
+}
