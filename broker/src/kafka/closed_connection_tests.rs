@@ -113,10 +113,7 @@ fn finished(reply: Reply) -> bool {
 }
 
 /// Polls a future so often, after each wake-up, and gives what it resolves to by then.
-async fn poll<F: Future>(mut future: Pin<&mut F>, polls: usize) -> Option<F::Output>
-where
-    F: ?Sized,
-{
+async fn poll<F: Future + ?Sized>(mut future: Pin<&mut F>, polls: usize) -> Option<F::Output> {
     let mut left = polls;
     poll_fn(move |cx| {
         if left == 0 {
@@ -243,7 +240,6 @@ async fn topics_grow_whole() {
             name: name.to_string().into(),
             count: 40,
             assignments: None,
-            ..Default::default()
         };
         let topics = names.iter().map(topic).collect();
         CreatePartitionsRequest { topics, timeout_ms: 30_000, ..Default::default() }
@@ -327,8 +323,7 @@ async fn batches_that_must_be_opened_are_appended_also_without_acknowledgement()
         let make = async |polls| {
             let mut creation = creation(&[name(polls)]);
             let (key, codec) = ("compression.type".into(), Some("gzip".into()));
-            creation.topics[0].configs =
-                vec![CreatableTopicConfig { name: key, value: codec, ..Default::default() }];
+            creation.topics[0].configs = vec![CreatableTopicConfig { name: key, value: codec }];
             node.run(5, &creation).await;
             production(&name(polls), Codec::Lz4, 500_000, acks)
         };
