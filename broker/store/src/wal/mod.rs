@@ -8,8 +8,8 @@
 //! 4. No file is used again while a group needs an entry of it, and none is ever removed because another one is
 //!    missing or damaged.
 
-mod company;
 mod files;
+mod gather;
 mod group;
 pub(crate) mod inspect;
 mod layout;

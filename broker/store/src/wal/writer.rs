@@ -10,8 +10,8 @@ use parking_lot::MutexGuard;
 
 use super::{
     WalFailed,
-    company::Company,
     files::{Ready, write_head},
+    gather::GatherPolicy,
     layout::{FileHead, Position, file_name},
     log::{Done, Log, Segment, Shared, Wake},
     priority::Priority,
@@ -63,9 +63,9 @@ pub(super) struct Writer {
     durable: Position,
     /// Length of the last write.
     wrote_bytes: usize,
-    company: Company,
+    gather: GatherPolicy,
     /// The same behind long writes.
-    busy_company: Company,
+    busy_gather: GatherPolicy,
     rest: Rest,
     /// A step makes files itself and does not wait for anything.
     stepped: bool,
@@ -77,10 +77,10 @@ impl Writer {
         shared.files.want(durable.seq() + 1);
         // The start has written nothing that a mark would be needed for.
         let (segments, done, file) = (Vec::new(), Vec::new(), None);
-        let company = Company::new(shared.config.gather);
-        let busy_company = Company::stretching(shared.config.gather * BUSY_WAITS);
+        let gather = GatherPolicy::new(shared.config.gather);
+        let busy_gather = GatherPolicy::stretching(shared.config.gather * BUSY_WAITS);
         let (wrote_bytes, rest) = (0, Rest::Marked);
-        Writer { shared, segments, done, file, durable, wrote_bytes, company, busy_company, rest, stepped }
+        Writer { shared, segments, done, file, durable, wrote_bytes, gather, busy_gather, rest, stepped }
     }
 
     /// Writes until the log stops.
@@ -113,7 +113,7 @@ impl Writer {
         if !self.wait_for_work(&mut log) {
             return false;
         }
-        self.wait_for_company(&mut log);
+        self.gather_calls(&mut log);
         self.take(&mut log);
         true
     }
@@ -146,19 +146,19 @@ impl Writer {
 
     /// Where calls are dense, lets more of them come before they are written.
     #[allow(clippy::disallowed_methods)] // How dense calls are is measured where they come; no result depends on it.
-    fn wait_for_company(&mut self, log: &mut MutexGuard<'_, Log>) {
+    fn gather_calls(&mut self, log: &mut MutexGuard<'_, Log>) {
         let busy = self.wrote_long();
         let bytes = if busy { ENOUGH_BYTES } else { LONG_WRITE_BYTES };
         let calls = log.calls();
         if calls == 0 || log.stopping || log.pending_bytes() >= bytes {
             return;
         }
-        let Some(wanted) = self.company(busy).wanted(calls, Instant::now()) else { return };
+        let Some(wanted) = self.gather(busy).wanted(calls, Instant::now()) else { return };
         if calls < wanted {
-            let wait = self.company(busy).wait();
+            let wait = self.gather(busy).wait();
             self.sleep(log, Wake { calls: wanted, bytes }, Some(wait));
         }
-        self.company(busy).came(log.calls());
+        self.gather(busy).record_arrivals(log.calls());
     }
 
     /// Whether the last write was long.
@@ -166,8 +166,8 @@ impl Writer {
         self.wrote_bytes >= LONG_WRITE_BYTES
     }
 
-    fn company(&mut self, busy: bool) -> &mut Company {
-        if busy { &mut self.busy_company } else { &mut self.company }
+    fn gather(&mut self, busy: bool) -> &mut GatherPolicy {
+        if busy { &mut self.busy_gather } else { &mut self.gather }
     }
 
     /// Waits for so long at most; whether nothing came at all.
