@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use millstream_model::{GroupId, NodeId, limits};
+use millstream_model::{NodeId, RaftGroupId, limits};
 use millstream_replica::{Group, LogStore, NoPeers, StartError, Timing, identity};
 use millstream_state::cluster;
 use millstream_store::{
@@ -26,14 +26,14 @@ use crate::{
     admin, clock,
     config::{Address, AddressError, MemoryBudget, ServeConfig},
     console,
-    housekeeping::{self, Bell, Housekeeper, Kept, Pacer},
+    housekeeping::{self, Maintenance, Pacer, StoreHandles, Wakeup},
     kafka, net,
     partition::{Shard, ShardHost},
     reload::reload,
     service::{
-        BrokerFacts, ClusterHost, GivenConfigs, GroupKeeper, Service, TopicError, TopicRepair, space_of,
+        BrokerFacts, ClusterHost, GivenConfigs, GroupExpiry, Service, TopicError, TopicRepair, space_of,
     },
-    signals::{Endings, HangUps},
+    signals::{HangUps, ShutdownSignals},
     telemetry::{self, LogSwitch},
 };
 use parking_lot::Mutex;
@@ -133,7 +133,7 @@ struct Store {
     /// Set when everything is stopped but the log: what it cannot write from then on was promised to nobody.
     closing: Arc<AtomicBool>,
     /// Rung when the tables' memory is full.
-    bell: Arc<Bell>,
+    bell: Arc<Wakeup>,
     /// Paces the tables' merges.
     pacer: Arc<Pacer>,
     // Keeps the directory locked.
@@ -141,9 +141,10 @@ struct Store {
 }
 
 impl Store {
-    fn keep(&self, config: &ServeConfig, service: Service) -> io::Result<Housekeeper> {
-        let kept = Kept { disk: self.disk.clone(), wal: self.wal.clone(), tables: self.tables.clone() };
-        Housekeeper::start(service, kept, &config.data_dir, self.bell.clone(), self.pacer.clone())
+    fn keep(&self, config: &ServeConfig, service: Service) -> io::Result<Maintenance> {
+        let kept =
+            StoreHandles { disk: self.disk.clone(), wal: self.wal.clone(), tables: self.tables.clone() };
+        Maintenance::start(service, kept, &config.data_dir, self.bell.clone(), self.pacer.clone())
     }
 }
 
@@ -165,7 +166,7 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
     let admin = admin::AdminServer::start(http, host, &config.broker, descriptors.http_connections)?;
     // From here on, and not only when it is waited for: a start may take long, and whoever reads that the broker is ready
     // may stop it at once.
-    let (mut endings, mut hangups) = (Endings::new(), HangUps::new());
+    let (mut endings, mut hangups) = (ShutdownSignals::new(), HangUps::new());
     let closing = Arc::new(AtomicBool::new(false));
     let opened = tokio::select! {
         opened = open(&config, descriptors, closing.clone(), &admin, facts) => opened?,
@@ -179,7 +180,7 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
     };
     let (store, service) = opened;
     let keeper = store.keep(&config, service.clone()).map_err(io_error("cannot start the housekeeper"))?;
-    let groups = GroupKeeper::start(service.clone());
+    let groups = GroupExpiry::start(service.clone());
     let repair = TopicRepair::start(service.clone());
     let dispatcher = kafka::Dispatcher::new(service.clone());
     let doors = net::Server::start(kafka, dispatcher, &config.broker, descriptors, http_addr);
@@ -220,7 +221,7 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
 
 /// Waits to be told to end, and reloads the configuration meanwhile whenever that is asked for.
 async fn serve_until_ending(
-    endings: &mut Endings,
+    endings: &mut ShutdownSignals,
     hangups: &mut HangUps,
     mut config: ServeConfig,
     service: &Service,
@@ -304,7 +305,7 @@ fn open_store(
     let dir = &config.data_dir;
     let disk = Arc::new(OsDisk::new(dir).map_err(unusable(dir))?);
     let lock = lock(dir)?;
-    let (bell, pacer) = (Arc::new(Bell::default()), Arc::new(Pacer::default()));
+    let (bell, pacer) = (Arc::new(Wakeup::default()), Arc::new(Pacer::default()));
     let (full, merges) = (bell.clone(), pacer.clone());
     let tables_config = TablesConfig {
         full: Arc::new(move || full.ring()),
@@ -397,15 +398,15 @@ async fn start_groups(
     };
     let cluster_host = Arc::new(ClusterHost::new(store.tables.clone(), given));
     let metadata = Group::start(
-        GroupId::METADATA,
+        RaftGroupId::METADATA,
         node,
         Timing::default(),
         NoPeers::shared(),
-        log(GroupId::METADATA),
+        log(RaftGroupId::METADATA),
         cluster_host.clone(),
         store.tables.clone(),
     );
-    let shards = (1..=limits::SHARDS_DEFAULT).map(GroupId).map(|id| {
+    let shards = (1..=limits::SHARDS_DEFAULT).map(RaftGroupId).map(|id| {
         let (log, tables) = (log(id), store.tables.clone());
         async move {
             let host = Arc::new(ShardHost::new(id, tables.clone()));

@@ -7,46 +7,46 @@ const EXIT_CODE_OF_SIGNALS: u8 = 128;
 
 /// How a program is told to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum ShutdownSignal {
     /// SIGINT, by Ctrl-C.
     Interrupt,
     /// SIGTERM.
     Terminate,
 }
 
-impl Ending {
+impl ShutdownSignal {
     /// What shells say of a program that ended by this: whoever calls a program need not know whether it heard the signal.
     pub fn exit_code(self) -> u8 {
         let signal = match self {
-            Ending::Interrupt => 2,
-            Ending::Terminate => 15,
+            ShutdownSignal::Interrupt => 2,
+            ShutdownSignal::Terminate => 15,
         };
         EXIT_CODE_OF_SIGNALS + signal
     }
 }
 
 /// The signals that ask a program to end in order. From when it is made they do not end the process by themselves.
-pub struct Endings(Option<(Signal, Signal)>);
+pub struct ShutdownSignals(Option<(Signal, Signal)>);
 
-impl Endings {
+impl ShutdownSignals {
     /// Must be called on a tokio runtime.
     #[allow(clippy::new_without_default)] // A default needs no runtime.
-    pub fn new() -> Endings {
+    pub fn new() -> ShutdownSignals {
         let both = signal(SignalKind::interrupt()).ok().zip(signal(SignalKind::terminate()).ok());
         if both.is_none() {
             tracing::warn!("signals cannot be received; they end the process at once");
         }
-        Endings(both)
+        ShutdownSignals(both)
     }
 
     /// Waits for the next one; for ever where signals cannot be heard, and then they end the process. A call that is dropped
     /// has taken nothing.
-    pub async fn next(&mut self) -> Ending {
+    pub async fn next(&mut self) -> ShutdownSignal {
         match &mut self.0 {
             None => std::future::pending().await,
             Some((interrupt, terminate)) => tokio::select! {
-                _ = interrupt.recv() => Ending::Interrupt,
-                _ = terminate.recv() => Ending::Terminate,
+                _ = interrupt.recv() => ShutdownSignal::Interrupt,
+                _ = terminate.recv() => ShutdownSignal::Terminate,
             },
         }
     }
@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn an_exit_code_is_what_shells_say_of_the_signal() {
         let of_shells = |signal: Signal| EXIT_CODE_OF_SIGNALS as i32 + signal.as_raw();
-        assert_eq!(i32::from(Ending::Interrupt.exit_code()), of_shells(Signal::INT));
-        assert_eq!(i32::from(Ending::Terminate.exit_code()), of_shells(Signal::TERM));
+        assert_eq!(i32::from(ShutdownSignal::Interrupt.exit_code()), of_shells(Signal::INT));
+        assert_eq!(i32::from(ShutdownSignal::Terminate.exit_code()), of_shells(Signal::TERM));
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use millstream_model::GroupId;
+use millstream_model::RaftGroupId;
 use millstream_replica::REPLICAS;
 use millstream_store::{
     doctor::{self, FileReport, GroupReport, Problem, ProblemKind, Repaired, Report},
@@ -124,16 +124,16 @@ fn verdict(report: &Report) -> String {
 }
 
 /// What entries of a group do, for readers who learn that some are gone.
-fn what_is_lost(group: GroupId) -> &'static str {
+fn what_is_lost(group: RaftGroupId) -> &'static str {
     match group {
-        GroupId::METADATA => {
+        RaftGroupId::METADATA => {
             "topics and settings that they made; partitions whose topic is gone are given topics `recovered-…` at the next start"
         }
         _ => "records that are not in runs yet, and offsets of consumer groups",
     }
 }
 
-fn refounded_text(group: GroupId) -> String {
+fn refounded_text(group: RaftGroupId) -> String {
     format!(
         "{group}: its first entry is gone, and is known: it says that this node is the group's only member"
     )
@@ -272,7 +272,7 @@ fn groups_json(groups: &[GroupReport]) -> Vec<Value> {
     groups.iter().map(group).collect()
 }
 
-fn names(groups: &[GroupId]) -> Vec<String> {
+fn names(groups: &[RaftGroupId]) -> Vec<String> {
     groups.iter().map(ToString::to_string).collect()
 }
 

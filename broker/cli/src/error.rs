@@ -2,7 +2,7 @@
 
 use std::{fmt, io, path::PathBuf};
 
-use millstream::{config::ServeConfigError, node::NodeError, signals::Ending, suggest::any_of};
+use millstream::{config::ServeConfigError, node::NodeError, signals::ShutdownSignal, suggest::any_of};
 use millstream_bench::{BenchError, report::ReportError};
 use millstream_client::{
     ClientError, ErrorCode,
@@ -107,7 +107,7 @@ pub(super) enum CliError {
     #[error("interrupted{so_far}")]
     Interrupted {
         /// By which signal.
-        by: Ending,
+        by: ShutdownSignal,
         /// What is done.
         so_far: SoFar,
     },
@@ -455,7 +455,7 @@ mod tests {
     fn an_interrupt_says_what_is_done() {
         let printed = |records, as_member| {
             let so_far = SoFar::Printed { records, as_member };
-            CliError::Interrupted { by: Ending::Interrupt, so_far }
+            CliError::Interrupted { by: ShutdownSignal::Interrupt, so_far }
         };
         assert_eq!(printed(1, false).to_string(), "interrupted; 1 record was printed until then");
         let message = printed(7, true).to_string();
@@ -464,7 +464,7 @@ mod tests {
             "interrupted; 7 records were printed until then, and the group goes on behind what was taken of them"
         );
         assert_eq!((printed(1, true).exit_code(), printed(1, true).is_in_order()), (130, true));
-        let by_supervisor = CliError::Interrupted { by: Ending::Terminate, so_far: SoFar::Measured };
+        let by_supervisor = CliError::Interrupted { by: ShutdownSignal::Terminate, so_far: SoFar::Measured };
         assert_eq!(by_supervisor.exit_code(), 143);
     }
 }

@@ -1,7 +1,7 @@
 //! `millstream log`: what is in the write-ahead log of a broker that does not run.
 
 use clap::{Args, Subcommand};
-use millstream_model::GroupId;
+use millstream_model::RaftGroupId;
 use millstream_replica::REPLICAS;
 use millstream_store::doctor::{self, FrameRecord, FrameState};
 use serde_json::json;
@@ -43,7 +43,7 @@ enum LogCommand {
 /// Does what the command line says.
 pub(super) fn run(args: LogArgs) -> Result<(), CliError> {
     match args.command {
-        LogCommand::Dump { group, limit, local } => dump(&local, group.map(GroupId), limit),
+        LogCommand::Dump { group, limit, local } => dump(&local, group.map(RaftGroupId), limit),
         LogCommand::Verify { local } => verify(local),
     }
 }
@@ -58,7 +58,7 @@ fn verify(local: Local) -> Result<(), CliError> {
     if report.log.is_sound() { Ok(()) } else { Err(unsound(&report, local)) }
 }
 
-fn dump(local: &Local, group: Option<GroupId>, limit: Option<u64>) -> Result<(), CliError> {
+fn dump(local: &Local, group: Option<RaftGroupId>, limit: Option<u64>) -> Result<(), CliError> {
     let (mut out, mut left, mut failed) = (Out::new(), limit.unwrap_or(u64::MAX), None);
     doctor::dump(&local.data_dir, &mut |frame: FrameRecord| {
         if group.is_some_and(|group| group != frame.group) {

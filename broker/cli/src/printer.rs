@@ -31,7 +31,7 @@ use super::{
     error::{CliError, SoFar},
     trail::{RecordEnd, Trail},
 };
-use millstream::signals::{Ending, Endings};
+use millstream::signals::{ShutdownSignal, ShutdownSignals};
 
 /// After an interrupt the reader has this long to take what is on its way: half a line is no use to it.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -48,8 +48,8 @@ pub(super) struct Printer {
     pages: SyncSender<Vec<u8>>,
     written: mpsc::Receiver<io::Result<()>>,
     gone: watch::Receiver<bool>,
-    endings: Endings,
-    signal: Option<Ending>,
+    endings: ShutdownSignals,
+    signal: Option<ShutdownSignal>,
     as_member: bool,
     trail: Trail,
 }
@@ -98,7 +98,7 @@ impl Printer {
         let out = Counted { out: Arc::new(File::from(out)), bytes: Arc::default() };
         let (pages, written) = write_behind(out.clone());
         let gone = watch_reader(out.out.clone());
-        let endings = Endings::new();
+        let endings = ShutdownSignals::new();
         Ok(Printer {
             out,
             at_once_bytes_max,

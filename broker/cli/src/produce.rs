@@ -29,7 +29,7 @@ use super::{
     source::{Source, Stop, sources},
 };
 use millstream::console;
-use millstream::signals::Endings;
+use millstream::signals::ShutdownSignals;
 
 /// After this long from the first Ctrl-C, what is waited for is printed.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -183,7 +183,7 @@ pub(super) fn run(args: ProduceArgs) -> Result<(), CliError> {
 /// The first signal to end ends the reading, so that what was read is delivered and reported; the second one ends everything.
 fn stop_when_interrupted(runtime: &Runtime, stop: Stop) {
     let _on_runtime = runtime.enter();
-    let mut endings = Endings::new();
+    let mut endings = ShutdownSignals::new();
     runtime.spawn(async move {
         stop.tell(endings.next().await);
         tokio::select! {

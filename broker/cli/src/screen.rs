@@ -9,7 +9,7 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwins
 use tokio::sync::Notify;
 
 use super::{error::CliError, output::Out};
-use millstream::signals::Endings;
+use millstream::signals::ShutdownSignals;
 
 /// Another page than the shell's, and no cursor.
 const OPEN: &[u8] = b"\x1b[?1049h\x1b[?25l";
@@ -21,7 +21,7 @@ const SIZE_DEFAULT: (usize, usize) = (24, 80);
 pub(super) struct Screen {
     before: Termios,
     quit: Arc<Notify>,
-    endings: Endings,
+    endings: ShutdownSignals,
 }
 
 impl Screen {
@@ -43,7 +43,7 @@ impl Screen {
                 }
             }
         });
-        let screen = Screen { before, quit, endings: Endings::new() };
+        let screen = Screen { before, quit, endings: ShutdownSignals::new() };
         screen.write(OPEN)?;
         Ok(screen)
     }

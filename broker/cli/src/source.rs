@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use super::error::CliError;
 use millstream::console;
-use millstream::signals::Ending;
+use millstream::signals::ShutdownSignal;
 
 /// Bytes that are read at once from what may be silent.
 const PIECE_BYTES: usize = 64 << 10;
@@ -35,12 +35,12 @@ pub(super) struct Source {
 /// Ends the reading. Set once, by a signal; a reader that waits for lines then gets the end.
 #[derive(Clone, Default)]
 pub(super) struct Stop {
-    signal: Arc<OnceLock<Ending>>,
+    signal: Arc<OnceLock<ShutdownSignal>>,
     waiting: Arc<Mutex<Vec<SyncSender<Piece>>>>,
 }
 
 impl Stop {
-    pub(super) fn tell(&self, by: Ending) {
+    pub(super) fn tell(&self, by: ShutdownSignal) {
         self.signal.get_or_init(|| by);
         for sender in &*self.waiting.lock() {
             // Where pieces are queued, the reader does not wait for one.
@@ -49,7 +49,7 @@ impl Stop {
     }
 
     /// The signal that ended the reading, if one did.
-    pub(super) fn signal(&self) -> Option<Ending> {
+    pub(super) fn signal(&self) -> Option<ShutdownSignal> {
         self.signal.get().copied()
     }
 }
@@ -161,8 +161,8 @@ mod tests {
         let mut line = String::new();
         assert_eq!(lines.read_line(&mut line).expect("a line"), 4);
         let waits = std::thread::spawn(move || lines.read_line(&mut line).map(|_| line));
-        stop.tell(Ending::Terminate);
+        stop.tell(ShutdownSignal::Terminate);
         assert_eq!(waits.join().expect("no panic").expect("an end"), "one\ntw");
-        assert_eq!(stop.signal(), Some(Ending::Terminate));
+        assert_eq!(stop.signal(), Some(ShutdownSignal::Terminate));
     }
 }

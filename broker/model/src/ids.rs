@@ -4,11 +4,11 @@ use std::fmt;
 
 /// A Raft group on this cluster: 0 is the metadata group, 1.. are the shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GroupId(pub u32);
+pub struct RaftGroupId(pub u32);
 
-impl GroupId {
+impl RaftGroupId {
     /// The group that holds brokers, topics, configs and extents.
-    pub const METADATA: GroupId = GroupId(0);
+    pub const METADATA: RaftGroupId = RaftGroupId(0);
 
     /// Whether this is a shard, that is, any group but the metadata group.
     pub fn is_shard(self) -> bool {
@@ -16,7 +16,7 @@ impl GroupId {
     }
 }
 
-impl fmt::Display for GroupId {
+impl fmt::Display for RaftGroupId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_shard() { write!(f, "shard-{}", self.0) } else { f.write_str("metadata") }
     }

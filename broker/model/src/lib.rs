@@ -9,6 +9,6 @@ pub mod limits;
 mod log_id;
 
 pub use histogram::{Histogram, HistogramReading};
-pub use ids::{GroupId, NodeId, PartitionId, TopicId};
+pub use ids::{NodeId, PartitionId, RaftGroupId, TopicId};
 pub use log_id::LogId;
 pub use millstream_batch as batch;

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_model::{GroupId, LogId, NodeId};
+use millstream_model::{LogId, NodeId, RaftGroupId};
 use millstream_replica::{Command, Group, LogStore, Machine, NoPeers, Reply, RestoreError, Snapshot, Timing};
 use millstream_store::{
     disk::{Disk, OsDisk},
@@ -59,7 +59,7 @@ async fn start(dir: &Path, groups: u32) -> (Wal, Vec<Arc<Group>>) {
     let (wal, _) = Wal::open(disk, WalConfig::default(), &RecoveryBase::default()).expect("a log");
     let tables = Arc::new(tables);
     let mut started = Vec::new();
-    for id in (1..=groups).map(GroupId) {
+    for id in (1..=groups).map(RaftGroupId) {
         let log = LogStore::new(wal.group(id));
         let group = Group::start(
             id,

@@ -12,7 +12,7 @@ use std::{
     task::{Context, Waker},
 };
 
-use millstream_model::{GroupId, LogId, NodeId};
+use millstream_model::{LogId, NodeId, RaftGroupId};
 use millstream_store::tables::Tables;
 use openraft::{
     Raft, ServerState, async_runtime::watch::WatchReceiver, errors::ClientWriteError,
@@ -41,7 +41,7 @@ pub enum StartError {
     #[error("{group} cannot be opened: {reason}")]
     Storage {
         /// The group.
-        group: GroupId,
+        group: RaftGroupId,
         /// What the storage or openraft said.
         reason: String,
     },
@@ -49,13 +49,13 @@ pub enum StartError {
     #[error("{group} has lost who belongs to it: its log was damaged or cut")]
     NoMembers {
         /// The group.
-        group: GroupId,
+        group: RaftGroupId,
     },
     /// It belongs to others, or not to this node alone.
     #[error("{group} belongs to {}, and this is node {node}", listed(members))]
     OtherMembers {
         /// The group.
-        group: GroupId,
+        group: RaftGroupId,
         /// This node.
         node: NodeId,
         /// Those whose votes count in it.
@@ -65,7 +65,7 @@ pub enum StartError {
     #[error("{group} stopped while it was starting: {reason}")]
     Stopped {
         /// The group.
-        group: GroupId,
+        group: RaftGroupId,
         /// What openraft said.
         reason: String,
     },
@@ -143,7 +143,7 @@ impl Led {
 
 /// A replica of one group. [`shutdown`](Group::shutdown) stops it and waits for that; dropping it only stops it.
 pub struct Group {
-    id: GroupId,
+    id: RaftGroupId,
     node: NodeId,
     raft: Raft<TypeConfig, MachineAdapter>,
     led: Arc<Led>,
@@ -157,7 +157,7 @@ impl Group {
     /// Opens the replica on its log and its newest checkpoint, and starts it. It reaches its peers by `transport`, and
     /// theirs reach it by [`handle`](Group::handle).
     pub async fn start(
-        id: GroupId,
+        id: RaftGroupId,
         node: NodeId,
         timing: Timing,
         transport: Arc<dyn Transport>,
@@ -179,7 +179,7 @@ impl Group {
     }
 
     /// The group's id.
-    pub fn id(&self) -> GroupId {
+    pub fn id(&self) -> RaftGroupId {
         self.id
     }
 

@@ -14,7 +14,7 @@ mod log_store;
 mod machine;
 mod membership;
 mod quorum;
-mod refound;
+mod recreate_membership;
 mod transport;
 
 pub use command::{Command, EntryPayload};
@@ -23,7 +23,7 @@ pub use group::{Group, Outcome, ProposeError, StartError};
 pub use log_store::LogStore;
 pub use machine::{Machine, RestoreError, Snapshot};
 pub use quorum::{Quorum, QuorumReplica};
-pub use refound::{REPLICAS, identity};
+pub use recreate_membership::{REPLICAS, identity};
 pub use transport::{NoPeers, PeerRequest, PeerResponse, PeerUnreachable, Transport};
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
-use millstream_model::{GroupId, LogId};
+use millstream_model::{LogId, RaftGroupId};
 use millstream_store::tables::{Checkpoint, Tables};
 use openraft::{
     EntryPayload as Payload, OptionalSend, RaftSnapshotBuilder,
@@ -104,7 +104,7 @@ pub(crate) fn checkpoint_members(data: &[u8]) -> Option<Bytes> {
 
 /// openraft's state machine for one group.
 pub(crate) struct MachineAdapter {
-    group: GroupId,
+    group: RaftGroupId,
     machine: Arc<dyn Machine>,
     tables: Arc<Tables>,
     last_applied: Option<RaftLogId>,
@@ -148,7 +148,7 @@ impl Progress {
 impl MachineAdapter {
     /// Restores the machine from the newest checkpoint, if there is one; there must be one if `log_is_cut`.
     pub(crate) fn open(
-        group: GroupId,
+        group: RaftGroupId,
         machine: Arc<dyn Machine>,
         tables: Arc<Tables>,
         progress: Arc<Progress>,
@@ -276,7 +276,7 @@ impl RaftStateMachine<TypeConfig> for MachineAdapter {
 
 /// Writes one checkpoint, off the async threads.
 pub(crate) struct CheckpointBuilder {
-    group: GroupId,
+    group: RaftGroupId,
     tables: Arc<Tables>,
     progress: Arc<Progress>,
     meta: SnapshotMetaOf<TypeConfig>,
@@ -306,7 +306,7 @@ impl RaftSnapshotBuilder<TypeConfig> for CheckpointBuilder {
 
 async fn save_checkpoint(
     tables: Arc<Tables>,
-    group: GroupId,
+    group: RaftGroupId,
     id: LogId,
     state: Snapshot,
 ) -> io::Result<Option<Checkpoint>> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use millstream_model::{GroupId, NodeId};
+use millstream_model::{NodeId, RaftGroupId};
 use openraft::{
     OptionalSend, Raft, RaftNetworkFactory, RaftNetworkV2,
     alias::{SnapshotOf, VoteOf},
@@ -35,7 +35,7 @@ pub trait Transport: Send + Sync + 'static {
     fn call(
         &self,
         to: NodeId,
-        group: GroupId,
+        group: RaftGroupId,
         request: PeerRequest,
     ) -> BoxFuture<'static, Result<PeerResponse, PeerUnreachable>>;
 }
@@ -125,7 +125,7 @@ impl Transport for NoPeers {
     fn call(
         &self,
         node: NodeId,
-        _: GroupId,
+        _: RaftGroupId,
         _: PeerRequest,
     ) -> BoxFuture<'static, Result<PeerResponse, PeerUnreachable>> {
         let reason = "this broker runs without peers";
@@ -135,13 +135,13 @@ impl Transport for NoPeers {
 
 /// Makes openraft's connections of one group.
 pub(crate) struct Connector {
-    pub(crate) group: GroupId,
+    pub(crate) group: RaftGroupId,
     pub(crate) transport: Arc<dyn Transport>,
 }
 
 /// openraft's connection from one group's replica to another.
 pub(crate) struct Connection {
-    group: GroupId,
+    group: RaftGroupId,
     target: NodeId,
     transport: Arc<dyn Transport>,
 }

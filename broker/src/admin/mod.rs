@@ -14,7 +14,7 @@ mod openapi;
 mod problem;
 mod process;
 mod readiness;
-mod rest;
+mod request_body;
 mod settings;
 mod shape;
 mod topics;
@@ -29,7 +29,7 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use millstream_model::GroupId;
+use millstream_model::RaftGroupId;
 use millstream_store::{tables::Tables, wal::Wal};
 use parking_lot::Mutex;
 use tokio::{
@@ -84,7 +84,7 @@ enum Phase {
     /// The store is being opened.
     Starting,
     /// The store is open; these of its groups have no leader yet.
-    Electing(Arc<Mutex<BTreeSet<GroupId>>>),
+    Electing(Arc<Mutex<BTreeSet<RaftGroupId>>>),
     Open(Arc<Admin>),
     Stopping(Arc<Admin>),
 }
@@ -177,7 +177,7 @@ impl AdminServer {
     }
 
     /// From now on what the start waits for is that these groups get leaders.
-    pub fn electing(&self, leaderless: Arc<Mutex<BTreeSet<GroupId>>>) {
+    pub fn electing(&self, leaderless: Arc<Mutex<BTreeSet<RaftGroupId>>>) {
         self.port.phase.send_replace(Phase::Electing(leaderless));
     }
 
@@ -214,7 +214,7 @@ fn router(port: Arc<Port>) -> Router {
         .method_not_allowed_fallback(problem::wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(port.clone(), guard))
-        .layer(middleware::from_fn(rest::hear_out))
+        .layer(middleware::from_fn(request_body::drain_request_body))
         .with_state(port)
 }
 

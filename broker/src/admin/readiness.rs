@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millstream_model::GroupId;
+use millstream_model::RaftGroupId;
 use tokio::sync::watch;
 
 use super::Phase;
@@ -20,11 +20,11 @@ pub(super) enum NotReady {
     #[error("the broker is starting: its store is being opened")]
     Starting,
     #[error("the broker is starting: its store is open, and no leader yet have {}", listed(.0))]
-    Electing(Vec<GroupId>),
+    Electing(Vec<RaftGroupId>),
     #[error("the broker is stopping")]
     Stopping,
     #[error("partitions have no leader: of {all} Raft groups this node does not lead {}", listed(.leaderless))]
-    NoLeader { leaderless: Vec<GroupId>, all: usize },
+    NoLeader { leaderless: Vec<RaftGroupId>, all: usize },
     #[error(transparent)]
     Writes(#[from] WriteStop),
 }
@@ -43,7 +43,7 @@ pub(super) fn now(phase: &Phase) -> Option<NotReady> {
     match phase {
         Phase::Starting => Some(NotReady::Starting),
         Phase::Electing(leaderless) => {
-            let groups: Vec<GroupId> = leaderless.lock().iter().copied().collect();
+            let groups: Vec<RaftGroupId> = leaderless.lock().iter().copied().collect();
             // With all of them led, what follows takes a moment.
             Some(if groups.is_empty() { NotReady::Starting } else { NotReady::Electing(groups) })
         }
@@ -74,7 +74,7 @@ fn without_leader(service: &Service) -> Option<NotReady> {
 }
 
 /// The first few by name, and how many more there are.
-fn listed(groups: &[GroupId]) -> String {
+fn listed(groups: &[RaftGroupId]) -> String {
     let (named, others) = groups.split_at(groups.len().min(NAMED_MAX));
     let names: Vec<String> = named.iter().map(ToString::to_string).collect();
     match others.len() {
@@ -101,7 +101,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_start_that_waits_for_leaders_names_the_groups() {
-        let leaderless = Arc::new(Mutex::new((0..7).map(GroupId).collect::<BTreeSet<_>>()));
+        let leaderless = Arc::new(Mutex::new((0..7).map(RaftGroupId).collect::<BTreeSet<_>>()));
         let phase = Phase::Electing(leaderless.clone());
         let told = now(&phase).expect("not ready").to_string();
         assert!(

@@ -9,20 +9,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millstream_model::{GroupId, LogId};
+use millstream_model::{LogId, RaftGroupId};
 use millstream_replica::{Group, StartError};
 use millstream_store::{disk::Disk, tables::WriteError, wal::AppendError};
 use tokio::runtime::Handle;
 
 use super::{
-    Bell, Kept, Pacer,
+    Pacer, StoreHandles, Wakeup,
+    backoff::{Backoff, Change},
     plan::{Bounds, Due, Load, Plan},
     reserve::Reserve,
-    trouble::{Change, Trouble},
 };
 use crate::{
     clock,
-    service::{DiskLook, FlushTrouble, Service},
+    service::{DiskSample, FlushTrouble, Service},
 };
 
 /// Time between two looks while something happens. A full memtable does not wait for a look.
@@ -49,19 +49,19 @@ pub(super) enum HouseError {
 }
 
 /// What the housekeeper works with.
-pub(super) struct House {
+pub(super) struct Flusher {
     service: Service,
-    kept: Kept,
+    kept: StoreHandles,
     runtime: Handle,
     pacer: Arc<Pacer>,
     reserve: Reserve,
     /// How far each group is in runs.
-    flushed: HashMap<GroupId, LogId>,
+    flushed: HashMap<RaftGroupId, LogId>,
     plan: Plan,
     /// The shortest time within which records in the memtable are to be compacted, as of the last look.
     compact_within: Option<Duration>,
-    writing: Trouble,
-    reserving: Trouble,
+    writing: Backoff,
+    reserving: Backoff,
     disk_low: bool,
     log_waits: bool,
     /// The disk has become low, or the log waits: what can be freed is freed now.
@@ -70,15 +70,15 @@ pub(super) struct House {
     moved_bytes: u64,
 }
 
-impl House {
+impl Flusher {
     pub(super) fn new(
         service: Service,
-        kept: Kept,
+        kept: StoreHandles,
         runtime: Handle,
         pacer: Arc<Pacer>,
         reserve: Reserve,
-    ) -> House {
-        House {
+    ) -> Flusher {
+        Flusher {
             service,
             kept,
             runtime,
@@ -87,8 +87,8 @@ impl House {
             flushed: HashMap::new(),
             plan: Plan::new(),
             compact_within: None,
-            writing: Trouble::default(),
-            reserving: Trouble::default(),
+            writing: Backoff::default(),
+            reserving: Backoff::default(),
             disk_low: false,
             log_waits: false,
             checkpoint_soon: false,
@@ -97,7 +97,7 @@ impl House {
     }
 
     /// Keeps house until it is told to stop, and then writes everything.
-    pub(super) fn run(&mut self, stopped: &AtomicBool, bell: &Bell) {
+    pub(super) fn run(&mut self, stopped: &AtomicBool, bell: &Wakeup) {
         let (mut disk_at, mut pause) = (clock::monotonic(), LOOK_EVERY);
         while !stopped.load(Relaxed) {
             let now = clock::monotonic();
@@ -203,7 +203,7 @@ impl House {
         let (memory, log_waits) = (self.kept.tables.memory_bytes() as u64, self.kept.wal.waits_for_room());
         let owed_bytes = self.reserve.lacks(memory + SMALL_FILES_BYTES);
         let low =
-            self.service.set_disk_space(DiskLook { free_bytes: free, owed_bytes, log_waits }, low_bytes);
+            self.service.set_disk_space(DiskSample { free_bytes: free, owed_bytes, log_waits }, low_bytes);
         let was =
             (std::mem::replace(&mut self.disk_low, low), std::mem::replace(&mut self.log_waits, log_waits));
         if was != (low, log_waits) {
@@ -286,7 +286,7 @@ impl House {
 /// The log forgets what both checkpoint and runs have. Those that can be written are, whatever happens to others.
 pub(super) async fn checkpoint_all(
     groups: &[&Group],
-    flushed: &HashMap<GroupId, LogId>,
+    flushed: &HashMap<RaftGroupId, LogId>,
 ) -> Result<(), StartError> {
     let each = groups.iter().map(|group| checkpoint_one(group, flushed.get(&group.id())));
     futures::future::join_all(each).await.into_iter().collect()

@@ -16,8 +16,9 @@ use millstream_store::tables::{CompactPolicy, PartitionPolicy, Tables};
 use tokio::runtime::Handle;
 
 use super::{
-    Bell, Pacer, retention,
-    trouble::{Change, Trouble},
+    Pacer, Wakeup,
+    backoff::{Backoff, Change},
+    retention,
 };
 use crate::{clock, partition::Shard, service::Service};
 
@@ -38,7 +39,7 @@ pub(super) struct Merger {
     tables: Arc<Tables>,
     runtime: Handle,
     pacer: Arc<Pacer>,
-    merging: Trouble,
+    merging: Backoff,
     /// The tables' count of changes when the last look found nothing to merge, and when that was.
     settled: (u64, Instant),
     retained_at: Instant,
@@ -59,12 +60,12 @@ impl Merger {
         let now = clock::monotonic();
         pacer.settled(tables.run_count());
         let settled = (u64::MAX, now);
-        let merging = Trouble::default();
+        let merging = Backoff::default();
         Merger { service, tables, runtime, pacer, merging, settled, retained_at: now, producers_at: now }
     }
 
     /// Does what is due until it is told to stop.
-    pub(super) fn run(&mut self, stopped: &AtomicBool, bell: &Bell) {
+    pub(super) fn run(&mut self, stopped: &AtomicBool, bell: &Wakeup) {
         while !stopped.load(Relaxed) {
             let now = clock::monotonic();
             if now >= self.retained_at + self.retention_every() {

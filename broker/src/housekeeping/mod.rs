@@ -4,7 +4,7 @@
 //! it up. The *merger* does what can wait: retention, forgetting idle producers, merges. Nothing here has a timer of
 //! its own per partition or per group, and while nothing happens both only look around once a second.
 
-mod bell;
+mod backoff;
 mod flusher;
 mod merger;
 mod pacer;
@@ -13,7 +13,7 @@ mod reserve;
 mod retention;
 #[cfg(test)]
 mod tests;
-mod trouble;
+mod wakeup;
 
 use std::{
     io,
@@ -30,12 +30,12 @@ use millstream_store::{disk::OsDisk, tables::Tables, wal::Wal};
 use tokio::runtime::Handle;
 
 use crate::service::Service;
-use flusher::House;
+use flusher::Flusher;
 use merger::Merger;
 use reserve::Reserve;
 
-pub(crate) use bell::Bell;
 pub(crate) use pacer::Pacer;
+pub(crate) use wakeup::Wakeup;
 
 /// Threads that it runs: one for flushes and one for merges.
 pub(crate) const THREADS: usize = 2;
@@ -47,7 +47,7 @@ const STOP_GRACE: Duration = Duration::from_secs(8);
 
 /// The store that is kept in order.
 #[derive(Clone)]
-pub(crate) struct Kept {
+pub(crate) struct StoreHandles {
     /// Where it is.
     pub disk: Arc<OsDisk>,
     /// Its log.
@@ -57,33 +57,33 @@ pub(crate) struct Kept {
 }
 
 /// The threads that keep house.
-pub(crate) struct Housekeeper {
+pub(crate) struct Maintenance {
     stop: Arc<AtomicBool>,
-    bell: Arc<Bell>,
-    quiet: Arc<Bell>,
+    bell: Arc<Wakeup>,
+    quiet: Arc<Wakeup>,
     pacer: Arc<Pacer>,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Housekeeper {
+impl Maintenance {
     /// Starts keeping house; call it on the runtime that the groups run on. `bell` is rung when memory is full, and
     /// `pacer` paces the merges of these tables.
     pub(crate) fn start(
         service: Service,
-        kept: Kept,
+        kept: StoreHandles,
         data_dir: &Path,
-        bell: Arc<Bell>,
+        bell: Arc<Wakeup>,
         pacer: Arc<Pacer>,
-    ) -> io::Result<Housekeeper> {
-        let (stop, quiet) = (Arc::new(AtomicBool::new(false)), Arc::new(Bell::default()));
+    ) -> io::Result<Maintenance> {
+        let (stop, quiet) = (Arc::new(AtomicBool::new(false)), Arc::new(Wakeup::default()));
         let (runtime, reserve) = (Handle::current(), Reserve::open(data_dir));
-        let mut house = House::new(service.clone(), kept.clone(), runtime.clone(), pacer.clone(), reserve);
+        let mut house = Flusher::new(service.clone(), kept.clone(), runtime.clone(), pacer.clone(), reserve);
         let mut merger = Merger::new(service, kept.tables, runtime, pacer.clone());
         let (stopped, own_bell) = (stop.clone(), bell.clone());
         let housekeeper = spawn("housekeeper", move || house.run(&stopped, &own_bell))?;
         let (stopped, own_bell) = (stop.clone(), quiet.clone());
         let merging = spawn("merger", move || merger.run(&stopped, &own_bell))?;
-        Ok(Housekeeper { stop, bell, quiet, pacer, threads: vec![merging, housekeeper] })
+        Ok(Maintenance { stop, bell, quiet, pacer, threads: vec![merging, housekeeper] })
     }
 
     /// Flushes and checkpoints everything, so that the next start has nothing to do, and ends the threads.

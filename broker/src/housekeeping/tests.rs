@@ -9,7 +9,7 @@ use std::{
 };
 
 use millstream_model::{
-    GroupId, NodeId, PartitionId,
+    NodeId, PartitionId, RaftGroupId,
     batch::{BatchBuilder, BatchHeader, Codec, NewRecord},
 };
 use millstream_replica::{Group, LogStore, NoPeers, Timing};
@@ -25,11 +25,11 @@ use crate::partition::{CheckedBatch, Shard, ShardHost, Submission};
 
 const GROUPS: u32 = 12;
 
-fn partition_of(group: GroupId) -> PartitionId {
+fn partition_of(group: RaftGroupId) -> PartitionId {
     PartitionId(u64::from(group.0))
 }
 
-async fn shard(id: GroupId, wal: &Wal, tables: &Arc<Tables>) -> Arc<Shard> {
+async fn shard(id: RaftGroupId, wal: &Wal, tables: &Arc<Tables>) -> Arc<Shard> {
     let host = Arc::new(ShardHost::new(id, tables.clone()));
     let log = LogStore::new(wal.group(id));
     let group =
@@ -59,7 +59,7 @@ async fn checkpoints_of_busy_groups_share_their_flushes_and_let_the_log_forget()
     let (wal, _) = Wal::open(disk, WalConfig::default(), &RecoveryBase::default()).expect("a log");
     let tables = Arc::new(tables);
     let mut shards = Vec::new();
-    for id in (1..=GROUPS).map(GroupId) {
+    for id in (1..=GROUPS).map(RaftGroupId) {
         shards.push(shard(id, &wal, &tables).await);
     }
     let done = Arc::new(AtomicBool::new(false));
@@ -85,7 +85,7 @@ async fn checkpoints_of_busy_groups_share_their_flushes_and_let_the_log_forget()
         task.await.expect("nothing was refused");
     }
     assert!(flushes <= u64::from(GROUPS) / 2, "{flushes} flushes for the checkpoints of {GROUPS} groups");
-    for id in (1..=GROUPS).map(GroupId) {
+    for id in (1..=GROUPS).map(RaftGroupId) {
         let purged = wal.group(id).state().purged.map(|purged| purged.index);
         assert_eq!(purged, flushed.get(&id).map(|id| id.index), "the log of {id}");
     }

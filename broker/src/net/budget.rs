@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::shortage::Shortage;
+use crate::memory_pressure::MemoryPressure;
 
 /// Unit in which memory is counted.
 const UNIT_BYTES: usize = 4096;
@@ -16,7 +16,7 @@ const UNIT_BYTES: usize = 4096;
 #[derive(Clone)]
 pub(super) struct Budget {
     units: Arc<Semaphore>,
-    shortage: Arc<Shortage>,
+    shortage: Arc<MemoryPressure>,
     /// Counts those who have got what they waited for.
     granted: Arc<AtomicU64>,
 }

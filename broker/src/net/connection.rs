@@ -14,7 +14,7 @@ use super::{
     budget::Charge,
     input::{Budgets, FrameError, Input},
     output::Output,
-    registry::{Expelled, Progress, Seat},
+    registry::{ConnectionPermit, Expelled, Progress},
 };
 use crate::{
     clock,
@@ -47,7 +47,12 @@ pub(super) struct Serving {
 }
 
 /// Serves a connection until the client leaves, does something that is not allowed, or the broker stops.
-pub(super) async fn serve(mut stream: TcpStream, address: SocketAddr, seat: Seat, serving: Serving) {
+pub(super) async fn serve(
+    mut stream: TcpStream,
+    address: SocketAddr,
+    seat: ConnectionPermit,
+    serving: Serving,
+) {
     let peer = Peer::new(address);
     let (warnings, http_addr) = (serving.warnings.clone(), serving.http_addr);
     match run(&mut stream, &peer, &seat, serving).await {
@@ -82,7 +87,12 @@ fn is_departure(error: &io::Error) -> bool {
     matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected | TimedOut | UnexpectedEof)
 }
 
-async fn run(stream: &mut TcpStream, peer: &Peer, seat: &Seat, mut serving: Serving) -> io::Result<()> {
+async fn run(
+    stream: &mut TcpStream,
+    peer: &Peer,
+    seat: &ConnectionPermit,
+    mut serving: Serving,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (mut from, mut to) = stream.split();
     let mut input = Input::new(serving.budgets.clone(), serving.frame_bytes_max);

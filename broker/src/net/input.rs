@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     budget::{Budget, Charge},
-    registry::MemoryWait,
+    memory_wait::MemoryWait,
 };
 use crate::clock;
 

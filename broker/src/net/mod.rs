@@ -11,9 +11,10 @@ mod budget;
 mod connection;
 mod descriptors;
 mod input;
+mod load_shedding;
+mod memory_wait;
 mod output;
 mod registry;
-mod relief;
 mod server;
 
 use std::io;

@@ -6,10 +6,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc,
-        atomic::{
-            AtomicBool, AtomicU64, AtomicUsize,
-            Ordering::{Acquire, Relaxed, Release},
-        },
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -17,8 +14,10 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{Notify, futures::Notified};
 
-use super::input::{Partial, RequestSize};
-use crate::clock;
+use super::{
+    input::{Partial, RequestSize},
+    memory_wait::MemoryWait,
+};
 
 /// A connection that sends nothing for this long is closed.
 const IDLE_MAX: Duration = Duration::from_secs(600);
@@ -74,46 +73,6 @@ pub(super) struct Activity {
     pub(super) memory_wait: MemoryWait,
     why: AtomicUsize,
     pub(super) close: Notify,
-}
-
-/// The time that the request which is coming in spends waiting for memory of the broker. It is not the client's.
-#[derive(Default)]
-pub(super) struct MemoryWait {
-    is_waiting: AtomicBool,
-    /// Milliseconds of the waits that are over.
-    waited_ms: AtomicU64,
-}
-
-/// One wait, until it is dropped.
-pub(super) struct Waiting<'a> {
-    wait: &'a MemoryWait,
-    since: Instant,
-}
-
-impl MemoryWait {
-    pub(super) fn begin(&self, now: Instant) -> Waiting<'_> {
-        self.is_waiting.store(true, Relaxed);
-        Waiting { wait: self, since: now }
-    }
-
-    pub(super) fn is_waiting(&self) -> bool {
-        self.is_waiting.load(Acquire)
-    }
-}
-
-impl Waiting<'_> {
-    fn end(&self, now: Instant) {
-        let waited = now.saturating_duration_since(self.since);
-        self.wait.waited_ms.fetch_add(waited.as_millis() as u64, Relaxed);
-        // The time is counted before the request is judged again.
-        self.wait.is_waiting.store(false, Release);
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.end(clock::monotonic());
-    }
 }
 
 /// Bytes on their way.
@@ -194,7 +153,7 @@ impl Activity {
         let partial =
             progress.partial.unwrap_or(Partial { nth: u64::MAX, bytes: 0, size: RequestSize::Small });
         if self.incoming.nth.load(Relaxed) != partial.nth {
-            self.memory_wait.waited_ms.store(0, Relaxed);
+            self.memory_wait.reset();
             self.incoming.begin(partial.nth, now_ms);
         }
         self.is_large.store(partial.size == RequestSize::Large, Relaxed);
@@ -219,7 +178,7 @@ impl Activity {
     fn sends_slowly(&self, now_ms: u64) -> bool {
         // The time that it waited for the broker is not the client's.
         !self.memory_wait.is_waiting()
-            && self.incoming.is_slow(now_ms.saturating_sub(self.memory_wait.waited_ms.load(Relaxed)))
+            && self.incoming.is_slow(now_ms.saturating_sub(self.memory_wait.waited_ms()))
     }
 
     fn expel(&self, why: Expelled) {
@@ -234,7 +193,7 @@ impl Activity {
 }
 
 /// A place among the open connections; dropping it leaves.
-pub(super) struct Seat {
+pub(super) struct ConnectionPermit {
     registry: Arc<Registry>,
     id: u64,
     address: IpAddr,
@@ -264,7 +223,7 @@ impl Registry {
         self.inner.lock().open.len()
     }
 
-    pub(super) fn take(self: &Arc<Self>, address: IpAddr, now: Instant) -> Result<Seat, Full> {
+    pub(super) fn take(self: &Arc<Self>, address: IpAddr, now: Instant) -> Result<ConnectionPermit, Full> {
         let Limits { connections_max, per_address_max, by_open_files } = self.limits;
         let mut inner = self.inner.lock();
         let of_address = inner.per_address.get(&address).copied().unwrap_or(0);
@@ -281,7 +240,7 @@ impl Registry {
         let activity = Arc::new(Activity::default());
         inner.open.insert(id, activity.clone());
         drop(inner);
-        let seat = Seat { registry: self.clone(), id, address, activity };
+        let seat = ConnectionPermit { registry: self.clone(), id, address, activity };
         seat.touch(now, Progress::default());
         Ok(seat)
     }
@@ -348,14 +307,14 @@ impl Registry {
     }
 }
 
-impl Seat {
+impl ConnectionPermit {
     /// Something happened on the connection.
     pub(super) fn touch(&self, now: Instant, progress: Progress) {
         self.activity.touch(self.registry.millis(now), progress);
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut inner = self.registry.inner.lock();
         inner.open.remove(&self.id);
@@ -389,7 +348,7 @@ mod tests {
         Limits { connections_max, per_address_max, by_open_files: false }
     }
 
-    fn is_told(seat: &Seat) -> Option<Expelled> {
+    fn is_told(seat: &ConnectionPermit) -> Option<Expelled> {
         seat.activity.close.notified().now_or_never().map(|()| seat.activity.why())
     }
 
@@ -397,7 +356,7 @@ mod tests {
     fn while_memory_is_short_slow_requests_go() {
         let now = Instant::now();
         let registry = Registry::new(limits(9, 9), now);
-        let seats: Vec<Seat> = (0..5).map(|_| registry.take(HERE, now).expect("room")).collect();
+        let seats: Vec<ConnectionPermit> = (0..5).map(|_| registry.take(HERE, now).expect("room")).collect();
         let [slow, fast, starved, small, later] = &seats[..] else { unreachable!("five seats") };
         [slow, fast, starved].iter().for_each(|seat| seat.touch(now, coming(0, 10_000)));
         small.touch(now, coming(0, 0));
@@ -476,7 +435,7 @@ mod tests {
     fn while_memory_is_short_slow_readers_go() {
         let now = Instant::now();
         let registry = Registry::new(limits(9, 9), now);
-        let seats: Vec<Seat> = (0..3).map(|_| registry.take(HERE, now).expect("room")).collect();
+        let seats: Vec<ConnectionPermit> = (0..3).map(|_| registry.take(HERE, now).expect("room")).collect();
         let [slow, fast, done] = &seats[..] else { unreachable!("three seats") };
         let going = |unwritten, written| Progress { unwritten, written, ..Progress::default() };
         seats.iter().for_each(|seat| seat.touch(now, going(1 << 20, 5000)));

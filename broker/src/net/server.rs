@@ -17,8 +17,8 @@ use super::{
     connection::{Serving, serve},
     descriptors::Descriptors,
     input::{Budgets, RequestSize, buffer_bytes_max},
-    registry::{Full, Limits, Registry, Seat},
-    relief,
+    load_shedding,
+    registry::{ConnectionPermit, Full, Limits, Registry},
 };
 use crate::{clock, config::BrokerConfig, kafka::Dispatcher, telemetry::Warnings};
 
@@ -43,7 +43,7 @@ pub(crate) struct Server {
     registry: Arc<Registry>,
 }
 
-struct Door {
+struct Acceptor {
     registry: Arc<Registry>,
     dispatcher: Arc<Dispatcher>,
     budgets: Budgets,
@@ -79,7 +79,7 @@ impl Server {
         };
         let warnings = Arc::<Warnings>::default();
         let acceptors = listeners.into_iter().map(|listener| {
-            let door = Door {
+            let door = Acceptor {
                 registry: registry.clone(),
                 dispatcher: dispatcher.clone(),
                 budgets: budgets.clone(),
@@ -93,10 +93,10 @@ impl Server {
         let acceptors = acceptors.collect();
         let sweepers = vec![
             tokio::spawn(sweep(registry.clone())),
-            tokio::spawn(relief::of_requests(registry.clone(), budgets.small, RequestSize::Small)),
-            tokio::spawn(relief::of_requests(registry.clone(), budgets.large, RequestSize::Large)),
-            tokio::spawn(relief::of_requests(registry.clone(), budgets.incoming, RequestSize::Large)),
-            tokio::spawn(relief::of_replies(registry.clone(), dispatcher.replies())),
+            tokio::spawn(load_shedding::of_requests(registry.clone(), budgets.small, RequestSize::Small)),
+            tokio::spawn(load_shedding::of_requests(registry.clone(), budgets.large, RequestSize::Large)),
+            tokio::spawn(load_shedding::of_requests(registry.clone(), budgets.incoming, RequestSize::Large)),
+            tokio::spawn(load_shedding::of_replies(registry.clone(), dispatcher.replies())),
         ];
         Server { stop, acceptors, sweepers, registry }
     }
@@ -129,7 +129,7 @@ async fn sweep(registry: Arc<Registry>) {
     }
 }
 
-impl Door {
+impl Acceptor {
     async fn accept(mut self, listener: TcpListener) {
         let mut connections = JoinSet::new();
         while !*self.stop.borrow() {
@@ -177,7 +177,7 @@ impl Door {
     }
 
     /// A place for a connection; when all are taken, that of the one which has been idle longest.
-    async fn seat(&self, address: IpAddr) -> Result<Seat, Full> {
+    async fn seat(&self, address: IpAddr) -> Result<ConnectionPermit, Full> {
         let full = match self.registry.take(address, clock::monotonic()) {
             Err(full @ (Full::InAll(_) | Full::OfOpenFiles(_))) => full,
             taken => return taken,

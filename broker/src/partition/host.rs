@@ -3,7 +3,7 @@
 use std::{io::Read, sync::Arc};
 
 use bytes::Bytes;
-use millstream_model::{GroupId, LogId, PartitionId};
+use millstream_model::{LogId, PartitionId, RaftGroupId};
 use millstream_replica::{Machine, Reply, RestoreError, Snapshot};
 use millstream_state::partition::{Effect, PartitionState, ShardMachine, decode};
 use millstream_store::tables::{StoredBatch, Tables};
@@ -13,7 +13,7 @@ use super::{read_ahead::ReadAhead, waiters::Waiters};
 
 /// One shard's replicated state on this node.
 pub struct ShardHost {
-    group: GroupId,
+    group: RaftGroupId,
     state: Mutex<State>,
     pub(super) tables: Arc<Tables>,
     pub(super) waiters: Waiters,
@@ -28,7 +28,7 @@ struct State {
 
 impl ShardHost {
     /// An empty shard; [`Machine::restore`] fills it.
-    pub fn new(group: GroupId, tables: Arc<Tables>) -> ShardHost {
+    pub fn new(group: RaftGroupId, tables: Arc<Tables>) -> ShardHost {
         let state = State { machine: ShardMachine::new(), effects: Vec::new() };
         ShardHost {
             group,

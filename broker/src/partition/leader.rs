@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use millstream_model::{GroupId, PartitionId, limits};
+use millstream_model::{PartitionId, RaftGroupId, limits};
 use millstream_replica::{Command, Group, Outcome, ProposeError, Reply};
 use millstream_state::partition::{
     AppendOutcome, PartitionAhead, PartitionState, ProduceRefusal, ShardReply, Verdict,
@@ -116,7 +116,7 @@ impl Shard {
     }
 
     /// The shard's id.
-    pub fn id(&self) -> GroupId {
+    pub fn id(&self) -> RaftGroupId {
         self.group.id()
     }
 

@@ -216,7 +216,7 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use millstream_model::{
-        GroupId, LogId,
+        LogId, RaftGroupId,
         batch::{BatchBuilder, Codec, NewRecord},
     };
     use millstream_replica::{Command, Machine};
@@ -227,7 +227,7 @@ mod tests {
     use crate::partition::staged::{StagedAppend, StagedBatch};
 
     const PARTITION: PartitionId = PartitionId(7);
-    const GROUP: GroupId = GroupId(1);
+    const GROUP: RaftGroupId = RaftGroupId(1);
     const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
 
     /// A partition, and every record that it was given.

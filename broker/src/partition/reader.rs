@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use millstream_model::{
-    GroupId, PartitionId,
+    PartitionId, RaftGroupId,
     batch::{BatchHeader, empty_batch, split},
 };
 use millstream_state::partition::PartitionState;
@@ -113,7 +113,7 @@ pub struct FetchBounds {
 /// Where a shard's replica is.
 pub trait Locate {
     /// The shard's host and the term in which this node leads it.
-    fn locate(&self, group: GroupId) -> Result<(&Arc<ShardHost>, u64), FetchError>;
+    fn locate(&self, group: RaftGroupId) -> Result<(&Arc<ShardHost>, u64), FetchError>;
 }
 
 /// Answers a fetch: at once if there is enough, else when there is or when the time is up. Adds to `waited` how long it

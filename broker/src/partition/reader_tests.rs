@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use millstream_model::{
-    GroupId, LogId, PartitionId,
+    LogId, PartitionId, RaftGroupId,
     batch::{BatchBuilder, BatchHeader, Codec, NewRecord, check_crc, decode_records, split},
 };
 use millstream_replica::{Command, Machine};
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{clock, service::PartitionView};
 
-const GROUP: GroupId = GroupId(1);
+const GROUP: RaftGroupId = RaftGroupId(1);
 const PARTITION: PartitionId = PartitionId(7);
 const TERM: u64 = 3;
 const NO_PRODUCER: (i64, i16, i32) = (-1, -1, -1);
@@ -43,7 +43,7 @@ struct Compacted {
 }
 
 impl Locate for Compacted {
-    fn locate(&self, _: GroupId) -> Result<(&Arc<ShardHost>, u64), FetchError> {
+    fn locate(&self, _: RaftGroupId) -> Result<(&Arc<ShardHost>, u64), FetchError> {
         Ok((&self.host, TERM))
     }
 }

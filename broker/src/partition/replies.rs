@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use crate::shortage::Shortage;
+use crate::memory_pressure::MemoryPressure;
 
 /// One fetch takes at most this part of what is left, so that others find something too.
 const SHARE: usize = 4;
@@ -36,7 +36,7 @@ pub struct Replies {
 #[derive(Debug, Default)]
 struct Shared {
     used: AtomicUsize,
-    shortage: Shortage,
+    shortage: MemoryPressure,
     /// Something was given back while somebody waited.
     freed: Notify,
 }
@@ -171,7 +171,7 @@ mod tests {
     use std::time::Duration;
 
     use millstream_model::{
-        GroupId, LogId, PartitionId,
+        LogId, PartitionId, RaftGroupId,
         batch::{BatchBuilder, Codec, NewRecord},
     };
     use millstream_replica::{Command, Machine};
@@ -243,13 +243,13 @@ mod tests {
     }
 
     const PARTITION: PartitionId = PartitionId(3);
-    const GROUP: GroupId = GroupId(1);
+    const GROUP: RaftGroupId = RaftGroupId(1);
     const BATCH_VALUE_BYTES: usize = 1000;
 
     struct One(Arc<ShardHost>);
 
     impl Locate for One {
-        fn locate(&self, _: GroupId) -> Result<(&Arc<ShardHost>, u64), FetchError> {
+        fn locate(&self, _: RaftGroupId) -> Result<(&Arc<ShardHost>, u64), FetchError> {
             Ok((&self.0, 1))
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_model::{
-    GroupId, NodeId, PartitionId,
+    NodeId, PartitionId, RaftGroupId,
     batch::{BatchBuilder, BatchHeader, Codec, NewRecord, split},
 };
 use millstream_replica::{Group, LogStore, NoPeers, Timing};
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::service::ProduceError;
 
-const GROUP: GroupId = GroupId(1);
+const GROUP: RaftGroupId = RaftGroupId(1);
 const FIRST: PartitionId = PartitionId(11);
 const SECOND: PartitionId = PartitionId(12);
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_model::{GroupId, LogId, PartitionId, TopicId};
+use millstream_model::{LogId, PartitionId, RaftGroupId, TopicId};
 use millstream_replica::{Machine, Reply, RestoreError, Snapshot};
 use millstream_state::cluster::{self, ClusterCommand, ClusterMachine, Topic};
 use millstream_store::tables::Tables;
@@ -183,7 +183,7 @@ impl Machine for ClusterHost {
         let command = match cluster::decode(&command) {
             Ok(command) => command,
             // As in a shard: a command of an unknown version must not be passed over.
-            Err(error) => panic!("{} cannot apply entry {id}: {error}", GroupId::METADATA),
+            Err(error) => panic!("{} cannot apply entry {id}: {error}", RaftGroupId::METADATA),
         };
         let mut state = self.state.write();
         let (machine, index) = &mut *state;
@@ -200,7 +200,7 @@ impl Machine for ClusterHost {
     }
 
     fn applied(&self, id: LogId) {
-        self.tables.applied(GroupId::METADATA, id);
+        self.tables.applied(RaftGroupId::METADATA, id);
     }
 
     fn snapshot(&self) -> Snapshot {

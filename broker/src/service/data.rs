@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use millstream_model::{GroupId, PartitionId, TopicId};
+use millstream_model::{PartitionId, RaftGroupId, TopicId};
 use millstream_replica::Group;
 use millstream_state::partition as commands;
 use millstream_store::wal::Wal;
@@ -12,8 +12,8 @@ use super::{
     BrokerFacts, BrokerInfo, Change, ClusterHost, FetchError, FetchPart, Fetched, FlushTrouble, FoundOffset,
     Leadership, OffsetQuery, PartitionView, TopicView, WriteStop,
     changes::Changes,
+    disk_headroom::{DiskHeadroom, DiskSample},
     produce::{AheadWarnings, Opener},
-    room::{DiskLook, DiskRoom},
 };
 use crate::{
     clock,
@@ -31,14 +31,14 @@ pub struct Service {
 pub(super) struct Inner {
     pub(super) cluster: Arc<ClusterHost>,
     pub(super) metadata: Group,
-    pub(super) shards: HashMap<GroupId, Arc<Shard>>,
+    pub(super) shards: HashMap<RaftGroupId, Arc<Shard>>,
     pub(super) groups: super::Groups,
     pub(super) serve: ServeConfig,
     pub(super) producer_ids: super::producers::ProducerIds,
     pub(super) meter: Meter,
     /// Memory of records on their way to consumers.
     pub(super) replies: partition::Replies,
-    pub(super) disk_room: DiskRoom,
+    pub(super) disk_headroom: DiskHeadroom,
     pub(super) log: Arc<Wal>,
     /// What must leave memory cannot be written now.
     pub(super) flush_trouble: Mutex<Option<FlushTrouble>>,
@@ -54,7 +54,7 @@ impl Service {
     pub fn new(
         cluster: Arc<ClusterHost>,
         metadata: Group,
-        shards: HashMap<GroupId, Arc<Shard>>,
+        shards: HashMap<RaftGroupId, Arc<Shard>>,
         log: Arc<Wal>,
         serve: ServeConfig,
         facts: BrokerFacts,
@@ -71,7 +71,7 @@ impl Service {
             producer_ids: Default::default(),
             meter: Meter::default(),
             replies,
-            disk_room: DiskRoom::default(),
+            disk_headroom: DiskHeadroom::default(),
             log,
             flush_trouble: Mutex::default(),
             opener,
@@ -167,8 +167,8 @@ impl Service {
 
     /// Tells what was seen of the disk and how much must stay free; whether it is low. Produce is refused while it is,
     /// and as soon as what was taken since could have used up the difference, however seldom this is called.
-    pub(crate) fn set_disk_space(&self, look: DiskLook, low_bytes: u64) -> bool {
-        let (low, changed) = self.inner.disk_room.set(look, low_bytes);
+    pub(crate) fn set_disk_space(&self, look: DiskSample, low_bytes: u64) -> bool {
+        let (low, changed) = self.inner.disk_headroom.set(look, low_bytes);
         if changed {
             tracing::warn!(low, "free disk space crossed disk.low.bytes");
         }
@@ -177,7 +177,7 @@ impl Service {
 
     /// Whether the disk is nearly full.
     pub fn disk_is_low(&self) -> bool {
-        self.inner.disk_room.is_low()
+        self.inner.disk_headroom.is_low()
     }
 
     /// Why what is produced is not taken now, if it is not.
@@ -186,7 +186,7 @@ impl Service {
             Some(space) if space.lacks_inodes() => WriteStop::NoInodes { free_bytes: space.free_bytes },
             _ => WriteStop::LogFull,
         };
-        self.inner.disk_room.stop().or_else(|| self.inner.log.waits_for_room().then(full))
+        self.inner.disk_headroom.stop().or_else(|| self.inner.log.waits_for_room().then(full))
     }
 
     /// Replaces the configuration that was given at start.
@@ -334,7 +334,7 @@ impl Inner {
 }
 
 impl Locate for Inner {
-    fn locate(&self, group: GroupId) -> Result<(&Arc<ShardHost>, u64), FetchError> {
+    fn locate(&self, group: RaftGroupId) -> Result<(&Arc<ShardHost>, u64), FetchError> {
         let shard = self.shards.get(&group).ok_or(FetchError::UnknownPartition)?;
         Ok((&shard.host, shard.group().led_term().ok_or(FetchError::NotLeader)?))
     }

@@ -1,12 +1,13 @@
 //! Plain verbs: what a broker does for whoever asks, in no one's protocol.
 
+mod bootstrap;
 mod changes;
 mod cluster;
 mod configs;
 mod data;
+mod disk_headroom;
 mod error;
 mod facts;
-mod founding;
 mod groups;
 mod inspect;
 mod lag;
@@ -15,7 +16,6 @@ mod offsets_topic;
 mod produce;
 mod producers;
 mod reconcile;
-mod room;
 #[cfg(test)]
 pub(crate) mod test_node;
 mod topics;
@@ -24,12 +24,14 @@ mod types;
 
 pub use changes::{Change, ChangeError, ConfigTurn, PendingChange};
 pub use configs::BrokerScope;
+pub(crate) use disk_headroom::DiskSample;
+pub use disk_headroom::{FlushTrouble, WriteStop};
 pub use error::{
     BrokerConfigError, ProduceError, ProducerIdError, RefusedRecord, RefusedRecords, TopicError,
 };
 pub use facts::BrokerFacts;
 pub use groups::{
-    CommittedOffset, GroupError, GroupKeeper, GroupView, Groups, JoinRefusal, JoinRequest, Joined,
+    CommittedOffset, GroupError, GroupExpiry, GroupView, Groups, JoinRefusal, JoinRequest, Joined,
     JoinedMember, ListedGroup, MemberRef, MemberView, OffsetEntry, SyncRequest, Synced, TopicOffsets,
 };
 pub(crate) use inspect::space_of;
@@ -38,8 +40,6 @@ pub use lag::{PartitionLag, RecordTimes, TopicLag};
 pub use layers::GivenConfigs;
 pub use produce::Queueing;
 pub use reconcile::TopicRepair;
-pub(crate) use room::DiskLook;
-pub use room::{FlushTrouble, WriteStop};
 pub(crate) use topics::PARTITIONS_MAX;
 pub use turns::Turns;
 pub use types::{

@@ -233,7 +233,7 @@ impl Inner {
             let Checked::Ready(batch) = batch else { return Err(ProduceError::Unavailable) };
             self.ahead_warnings.look_at(&topic.name, &batch, now_ms);
             // What is refused takes no room.
-            if !self.disk_room.take(batch.bytes.len()) {
+            if !self.disk_headroom.take(batch.bytes.len()) {
                 return Err(ProduceError::StorageFull);
             }
             let moved = Moved { topic, bytes: batch.bytes.len(), records: batch.header.record_count };

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use millstream_model::{GroupId, PartitionId, TopicId};
+use millstream_model::{PartitionId, RaftGroupId, TopicId};
 use millstream_state::{cluster, partition as commands};
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -101,7 +101,7 @@ impl Change {
             partitions = orphans.len(),
             "the metadata group has lost topics: their partitions get new ones"
         );
-        let orphans: Vec<(PartitionId, GroupId)> = orphans.into_iter().collect();
+        let orphans: Vec<(PartitionId, RaftGroupId)> = orphans.into_iter().collect();
         for some in orphans.chunks(ADOPTIONS_AT_ONCE) {
             // They are proposed in this order: ids of orphans must grow.
             let writes = some.iter().map(|&(id, group)| {
@@ -120,13 +120,13 @@ impl Change {
     }
 
     /// Partitions of shards and runs whose ids were never given, and the shard that each is in, or is to be in.
-    fn orphans(&self) -> BTreeMap<PartitionId, GroupId> {
+    fn orphans(&self) -> BTreeMap<PartitionId, RaftGroupId> {
         let (free, shard_count) =
             self.inner.cluster.inspect(|machine| (machine.next_partition(), machine.shard_count().max(1)));
         let in_runs = self.inner.cluster.tables().partitions_in_runs();
         let in_runs = in_runs.into_iter().filter(|id| *id >= free);
-        let mut orphans: BTreeMap<PartitionId, GroupId> =
-            in_runs.map(|id| (id, GroupId(1 + (id.0 % u64::from(shard_count)) as u32))).collect();
+        let mut orphans: BTreeMap<PartitionId, RaftGroupId> =
+            in_runs.map(|id| (id, RaftGroupId(1 + (id.0 % u64::from(shard_count)) as u32))).collect();
         for (group, shard) in &self.inner.shards {
             shard.host.inspect(|machine| {
                 let unknown = machine.partitions().map(|(id, _)| id).filter(|id| *id >= free);
@@ -170,7 +170,7 @@ impl Change {
     async fn repair_partitions(&self) -> Result<(), TopicError> {
         // Shards first: a partition of theirs that no topic has then was deleted, as ids are given by the metadata group
         // before a shard gets them, and never twice.
-        let present: HashMap<GroupId, BTreeSet<PartitionId>> = self
+        let present: HashMap<RaftGroupId, BTreeSet<PartitionId>> = self
             .inner
             .shards
             .iter()
@@ -178,7 +178,7 @@ impl Change {
                 (*group, shard.host.inspect(|machine| machine.partitions().map(|p| p.0).collect()))
             })
             .collect();
-        let wanted: HashMap<PartitionId, GroupId> = self.inner.cluster.inspect(|machine| {
+        let wanted: HashMap<PartitionId, RaftGroupId> = self.inner.cluster.inspect(|machine| {
             let partitions = machine.topics().flat_map(|topic| &topic.partitions);
             partitions.flat_map(|p| p.extents.iter().map(|extent| (p.id, extent.shard))).collect()
         });

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use millstream_model::{GroupId, NodeId, PartitionId};
+use millstream_model::{NodeId, PartitionId, RaftGroupId};
 use millstream_replica::{Group, LogStore, NoPeers, Timing};
 use millstream_store::{
     disk::{Disk, sim::SimDisk},
@@ -28,9 +28,9 @@ pub(crate) async fn start(seed: u64) -> Service {
     let config = ServeConfig::resolve(ServeOptions::default()).expect("the defaults are allowed");
     let given = GivenConfigs { node: 1, broker: Default::default(), topic: Default::default() };
     let cluster = Arc::new(ClusterHost::new(tables.clone(), given));
-    let metadata = lead(GroupId::METADATA, &wal, &tables, cluster.clone()).await;
+    let metadata = lead(RaftGroupId::METADATA, &wal, &tables, cluster.clone()).await;
     let mut shards = HashMap::new();
-    for id in (1..=millstream_model::limits::SHARDS_DEFAULT).map(GroupId) {
+    for id in (1..=millstream_model::limits::SHARDS_DEFAULT).map(RaftGroupId) {
         let host = Arc::new(ShardHost::new(id, tables.clone()));
         shards.insert(id, Shard::new(lead(id, &wal, &tables, host.clone()).await, host));
     }
@@ -48,7 +48,7 @@ pub(crate) async fn start(seed: u64) -> Service {
 }
 
 async fn lead(
-    id: GroupId,
+    id: RaftGroupId,
     wal: &Arc<Wal>,
     tables: &Arc<Tables>,
     machine: Arc<dyn millstream_replica::Machine>,
@@ -64,11 +64,11 @@ async fn lead(
 impl Service {
     /// Whether shards have exactly the partitions that the topics have.
     pub(crate) fn shards_agree(&self) -> bool {
-        let mut of_topics: Vec<(PartitionId, GroupId)> = Vec::new();
+        let mut of_topics: Vec<(PartitionId, RaftGroupId)> = Vec::new();
         for topic in self.topics() {
             of_topics.extend(topic.partitions.iter().map(|partition| (partition.id, partition.group)));
         }
-        let mut of_shards: Vec<(PartitionId, GroupId)> = Vec::new();
+        let mut of_shards: Vec<(PartitionId, RaftGroupId)> = Vec::new();
         for shard in self.shards() {
             let id = shard.id();
             shard.host.inspect(|machine| of_shards.extend(machine.partitions().map(|(at, _)| (at, id))));

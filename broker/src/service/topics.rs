@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_model::{GroupId, PartitionId, TopicId};
+use millstream_model::{PartitionId, RaftGroupId, TopicId};
 use millstream_replica::{Command, ProposeError, Reply};
 use millstream_state::{
     cluster::{self, ClusterError, ClusterReply},
@@ -160,7 +160,7 @@ impl Service {
         let partition = |index| super::PartitionView {
             index: index as i32,
             id: PartitionId(0),
-            group: GroupId::METADATA,
+            group: RaftGroupId::METADATA,
             epoch_base: 0,
         };
         TopicView {
@@ -239,7 +239,7 @@ impl Change {
 
     pub(super) async fn create_in_shards(
         &self,
-        partitions: &[(PartitionId, GroupId)],
+        partitions: &[(PartitionId, RaftGroupId)],
     ) -> Result<(), TopicError> {
         self.in_shards(partitions, |ids| {
             commands::encode_create_partitions(&ids.iter().map(|(id, _)| (*id).into()).collect::<Vec<_>>())
@@ -249,7 +249,7 @@ impl Change {
 
     pub(super) async fn drop_in_shards(
         &self,
-        partitions: &[(PartitionId, GroupId)],
+        partitions: &[(PartitionId, RaftGroupId)],
     ) -> Result<(), TopicError> {
         self.in_shards(partitions, |ids| {
             commands::encode_drop_partitions(&ids.iter().map(|(id, _)| *id).collect::<Vec<_>>())
@@ -260,10 +260,10 @@ impl Change {
     /// One command to each shard that holds some of the partitions, all at once.
     pub(super) async fn in_shards(
         &self,
-        partitions: &[(PartitionId, GroupId)],
-        command: impl Fn(&[(PartitionId, GroupId)]) -> Bytes,
+        partitions: &[(PartitionId, RaftGroupId)],
+        command: impl Fn(&[(PartitionId, RaftGroupId)]) -> Bytes,
     ) -> Result<(), TopicError> {
-        let mut by_shard: HashMap<GroupId, Vec<(PartitionId, GroupId)>> = HashMap::new();
+        let mut by_shard: HashMap<RaftGroupId, Vec<(PartitionId, RaftGroupId)>> = HashMap::new();
         partitions.iter().for_each(|p| by_shard.entry(p.1).or_default().push(*p));
         let writes = by_shard.into_iter().map(|(group, ids)| {
             let command = command(&ids);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream_model::{GroupId, PartitionId, TopicId};
+use millstream_model::{PartitionId, RaftGroupId, TopicId};
 
 use crate::{
     config::{ConfigKind, TopicConfig},
@@ -48,7 +48,7 @@ pub struct PartitionView {
     /// The internal id.
     pub id: PartitionId,
     /// The shard that holds its end.
-    pub group: GroupId,
+    pub group: RaftGroupId,
     /// Added to a term of the shard it gives the leader epoch.
     pub epoch_base: i32,
 }

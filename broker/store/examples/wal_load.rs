@@ -25,13 +25,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_model::{GroupId, LogId};
+use millstream_model::{LogId, RaftGroupId};
 use millstream_store::{
     disk::OsDisk,
     wal::{Draft, GroupLog, RecoveryBase, Wal, WalConfig},
 };
 
-const GROUP: GroupId = GroupId(1);
+const GROUP: RaftGroupId = RaftGroupId(1);
 const AHEAD_BYTES_MAX: usize = 16 << 20;
 /// Entries are purged when so much is behind them: the size of a memtable.
 const KEPT_BYTES: u64 = 64 << 20;

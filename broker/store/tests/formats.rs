@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_model::{GroupId, LogId};
+use millstream_model::{LogId, RaftGroupId};
 use millstream_store::{
     disk::OsDisk,
     doctor,
@@ -30,18 +30,18 @@ fn write_log(dir: &Path) {
     for start in [0, 60] {
         let (wal, _) =
             Wal::open_stepped(disk.clone(), config.clone(), &RecoveryBase::default()).expect("opens");
-        wal.group(GroupId(0)).save_vote(&[start as u8; 17], |_| {}).expect("voted");
+        wal.group(RaftGroupId(0)).save_vote(&[start as u8; 17], |_| {}).expect("voted");
         for index in start..start + 60 {
-            for group in [GroupId(1), GroupId(7)] {
+            for group in [RaftGroupId(1), RaftGroupId(7)] {
                 let payload = Bytes::from(vec![index as u8; 100 + (index as usize * 977 + 13) % 5000]);
                 let draft = Draft { id: LogId::new(2, index), kind: 1, payload };
                 wal.group(group).append([draft], |_| {}).expect("appended");
             }
-            wal.group(GroupId(7)).save_committed(LogId::new(2, index));
+            wal.group(RaftGroupId(7)).save_committed(LogId::new(2, index));
             wal.step();
         }
-        wal.group(GroupId(1)).truncate_after(Some(LogId::new(2, start + 59))).expect("truncated");
-        for group in [GroupId(1), GroupId(7)] {
+        wal.group(RaftGroupId(1)).truncate_after(Some(LogId::new(2, start + 59))).expect("truncated");
+        for group in [RaftGroupId(1), RaftGroupId(7)] {
             wal.group(group).purge(LogId::new(2, start + 40)).expect("purged");
         }
         wal.reclaim().expect("reclaimed");

@@ -14,7 +14,7 @@ use std::{
 
 use args::{BenchCommand, Common, Conditions};
 use millstream::console;
-use millstream::signals::{Ending, Endings};
+use millstream::signals::{ShutdownSignal, ShutdownSignals};
 use millstream_bench::{Bench, BenchError, Case, Live, report, result::Run};
 
 pub(super) use args::BenchArgs;
@@ -46,7 +46,7 @@ pub(super) fn run(args: BenchArgs) -> Result<(), CliError> {
     };
     let (runtime, live) = (runtime()?, Arc::new(Live::new(shown)));
     let done = runtime.block_on(async {
-        let mut endings = Endings::new();
+        let mut endings = ShutdownSignals::new();
         let done = tokio::select! {
             done = rounds(&case, common, conditions, &live) => done,
             () = live.show() => Ok(()),
@@ -62,10 +62,10 @@ pub(super) fn run(args: BenchArgs) -> Result<(), CliError> {
 
 /// Removes what was made, unless it is interrupted again.
 async fn interrupted(
-    by: Ending,
+    by: ShutdownSignal,
     common: &Common,
     live: &Arc<Live>,
-    mut endings: Endings,
+    mut endings: ShutdownSignals,
 ) -> Result<(), CliError> {
     live.clear();
     console::note(format_args!("millstream: interrupted; removing what was made"));

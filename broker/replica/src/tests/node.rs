@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_model::{GroupId, LogId, NodeId};
+use millstream_model::{LogId, NodeId, RaftGroupId};
 use millstream_store::{
     disk::{Disk, sim::SimDisk},
     tables::{Tables, TablesConfig},
@@ -21,7 +21,7 @@ use crate::{
     group::Led,
 };
 
-pub(super) const GROUP: GroupId = GroupId(3);
+pub(super) const GROUP: RaftGroupId = RaftGroupId(3);
 const NODE: NodeId = NodeId(1);
 
 /// Keeps every command in the order in which it was applied.

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all, select_all};
-use millstream_model::{GroupId, NodeId};
+use millstream_model::{NodeId, RaftGroupId};
 use millstream_store::disk::sim::SimDisk;
 
 use super::node::{GROUP, Node, run};
@@ -52,7 +52,7 @@ impl Transport for Link {
     fn call(
         &self,
         to: NodeId,
-        group: GroupId,
+        group: RaftGroupId,
         request: PeerRequest,
     ) -> BoxFuture<'static, Result<PeerResponse, PeerUnreachable>> {
         assert_eq!(group, GROUP);

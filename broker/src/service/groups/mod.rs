@@ -11,14 +11,14 @@
 //! 3. No group and no member has a task or a timer of its own.
 //! 4. No change depends on the future that a verb returns: it is decided and queued before the verb returns.
 
-mod keeper;
+mod expiry;
 mod offsets;
 mod slot;
 mod usage;
 
 use std::{collections::HashMap, sync::Arc};
 
-use millstream_model::GroupId;
+use millstream_model::RaftGroupId;
 pub use millstream_state::group::{
     CommittedOffset, GroupError, GroupView, JoinRefusal, JoinRequest, Joined, JoinedMember, MemberRef,
     MemberView, OffsetEntry, SyncRequest, Synced,
@@ -26,7 +26,7 @@ pub use millstream_state::group::{
 use millstream_state::group::{GroupConfig, Phase};
 use tokio::sync::{Notify, oneshot};
 
-pub use keeper::GroupKeeper;
+pub use expiry::GroupExpiry;
 pub use offsets::TopicOffsets;
 use slot::{Decision, Slot};
 use usage::Usage;
@@ -55,7 +55,7 @@ pub struct ListedGroup {
 
 impl Groups {
     /// The groups of the given shards; nothing is loaded before it is asked for or the keeper runs.
-    pub fn new(shards: &HashMap<GroupId, Arc<Shard>>, config: GroupConfig) -> Groups {
+    pub fn new(shards: &HashMap<RaftGroupId, Arc<Shard>>, config: GroupConfig) -> Groups {
         let (wake, usage) = (Arc::new(Notify::new()), Arc::new(Usage::new(config.bytes_max)));
         let started = clock::monotonic();
         let mut shards: Vec<&Arc<Shard>> = shards.values().collect();

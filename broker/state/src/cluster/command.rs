@@ -20,7 +20,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use millstream_model::{GroupId, NodeId, PartitionId, TopicId};
+use millstream_model::{NodeId, PartitionId, RaftGroupId, TopicId};
 
 use super::{Broker, ClusterMachine};
 use crate::wire::{DecodeError, Input, Output};
@@ -125,7 +125,7 @@ pub enum ClusterCommand {
         /// The partition.
         partition: PartitionId,
         /// The shard that it is in.
-        shard: GroupId,
+        shard: RaftGroupId,
         /// The proposer's clock, in milliseconds.
         now_ms: i64,
     },
@@ -196,7 +196,7 @@ fn decode_body(kind: u8, input: &mut Input<'_>) -> Result<ClusterCommand, Decode
             name: input.text()?,
             id: read_topic_id(input)?,
             partition: PartitionId(input.u64()?),
-            shard: GroupId(input.u32()?),
+            shard: RaftGroupId(input.u32()?),
             now_ms: input.i64()?,
         },
         other => return Err(DecodeError::Kind(other)),
@@ -328,7 +328,7 @@ pub fn encode_update_features(levels: &[(String, u16)]) -> Bytes {
 pub fn encode_adopt_partition(
     name: &str,
     id: TopicId,
-    (partition, shard): (PartitionId, GroupId),
+    (partition, shard): (PartitionId, RaftGroupId),
     now_ms: i64,
 ) -> Bytes {
     let mut out = Output::command(VERSION, KIND_ADOPT_PARTITION);

@@ -1,6 +1,6 @@
 //! Why the metadata group did nothing.
 
-use millstream_model::{GroupId, NodeId, PartitionId, TopicId};
+use millstream_model::{NodeId, PartitionId, RaftGroupId, TopicId};
 
 use super::names::TopicNameError;
 
@@ -79,7 +79,7 @@ pub enum ClusterError {
         /// The partition.
         partition: PartitionId,
         /// The shard.
-        shard: GroupId,
+        shard: RaftGroupId,
     },
     /// There is no such broker.
     #[error("broker {node} is not registered")]

@@ -5,7 +5,7 @@ use std::{
     io::Read,
 };
 
-use millstream_model::{GroupId, LogId, NodeId, PartitionId, TopicId};
+use millstream_model::{LogId, NodeId, PartitionId, RaftGroupId, TopicId};
 
 use super::{
     Broker, Candidate, ClusterCommand, ClusterError, Extent, Extents, Partition, Topic,
@@ -34,12 +34,12 @@ pub enum ClusterReply {
     /// These partitions are new, and which shard takes them.
     Created {
         /// In the order of their numbers.
-        partitions: Vec<(PartitionId, GroupId)>,
+        partitions: Vec<(PartitionId, RaftGroupId)>,
     },
     /// These extents are to be dropped: each partition with a shard that holds some of it.
     Deleted {
         /// In the order of the partitions' numbers.
-        partitions: Vec<(PartitionId, GroupId)>,
+        partitions: Vec<(PartitionId, RaftGroupId)>,
     },
     /// These producer ids are given: as many as were asked for, from here on.
     ProducerIds {
@@ -188,7 +188,7 @@ impl ClusterMachine {
         let shards = place(topic.id, first..total, chosen);
         candidates.iter().for_each(|candidate| self.loads[shard_index(candidate.shard)] = candidate.load);
         let ids = (self.next_partition..).map(PartitionId);
-        let placed: Vec<(PartitionId, GroupId)> = ids.zip(shards).collect();
+        let placed: Vec<(PartitionId, RaftGroupId)> = ids.zip(shards).collect();
         self.next_partition += placed.len() as u64;
         topic.partitions.reserve_exact(placed.len());
         topic.partitions.extend(placed.iter().map(|&(id, shard)| Partition {
@@ -203,7 +203,7 @@ impl ClusterMachine {
     fn candidates(&self, topic: &Topic) -> Vec<Candidate> {
         let mut candidates: Vec<Candidate> = (1..=self.shards)
             .zip(&self.loads)
-            .map(|(shard, &load)| Candidate { shard: GroupId(shard), weight: 1, load, topic_load: 0 })
+            .map(|(shard, &load)| Candidate { shard: RaftGroupId(shard), weight: 1, load, topic_load: 0 })
             .collect();
         for partition in &topic.partitions {
             candidates[shard_index(partition.extents.last().shard)].topic_load += 1;
@@ -237,7 +237,7 @@ impl ClusterMachine {
         &mut self,
         name: String,
         id: TopicId,
-        (partition, shard): (PartitionId, GroupId),
+        (partition, shard): (PartitionId, RaftGroupId),
         now_ms: i64,
     ) -> ClusterResult {
         self.check_new_topic(&name, id, 1)?;
@@ -408,7 +408,7 @@ impl ClusterMachine {
     }
 }
 
-fn shard_index(shard: GroupId) -> usize {
+fn shard_index(shard: RaftGroupId) -> usize {
     shard.0 as usize - 1
 }
 

@@ -3,13 +3,13 @@
 //! Every replica computes the same, so there is no floating point in it. The result is recorded as an extent and
 //! never computed again, so the rule may change from version to version of the command that uses it.
 
-use millstream_model::{GroupId, TopicId};
+use millstream_model::{RaftGroupId, TopicId};
 
 /// A shard that may take partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// The shard.
-    pub shard: GroupId,
+    pub shard: RaftGroupId,
     /// Its share of all partitions, relative to the other candidates'; at least 1.
     pub weight: u32,
     /// Partitions that it has.
@@ -25,7 +25,11 @@ const SLACK: u64 = 8;
 ///
 /// No shard gets more of a topic than its share, rounded up; and none goes above its share of all partitions
 /// and the slack, unless the topic cannot be spread otherwise. `candidates` must not be empty.
-pub fn place(topic: TopicId, numbers: std::ops::Range<u32>, candidates: &mut [Candidate]) -> Vec<GroupId> {
+pub fn place(
+    topic: TopicId,
+    numbers: std::ops::Range<u32>,
+    candidates: &mut [Candidate],
+) -> Vec<RaftGroupId> {
     let weights: u64 = candidates.iter().map(|c| u64::from(c.weight)).sum();
     let topic_total = candidates.iter().map(|c| c.topic_load).sum::<u64>() + numbers.len() as u64;
     let total = candidates.iter().map(|c| c.load).sum::<u64>() + numbers.len() as u64;
@@ -115,8 +119,12 @@ mod tests {
     use super::*;
 
     fn shards(weights: &[u32]) -> Vec<Candidate> {
-        let shard =
-            |(index, &weight)| Candidate { shard: GroupId(index as u32 + 1), weight, load: 0, topic_load: 0 };
+        let shard = |(index, &weight)| Candidate {
+            shard: RaftGroupId(index as u32 + 1),
+            weight,
+            load: 0,
+            topic_load: 0,
+        };
         weights.iter().enumerate().map(shard).collect()
     }
 
@@ -127,7 +135,7 @@ mod tests {
     }
 
     /// Places a whole topic of its own.
-    fn place_topic(n: u32, partitions: u32, candidates: &mut [Candidate]) -> Vec<GroupId> {
+    fn place_topic(n: u32, partitions: u32, candidates: &mut [Candidate]) -> Vec<RaftGroupId> {
         candidates.iter_mut().for_each(|c| c.topic_load = 0);
         place(topic(n), 0..partitions, candidates)
     }
@@ -213,7 +221,7 @@ mod tests {
         let second = place(topic(1), 2..4, &mut candidates);
         let mut all = [first, second].concat();
         all.sort();
-        assert_eq!(all, [1, 2, 3, 4].map(GroupId));
+        assert_eq!(all, [1, 2, 3, 4].map(RaftGroupId));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
     io::{self, Read, Write},
 };
 
-use millstream_model::{GroupId, NodeId, PartitionId};
+use millstream_model::{NodeId, PartitionId, RaftGroupId};
 
 use super::{
     ClusterMachine, Extent, Extents, Partition, Topic,
@@ -148,7 +148,7 @@ fn read_partition(input: &mut Input<'_>, shards: u32) -> Result<Partition, Decod
 }
 
 fn read_extent(input: &mut Input<'_>, shards: u32) -> Result<Extent, DecodeError> {
-    let extent = Extent { start: input.i64()?, shard: GroupId(input.u32()?), epoch: input.i32()? };
+    let extent = Extent { start: input.i64()?, shard: RaftGroupId(input.u32()?), epoch: input.i32()? };
     if !(1..=shards).contains(&extent.shard.0) {
         return Err(DecodeError::Value { field: "an extent's shard", value: extent.shard.0.into() });
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use millstream_model::{GroupId, PartitionId, TopicId};
+use millstream_model::{PartitionId, RaftGroupId, TopicId};
 
 /// The offsets of a partition that one shard holds: from `start` to the next extent's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub struct Extent {
     /// First offset.
     pub start: i64,
     /// The shard.
-    pub shard: GroupId,
+    pub shard: RaftGroupId,
     /// Added to a term of the shard it gives the leader epoch that clients see.
     pub epoch: i32,
 }

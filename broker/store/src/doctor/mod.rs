@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_model::GroupId;
+use millstream_model::RaftGroupId;
 
 pub use crate::wal::{
     inspect::{FileReport, FrameRecord, FrameState, LogReport, Problem, ProblemKind},
@@ -55,7 +55,7 @@ pub struct Replicas {
 pub type MembersFn = fn(&[u8]) -> Option<Bytes>;
 
 /// See [`Replicas::refound`].
-pub type RefoundFn = fn(&BTreeMap<GroupId, Beginning>, Option<&[u8]>, bool) -> Option<Refound>;
+pub type RefoundFn = fn(&BTreeMap<RaftGroupId, Beginning>, Option<&[u8]>, bool) -> Option<Refound>;
 
 /// Why a data directory could not be looked at or repaired.
 #[derive(Debug, thiserror::Error)]
@@ -123,7 +123,7 @@ pub enum Repaired {
         /// What each group has now, and what it lost.
         groups: Vec<GroupReport>,
         /// Groups whose first entry was written again.
-        refounded: Vec<GroupId>,
+        refounded: Vec<RaftGroupId>,
         /// Whether a vote may be lost: in a cluster the node must join again under a new id.
         votes_uncertain: bool,
     },

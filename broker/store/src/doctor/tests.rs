@@ -15,8 +15,8 @@ use crate::{
     wal::{Draft, RecoveryBase, Wal},
 };
 
-const ONE: GroupId = GroupId(1);
-const TWO: GroupId = GroupId(2);
+const ONE: RaftGroupId = RaftGroupId(1);
+const TWO: RaftGroupId = RaftGroupId(2);
 /// Nothing is known of what the bytes mean.
 const NONE: Replicas = Replicas { membership_kind: None, checkpoint_members: None, refound: None };
 
@@ -37,12 +37,12 @@ fn open_log(disk: &SimDisk) -> Result<Wal, OpenError> {
     Wal::open_stepped(disk_of(disk), config(), &RecoveryBase::default()).map(|(wal, _)| wal)
 }
 
-fn payload(group: GroupId, index: u64) -> Bytes {
+fn payload(group: RaftGroupId, index: u64) -> Bytes {
     let bytes = 200 + (index * 977 % 3000) as usize;
     Bytes::from(vec![(index as u8) ^ (group.0 as u8) << 6; bytes])
 }
 
-fn append(wal: &Wal, group: GroupId, indexes: Range<u64>) {
+fn append(wal: &Wal, group: RaftGroupId, indexes: Range<u64>) {
     for index in indexes {
         let draft = Draft { id: LogId::new(3, index), kind: 1, payload: payload(group, index) };
         wal.group(group).append([draft], |_| {}).expect("appended");
@@ -51,7 +51,7 @@ fn append(wal: &Wal, group: GroupId, indexes: Range<u64>) {
 }
 
 /// First and last index that the group has, each entry checked.
-fn indexes(wal: &Wal, group: GroupId) -> Option<(u64, u64)> {
+fn indexes(wal: &Wal, group: RaftGroupId) -> Option<(u64, u64)> {
     let state = wal.group(group).state();
     let first = state.purged.map_or(0, |id| id.index + 1);
     let last = state.last?.index;
@@ -84,7 +84,7 @@ fn store() -> SimDisk {
 }
 
 /// Name and offset of the frame of an entry.
-fn place(disk: &SimDisk, group: GroupId, index: u64) -> (PathBuf, u64) {
+fn place(disk: &SimDisk, group: RaftGroupId, index: u64) -> (PathBuf, u64) {
     let mut found = None;
     wal::inspect::dump(&disk_of(disk), &mut |frame| {
         if frame.kind == "entry" && frame.group == group && frame.id.index == index {

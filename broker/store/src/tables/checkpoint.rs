@@ -7,7 +7,7 @@ use std::{
 };
 
 use crc_fast::{CrcAlgorithm, Digest, checksum_combine};
-use millstream_model::{GroupId, LogId};
+use millstream_model::{LogId, RaftGroupId};
 
 use super::{
     error::{CheckpointError, Damage, DiskError},
@@ -25,7 +25,7 @@ const CRC: CrcAlgorithm = CrcAlgorithm::Crc32Iscsi;
 const PIECE_BYTES: usize = 256 << 10;
 
 /// The file of a group's checkpoint in the store's directory.
-pub(super) fn path(group: GroupId) -> PathBuf {
+pub(super) fn path(group: RaftGroupId) -> PathBuf {
     Path::new(DIR).join(format!("checkpoint-{:08x}", group.0))
 }
 
@@ -36,7 +36,7 @@ fn digest(bytes: &[u8]) -> Digest {
 }
 
 /// The head of a checkpoint whose state has this length and CRC.
-fn head(group: GroupId, id: LogId, state_bytes: u64, state_crc: u64) -> [u8; HEAD_BYTES] {
+fn head(group: RaftGroupId, id: LogId, state_bytes: u64, state_crc: u64) -> [u8; HEAD_BYTES] {
     let mut head = [0; HEAD_BYTES];
     head[..8].copy_from_slice(&MAGIC);
     head[8..16].copy_from_slice(&id.term.to_le_bytes());
@@ -130,7 +130,7 @@ impl Write for StateWriter<'_> {
 /// Writes a checkpoint with the state that `write` writes; when this returns it is durable and the one before is gone.
 pub(super) fn save(
     disk: &dyn Disk,
-    group: GroupId,
+    group: RaftGroupId,
     id: LogId,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<Checkpoint, CheckpointError> {
@@ -150,7 +150,7 @@ pub(super) fn save(
 }
 
 /// Opens the newest checkpoint and checks every byte of it; `None` if there never was one.
-pub(super) fn open(disk: &dyn Disk, group: GroupId) -> Result<Option<Checkpoint>, CheckpointError> {
+pub(super) fn open(disk: &dyn Disk, group: RaftGroupId) -> Result<Option<Checkpoint>, CheckpointError> {
     let path = path(group);
     let file = match disk.open(&path, OpenMode::Read) {
         Ok(file) => file,
@@ -164,7 +164,7 @@ pub(super) fn open(disk: &dyn Disk, group: GroupId) -> Result<Option<Checkpoint>
 }
 
 /// What is wrong with a file that is no checkpoint is the inner error.
-fn check(group: GroupId, file: Arc<dyn DiskFile>) -> io::Result<Result<Checkpoint, &'static str>> {
+fn check(group: RaftGroupId, file: Arc<dyn DiskFile>) -> io::Result<Result<Checkpoint, &'static str>> {
     let file_bytes = file.len()?;
     let mut found = [0; HEAD_BYTES];
     if file_bytes < HEAD_BYTES as u64 {
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
     use crate::disk::sim::SimDisk;
 
-    const GROUP: GroupId = GroupId(17);
+    const GROUP: RaftGroupId = RaftGroupId(17);
 
     fn disk() -> SimDisk {
         let disk = SimDisk::new(1);
@@ -236,8 +236,10 @@ mod tests {
                 "{} bytes",
                 state.len()
             );
-            disk.rename(&path(GROUP), &path(GroupId(16))).expect("renamed");
-            assert!(open(&disk, GroupId(16)).is_err() && open(&disk, GROUP).is_ok_and(|none| none.is_none()));
+            disk.rename(&path(GROUP), &path(RaftGroupId(16))).expect("renamed");
+            assert!(
+                open(&disk, RaftGroupId(16)).is_err() && open(&disk, GROUP).is_ok_and(|none| none.is_none())
+            );
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{io, path::Path};
 
-use millstream_model::{GroupId, PartitionId};
+use millstream_model::{PartitionId, RaftGroupId};
 
 /// The operating system refused something.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -113,7 +113,7 @@ pub enum CheckpointError {
     #[error("checkpoint of {group}: {damage}")]
     Damaged {
         /// The group.
-        group: GroupId,
+        group: RaftGroupId,
         /// Where and what.
         damage: Damage,
     },

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use millstream_model::{GroupId, LogId, PartitionId, batch::BatchHeader};
+use millstream_model::{LogId, PartitionId, RaftGroupId, batch::BatchHeader};
 
 use super::{
     Tables, WriteError,
@@ -17,7 +17,7 @@ use super::{
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flushed {
     /// For each group the last entry whose batches, and all before, are in runs; sorted by group.
-    pub groups: Vec<(GroupId, LogId)>,
+    pub groups: Vec<(RaftGroupId, LogId)>,
 }
 
 impl Tables {
@@ -34,7 +34,7 @@ impl Tables {
     }
 
     /// Flushes unless no batch of the group's entries up to `id` is in memory only.
-    pub(super) fn flush_up_to(&self, group: GroupId, id: LogId) -> Result<(), WriteError> {
+    pub(super) fn flush_up_to(&self, group: RaftGroupId, id: LogId) -> Result<(), WriteError> {
         let _one_at_a_time = self.flushing.lock();
         let needed = self.mark(group, |marks| {
             let from = marks.flushed.map_or(0, |flushed| flushed.index + 1);
@@ -46,7 +46,8 @@ impl Tables {
     fn flush_locked(&self) -> Result<Flushed, WriteError> {
         let mut cut = self.cut();
         let taken = self.memory.take(&mut cut);
-        let moved = |(group, id): (&GroupId, &LogId)| self.mark(*group, |marks| marks.flushed != Some(*id));
+        let moved =
+            |(group, id): (&RaftGroupId, &LogId)| self.mark(*group, |marks| marks.flushed != Some(*id));
         if !taken.is_empty() {
             self.write_run(&taken, &cut)?;
         } else if cut.iter().any(moved) {

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use millstream_model::{GroupId, LogId};
+use millstream_model::{LogId, RaftGroupId};
 
 use super::{
     error::{Damage, DiskError, OpenError},
@@ -25,7 +25,7 @@ const CRC_BYTES: usize = 4;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Manifest {
     /// For each group the last log entry whose batches, and all before, are in runs.
-    pub flushed: BTreeMap<GroupId, LogId>,
+    pub flushed: BTreeMap<RaftGroupId, LogId>,
     /// Counts the manifests that were written.
     pub version: u64,
     /// The next run gets this id or a higher one.
@@ -89,7 +89,7 @@ impl Manifest {
             return Err("it does not have the entries that it counts");
         }
         let group =
-            |entry: &[u8]| (GroupId(u32_at(entry, 0)), LogId::new(u64_at(entry, 8), u64_at(entry, 16)));
+            |entry: &[u8]| (RaftGroupId(u32_at(entry, 0)), LogId::new(u64_at(entry, 8), u64_at(entry, 16)));
         let run = |entry: &[u8]| {
             (u64_at(entry, 0), RunRecord { file_bytes: u64_at(entry, 8), index_crc: u32_at(entry, 16) })
         };
@@ -166,17 +166,17 @@ pub(super) fn load(disk: &dyn Disk) -> Result<Option<Manifest>, OpenError> {
 /// in a log would otherwise be taken for something that runs have. The manifest as it was is kept in `aside`.
 pub(crate) fn lower_flushed(
     disk: &dyn Disk,
-    ends: &BTreeMap<GroupId, Option<LogId>>,
+    ends: &BTreeMap<RaftGroupId, Option<LogId>>,
     aside: &Path,
 ) -> Result<(), OpenError> {
     // One that is missing or damaged is no matter of the log.
     let Ok(Some(old)) = load(disk) else { return Ok(()) };
-    let lowered = |(group, flushed): (&GroupId, &LogId)| match ends.get(group) {
+    let lowered = |(group, flushed): (&RaftGroupId, &LogId)| match ends.get(group) {
         Some(None) => None,
         Some(Some(end)) if end.index < flushed.index => Some((*group, *end)),
         _ => Some((*group, *flushed)),
     };
-    let flushed: BTreeMap<GroupId, LogId> = old.flushed.iter().filter_map(lowered).collect();
+    let flushed: BTreeMap<RaftGroupId, LogId> = old.flushed.iter().filter_map(lowered).collect();
     if flushed == old.flushed {
         return Ok(());
     }
@@ -203,7 +203,7 @@ mod tests {
 
     fn manifest() -> Manifest {
         Manifest {
-            flushed: [(GroupId(0), LogId::new(1, 2)), (GroupId(9), LogId::new(3, u64::MAX))].into(),
+            flushed: [(RaftGroupId(0), LogId::new(1, 2)), (RaftGroupId(9), LogId::new(3, u64::MAX))].into(),
             version: 8,
             next_run: 12,
             runs: [

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_model::{GroupId, LogId, PartitionId};
+use millstream_model::{LogId, PartitionId, RaftGroupId};
 use parking_lot::RwLock;
 
 /// Locks are spread over so many pieces, a power of two.
@@ -72,12 +72,12 @@ pub enum MemoryRead {
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) batch: StoredBatch,
-    group: GroupId,
+    group: RaftGroupId,
     index: u64,
 }
 
 /// How far a flush reaches: for each group the last entry whose batches it takes.
-pub(super) type Cut = HashMap<GroupId, LogId>;
+pub(super) type Cut = HashMap<RaftGroupId, LogId>;
 
 /// What it takes to hold a batch, beside its bytes.
 const HELD_BYTES: usize = size_of::<Held>();
@@ -150,7 +150,7 @@ impl Memory {
     /// according to `end_in_runs`, which is asked when nothing is here.
     pub(super) fn insert(
         &self,
-        (group, id): (GroupId, LogId),
+        (group, id): (RaftGroupId, LogId),
         partition: PartitionId,
         batch: StoredBatch,
         end_in_runs: impl FnOnce() -> i64,
@@ -249,7 +249,7 @@ impl Memory {
         }
     }
 
-    fn try_take(&self, cut: &Cut) -> Result<Vec<Taken>, GroupId> {
+    fn try_take(&self, cut: &Cut) -> Result<Vec<Taken>, RaftGroupId> {
         let mut taken = Vec::new();
         for shard in &self.shards {
             for (partition, queue) in shard.read().iter() {
@@ -280,7 +280,7 @@ impl Memory {
 mod tests {
     use super::*;
 
-    const GROUP: GroupId = GroupId(1);
+    const GROUP: RaftGroupId = RaftGroupId(1);
 
     fn memory() -> Memory {
         Memory::new(usize::MAX, Arc::new(|| {}))

@@ -41,7 +41,7 @@ use std::{
     },
 };
 
-use millstream_model::{GroupId, LogId, PartitionId, batch::BatchHeader, limits};
+use millstream_model::{LogId, PartitionId, RaftGroupId, batch::BatchHeader, limits};
 use parking_lot::{Mutex, RwLock};
 
 use crate::disk::Disk;
@@ -236,7 +236,7 @@ pub struct Tables {
     directory: Directory,
     cache: Cache,
     files: RunFiles,
-    marks: Vec<Mutex<HashMap<GroupId, Marks>>>,
+    marks: Vec<Mutex<HashMap<RaftGroupId, Marks>>>,
     runs: RwLock<BTreeMap<u64, Arc<Run>>>,
     /// The manifest that is on disk; held while it is written.
     manifest: Mutex<Manifest>,
@@ -244,7 +244,7 @@ pub struct Tables {
     flushing: Mutex<()>,
     merging: Mutex<MergeState>,
     /// Index of each group's newest checkpoint, as far as it was seen.
-    checkpoints: Vec<Mutex<HashMap<GroupId, u64>>>,
+    checkpoints: Vec<Mutex<HashMap<RaftGroupId, u64>>>,
     /// Held while one checkpoint's state is written: what a state takes to be written is taken once.
     state_writing: Mutex<()>,
     /// Runs that no manifest names any more, kept until nobody reads them.
@@ -313,14 +313,14 @@ impl Tables {
         self.config.opened_bytes_max
     }
 
-    fn mark<R>(&self, group: GroupId, change: impl FnOnce(&mut Marks) -> R) -> R {
+    fn mark<R>(&self, group: RaftGroupId, change: impl FnOnce(&mut Marks) -> R) -> R {
         change(self.marks[group.0 as usize % self.marks.len()].lock().entry(group).or_default())
     }
 
     /// Takes a batch that the entry `id` of the group's log brought. Its offsets follow the partition's last.
     ///
     /// After a restart entries are applied again: a batch that a run has is ignored.
-    pub fn insert(&self, group: GroupId, id: LogId, partition: PartitionId, batch: StoredBatch) {
+    pub fn insert(&self, group: RaftGroupId, id: LogId, partition: PartitionId, batch: StoredBatch) {
         let batch = self.with_true_times(batch);
         let flushed = self.mark(group, |marks| {
             let flushed = marks.flushed.is_some_and(|flushed| id.index <= flushed.index);
@@ -349,7 +349,7 @@ impl Tables {
     }
 
     /// Says that every batch of the group's entries up to `id` was inserted.
-    pub fn applied(&self, group: GroupId, id: LogId) {
+    pub fn applied(&self, group: RaftGroupId, id: LogId) {
         self.mark(group, |marks| marks.applied = Some(id));
     }
 
@@ -399,7 +399,7 @@ impl Tables {
     /// then there is `None`.
     pub fn save_checkpoint(
         &self,
-        group: GroupId,
+        group: RaftGroupId,
         id: LogId,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<Option<Checkpoint>, CheckpointError> {
@@ -418,7 +418,7 @@ impl Tables {
     }
 
     /// A group's newest checkpoint, checked to its last byte; `None` if there never was one. Blocks.
-    pub fn open_checkpoint(&self, group: GroupId) -> Result<Option<Checkpoint>, CheckpointError> {
+    pub fn open_checkpoint(&self, group: RaftGroupId) -> Result<Option<Checkpoint>, CheckpointError> {
         let mut newest = self.checkpoints[group.0 as usize % CHECKPOINT_LOCKS].lock();
         let found = checkpoint::open(&*self.disk, group)?;
         if let Some(found) = &found {
@@ -428,7 +428,7 @@ impl Tables {
     }
 
     /// Where a group's checkpoint is, or would be, in the store's directory.
-    pub fn checkpoint_path(group: GroupId) -> PathBuf {
+    pub fn checkpoint_path(group: RaftGroupId) -> PathBuf {
         checkpoint::path(group)
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_model::{GroupId, LogId, PartitionId, batch::check_crc};
+use millstream_model::{LogId, PartitionId, RaftGroupId, batch::check_crc};
 
 use super::{
     CheckpointError, Damage, DiskError, OPEN_FILES_MAX, OpenError, ReadError, checkpoint,
@@ -41,7 +41,7 @@ pub enum Finding {
     #[error("checkpoint of {group}: {file} is missing, and the log begins behind it")]
     NoCheckpoint {
         /// The group.
-        group: GroupId,
+        group: RaftGroupId,
         /// The file.
         file: String,
     },
@@ -69,11 +69,11 @@ pub struct Verified {
     /// Whether the manifest can be read: without it nothing is known of what is in runs.
     pub has_manifest: bool,
     /// Of each group, the last entry whose batches are in runs.
-    pub flushed: BTreeMap<GroupId, LogId>,
+    pub flushed: BTreeMap<RaftGroupId, LogId>,
     /// Of each group, the entry that its checkpoint stands at.
-    pub checkpointed: BTreeMap<GroupId, LogId>,
+    pub checkpointed: BTreeMap<RaftGroupId, LogId>,
     /// Of each group, the first bytes of its checkpoint.
-    pub checkpoint_heads: BTreeMap<GroupId, Bytes>,
+    pub checkpoint_heads: BTreeMap<RaftGroupId, Bytes>,
     /// What is wrong, in the order in which it was found.
     pub findings: Vec<Finding>,
 }
@@ -111,9 +111,9 @@ pub fn verify(disk: &Arc<dyn Disk>) -> Verified {
     verified
 }
 
-fn checkpoint_group(name: &str) -> Option<GroupId> {
+fn checkpoint_group(name: &str) -> Option<RaftGroupId> {
     let digits = name.strip_prefix("checkpoint-")?;
-    u32::from_str_radix(digits, 16).ok().map(GroupId)
+    u32::from_str_radix(digits, 16).ok().map(RaftGroupId)
 }
 
 impl Verified {

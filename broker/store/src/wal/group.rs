@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use bytes::Bytes;
-use millstream_model::{GroupId, LogId};
+use millstream_model::{LogId, RaftGroupId};
 
 use super::{
     AppendError, Draft, FramePayload, LogEntry, ReadError, WalFailed,
@@ -125,7 +125,7 @@ pub struct GroupState {
 #[derive(Clone)]
 pub struct GroupLog {
     pub(super) shared: Arc<Shared>,
-    pub(super) group: GroupId,
+    pub(super) group: RaftGroupId,
 }
 
 impl GroupLog {
@@ -280,7 +280,13 @@ impl GroupLog {
 
 /// The head that a group's next frame gets.
 impl Log {
-    pub(super) fn head(&mut self, kind: FrameKind, entry_kind: u8, group: GroupId, id: LogId) -> FrameHead {
+    pub(super) fn head(
+        &mut self,
+        kind: FrameKind,
+        entry_kind: u8,
+        group: RaftGroupId,
+        id: LogId,
+    ) -> FrameHead {
         let committed = self.group(group).committed.map_or(0, |id| id.index + 1);
         FrameHead { kind, entry_kind, group, committed, id }
     }

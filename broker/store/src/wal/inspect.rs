@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_model::{GroupId, LogId};
+use millstream_model::{LogId, RaftGroupId};
 
 use super::{
     OpenError, RecoveryBase, WalConfig,
@@ -45,7 +45,7 @@ pub struct FrameRecord {
     /// The byte that goes with the kind: an entry's own kind, otherwise flags.
     pub detail: u8,
     /// The group.
-    pub group: GroupId,
+    pub group: RaftGroupId,
     /// Index and term.
     pub id: LogId,
     /// Last index that was known to be committed.
@@ -79,7 +79,7 @@ pub struct Problem {
     /// Frames in that place that are good, or one bit from it.
     pub frames_good: usize,
     /// What the bad ones in it say that they are.
-    pub frames_bad: Vec<(GroupId, LogId)>,
+    pub frames_bad: Vec<(RaftGroupId, LogId)>,
 }
 
 /// A log file.
@@ -98,7 +98,7 @@ pub struct FileReport {
     /// Frames that are good.
     pub frames: u64,
     /// First and last index of each group's entries.
-    pub groups: BTreeMap<GroupId, (u64, u64)>,
+    pub groups: BTreeMap<RaftGroupId, (u64, u64)>,
     /// What is wrong, in order.
     pub problems: Vec<Problem>,
 }
@@ -119,9 +119,9 @@ pub struct LogReport {
     /// Whether a damaged place may have held groups of which nothing else is left: they are in no list here.
     pub others_uncertain: bool,
     /// Groups that have lost their first entry, which a repair writes again.
-    pub refounded: Vec<GroupId>,
+    pub refounded: Vec<RaftGroupId>,
     /// Groups that would not start, repaired or not: nothing says who belongs to them.
-    pub without_members: Vec<GroupId>,
+    pub without_members: Vec<RaftGroupId>,
 }
 
 impl LogReport {
@@ -136,17 +136,17 @@ impl LogReport {
 }
 
 /// Gives what is to be written for groups of which these things are left.
-pub(crate) type Refounding<'a> = dyn Fn(&BTreeMap<GroupId, Beginning>, bool) -> Option<Refound> + 'a;
+pub(crate) type Refounding<'a> = dyn Fn(&BTreeMap<RaftGroupId, Beginning>, bool) -> Option<Refound> + 'a;
 
 /// What is known beside the log.
 #[derive(Default)]
 pub(crate) struct Known<'a> {
     /// Of each group, the last entry whose batches are in runs.
-    pub(crate) flushed: HashMap<GroupId, u64>,
+    pub(crate) flushed: HashMap<RaftGroupId, u64>,
     /// Of each group, the last entry that both state and runs have.
-    pub(crate) covered: HashMap<GroupId, LogId>,
+    pub(crate) covered: HashMap<RaftGroupId, LogId>,
     /// Of each group that has a checkpoint, what it says of who belongs to the group.
-    pub(crate) checkpoints: BTreeMap<GroupId, Option<Bytes>>,
+    pub(crate) checkpoints: BTreeMap<RaftGroupId, Option<Bytes>>,
     /// Kind of the entries that say so.
     pub(crate) membership_kind: Option<u8>,
     /// What is to be written for groups that have lost that, if anything; told whether votes may be lost.
@@ -406,7 +406,7 @@ impl Walk<'_> {
 
     /// The frames of a segment that is not whole: one behind the other, as long as the lengths can be followed. Gives the
     /// number of good ones, what the bad ones say that they are, and whether these are all.
-    fn frames(&mut self, at: usize, bytes: &[u8], torn: bool) -> (usize, Vec<(GroupId, LogId)>, bool) {
+    fn frames(&mut self, at: usize, bytes: &[u8], torn: bool) -> (usize, Vec<(RaftGroupId, LogId)>, bool) {
         let (mut good, mut bad) = (0, Vec::new());
         let mut start = SEGMENT_HEAD_BYTES.min(bytes.len());
         while let Some((state, frame)) = repaired(&bytes[start..]) {

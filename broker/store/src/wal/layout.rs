@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crc_fast::{CrcAlgorithm, Digest, checksum};
-use millstream_model::{GroupId, LogId};
+use millstream_model::{LogId, RaftGroupId};
 
 use crate::disk::BLOCK_BYTES;
 
@@ -236,7 +236,7 @@ impl FrameKind {
 pub(super) struct FrameHead {
     pub(super) kind: FrameKind,
     pub(super) entry_kind: u8,
-    pub(super) group: GroupId,
+    pub(super) group: RaftGroupId,
     /// Index up to which the group's log was known to be committed.
     pub(super) committed: u64,
     pub(super) id: LogId,
@@ -286,7 +286,7 @@ impl FrameHead {
         FrameHead {
             kind,
             entry_kind: frame[9],
-            group: GroupId(u32_at(frame, 12)),
+            group: RaftGroupId(u32_at(frame, 12)),
             committed: u64_at(frame, 16),
             id: LogId::new(u64_at(frame, 24), u64_at(frame, 32)),
         }
@@ -362,7 +362,7 @@ mod tests {
         let mut frame = vec![0; FRAME_HEAD_BYTES + payload.len()];
         frame[FRAME_HEAD_BYTES..].copy_from_slice(payload);
         let id = LogId::new(7, 9);
-        FrameHead { kind: FrameKind::Entry, entry_kind: 3, group: GroupId(5), committed: 4, id }
+        FrameHead { kind: FrameKind::Entry, entry_kind: 3, group: RaftGroupId(5), committed: 4, id }
             .write(&mut frame);
         frame
     }
@@ -371,7 +371,7 @@ mod tests {
     fn a_frame_reads_back_and_no_flipped_bit_goes_unseen_or_unfound() {
         let good = frame(b"a payload of some bytes");
         let FrameRead::Good(head) = FrameHead::read(&good) else { panic!("a good frame") };
-        assert_eq!((head.group, head.committed, head.id), (GroupId(5), 4, LogId::new(7, 9)));
+        assert_eq!((head.group, head.committed, head.id), (RaftGroupId(5), 4, LogId::new(7, 9)));
         for at in 0..good.len() {
             for bit in 0..8 {
                 let mut bad = good.clone();
@@ -390,7 +390,7 @@ mod tests {
         let head = |index| {
             let mut bytes = frame(b"x");
             let id = LogId::new(7, index);
-            FrameHead { kind: FrameKind::Purge, entry_kind: 0, group: GroupId(5), committed: 4, id }
+            FrameHead { kind: FrameKind::Purge, entry_kind: 0, group: RaftGroupId(5), committed: 4, id }
                 .write(&mut bytes);
             FrameHead::read(&bytes)
         };

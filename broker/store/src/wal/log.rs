@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_model::{GroupId, LogId};
+use millstream_model::{LogId, RaftGroupId};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{
@@ -112,7 +112,7 @@ struct FileInUse {
 
 /// What the log begins with.
 pub(super) struct Start {
-    pub(super) groups: HashMap<GroupId, GroupIndex>,
+    pub(super) groups: HashMap<RaftGroupId, GroupIndex>,
     /// Of each older file that has something of the log: its length, and the highest index of each group in it.
     pub(super) older: BTreeMap<u64, FileTops>,
     /// Number and length of the file to go on in.
@@ -126,11 +126,11 @@ pub(super) struct Start {
 pub(super) struct FileTops {
     pub(super) bytes: u64,
     /// Highest index of each group.
-    pub(super) tops: HashMap<GroupId, u64>,
+    pub(super) tops: HashMap<RaftGroupId, u64>,
 }
 
 pub(super) struct Log {
-    pub(super) groups: HashMap<GroupId, GroupIndex>,
+    pub(super) groups: HashMap<RaftGroupId, GroupIndex>,
     pool: Arc<ChunkPool>,
     open: Option<Open>,
     sealed: Vec<Segment>,
@@ -170,11 +170,11 @@ impl Log {
         }
     }
 
-    pub(super) fn group(&mut self, group: GroupId) -> &mut GroupIndex {
+    pub(super) fn group(&mut self, group: RaftGroupId) -> &mut GroupIndex {
         self.groups.entry(group).or_default()
     }
 
-    pub(super) fn note_top(&mut self, seq: u64, group: GroupId, index: u64) {
+    pub(super) fn note_top(&mut self, seq: u64, group: RaftGroupId, index: u64) {
         let top = self.files.entry(seq).or_default().tops.entry(group).or_default();
         *top = (*top).max(index);
     }
@@ -194,7 +194,7 @@ impl Log {
     }
 
     /// Whether a frame of `group` can be appended.
-    pub(super) fn admit(&self, group: GroupId, payload_bytes: usize) -> Result<(), AppendError> {
+    pub(super) fn admit(&self, group: RaftGroupId, payload_bytes: usize) -> Result<(), AppendError> {
         if let Some(failed) = &self.failed {
             return Err(AppendError::Failed(failed.clone()));
         }
@@ -275,7 +275,7 @@ impl Log {
 
     /// Repeats what must not go with the files before this one: when they are used again, or one of them is lost.
     pub(super) fn put_states(&mut self) {
-        let mut groups: Vec<GroupId> = self.groups.keys().copied().collect();
+        let mut groups: Vec<RaftGroupId> = self.groups.keys().copied().collect();
         groups.sort();
         for group in groups {
             let index = self.group(group);
@@ -297,7 +297,7 @@ impl Log {
             let head = FrameHead {
                 kind: FrameKind::Seal,
                 entry_kind: 0,
-                group: GroupId::METADATA,
+                group: RaftGroupId::METADATA,
                 committed: 0,
                 id: LogId::default(),
             };
@@ -384,7 +384,7 @@ impl Log {
 
     /// The oldest files of which no group needs an entry.
     pub(super) fn unneeded_files(&self) -> Vec<u64> {
-        let purged = |group: &GroupId, top: u64| {
+        let purged = |group: &RaftGroupId, top: u64| {
             let index = self.groups.get(group);
             index.is_none_or(|index| index.purged.is_some_and(|purged| purged.index >= top))
         };
@@ -444,7 +444,12 @@ impl Shared {
     }
 
     /// Reads a payload back from its file and checks it.
-    pub(super) fn read_payload(&self, group: GroupId, id: LogId, slot: &Slot) -> Result<Bytes, ReadError> {
+    pub(super) fn read_payload(
+        &self,
+        group: RaftGroupId,
+        id: LogId,
+        slot: &Slot,
+    ) -> Result<Bytes, ReadError> {
         self.read_frame(group, id, slot).map_err(|reason| {
             // The file may have been used again in between.
             match self.with(|log| log.groups.get(&group).and_then(|index| index.purged)) {
@@ -456,7 +461,7 @@ impl Shared {
         })
     }
 
-    fn read_frame(&self, group: GroupId, id: LogId, slot: &Slot) -> Result<Bytes, String> {
+    fn read_frame(&self, group: RaftGroupId, id: LogId, slot: &Slot) -> Result<Bytes, String> {
         let io = |e: io::Error| e.to_string();
         let file = self.files.open_for_read(slot.at.seq()).map_err(io)?;
         let start = align_down(slot.at.offset());

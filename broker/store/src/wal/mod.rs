@@ -35,7 +35,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_model::{GroupId, Histogram, LogId};
+use millstream_model::{Histogram, LogId, RaftGroupId};
 use parking_lot::Mutex;
 
 pub use group::{GroupLog, GroupState};
@@ -100,7 +100,7 @@ impl Default for WalConfig {
 pub struct RecoveryBase {
     /// Entries above this index keep their payload in memory: the runs do not have them yet. A group that is
     /// not named keeps all.
-    pub flushed: HashMap<GroupId, u64>,
+    pub flushed: HashMap<RaftGroupId, u64>,
 }
 
 /// A payload that writes itself into the log's memory, once.
@@ -188,7 +188,7 @@ pub enum AppendError {
     #[error("{group}: entry {index} does not follow the last one; {expected} would")]
     Gap {
         /// The group.
-        group: GroupId,
+        group: RaftGroupId,
         /// The entry's index.
         index: u64,
         /// The index that would follow.
@@ -203,7 +203,7 @@ pub enum ReadError {
     #[error("{group}: entry {index} is purged; the log begins at {first}")]
     Purged {
         /// The group.
-        group: GroupId,
+        group: RaftGroupId,
         /// The entry's index.
         index: u64,
         /// First index that is there.
@@ -213,7 +213,7 @@ pub enum ReadError {
     #[error("{group}: entry {id} in {file} is damaged: {reason}")]
     Damaged {
         /// The group.
-        group: GroupId,
+        group: RaftGroupId,
         /// The entry.
         id: LogId,
         /// Name of the file.
@@ -331,13 +331,13 @@ impl Wal {
     }
 
     /// A handle to one group's part of the log.
-    pub fn group(&self, group: GroupId) -> GroupLog {
+    pub fn group(&self, group: RaftGroupId) -> GroupLog {
         GroupLog { shared: self.shared.clone(), group }
     }
 
     /// The groups that the log knows, in order.
-    pub fn groups(&self) -> Vec<GroupId> {
-        let mut groups: Vec<GroupId> = self.shared.with(|log| log.groups.keys().copied().collect());
+    pub fn groups(&self) -> Vec<RaftGroupId> {
+        let mut groups: Vec<RaftGroupId> = self.shared.with(|log| log.groups.keys().copied().collect());
         groups.sort();
         groups
     }
@@ -407,7 +407,7 @@ impl Wal {
     fn sync_states(&self) -> Result<(), AppendError> {
         let (tell, told) = mpsc::channel();
         self.shared.change(|log| {
-            log.admit(GroupId::METADATA, 0)?;
+            log.admit(RaftGroupId::METADATA, 0)?;
             log.put_states();
             // The receiver waits, or has been told that the log has failed.
             log.when_durable(Box::new(move |result| drop(tell.send(result))));

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_model::{GroupId, LogId};
+use millstream_model::{LogId, RaftGroupId};
 
 use super::{
     Draft, OpenError, Wal, WalConfig,
@@ -49,7 +49,7 @@ pub enum RepairError {
     #[error("entry {id} of {group} does not read twice: the disk gives other bytes each time")]
     Unsteady {
         /// The group.
-        group: GroupId,
+        group: RaftGroupId,
         /// The entry.
         id: LogId,
     },
@@ -126,7 +126,7 @@ fn clear(below: &dyn Disk) -> Result<(), RepairError> {
 fn write_group(
     wal: &Wal,
     files: &[LogFile],
-    group: GroupId,
+    group: RaftGroupId,
     salvage: &GroupSalvage,
 ) -> Result<(), RepairError> {
     let not_written = |e: super::AppendError| RepairError::NotWritten { reason: e.to_string() };

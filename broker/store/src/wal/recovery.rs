@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_model::GroupId;
+use millstream_model::RaftGroupId;
 
 use super::{
     RecoveryBase, WalConfig,
@@ -63,7 +63,7 @@ pub enum OpenError {
     )]
     EntriesMissing {
         /// The group.
-        group: GroupId,
+        group: RaftGroupId,
         /// First index that is missing.
         first: u64,
         /// Last index that is missing.
@@ -73,7 +73,7 @@ pub enum OpenError {
     #[error("the log has nothing of {group}, of which the runs have entries: its files are missing")]
     GroupMissing {
         /// The group.
-        group: GroupId,
+        group: RaftGroupId,
     },
     /// A newer version of the broker wrote it.
     #[error("{file} at offset {offset} has version {version}, which this version of the broker cannot read")]
@@ -273,7 +273,7 @@ pub(super) fn note_lives(disk: &dyn Disk, listing: &Listing, lives: &mut Lives) 
 /// What the frames add up to.
 struct Scan<'a> {
     base: &'a RecoveryBase,
-    groups: HashMap<GroupId, GroupIndex>,
+    groups: HashMap<RaftGroupId, GroupIndex>,
     older: BTreeMap<u64, FileTops>,
     frames: u64,
     torn: bool,
@@ -392,7 +392,7 @@ impl<'a> Scan<'a> {
 
     /// No group may lack an entry that it has not purged, or be gone altogether.
     fn check_groups(&self) -> Result<(), OpenError> {
-        let mut groups: Vec<(&GroupId, &GroupIndex)> = self.groups.iter().collect();
+        let mut groups: Vec<(&RaftGroupId, &GroupIndex)> = self.groups.iter().collect();
         groups.sort_by_key(|(group, _)| **group);
         for (&group, index) in groups {
             let expected = index.purged.map_or(0, |id| id.index + 1);
@@ -400,7 +400,7 @@ impl<'a> Scan<'a> {
                 return Err(OpenError::EntriesMissing { group, first: expected, last: index.first - 1 });
             }
         }
-        let mut flushed: Vec<GroupId> = self.base.flushed.keys().copied().collect();
+        let mut flushed: Vec<RaftGroupId> = self.base.flushed.keys().copied().collect();
         flushed.sort();
         match flushed.into_iter().find(|group| !self.groups.contains_key(group)) {
             Some(group) => Err(OpenError::GroupMissing { group }),

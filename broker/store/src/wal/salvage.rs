@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
-use millstream_model::{GroupId, LogId};
+use millstream_model::{LogId, RaftGroupId};
 
 use super::{
     inspect::{FileReport, Found, FrameState, ProblemKind},
@@ -60,7 +60,7 @@ pub(super) struct GroupSalvage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupReport {
     /// The group.
-    pub group: GroupId,
+    pub group: RaftGroupId,
     /// The last entry that was purged.
     pub purged: Option<LogId>,
     /// The last entry that a repaired log has.
@@ -108,7 +108,7 @@ pub struct Refound {
 /// What the frames of the log add up to, with holes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Salvage {
-    pub(super) groups: BTreeMap<GroupId, GroupSalvage>,
+    pub(super) groups: BTreeMap<RaftGroupId, GroupSalvage>,
     /// Kind of the entries whose content says who belongs to the group.
     membership_kind: Option<u8>,
     torn_in: Option<u64>,
@@ -231,7 +231,7 @@ impl Salvage {
     }
 
     /// Leaves out what state and runs have (`covered`) where the log itself cannot be followed up to there.
-    pub(super) fn skip(&mut self, covered: &HashMap<GroupId, LogId>) {
+    pub(super) fn skip(&mut self, covered: &HashMap<RaftGroupId, LogId>) {
         for (group, id) in covered {
             self.groups.entry(*group).or_default().skip_to(*id);
         }
@@ -241,9 +241,9 @@ impl Salvage {
     /// belongs to the group.
     pub(super) fn beginnings(
         &self,
-        checkpoints: &BTreeMap<GroupId, Option<Bytes>>,
-    ) -> BTreeMap<GroupId, Beginning> {
-        let beginning = |(group, salvage): (&GroupId, &GroupSalvage)| {
+        checkpoints: &BTreeMap<RaftGroupId, Option<Bytes>>,
+    ) -> BTreeMap<RaftGroupId, Beginning> {
+        let beginning = |(group, salvage): (&RaftGroupId, &GroupSalvage)| {
             let of_checkpoint = checkpoints.get(group).into_iter().flatten();
             let memberships = salvage.memberships.iter().chain(of_checkpoint).cloned().collect();
             let purged = salvage.purged.map_or(0, |id| id.term);
@@ -259,13 +259,13 @@ impl Salvage {
     pub(super) fn refound(
         &mut self,
         refound: &Refound,
-        checkpoints: &BTreeMap<GroupId, Option<Bytes>>,
+        checkpoints: &BTreeMap<RaftGroupId, Option<Bytes>>,
         damaged: bool,
-    ) -> Vec<GroupId> {
+    ) -> Vec<RaftGroupId> {
         let last = self.groups.keys().next_back().filter(|last| damaged && last.0 < GROUPS_MAX);
-        if let Some(GroupId(last)) = last.copied() {
+        if let Some(RaftGroupId(last)) = last.copied() {
             for id in 0..last {
-                self.groups.entry(GroupId(id)).or_default();
+                self.groups.entry(RaftGroupId(id)).or_default();
             }
         }
         let mut founded = Vec::new();
@@ -290,9 +290,12 @@ impl Salvage {
     }
 
     /// The groups that have something and do not say who belongs to them: no replica starts from that.
-    pub(super) fn without_members(&self, checkpoints: &BTreeMap<GroupId, Option<Bytes>>) -> Vec<GroupId> {
+    pub(super) fn without_members(
+        &self,
+        checkpoints: &BTreeMap<RaftGroupId, Option<Bytes>>,
+    ) -> Vec<RaftGroupId> {
         let Some(kind) = self.membership_kind else { return Vec::new() };
-        let lacks = |(group, salvage): &(&GroupId, &GroupSalvage)| {
+        let lacks = |(group, salvage): &(&RaftGroupId, &GroupSalvage)| {
             let in_checkpoint = checkpoints.get(group).is_some_and(Option::is_some);
             salvage.is_known() && !in_checkpoint && !salvage.entries.values().any(|kept| kept.kind == kind)
         };
@@ -326,7 +329,7 @@ impl GroupSalvage {
         }
     }
 
-    fn settle(&mut self, group: GroupId) -> GroupReport {
+    fn settle(&mut self, group: RaftGroupId) -> GroupReport {
         let first = self.purged.map_or(0, |id| id.index + 1);
         let mut end = first;
         while self.entries.contains_key(&end) {

@@ -200,7 +200,7 @@ impl Run {
     /// One thing that a broker might do; errors of the disk are part of it.
     fn act(&mut self) {
         let group = 1 + self.dice.roll(u64::from(GROUPS)) as u32;
-        let log = self.wal.group(GroupId(group));
+        let log = self.wal.group(RaftGroupId(group));
         match self.dice.roll(20) {
             0..8 => self.append(group, &log),
             8 => self.vote(group, &log),

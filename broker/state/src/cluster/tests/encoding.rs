@@ -1,6 +1,6 @@
 //! Commands and snapshots as bytes: what is refused, and that nothing panics.
 
-use millstream_model::{GroupId, NodeId, PartitionId};
+use millstream_model::{NodeId, PartitionId, RaftGroupId};
 use proptest::prelude::*;
 
 use super::*;
@@ -55,12 +55,12 @@ fn every_command() -> Vec<(Bytes, ClusterCommand)> {
         (encode_allocate_producer_ids(1000), ClusterCommand::AllocateProducerIds { count: 1000 }),
         (encode_update_features(&levels), ClusterCommand::UpdateFeatures { levels }),
         (
-            encode_adopt_partition("t", topic_id(4), (PartitionId(9), GroupId(2)), 6),
+            encode_adopt_partition("t", topic_id(4), (PartitionId(9), RaftGroupId(2)), 6),
             ClusterCommand::AdoptPartition {
                 name,
                 id: topic_id(4),
                 partition: PartitionId(9),
-                shard: GroupId(2),
+                shard: RaftGroupId(2),
                 now_ms: 6,
             },
         ),
@@ -139,7 +139,7 @@ fn a_snapshot_is_restored_as_it_was() {
 #[test]
 fn a_partition_of_several_extents_is_restored() {
     let mut machine = full();
-    let extent = |start, shard, epoch| Extent { start, shard: GroupId(shard), epoch };
+    let extent = |start, shard, epoch| Extent { start, shard: RaftGroupId(shard), epoch };
     let list = vec![extent(0, 3, 0), extent(100, 5, 7), extent(250, 1, 9)];
     let extents = Extents::from_list(list.clone()).expect("not empty");
     assert_eq!((extents.last(), extents.count()), (list[2], 3));

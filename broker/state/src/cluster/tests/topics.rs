@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use millstream_model::{GroupId, PartitionId};
+use millstream_model::{PartitionId, RaftGroupId};
 
 use super::*;
 use crate::cluster::{
@@ -230,11 +230,12 @@ fn a_partition_that_was_never_given_gets_a_topic_and_its_id_is_not_given_again()
     let mut machine = cluster();
     created(create(&mut machine, "a", 1, 3));
     let mut adopt = |name: &str, id: u8, partition: u64, shard: u32| {
-        let place = (PartitionId(partition), GroupId(shard));
+        let place = (PartitionId(partition), RaftGroupId(shard));
         apply(&mut machine, encode_adopt_partition(name, topic_id(id), place, 7))
     };
     for (partition, shard) in [(3, 1), (9, 0), (9, 9999), (u64::MAX, 1)] {
-        let refused = ClusterError::NotAnOrphan { partition: PartitionId(partition), shard: GroupId(shard) };
+        let refused =
+            ClusterError::NotAnOrphan { partition: PartitionId(partition), shard: RaftGroupId(shard) };
         assert_eq!(adopt("b", 2, partition, shard), Err(refused));
     }
     assert_eq!(adopt("a", 2, 9, 2), Err(ClusterError::TopicExists { name: "a".into() }));

@@ -4,7 +4,11 @@
 use super::*;
 
 /// Entries of kind 1 are all that the groups know of their members.
-fn alone(found: &BTreeMap<GroupId, Beginning>, identity: Option<&[u8]>, uncertain: bool) -> Option<Refound> {
+fn alone(
+    found: &BTreeMap<RaftGroupId, Beginning>,
+    identity: Option<&[u8]>,
+    uncertain: bool,
+) -> Option<Refound> {
     assert!(found.values().flat_map(|group| &group.memberships).count() > 0 || identity.is_some());
     let term = found.values().map(|group| group.term_max).max()?;
     let vote = Bytes::from(format!("term {term}, {}", if uncertain { "or later" } else { "certainly" }));
@@ -26,12 +30,12 @@ fn a_first_entry_that_is_known_is_written_again_and_costs_nothing() {
     assert_eq!(report(&disk).entries_lost(), 60, "nobody knows it");
     let told = inspect_disk(&disk_of(&disk), &ALONE).expect("looked at");
     assert_eq!((told.is_sound(), told.entries_lost()), (false, 0));
-    assert_eq!(told.log.refounded, [GroupId(0), TWO], "of the metadata group nothing is left");
+    assert_eq!(told.log.refounded, [RaftGroupId(0), TWO], "of the metadata group nothing is left");
     repair_log(&disk_of(&disk), config(), &ALONE).expect("repaired");
     let disk = disk.crash();
     let wal = open_log(&disk).expect("opens");
     assert_eq!((indexes(&wal, ONE), indexes(&wal, TWO)), (Some((5, 59)), Some((0, 59))));
-    for group in [GroupId(0), ONE, TWO] {
+    for group in [RaftGroupId(0), ONE, TWO] {
         assert_eq!(wal.group(group).state().vote.as_deref(), Some(&b"term 3, or later"[..]), "{group}");
     }
     drop(wal);
@@ -101,7 +105,7 @@ fn runs_are_never_said_to_have_more_of_a_log_than_it_has() {
 #[test]
 fn that_the_last_entries_of_a_group_may_be_gone_is_said() {
     let whole = store();
-    let uncertain = |disk: &SimDisk| -> Vec<(GroupId, u64)> {
+    let uncertain = |disk: &SimDisk| -> Vec<(RaftGroupId, u64)> {
         let groups = report(disk).log.groups;
         let uncertain = groups.into_iter().filter(|group| group.end_uncertain);
         uncertain.map(|group| (group.group, group.last.map_or(0, |id| id.index))).collect()

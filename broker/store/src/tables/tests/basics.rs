@@ -172,7 +172,7 @@ fn a_flush_takes_only_entries_that_are_wholly_applied() {
 fn a_partition_that_moves_to_another_group_is_flushed_in_order() {
     let disk = SimDisk::new(1);
     let tables = open(&disk);
-    let (old, new) = (GroupId(1), GroupId(2));
+    let (old, new) = (RaftGroupId(1), RaftGroupId(2));
     tables.insert(old, LogId::new(1, 5), P1, batch(0, 10, 20, 1));
     tables.insert(new, LogId::new(1, 1), P1, batch(10, 10, 20, 1));
     tables.applied(new, LogId::new(1, 1));
@@ -286,12 +286,12 @@ fn a_checkpoint_flushes_what_it_counts_on_and_an_older_one_does_not_replace_it()
     tables.save_state(GROUP, LogId::new(1, 1), b"newer").expect("saved");
     let flushes = tables.stats().flushes;
     tables.save_state(GROUP, LogId::new(1, 0), b"older").expect("ignored");
-    tables.save_state(GroupId(0), LogId::new(4, 4), b"cluster").expect("saved");
+    tables.save_state(RaftGroupId(0), LogId::new(4, 4), b"cluster").expect("saved");
     assert_eq!(tables.stats().flushes, flushes, "nothing was in memory only");
     let check = |tables: Tables| {
         let loaded = |group| tables.load_state(group).expect("loads").expect("there");
         assert_eq!(loaded(GROUP), (LogId::new(1, 1), Bytes::from_static(b"newer")));
-        assert_eq!(loaded(GroupId(0)), (LogId::new(4, 4), Bytes::from_static(b"cluster")));
+        assert_eq!(loaded(RaftGroupId(0)), (LogId::new(4, 4), Bytes::from_static(b"cluster")));
     };
     check(tables);
     check(open(&disk.crash()));

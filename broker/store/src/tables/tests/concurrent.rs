@@ -24,8 +24,8 @@ struct Shared {
     start: Barrier,
 }
 
-fn group(partition: u64) -> GroupId {
-    GroupId(1 + partition as u32)
+fn group(partition: u64) -> RaftGroupId {
+    RaftGroupId(1 + partition as u32)
 }
 
 fn write(shared: &Shared, partition: u64) {

@@ -13,24 +13,29 @@ use std::{io::Read, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use millstream_model::{
-    GroupId, LogId, PartitionId,
+    LogId, PartitionId, RaftGroupId,
     batch::{BatchBuilder, BatchHeader, Codec, NewRecord, check_crc, split, stamp},
 };
 
 use super::*;
 use crate::disk::sim::SimDisk;
 
-pub(super) const GROUP: GroupId = GroupId(1);
+pub(super) const GROUP: RaftGroupId = RaftGroupId(1);
 pub(super) const P1: PartitionId = PartitionId(1);
 
 impl Tables {
     /// Writes a checkpoint of a state that is at hand.
-    pub(crate) fn save_state(&self, group: GroupId, id: LogId, state: &[u8]) -> Result<(), CheckpointError> {
+    pub(crate) fn save_state(
+        &self,
+        group: RaftGroupId,
+        id: LogId,
+        state: &[u8],
+    ) -> Result<(), CheckpointError> {
         self.save_checkpoint(group, id, |out| out.write_all(state)).map(drop)
     }
 
     /// The newest checkpoint with its whole state.
-    pub(crate) fn load_state(&self, group: GroupId) -> Result<Option<(LogId, Bytes)>, CheckpointError> {
+    pub(crate) fn load_state(&self, group: RaftGroupId) -> Result<Option<(LogId, Bytes)>, CheckpointError> {
         let Some(found) = self.open_checkpoint(group)? else { return Ok(None) };
         let mut state = Vec::new();
         found.state().read_to_end(&mut state).expect("it was checked");

@@ -26,18 +26,18 @@ struct Known {
 struct World {
     disk: SimDisk,
     tables: Tables,
-    logs: BTreeMap<GroupId, Vec<Entry>>,
+    logs: BTreeMap<RaftGroupId, Vec<Entry>>,
     partitions: BTreeMap<PartitionId, Known>,
     next_partition: u64,
     dice: Dice,
     seed: u64,
 }
 
-fn group_of(partition: PartitionId) -> GroupId {
-    GroupId(1 + (partition.0 % GROUPS) as u32)
+fn group_of(partition: PartitionId) -> RaftGroupId {
+    RaftGroupId(1 + (partition.0 % GROUPS) as u32)
 }
 
-fn apply(tables: &Tables, group: GroupId, index: usize, entry: &Entry) {
+fn apply(tables: &Tables, group: RaftGroupId, index: usize, entry: &Entry) {
     let id = LogId::new(1, index as u64);
     match entry.clone() {
         Entry::Insert(partition, batch) => tables.insert(group, id, partition, batch),

@@ -19,7 +19,7 @@ use crate::disk::OsDisk;
 #[cfg(not(feature = "unsafe-ack-before-sync"))]
 mod faults;
 
-const GROUP: GroupId = GroupId(3);
+const GROUP: RaftGroupId = RaftGroupId(3);
 
 fn config() -> WalConfig {
     WalConfig {

@@ -74,10 +74,10 @@ fn there_is_room_for_so_many_groups_and_no_more() {
     let wal = open(&SimDisk::new(1));
     let groups_max = (64 << 10) / 8 / (40 + 256);
     for group in 0..groups_max {
-        wal.group(GroupId(group)).save_vote(&[1; 256], |_| {}).expect("there is room");
+        wal.group(RaftGroupId(group)).save_vote(&[1; 256], |_| {}).expect("there is room");
         wal.step();
     }
-    let refused = wal.group(GroupId(groups_max)).save_vote(&[1; 256], |_| {});
+    let refused = wal.group(RaftGroupId(groups_max)).save_vote(&[1; 256], |_| {});
     assert_eq!(refused, Err(AppendError::TooManyGroups { groups_max: groups_max as usize }));
     // With every group's state in each file there is still room for the largest entry.
     write(&wal, GROUP, 0..10, 40_000);

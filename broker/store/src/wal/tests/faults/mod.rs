@@ -23,10 +23,10 @@ mod entries;
 mod files;
 mod power;
 
-const GROUP: GroupId = GroupId(1);
-const OTHER: GroupId = GroupId(2);
+const GROUP: RaftGroupId = RaftGroupId(1);
+const OTHER: RaftGroupId = RaftGroupId(2);
 
-fn try_open(disk: &SimDisk, flushed: &[(GroupId, u64)]) -> Result<(Wal, RecoveryReport), OpenError> {
+fn try_open(disk: &SimDisk, flushed: &[(RaftGroupId, u64)]) -> Result<(Wal, RecoveryReport), OpenError> {
     let base = RecoveryBase { flushed: flushed.iter().copied().collect() };
     Wal::open_stepped(Arc::new(disk.clone()), config(), &base)
 }
@@ -40,7 +40,7 @@ fn draft(index: u64, bytes: usize) -> Draft<Bytes> {
 }
 
 /// Appends entries without writing them; the count goes up when they are acknowledged.
-fn append(wal: &Wal, group: GroupId, indexes: Range<u64>, bytes: usize, acknowledged: &Arc<AtomicUsize>) {
+fn append(wal: &Wal, group: RaftGroupId, indexes: Range<u64>, bytes: usize, acknowledged: &Arc<AtomicUsize>) {
     for index in indexes {
         let acknowledged = acknowledged.clone();
         let done = move |result: Result<(), WalFailed>| {
@@ -54,7 +54,7 @@ fn append(wal: &Wal, group: GroupId, indexes: Range<u64>, bytes: usize, acknowle
 }
 
 /// Appends entries, each with a write of its own.
-fn write(wal: &Wal, group: GroupId, indexes: Range<u64>, bytes: usize) {
+fn write(wal: &Wal, group: RaftGroupId, indexes: Range<u64>, bytes: usize) {
     for index in indexes {
         let acknowledged = Arc::default();
         append(wal, group, index..index + 1, bytes, &acknowledged);
@@ -63,7 +63,7 @@ fn write(wal: &Wal, group: GroupId, indexes: Range<u64>, bytes: usize) {
 }
 
 /// The group has exactly these entries, all of `bytes`.
-fn expect(wal: &Wal, group: GroupId, indexes: Range<u64>, bytes: usize) {
+fn expect(wal: &Wal, group: RaftGroupId, indexes: Range<u64>, bytes: usize) {
     let entries = wal.group(group).read(indexes.clone(), usize::MAX).expect("readable");
     assert_eq!(entries.len() as u64, indexes.end - indexes.start);
     for (entry, index) in entries.iter().zip(indexes.clone()) {

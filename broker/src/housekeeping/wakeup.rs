@@ -6,12 +6,12 @@ use parking_lot::{Condvar, Mutex};
 
 /// A bell: whoever rings it never waits, and what rings while nobody listens is heard later.
 #[derive(Default)]
-pub(crate) struct Bell {
+pub(crate) struct Wakeup {
     rung: Mutex<bool>,
     changed: Condvar,
 }
 
-impl Bell {
+impl Wakeup {
     /// Ends the rest of whoever listens, or the next one.
     pub(crate) fn ring(&self) {
         *self.rung.lock() = true;

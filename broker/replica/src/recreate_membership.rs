@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use millstream_model::{GroupId, LogId, NodeId};
+use millstream_model::{LogId, NodeId, RaftGroupId};
 use millstream_store::doctor::{Beginning, Refound, Replicas};
 use openraft::impls::leader_id_std::LeaderId;
 
@@ -43,7 +43,7 @@ fn node_of(identity: &[u8]) -> Option<u64> {
 }
 
 fn refound(
-    found: &BTreeMap<GroupId, Beginning>,
+    found: &BTreeMap<RaftGroupId, Beginning>,
     identity: Option<&[u8]>,
     votes_uncertain: bool,
 ) -> Option<Refound> {
@@ -71,7 +71,7 @@ fn refound(
 }
 
 /// The only node of all groups, with the membership that says so.
-fn only_member(found: &BTreeMap<GroupId, Beginning>, identity: Option<&[u8]>) -> Option<(u64, Bytes)> {
+fn only_member(found: &BTreeMap<RaftGroupId, Beginning>, identity: Option<&[u8]>) -> Option<(u64, Bytes)> {
     let memberships = found.values().flat_map(|group| &group.memberships);
     let told: Vec<(u64, &Bytes)> = memberships
         .map(|bytes| Some((only_node(&membership::decode(bytes).ok()?)?, bytes)))
@@ -107,13 +107,13 @@ mod tests {
         Some(Bytes::copy_from_slice(&encode_vote(&vote)))
     }
 
-    fn found(groups: &[(Option<Bytes>, u64, Vec<Bytes>)]) -> BTreeMap<GroupId, Beginning> {
+    fn found(groups: &[(Option<Bytes>, u64, Vec<Bytes>)]) -> BTreeMap<RaftGroupId, Beginning> {
         let beginning = |(vote, term_max, memberships): &(Option<Bytes>, u64, Vec<Bytes>)| Beginning {
             vote: vote.clone(),
             term_max: *term_max,
             memberships: memberships.clone(),
         };
-        (0..).map(GroupId).zip(groups.iter().map(beginning)).collect()
+        (0..).map(RaftGroupId).zip(groups.iter().map(beginning)).collect()
     }
 
     fn term_of(refound: &Refound) -> u64 {

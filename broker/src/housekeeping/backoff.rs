@@ -11,7 +11,7 @@ const TELL_EVERY: Duration = Duration::from_secs(600);
 
 /// Whether a piece of work fails, and when it is tried again.
 #[derive(Debug, Default)]
-pub(super) struct Trouble {
+pub(super) struct Backoff {
     now: Option<Failing>,
 }
 
@@ -35,7 +35,7 @@ pub(super) enum Change {
     None,
 }
 
-impl Trouble {
+impl Backoff {
     /// Whether the work may be tried now.
     pub(super) fn may_try(&self, now: Instant) -> bool {
         self.now.as_ref().is_none_or(|failing| now >= failing.retry_at)
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn what_lasts_is_told_now_and_then() {
-        let (mut trouble, start) = (Trouble::default(), clock::monotonic());
+        let (mut trouble, start) = (Backoff::default(), clock::monotonic());
         let told: Vec<u64> = (0..3_600)
             .step_by(8)
             .filter(|at| trouble.note(start + Duration::from_secs(*at), &Err("full")) != Change::None)
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn tries_come_later_and_later_and_only_changes_are_told() {
-        let (mut trouble, start) = (Trouble::default(), clock::monotonic());
+        let (mut trouble, start) = (Backoff::default(), clock::monotonic());
         let second = Duration::from_secs(1);
         assert_eq!(trouble.note(start, &Ok::<(), &str>(())), Change::None);
         assert_eq!(trouble.note(start, &Err("full")), Change::Fails);

@@ -88,7 +88,7 @@ impl Shared {
 
 /// Lets whoever sends a body send it to its end before it gets the answer: a connection that is closed on bytes that
 /// are still under way is reset, and the answer is lost with it.
-pub(super) async fn hear_out(request: Request, next: Next) -> Response {
+pub(super) async fn drain_request_body(request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
     }

@@ -6,15 +6,15 @@ use tokio::sync::Notify;
 
 /// Those who wait for memory of one kind.
 #[derive(Debug, Default)]
-pub(crate) struct Shortage {
+pub(crate) struct MemoryPressure {
     waiting: AtomicUsize,
     began: Notify,
 }
 
 /// One who waits, until it is dropped.
-pub(crate) struct Waits<'a>(&'a Shortage);
+pub(crate) struct Waits<'a>(&'a MemoryPressure);
 
-impl Shortage {
+impl MemoryPressure {
     /// Waits from now on.
     pub(crate) fn wait(&self) -> Waits<'_> {
         if self.waiting.fetch_add(1, Relaxed) == 0 {

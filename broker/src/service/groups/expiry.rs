@@ -15,16 +15,16 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const EXPIRE_EVERY: Duration = Duration::from_secs(60);
 
 /// The task that keeps the groups.
-pub struct GroupKeeper {
+pub struct GroupExpiry {
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
-impl GroupKeeper {
+impl GroupExpiry {
     /// Starts keeping the groups of a node whose shards run.
-    pub fn start(service: Service) -> GroupKeeper {
+    pub fn start(service: Service) -> GroupExpiry {
         let (stop, stopped) = watch::channel(false);
-        GroupKeeper { stop, task: tokio::spawn(keep(service, stopped)) }
+        GroupExpiry { stop, task: tokio::spawn(keep(service, stopped)) }
     }
 
     /// Ends the task.

@@ -11,7 +11,7 @@ const PART_MORE: u64 = 16;
 
 /// What somebody saw who looked at the disk.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct DiskLook {
+pub(crate) struct DiskSample {
     /// What is free on it.
     pub(crate) free_bytes: u64,
     /// What memory takes on its way out, as far as no room is reserved for that.
@@ -62,7 +62,7 @@ pub struct FlushTrouble {
 
 /// Room on the disk, between two looks at its free space.
 #[derive(Debug)]
-pub(super) struct DiskRoom {
+pub(super) struct DiskHeadroom {
     low: AtomicBool,
     /// A batch was refused between the last two looks.
     short: AtomicBool,
@@ -72,10 +72,10 @@ pub(super) struct DiskRoom {
     low_bytes: AtomicU64,
 }
 
-impl Default for DiskRoom {
+impl Default for DiskHeadroom {
     /// All the room that there could be, until somebody has looked.
     fn default() -> Self {
-        DiskRoom {
+        DiskHeadroom {
             low: AtomicBool::new(false),
             short: AtomicBool::new(false),
             bytes: AtomicI64::new(i64::MAX),
@@ -85,9 +85,9 @@ impl Default for DiskRoom {
     }
 }
 
-impl DiskRoom {
+impl DiskHeadroom {
     /// Notes what was seen and what must stay free; whether the disk is low now, and whether that has changed.
-    pub(super) fn set(&self, look: DiskLook, low_bytes: u64) -> (bool, bool) {
+    pub(super) fn set(&self, look: DiskSample, low_bytes: u64) -> (bool, bool) {
         let left_bytes = look.free_bytes.saturating_sub(look.owed_bytes);
         let room = match low_bytes {
             // Without a mark there is none to be kept from.
@@ -130,14 +130,14 @@ impl DiskRoom {
 mod tests {
     use super::*;
 
-    fn free(free_bytes: u64) -> DiskLook {
-        DiskLook { free_bytes, owed_bytes: 0, log_waits: false }
+    fn free(free_bytes: u64) -> DiskSample {
+        DiskSample { free_bytes, owed_bytes: 0, log_waits: false }
     }
 
     #[test]
     fn a_disk_that_is_low_is_so_until_there_is_clearly_more_and_the_log_goes_on() {
-        let room = DiskRoom::default();
-        let waits = |free_bytes| DiskLook { log_waits: true, ..free(free_bytes) };
+        let room = DiskHeadroom::default();
+        let waits = |free_bytes| DiskSample { log_waits: true, ..free(free_bytes) };
         assert_eq!(room.set(waits(1000), 400), (false, false), "the log has its own word");
         assert_eq!(room.set(free(399), 400), (true, true));
         assert_eq!(room.set(free(424), 400), (true, false));
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_disk_that_hovers_just_above_its_mark_does_not_take_and_refuse_by_turns() {
-        let room = DiskRoom::default();
+        let room = DiskHeadroom::default();
         room.set(free(410), 400);
         assert!(room.stop().is_none() && room.take(5));
         assert!(!room.take(1), "the mark may be reached");
@@ -162,16 +162,16 @@ mod tests {
 
     #[test]
     fn what_memory_takes_on_its_way_out_is_not_left() {
-        let room = DiskRoom::default();
-        assert_eq!(room.set(DiskLook { owed_bytes: 500, ..free(1000) }, 400), (false, false));
+        let room = DiskHeadroom::default();
+        assert_eq!(room.set(DiskSample { owed_bytes: 500, ..free(1000) }, 400), (false, false));
         assert!(room.take(50) && !room.take(1), "both copies of 50 bytes fit beside it");
-        assert_eq!(room.set(DiskLook { owed_bytes: 601, ..free(1000) }, 400), (true, true));
+        assert_eq!(room.set(DiskSample { owed_bytes: 601, ..free(1000) }, 400), (true, true));
         assert_eq!(room.stop(), Some(WriteStop::DiskLow { left_bytes: 399, low_bytes: 400 }));
     }
 
     #[test]
     fn no_more_is_taken_than_the_disk_had_room_for_when_it_was_looked_at() {
-        let room = DiskRoom::default();
+        let room = DiskHeadroom::default();
         assert!(room.take(1 << 40), "nobody has looked yet");
         assert_eq!(room.set(free(1000), 400), (false, false));
         assert!(room.take(200) && room.take(100), "both copies of 300 bytes fit");
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn who_is_refused_can_read_why_until_nobody_is_for_a_whole_look() {
-        let room = DiskRoom::default();
+        let room = DiskHeadroom::default();
         assert_eq!(room.stop(), None);
         room.set(free(399), 400);
         assert_eq!(room.stop(), Some(WriteStop::DiskLow { left_bytes: 399, low_bytes: 400 }));
