@@ -1,9 +1,12 @@
 //! What the fuzz targets share: a count of what they allocate, and files that a short input describes.
 
+#[allow(dead_code)] // As in `net`.
+#[path = "../../../broker/src/clock.rs"]
+mod clock;
 pub mod image;
 pub mod memory;
+#[allow(dead_code)] // As in `net`.
+#[path = "../../../broker/src/memory_pressure.rs"]
+mod memory_pressure;
 pub mod net;
 pub mod seeds;
-#[allow(dead_code)] // As in `net`.
-#[path = "../../../broker/src/shortage.rs"]
-mod shortage;

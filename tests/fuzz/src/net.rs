@@ -5,8 +5,10 @@
 mod budget;
 #[path = "../../../broker/src/net/input.rs"]
 mod input;
+#[path = "../../../broker/src/net/memory_wait.rs"]
+mod memory_wait;
 
-use std::{cell::RefCell, io::Write, net::TcpListener, sync::atomic::AtomicBool};
+use std::{cell::RefCell, io::Write, net::TcpListener};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -14,6 +16,7 @@ use tokio::{io::AsyncReadExt, net::TcpStream, runtime::Runtime};
 
 use budget::{Budget, Charge};
 use input::{Budgets, Input};
+use memory_wait::MemoryWait;
 
 /// Memory that all frames of one input may take.
 const BUDGET_BYTES: usize = 4 << 20;
@@ -27,7 +30,7 @@ struct Wire {
 
 impl Wire {
     fn new() -> Wire {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
         let client = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
         client.set_nodelay(true).expect("set");
@@ -65,8 +68,9 @@ async fn read_from(
     stream: &mut TcpStream,
     client: &mut std::net::TcpStream,
 ) -> Frames {
-    let budgets = Budgets { small: Budget::new(BUDGET_BYTES), large: Budget::new(BUDGET_BYTES) };
-    let (mut input, starved) = (Input::new(budgets.clone(), frame_bytes_max), AtomicBool::new(false));
+    let budget = || Budget::new(BUDGET_BYTES);
+    let budgets = Budgets { small: budget(), large: budget(), incoming: budget() };
+    let (mut input, wait) = (Input::new(budgets.clone(), frame_bytes_max), MemoryWait::default());
     let (mut found, mut charges) = (Frames::default(), Vec::<Charge>::new());
     for piece in pieces {
         client.write_all(piece).expect("the stream is open");
@@ -77,7 +81,7 @@ async fn read_from(
                 left -= from.read(&mut vec![0; left]).await.expect("the stream is open");
                 continue;
             }
-            left -= input.fill(&mut from, &starved).await.expect("the stream is open");
+            left -= input.fill(&mut from, &wait).await.expect("the stream is open");
             loop {
                 match input.next_frame() {
                     Ok(Some((frame, charge))) => {
@@ -94,7 +98,7 @@ async fn read_from(
         }
     }
     drop((input, charges));
-    for budget in [budgets.small, budgets.large] {
+    for budget in [budgets.small, budgets.large, budgets.incoming] {
         let all = budget.cover(&mut Charge::default(), BUDGET_BYTES).now_or_never();
         assert!(all.is_some(), "memory of a budget was not given back");
     }

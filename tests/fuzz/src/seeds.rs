@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_batch::{BatchBuilder, BatchHeader, Codec, NewRecord, compress, stamp};
-use millstream_model::{GroupId, LogId, PartitionId};
+use millstream_model::{LogId, PartitionId, RaftGroupId};
 use millstream_protocol::{
     ApiKey, RequestHeader, Writer,
     reader::{MEMORY_ALLOWANCE_BYTES, MEMORY_PER_FRAME_BYTE_MAX},
@@ -181,19 +181,19 @@ fn logs() -> Vec<Vec<u8>> {
         let disk = SimDisk::new(1);
         let (wal, _) = Wal::open_stepped(Arc::new(disk.clone()), wal_config(7), &RecoveryBase::default())
             .expect("opens");
-        wal.group(GroupId(0)).save_vote(&[9; 17], |_| {}).expect("voted");
+        wal.group(RaftGroupId(0)).save_vote(&[9; 17], |_| {}).expect("voted");
         for index in 0..rounds {
-            for group in [GroupId(1), GroupId(2)] {
+            for group in [RaftGroupId(1), RaftGroupId(2)] {
                 let payload = Bytes::from(vec![index as u8 + 1; payload_bytes]);
                 wal.group(group)
                     .append([Draft { id: LogId::new(2, index), kind: 1, payload }], |_| {})
                     .expect("appended");
             }
-            wal.group(GroupId(2)).save_committed(LogId::new(2, index));
+            wal.group(RaftGroupId(2)).save_committed(LogId::new(2, index));
             wal.step();
         }
-        wal.group(GroupId(1)).truncate_after(Some(LogId::new(2, rounds / 2))).expect("truncated");
-        wal.group(GroupId(2)).purge(LogId::new(2, rounds / 3)).expect("purged");
+        wal.group(RaftGroupId(1)).truncate_after(Some(LogId::new(2, rounds / 2))).expect("truncated");
+        wal.group(RaftGroupId(2)).purge(LogId::new(2, rounds / 3)).expect("purged");
         wal.step();
         wal.step_seal();
         seeds.push(describe(&files_of(&disk, "wal/wal-")));
@@ -221,9 +221,9 @@ fn runs() -> Vec<Vec<u8>> {
                 };
                 let id = LogId::new(1, (flush as u64 * 4) + n + 1);
                 // The same batch in two partitions.
-                tables.insert(GroupId(1), id, PartitionId(1), stored.clone());
-                tables.insert(GroupId(1), id, PartitionId(3), stored);
-                tables.applied(GroupId(1), id);
+                tables.insert(RaftGroupId(1), id, PartitionId(1), stored.clone());
+                tables.insert(RaftGroupId(1), id, PartitionId(3), stored);
+                tables.applied(RaftGroupId(1), id);
             }
             tables.flush().expect("flushed");
         }

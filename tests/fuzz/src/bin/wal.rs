@@ -7,17 +7,17 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use millstream_fuzz::{image, seeds};
-use millstream_model::{GroupId, LogId};
+use millstream_model::{LogId, RaftGroupId};
 use millstream_store::{
     disk::{Disk, sim::SimDisk},
     doctor,
     wal::{Draft, GroupState, LogEntry, RecoveryBase, Wal},
 };
 
-type Content = BTreeMap<GroupId, (GroupState, Vec<LogEntry>)>;
+type Content = BTreeMap<RaftGroupId, (GroupState, Vec<LogEntry>)>;
 
 fn content(wal: &Wal) -> Content {
-    let of = |group: GroupId| {
+    let of = |group: RaftGroupId| {
         let log = wal.group(group);
         let state = log.state();
         let first = state.purged.map_or(0, |id| id.index + 1);
