@@ -4,12 +4,21 @@
 const readline = require("readline");
 const { Kafka, CompressionTypes, CompressionCodecs, logLevel } = require("kafkajs");
 const lz4 = require("lz4js");
+const xxh32 = require("lz4js/xxh32.js");
 const zstd = require("@bokuweb/zstd-wasm");
 
 // kafkajs brings gzip only.
 CompressionCodecs[CompressionTypes.Snappy] = require("kafkajs-snappy");
+// lz4js leaves out the flag that says that blocks are independent, as they are up to 4 MiB. Kafka's Java client does not read
+// frames without it, and brokers refuse them. The header's checksum covers the flag.
+function withIndependentBlocks(frame) {
+  frame[4] |= 0x20;
+  frame[6] = xxh32.hash(0, frame, 4, 2) >> 8;
+  return frame;
+}
+
 CompressionCodecs[CompressionTypes.LZ4] = () => ({
-  compress: async (encoder) => Buffer.from(lz4.compress(encoder.buffer)),
+  compress: async (encoder) => withIndependentBlocks(Buffer.from(lz4.compress(encoder.buffer))),
   decompress: async (buffer) => Buffer.from(lz4.decompress(buffer)),
 });
 CompressionCodecs[CompressionTypes.ZSTD] = () => ({
