@@ -11,22 +11,18 @@ const fn int(name: &'static str, default: &'static str, documentation: &'static 
     Key { name, kind: ConfigKind::Int, default, range: Range::Number(1, INT_MAX), documentation }
 }
 
-const fn text(
-    name: &'static str,
-    default: &'static str,
-    all: &'static [&'static str],
-    documentation: &'static str,
-) -> Key {
-    Key { name, kind: ConfigKind::String, default, range: Range::OneOf(all), documentation }
-}
-
 /// Every group key, sorted by name.
 pub const GROUP_KEYS: &[Key] = &[
     int("consumer.heartbeat.interval.ms", "5000", OF_CONSUMER),
     int("consumer.session.timeout.ms", "45000", OF_CONSUMER),
-    text("share.auto.offset.reset", "latest", &["latest", "earliest"], OF_SHARE),
+    Key::one_of("share.auto.offset.reset", "latest", &["latest", "earliest"], OF_SHARE),
     int("share.heartbeat.interval.ms", "5000", OF_SHARE),
-    text("share.isolation.level", "read_uncommitted", &["read_uncommitted", "read_committed"], OF_SHARE),
+    Key::one_of(
+        "share.isolation.level",
+        "read_uncommitted",
+        &["read_uncommitted", "read_committed"],
+        OF_SHARE,
+    ),
     int("share.record.lock.duration.ms", "30000", OF_SHARE),
     int("share.session.timeout.ms", "45000", OF_SHARE),
 ];

@@ -89,6 +89,16 @@ fn meant(near: &[&str], known: &[&str]) -> String {
 }
 
 impl Key {
+    /// A key whose value is one of a few words.
+    pub(super) const fn one_of(
+        name: &'static str,
+        default: &'static str,
+        all: &'static [&'static str],
+        documentation: &'static str,
+    ) -> Key {
+        Key { name, kind: ConfigKind::String, default, range: Range::OneOf(all), documentation }
+    }
+
     /// Checks a value against the key's range.
     pub fn check(&self, value: &str) -> Result<(), ConfigError> {
         let ok = match self.range {

@@ -35,15 +35,6 @@ const fn never(name: &'static str, documentation: &'static str) -> Key {
     Key { name, kind: ConfigKind::Boolean, default: "false", range: Range::OneOf(&["false"]), documentation }
 }
 
-const fn one_of(
-    name: &'static str,
-    default: &'static str,
-    all: &'static [&'static str],
-    documentation: &'static str,
-) -> Key {
-    Key { name, kind: ConfigKind::String, default, range: Range::OneOf(all), documentation }
-}
-
 /// Every topic key, sorted by name.
 pub const TOPIC_KEYS: &[Key] = &[
     Key {
@@ -68,7 +59,7 @@ pub const TOPIC_KEYS: &[Key] = &[
         (1, 17),
         "No effect: batches that the broker compresses because compression.type is lz4 have the codec's fast level.",
     ),
-    one_of(
+    Key::one_of(
         "compression.type",
         "producer",
         &["uncompressed", "gzip", "snappy", "lz4", "zstd", "producer"],
@@ -154,7 +145,7 @@ pub const TOPIC_KEYS: &[Key] = &[
         (0, MAX),
         "How far a record's timestamp may lie behind the broker's clock.",
     ),
-    one_of(
+    Key::one_of(
         "message.timestamp.type",
         "CreateTime",
         &["CreateTime", "LogAppendTime"],
