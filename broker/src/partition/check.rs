@@ -175,52 +175,63 @@ impl CheckedBatch {
     }
 }
 
+/// Why one record is refused.
+#[derive(Debug, thiserror::Error)]
+enum RecordFault {
+    #[error(transparent)]
+    Malformed(#[from] BatchError),
+    #[error("a compacted topic takes only records with a key")]
+    NoKey,
+    #[error(transparent)]
+    Timestamp(#[from] TimestampFault),
+}
+
+/// A producer's time that is too far from the broker's.
+#[derive(Debug, thiserror::Error)]
+enum TimestampFault {
+    #[error("timestamp {time} is {by} ms ahead of the broker; message.timestamp.after.max.ms is {max}")]
+    Ahead { time: i64, by: i64, max: i64 },
+    #[error("timestamp {time} is {by} ms behind the broker; message.timestamp.before.max.ms is {max}")]
+    Behind { time: i64, by: i64, max: i64 },
+}
+
 /// The records for which a batch is refused, if there are any.
 fn refused(payload: &[u8], header: &BatchHeader, topic: &TopicConfig, now_ms: i64) -> Option<ProduceError> {
     let mut refused = RefusedRecords::default();
     let records = RecordIter::new(payload, header.record_count).skip_malformed();
     for (index, record) in (0..).zip(records) {
-        let reason = match record {
+        let checked = match record {
             // That is the whole batch's fault, not a record's.
             Err(error @ BatchError::RecordCount { .. }) => return Some(invalid(&error)),
-            Err(error) => Some(error.to_string()),
+            Err(error) => Err(error.into()),
             Ok(record) if record.offset_delta != index => {
-                Some(BatchError::Record { index: index as usize, what: OFFSET_DELTA }.to_string())
+                Err(BatchError::Record { index: index as usize, what: OFFSET_DELTA }.into())
             }
-            Ok(record) if topic.compact && record.key.is_none() => {
-                Some("a compacted topic takes only records with a key".to_string())
-            }
+            Ok(record) if topic.compact && record.key.is_none() => Err(RecordFault::NoKey),
             Ok(record) => {
                 let time = header.base_timestamp.saturating_add(record.timestamp_delta);
-                let reason = check_time(time, topic, now_ms).err();
-                refused.timestamps += usize::from(reason.is_some());
-                reason
+                check_time(time, topic, now_ms).map_err(RecordFault::from)
             }
         };
-        if let Some(reason) = reason {
-            refused.add(index, reason);
+        if let Err(fault) = checked {
+            refused.timestamps += usize::from(matches!(fault, RecordFault::Timestamp(_)));
+            refused.add(index, &fault);
         }
     }
     (refused.total > 0).then(|| ProduceError::RefusedRecords(Box::new(refused)))
 }
 
-/// Why a producer's time is too far from the broker's; negative ones are none.
-fn check_time(time: i64, topic: &TopicConfig, now_ms: i64) -> Result<(), String> {
+/// Whether a producer's time is near enough to the broker's; a negative one is none.
+fn check_time(time: i64, topic: &TopicConfig, now_ms: i64) -> Result<(), TimestampFault> {
     if topic.timestamp_type == TimestampType::LogAppend || time < 0 {
         return Ok(());
     }
     let (ahead, behind) = (time.saturating_sub(now_ms), now_ms.saturating_sub(time));
     if ahead > topic.timestamp_after_max_ms {
-        return Err(format!(
-            "timestamp {time} is {ahead} ms ahead of the broker; message.timestamp.after.max.ms is {}",
-            topic.timestamp_after_max_ms
-        ));
+        return Err(TimestampFault::Ahead { time, by: ahead, max: topic.timestamp_after_max_ms });
     }
     if behind > topic.timestamp_before_max_ms {
-        return Err(format!(
-            "timestamp {time} is {behind} ms behind the broker; message.timestamp.before.max.ms is {}",
-            topic.timestamp_before_max_ms
-        ));
+        return Err(TimestampFault::Behind { time, by: behind, max: topic.timestamp_before_max_ms });
     }
     Ok(())
 }

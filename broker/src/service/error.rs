@@ -123,10 +123,11 @@ pub struct RefusedRecord {
 }
 
 impl RefusedRecords {
-    pub(crate) fn add(&mut self, index: i32, reason: String) {
+    /// Adds a record. The reason is put into words only where it is kept: a batch may have millions of bad records.
+    pub(crate) fn add(&mut self, index: i32, reason: &dyn std::fmt::Display) {
         self.total += 1;
         if self.listed.len() < REFUSED_RECORDS_MAX {
-            let reason = (self.listed.len() < REASONS_MAX).then_some(reason);
+            let reason = (self.listed.len() < REASONS_MAX).then(|| reason.to_string());
             self.listed.push(RefusedRecord { index, reason });
         }
     }
