@@ -28,7 +28,7 @@ pub fn last_words(line: Arguments<'_>) {
     }
 }
 
-/// Prints a line on standard output, from a thread of its own: a broker does not wait for whoever reads it.
+/// Prints a line on standard output, from a thread of its own: a broker does not wait for its reader.
 pub fn announce(line: String) {
     let print = move || {
         let mut out = io::stdout();

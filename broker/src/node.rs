@@ -219,7 +219,7 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
     Ok(())
 }
 
-/// Waits to be told to end, and reloads the configuration meanwhile whenever that is asked for.
+/// Waits for a shutdown signal; reloads the configuration on each hang-up until then.
 async fn serve_until_ending(
     endings: &mut ShutdownSignals,
     hangups: &mut HangUps,

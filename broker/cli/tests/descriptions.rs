@@ -126,7 +126,7 @@ fn operations_are_told_when_they_are_asked_for() {
     with_broker(&[], |_, client| {
         client.create_topic("t", &[]);
         for asked in [false, true] {
-            let told = |operations| if asked { operations } else { NOT_ASKED };
+            let expected = |operations| if asked { operations } else { NOT_ASKED };
             let topic = |name: &'static str| metadata::MetadataRequestTopic {
                 name: Some(name.into()),
                 ..Default::default()
@@ -140,8 +140,8 @@ fn operations_are_told_when_they_are_asked_for() {
                 };
                 let response = client.ask(version, &request);
                 let found = response.topics.iter().map(|topic| topic.topic_authorized_operations);
-                assert_eq!(found.collect::<Vec<_>>(), [told(3576), NOT_ASKED], "version {version}");
-                let of_cluster = if version <= 10 { told(8096) } else { NOT_ASKED };
+                assert_eq!(found.collect::<Vec<_>>(), [expected(3576), NOT_ASKED], "version {version}");
+                let of_cluster = if version <= 10 { expected(8096) } else { NOT_ASKED };
                 assert_eq!(response.cluster_authorized_operations, of_cluster, "version {version}");
                 assert_eq!(ErrorCode(response.error_code), NONE);
             }
@@ -149,12 +149,12 @@ fn operations_are_told_when_they_are_asked_for() {
                 include_cluster_authorized_operations: asked,
                 ..Default::default()
             };
-            assert_eq!(client.ask_newest(&request).cluster_authorized_operations, told(8096));
+            assert_eq!(client.ask_newest(&request).cluster_authorized_operations, expected(8096));
             let request = describe_groups::DescribeGroupsRequest {
                 groups: vec!["g".into()],
                 include_authorized_operations: asked,
             };
-            assert_eq!(client.ask(5, &request).groups[0].authorized_operations, told(3400));
+            assert_eq!(client.ask(5, &request).groups[0].authorized_operations, expected(3400));
         }
     });
 }

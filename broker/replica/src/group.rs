@@ -196,8 +196,8 @@ impl Group {
         if *lead == Lead::Over { Err(self.stopped(&"it has failed or was shut down")) } else { Ok(()) }
     }
 
-    /// Gives a pristine group its first voters, of which this node is one; says whether it was pristine. Every one of
-    /// them may be told, as long as all are told the same.
+    /// Gives a pristine group its first voters, of which this node is one; says whether it was pristine. It may be
+    /// called on every voter, with the same voters.
     pub async fn bootstrap(&self, voters: &BTreeSet<NodeId>) -> Result<bool, StartError> {
         assert!(voters.contains(&self.node), "{} bootstraps {} for others: {voters:?}", self.node, self.id);
         if self.raft.is_initialized().await.map_err(|e| self.stopped(&e))? {

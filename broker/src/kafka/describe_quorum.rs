@@ -105,12 +105,12 @@ mod tests {
             voters: vec![replica(1, Some(11)), replica(2, Some(9)), replica(3, None)],
             learners: vec![replica(4, Some(3))],
         };
-        let told = describe(&quorum, 1_000);
-        assert_eq!((told.leader_id, told.leader_epoch, told.high_watermark), (1, 7, 10));
+        let described = describe(&quorum, 1_000);
+        assert_eq!((described.leader_id, described.leader_epoch, described.high_watermark), (1, 7, 10));
         let seen = |replicas: &[ReplicaState]| -> Vec<_> {
             replicas.iter().map(|r| (r.replica_id, r.log_end_offset, r.last_fetch_timestamp)).collect()
         };
-        assert_eq!(seen(&told.current_voters), [(1, 11, 1_000), (2, 9, -1), (3, -1, -1)]);
-        assert_eq!(seen(&told.observers), [(4, 3, -1)]);
+        assert_eq!(seen(&described.current_voters), [(1, 11, 1_000), (2, 9, -1), (3, -1, -1)]);
+        assert_eq!(seen(&described.observers), [(4, 3, -1)]);
     }
 }

@@ -8,7 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// What has no share of its own: standard streams, the runtime, listeners, the log's files and directory, a run that is
 /// written by a flush and one by a merge, checkpoints, the manifest, files of settings and of the system.
 const COMMON: usize = 56;
-/// The HTTP port and the files of runs each get one of so many parts of the rest.
+/// The HTTP port and the files of runs each get one part of the rest, divided by this.
 const SHARE: usize = 8;
 const HTTP_CONNECTIONS_MIN: usize = 8;
 const HTTP_CONNECTIONS_MAX: usize = 256;

@@ -20,7 +20,7 @@ use crate::clock;
 const READ_BYTES_MIN: usize = 16 << 10;
 /// Most bytes that are read at once.
 const READ_BYTES_MAX: usize = 1 << 20;
-/// The beginning of a frame whose rest is waited for is kept in its own size up to so many bytes, and counts as nothing:
+/// The beginning of a frame whose rest is waited for is kept in its own size up to this many bytes, and counts as nothing:
 /// so much is every connection allowed.
 const BEGINNING_BYTES_MAX: usize = 512;
 /// Longest frame that takes its memory from the budget for small requests, which large ones cannot use up.
@@ -69,7 +69,7 @@ pub(super) struct Budgets {
     pub(super) incoming: Budget,
 }
 
-/// Most bytes of a buffer that a frame of so many bytes comes into.
+/// Most bytes of a buffer for a frame of the given length.
 pub(super) fn buffer_bytes_max(frame_bytes_max: usize) -> usize {
     // A buffer that is full grows to twice its size.
     2 * (LENGTH_BYTES + frame_bytes_max) + READ_BYTES_MAX

@@ -28,7 +28,7 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// Small requests have so much of the memory for requests to themselves, beside it.
 const SMALL_REQUESTS_SHARE: usize = 4;
-/// How long a new connection waits for the place of one that is told to close.
+/// How long a new connection waits for the place of one that is closing.
 const EVICTION_WAIT_MAX: Duration = Duration::from_millis(100);
 /// Large requests that are coming in may take this part of the memory for requests, as long as they are not whole.
 const INCOMING_REQUESTS_SHARE: usize = 8;

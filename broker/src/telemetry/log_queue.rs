@@ -1,7 +1,7 @@
 //! Takes log lines to their output on a thread of its own, so that an output that blocks or fails costs log lines and
 //! nothing else.
 //!
-//! Invariants: 1. Whoever logs never waits for the output. 2. The queue holds at most [`QUEUED_BYTES_MAX`] bytes, and as
+//! Invariants: 1. A thread that logs never waits for the output. 2. The queue holds at most [`QUEUED_BYTES_MAX`] bytes, and as
 //! many again are being written. 3. Every line is written or counted as dropped.
 
 use std::{
@@ -180,7 +180,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
-    /// An output that writes when it is told to, and how.
+    /// An output that writes on command, in the way that the command names.
     struct Gate {
         writes: Sender<String>,
         results: Receiver<io::Result<()>>,
@@ -247,6 +247,6 @@ mod tests {
         queue.push(b"four\n");
         assert_eq!(next(&written), "four\n");
         results.send(Ok(())).expect("it waits");
-        assert!(written.recv_timeout(Duration::from_millis(10)).is_err(), "they are told once");
+        assert!(written.recv_timeout(Duration::from_millis(10)).is_err(), "they are reported once");
     }
 }

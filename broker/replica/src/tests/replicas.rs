@@ -77,7 +77,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// Three new nodes that are each told of all three.
+    /// Three new nodes, each bootstrapped with all three.
     async fn start(seed: u64) -> Cluster {
         let (network, nodes) = (Arc::default(), BTreeMap::new());
         let mut cluster = Cluster { network, nodes, acknowledged: Vec::new(), proposed: 0 };
@@ -85,9 +85,9 @@ impl Cluster {
             cluster.open(id, &SimDisk::new(seed * 10 + id.0)).await;
         }
         let voters = BTreeSet::from(IDS);
-        let told = join_all(cluster.nodes.values().map(|node| node.group.bootstrap(&voters))).await;
+        let bootstrapped = join_all(cluster.nodes.values().map(|node| node.group.bootstrap(&voters))).await;
         // One that has heard of its peers already is no longer pristine.
-        assert!(told.into_iter().any(|told| told.unwrap_or(false)));
+        assert!(bootstrapped.into_iter().any(|first| first.unwrap_or(false)));
         cluster
     }
 
@@ -112,7 +112,7 @@ impl Cluster {
         select_all(leads).await.0
     }
 
-    /// Writes until `count` commands are acknowledged, through whoever leads.
+    /// Writes until `count` commands are acknowledged, through the leader.
     async fn write(&mut self, count: usize) {
         let enough = self.acknowledged.len() + count;
         while self.acknowledged.len() < enough {
