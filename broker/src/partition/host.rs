@@ -56,7 +56,15 @@ impl ShardHost {
 
     fn carry_out(&self, id: LogId, effect: &Effect) {
         match effect {
-            Effect::Insert { partition, batch, base_offset, next_offset, max_timestamp, appended_ms } => {
+            Effect::Insert {
+                partition,
+                batch,
+                base_offset,
+                next_offset,
+                max_timestamp,
+                appended_ms,
+                header_checked,
+            } => {
                 let stored = StoredBatch {
                     bytes: batch.clone(),
                     base_offset: *base_offset,
@@ -64,6 +72,7 @@ impl ShardHost {
                     max_timestamp: *max_timestamp,
                     appended_ms: *appended_ms,
                 };
+                let stored = if *header_checked { stored } else { self.tables.with_true_times(stored) };
                 self.tables.insert(self.group, id, *partition, stored);
             }
             Effect::LogStart { partition, offset } => self.tables.set_log_start(*partition, *offset),

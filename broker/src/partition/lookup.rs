@@ -228,6 +228,8 @@ mod tests {
 
     const PARTITION: PartitionId = PartitionId(7);
     const GROUP: RaftGroupId = RaftGroupId(1);
+    /// Kind of the appends of earlier versions.
+    const KIND_APPEND_UNCHECKED: u8 = 1;
     const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
 
     /// A partition, and every record that it was given.
@@ -284,7 +286,11 @@ mod tests {
                 log_append_ms,
                 max_timestamp: header_ms,
             };
-            self.apply(Command::staged(StagedAppend::new(0, vec![staged])).into_bytes());
+            let mut command = Command::staged(StagedAppend::new(0, vec![staged])).into_bytes().to_vec();
+            if header_ms.is_some() {
+                command[1] = KIND_APPEND_UNCHECKED;
+            }
+            self.apply(command.into());
         }
 
         fn set_log_start(&mut self, offset: i64) {
@@ -346,7 +352,8 @@ mod tests {
             for step in 0..30 {
                 let times: Vec<i64> = (0..=roll(5)).map(|_| roll(60) as i64).collect();
                 let log_append_ms = (roll(4) == 0).then_some(roll(60) as i64);
-                let header_ms = (roll(3) == 0).then_some(-1);
+                // Too small, whether or not it is below the first record's time.
+                let header_ms = (roll(3) == 0).then_some(roll(30) as i64 - 1);
                 world.append(CODECS[roll(5) as usize], log_append_ms, header_ms, &times);
                 if roll(4) == 0 {
                     world.tables.flush().expect("flushed");

@@ -130,10 +130,14 @@ fn check_lz4_frame(input: &[u8]) -> Result<(), &'static str> {
     let mut rest = rest.get(with(LZ4_CONTENT_SIZE, 8) + 1..).ok_or(CUT)?;
     loop {
         let (length, behind) = rest.split_first_chunk::<4>().ok_or(CUT)?;
-        let length = (u32::from_le_bytes(*length) & !LZ4_UNCOMPRESSED) as usize;
+        let length = u32::from_le_bytes(*length);
         if length == 0 {
             rest = behind;
             break;
+        }
+        let length = (length & !LZ4_UNCOMPRESSED) as usize;
+        if length == 0 {
+            return Err("it has an empty block, which Kafka's client takes for the end and others do not");
         }
         rest = behind.get(length + with(LZ4_BLOCK_CHECKSUM, 4)..).ok_or(CUT)?;
     }

@@ -253,6 +253,9 @@ fn an_lz4_frame_that_some_client_cannot_read_is_not_portable() {
     assert_eq!(check_portable(Codec::Lz4, &lz4_frame(0x64, &[0; 8])), Ok(()), "a checksum behind it");
     assert!(check_portable(Codec::Lz4, &lz4_frame(0x40, &[0; 4])).is_err(), "linked blocks");
     assert!(check_portable(Codec::Lz4, &lz4_frame(0x61, &[0; 4])).is_err(), "a dictionary");
+    for end in [&[0, 0, 0, 0x80][..], &[0, 0, 0, 0x80, 0, 0, 0, 0]] {
+        assert!(check_portable(Codec::Lz4, &lz4_frame(0x60, end)).is_err(), "an empty block: {end:?}");
+    }
     // What decompressing alone takes for the end.
     let without_end = &whole[..whole.len() - 4];
     assert_eq!(decompress(Codec::Lz4, without_end, 1 << 20).map(|out| out.len()), Ok(300_000));

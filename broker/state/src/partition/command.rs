@@ -5,12 +5,13 @@
 //!
 //! | kind | command | body |
 //! | --- | --- | --- |
-//! | 1 | append | now i64 (ms), count u32, count × (partition u64, length u32), the batches end to end |
+//! | 1 | append of earlier versions, read only | as 7; the largest timestamps in the batches' headers may be wrong |
 //! | 2 | create partitions | count u32, count × (partition u64, start offset i64, epoch base i32) |
 //! | 3 | drop partitions | count u32, count × partition u64 |
 //! | 4 | set log start | count u32, count × (partition u64, offset i64) |
 //! | 5 | expire producers | before i64 (ms) |
 //! | 6 | extend | count u32, count × (partition u64, offset i64) |
+//! | 7 | append | now i64 (ms), count u32, count × (partition u64, length u32), the batches end to end |
 
 use std::ops::RangeInclusive;
 
@@ -23,12 +24,13 @@ use millstream_model::{
 use crate::wire::{DecodeError, Input, Output};
 
 const VERSION: u8 = 1;
-const KIND_APPEND: u8 = 1;
+const KIND_APPEND_UNCHECKED: u8 = 1;
 const KIND_CREATE: u8 = 2;
 const KIND_DROP: u8 = 3;
 const KIND_SET_LOG_START: u8 = 4;
 const KIND_EXPIRE_PRODUCERS: u8 = 5;
 const KIND_EXTEND: u8 = 6;
+const KIND_APPEND: u8 = 7;
 const KINDS_OF_GROUPS: RangeInclusive<u8> = 64..=127;
 
 /// Version, kind, now, count.
@@ -83,6 +85,7 @@ pub enum ShardCommand {
 pub struct AppendCommand {
     now_ms: i64,
     count: usize,
+    headers_checked: bool,
     bytes: Bytes,
 }
 
@@ -90,6 +93,11 @@ impl AppendCommand {
     /// The proposer's clock, in milliseconds.
     pub fn now_ms(&self) -> i64 {
         self.now_ms
+    }
+
+    /// Whether the largest timestamp in each header was compared with the records before the command was proposed.
+    pub fn headers_checked(&self) -> bool {
+        self.headers_checked
     }
 
     /// Number of batches.
@@ -132,7 +140,7 @@ pub fn decode(command: Bytes) -> Result<ShardCommand, DecodeError> {
     }
     let kind = input.u8()?;
     let decoded = match kind {
-        KIND_APPEND => return decode_append(command),
+        KIND_APPEND | KIND_APPEND_UNCHECKED => return decode_append(command, kind == KIND_APPEND),
         KIND_CREATE => ShardCommand::CreatePartitions(rows(&mut input, 20, |input| {
             let id = PartitionId(input.u64()?);
             Ok(NewPartition { id, start_offset: offset(input.i64()?)?, epoch_base: input.i32()? })
@@ -167,7 +175,7 @@ fn rows<'a, T>(
     (0..count).map(|_| row(input)).collect()
 }
 
-fn decode_append(command: Bytes) -> Result<ShardCommand, DecodeError> {
+fn decode_append(command: Bytes, headers_checked: bool) -> Result<ShardCommand, DecodeError> {
     let mut input = Input::new(&command[2..]);
     let now_ms = input.i64()?;
     let count = input.count(TABLE_ROW_BYTES)?;
@@ -185,7 +193,7 @@ fn decode_append(command: Bytes) -> Result<ShardCommand, DecodeError> {
         }
     }
     input.end()?;
-    Ok(ShardCommand::Append(AppendCommand { now_ms, count, bytes: command }))
+    Ok(ShardCommand::Append(AppendCommand { now_ms, count, headers_checked, bytes: command }))
 }
 
 /// Length of an append command for batches of these lengths, the batches included.

@@ -74,6 +74,8 @@ pub enum Effect {
         max_timestamp: i64,
         /// When its leader took it, in milliseconds.
         appended_ms: i64,
+        /// Whether the header's largest timestamp was compared with the records; an earlier version did not.
+        header_checked: bool,
     },
     /// Records below this offset are gone.
     LogStart {
@@ -187,6 +189,7 @@ impl ShardMachine {
                     next_offset,
                     max_timestamp: header.max_timestamp,
                     appended_ms: append.now_ms(),
+                    header_checked: append.headers_checked(),
                 });
             }
             outcomes.push(outcome);

@@ -73,8 +73,9 @@ pub trait DiskFile: Send + Sync {
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
-    /// When it was last written, in milliseconds since the Unix epoch.
-    fn modified_ms(&self) -> io::Result<i64>;
+    /// When its content or its attributes last changed, in milliseconds since the Unix epoch. Unlike the time of last
+    /// modification, a backup that is restored cannot set it back.
+    fn changed_ms(&self) -> io::Result<i64>;
     /// Cuts or extends the file.
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Whether the file bypasses the page cache.

@@ -3,10 +3,9 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, IoSlice},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
-    time::UNIX_EPOCH,
 };
 
 use rustix::{fs::Advice, io::Errno};
@@ -181,11 +180,9 @@ impl DiskFile for OsFile {
         Ok(self.file.metadata()?.len())
     }
 
-    fn modified_ms(&self) -> io::Result<i64> {
-        let modified = self.file.metadata()?.modified()?;
-        // A file from before 1970 is as old as it gets.
-        let since = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Ok(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    fn changed_ms(&self) -> io::Result<i64> {
+        let metadata = self.file.metadata()?;
+        Ok(metadata.ctime().saturating_mul(1000).saturating_add(metadata.ctime_nsec() / 1_000_000))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -242,25 +242,25 @@ struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    fn verdict(&self, batch: &[u8], header: &BatchHeader) -> Verdict {
+    fn verdict(&self, batch: &[u8], header: &BatchHeader, age_from_ms: i64) -> Verdict {
         if header.base_offset >= self.end || header.attributes.is_control() {
             return Verdict::Keep;
         }
         if header.record_count == 0 {
-            return if self.keeps_producer(header) { Verdict::Keep } else { Verdict::Drop };
+            return if self.keeps_producer(header, age_from_ms) { Verdict::Keep } else { Verdict::Drop };
         }
-        self.judge(batch, header).unwrap_or(Verdict::Keep)
+        self.judge(batch, header, age_from_ms).unwrap_or(Verdict::Keep)
     }
 
     /// Whether the batch must stay for its producer's sake, and be it empty.
-    fn keeps_producer(&self, header: &BatchHeader) -> bool {
-        let kept_until = header.max_timestamp.saturating_add(PRODUCER_KEPT_MS);
+    fn keeps_producer(&self, header: &BatchHeader, age_from_ms: i64) -> bool {
+        let kept_until = age_from_ms.saturating_add(PRODUCER_KEPT_MS);
         self.scan.last_batch.get(&header.producer_id) == Some(&header.base_offset)
             && kept_until > self.policy.now_ms
     }
 
     /// `None` if the batch cannot be decoded or encoded.
-    fn judge(&self, batch: &[u8], header: &BatchHeader) -> Option<Verdict> {
+    fn judge(&self, batch: &[u8], header: &BatchHeader, age_from_ms: i64) -> Option<Verdict> {
         let has_horizon = header.attributes.has_delete_horizon();
         let expired = has_horizon && self.policy.now_ms >= header.base_timestamp;
         let decoded = decode_records(batch, self.scan.opened_bytes_max).ok()?;
@@ -280,7 +280,7 @@ impl Plan<'_> {
         if kept.len() == count && horizon.is_some() == has_horizon {
             return Some(Verdict::Keep);
         }
-        if kept.is_empty() && !self.keeps_producer(header) {
+        if kept.is_empty() && !self.keeps_producer(header, age_from_ms) {
             return Some(Verdict::Drop);
         }
         let rebuilt = rebuild_with_horizon(header, kept, horizon).ok()?;
@@ -328,10 +328,12 @@ impl Tables {
             clean_end: clean_end.max(plan.end),
             bytes_expected: parts.iter().map(|part| part.bytes_above(task.log_start)).sum(),
         })?;
-        sources.each_batch(task, parts, |batch, header, age_from_ms| match plan.verdict(batch, header) {
-            Verdict::Keep => Ok(output.push(batch, header, age_from_ms)?),
-            Verdict::Drop => Ok(()),
-            Verdict::Replace(batch, header) => Ok(output.push(&batch, &header, age_from_ms)?),
+        sources.each_batch(task, parts, |batch, header, age_from_ms| {
+            match plan.verdict(batch, header, age_from_ms) {
+                Verdict::Keep => Ok(output.push(batch, header, age_from_ms)?),
+                Verdict::Drop => Ok(()),
+                Verdict::Replace(batch, header) => Ok(output.push(&batch, &header, age_from_ms)?),
+            }
         })?;
         output.end_part(last.end)?;
         Ok(Some((first.start, last.end)))

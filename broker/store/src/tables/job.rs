@@ -1,6 +1,7 @@
 //! Does a merge: reads parts in order, writes what stays to new runs, puts these in the others' place.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
     io,
     ops::Range,
@@ -8,17 +9,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_model::{
-    PartitionId,
-    batch::{BatchHeader, stamp_max_timestamp},
-};
+use millstream_model::{PartitionId, batch::BatchHeader};
 
 use super::{
     CompactPolicy, MergeError, MergeOutcome, Pace, ReadError, Tables, WriteError,
     compact::Attempts,
     read::Batches,
     run::Part,
-    timestamps::{age_from_ms, is_understated, max_timestamp},
+    timestamps::{age_from_ms, corrected},
     writer::{NewPart, RunWriter, Written},
 };
 
@@ -112,18 +110,12 @@ impl<'a> Sources<'a> {
                 continue;
             }
             let batch = &bytes[range];
-            let max_timestamp = if part.run.has_untrue_times || is_understated(&header) {
-                max_timestamp(batch, &header, opened_bytes_max)
+            let (batch, header) = if part.run.has_untrue_times {
+                corrected(batch, &header, opened_bytes_max)
             } else {
-                header.max_timestamp
+                (Cow::Borrowed(batch), header)
             };
-            let age_from_ms = age_from_ms(max_timestamp, appended_ms);
-            if max_timestamp == header.max_timestamp {
-                look(batch, &header, age_from_ms)?;
-            } else {
-                let (batch, header) = corrected(batch, &header, max_timestamp);
-                look(&batch, &header, age_from_ms)?;
-            }
+            look(&batch, &header, age_from_ms(header.max_timestamp, appended_ms))?;
         }
         Ok(())
     }
@@ -297,15 +289,6 @@ impl Tables {
         }
         debug_assert!(parts.peek().is_none(), "every new part has its task");
     }
-}
-
-/// A batch with another largest timestamp in its header, and the header.
-fn corrected(batch: &[u8], header: &BatchHeader, max_timestamp: i64) -> (Vec<u8>, BatchHeader) {
-    let mut batch = batch.to_vec();
-    stamp_max_timestamp(&mut batch, max_timestamp);
-    // Nothing that was parsed before is different now.
-    let header = BatchHeader::parse(&batch).unwrap_or(*header);
-    (batch, header)
 }
 
 /// A task that is written: what stands for `start..end` of a partition is new.

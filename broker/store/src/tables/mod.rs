@@ -32,6 +32,7 @@ mod verify;
 mod writer;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -321,7 +322,6 @@ impl Tables {
     ///
     /// After a restart entries are applied again: a batch that a run has is ignored.
     pub fn insert(&self, group: RaftGroupId, id: LogId, partition: PartitionId, batch: StoredBatch) {
-        let batch = self.with_true_times(batch);
         let flushed = self.mark(group, |marks| {
             let flushed = marks.flushed.is_some_and(|flushed| id.index <= flushed.index);
             if !flushed {
@@ -335,16 +335,16 @@ impl Tables {
         }
     }
 
-    /// Reads the largest timestamp from the records where the header, in an entry that an earlier version appended, is
-    /// certainly wrong about it.
-    fn with_true_times(&self, batch: StoredBatch) -> StoredBatch {
-        match BatchHeader::parse(&batch.bytes) {
-            Ok(header) if timestamps::is_understated(&header) => {
-                let max_timestamp =
-                    timestamps::max_timestamp(&batch.bytes, &header, self.config.opened_bytes_max);
-                StoredBatch { max_timestamp, ..batch }
+    /// Makes the header's largest timestamp that of the records. An entry of an earlier version may have another one, and
+    /// the log keeps such entries until they are flushed.
+    pub fn with_true_times(&self, batch: StoredBatch) -> StoredBatch {
+        let Ok(header) = BatchHeader::parse(&batch.bytes) else { return batch };
+        let (bytes, header) = timestamps::corrected(&batch.bytes, &header, self.config.opened_bytes_max);
+        match bytes {
+            Cow::Borrowed(_) => batch,
+            Cow::Owned(bytes) => {
+                StoredBatch { bytes: bytes.into(), max_timestamp: header.max_timestamp, ..batch }
             }
-            _ => batch,
         }
     }
 

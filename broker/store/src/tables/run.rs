@@ -275,7 +275,7 @@ pub(super) fn read_index(disk: &dyn Disk, id: u64, record: &RunRecord) -> Result
     let regions = rest[..foot.regions as usize * region_bytes].chunks_exact(region_bytes);
     let mut parts: Vec<PartEntry> = parts.chunks_exact(PART_BYTES).map(PartEntry::read).collect();
     let regions = if foot.version == VERSION_UNTRUE_TIMES {
-        let written_ms = file.modified_ms().map_err(|e| DiskError::new(&path, &e))?;
+        let written_ms = file.changed_ms().map_err(|e| DiskError::new(&path, &e))?;
         parts.iter_mut().for_each(|part| part.max_timestamp = part.max_timestamp.max(written_ms));
         regions.map(|bytes| Region::read_untrue(bytes, written_ms)).collect()
     } else {

@@ -5,12 +5,7 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 use bytes::Bytes;
 use millstream_model::{PartitionId, batch::BatchHeader};
 
-use super::{
-    ReadError, Tables,
-    read::Batches,
-    run::Part,
-    timestamps::{is_understated, max_timestamp},
-};
+use super::{ReadError, Tables, read::Batches, run::Part, timestamps::corrected};
 
 /// A batch and what it is compared by: later is larger, and of the same time the one in front is larger.
 #[derive(Clone, Debug)]
@@ -108,12 +103,12 @@ impl Tables {
             let (range, header) = batch
                 .map_err(|reason| part.damaged(partition, part.span(region..region + 1).start, reason))?;
             let batch = bytes.slice(range);
-            let max_timestamp = if part.run.has_untrue_times || is_understated(&header) {
-                max_timestamp(&batch, &header, self.config.opened_bytes_max)
+            if part.run.has_untrue_times {
+                let (corrected, header) = corrected(&batch, &header, self.config.opened_bytes_max);
+                look(Bytes::copy_from_slice(&corrected), &header);
             } else {
-                header.max_timestamp
-            };
-            look(batch, &BatchHeader { max_timestamp, ..header });
+                look(batch, &header);
+            }
         }
         Ok(())
     }

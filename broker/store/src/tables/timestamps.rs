@@ -3,20 +3,14 @@
 //! Both are kept of every region, because they are not the same. A lookup needs the largest timestamp of the records,
 //! whatever it is. Retention needs an age, also of records without timestamps or from a clock that was ahead.
 
-use std::cmp::min;
+use std::{borrow::Cow, cmp::min};
 
-use millstream_model::batch::{BatchHeader, TimestampType, decode_records};
+use millstream_model::batch::{BatchHeader, TimestampType, decode_records, stamp_max_timestamp};
 
 /// Time from which retention counts the age of a batch: its largest timestamp, but none that is later than the batch was
 /// appended, and the time of the append where it has none.
 pub(super) fn age_from_ms(max_timestamp: i64, appended_ms: i64) -> i64 {
     if max_timestamp < 0 { appended_ms } else { min(max_timestamp, appended_ms) }
-}
-
-/// Whether the header's largest timestamp is certainly not that of the records: the first one's is larger. Produce has
-/// let such headers pass once.
-pub(super) fn is_understated(header: &BatchHeader) -> bool {
-    header.max_timestamp < header.base_timestamp && may_be_wrong(header)
 }
 
 /// Whether a client wrote the header's timestamps, which are those of its records.
@@ -28,8 +22,26 @@ fn may_be_wrong(header: &BatchHeader) -> bool {
         && !header.attributes.has_delete_horizon()
 }
 
+/// A batch whose header was not checked, and its header, with the largest timestamp of its records. Copied only if the
+/// header has another.
+pub(super) fn corrected<'a>(
+    batch: &'a [u8],
+    header: &BatchHeader,
+    opened_bytes_max: usize,
+) -> (Cow<'a, [u8]>, BatchHeader) {
+    let max_timestamp = max_timestamp(batch, header, opened_bytes_max);
+    if max_timestamp == header.max_timestamp {
+        return (Cow::Borrowed(batch), *header);
+    }
+    let mut batch = batch.to_vec();
+    stamp_max_timestamp(&mut batch, max_timestamp);
+    // Nothing else that was parsed before has changed.
+    let header = BatchHeader::parse(&batch).unwrap_or(*header);
+    (Cow::Owned(batch), header)
+}
+
 /// The largest timestamp of the records, as far as they can be decoded; the header's where they cannot.
-pub(super) fn max_timestamp(batch: &[u8], header: &BatchHeader, opened_bytes_max: usize) -> i64 {
+fn max_timestamp(batch: &[u8], header: &BatchHeader, opened_bytes_max: usize) -> i64 {
     if !may_be_wrong(header) {
         return header.max_timestamp;
     }

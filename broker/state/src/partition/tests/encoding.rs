@@ -32,6 +32,7 @@ fn a_command_is_read_as_it_was_written() {
     let read: Vec<ShardCommand> = every_command().into_iter().map(|c| decode(c).expect("ours")).collect();
     let ShardCommand::Append(append) = &read[0] else { panic!("an append, not {:?}", read[0]) };
     assert_eq!((append.now_ms(), append.len(), append.is_empty()), (9, 2, false));
+    assert!(append.headers_checked());
     let id = PartitionId(3);
     let moved = NewPartition { id, start_offset: 5, epoch_base: 2 };
     assert_eq!(read[1], ShardCommand::CreatePartitions(vec![moved, PartitionId(4).into()]));
@@ -39,6 +40,18 @@ fn a_command_is_read_as_it_was_written() {
     assert_eq!(read[3], ShardCommand::SetLogStart(vec![(id, 44)]));
     assert_eq!(read[4], ShardCommand::ExpireProducers { before_ms: 700 });
     assert_eq!(read[5], ShardCommand::Extend(vec![(id, 45)]));
+}
+
+#[test]
+fn the_headers_of_an_append_by_an_earlier_version_are_not_checked() {
+    let mut command = append_command(9, &[draft(1, 0, 1)]).to_vec();
+    command[1] = 1;
+    let ShardCommand::Append(append) = decode(command.clone().into()).expect("an append") else {
+        panic!("another command")
+    };
+    assert!(!append.headers_checked());
+    let (_, effects) = apply(&mut shard(), command.into());
+    assert!(matches!(effects[..], [Effect::Insert { header_checked: false, .. }]), "{effects:?}");
 }
 
 #[test]
@@ -55,7 +68,7 @@ fn a_shortened_or_lengthened_command_is_refused() {
 #[test]
 fn versions_and_kinds_that_are_not_known_are_refused() {
     assert_eq!(decode(Bytes::from_static(&[2, 1])), Err(DecodeError::Version { found: 2, known: 1 }));
-    for kind in [0, 7, 63, 128, 255] {
+    for kind in [0, 8, 63, 128, 255] {
         assert_eq!(decode(vec![1, kind].into()), Err(DecodeError::Kind(kind)));
     }
 }

@@ -33,7 +33,7 @@ impl SimFile {
 
 impl DiskFile for SimFile {
     /// The simulation has no clock.
-    fn modified_ms(&self) -> io::Result<i64> {
+    fn changed_ms(&self) -> io::Result<i64> {
         Ok(0)
     }
 

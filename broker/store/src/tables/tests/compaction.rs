@@ -301,6 +301,27 @@ fn each_producers_newest_batch_stays_even_without_its_records() {
 }
 
 #[test]
+fn a_producer_whose_records_have_no_timestamps_is_as_old_as_their_append() {
+    const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+    let appended_ms = 40 * DAY_MS;
+    let at = |batch: StoredBatch| StoredBatch { appended_ms, ..batch };
+    let (_disk, tables) = filled(&[
+        at(made(0, -1, Codec::None, (7, 1, 0), 0, &[("a", Some("1"))])),
+        at(made(1, -1, Codec::None, (8, 0, 0), 0, &[("a", Some("2"))])),
+    ]);
+    let producers = || -> Vec<i64> {
+        let all = fetch_all(&tables, P1, 0, 700).expect("reads");
+        all.iter().map(|batch| BatchHeader::parse(batch).expect("a header").producer_id).collect()
+    };
+    compact_at(&tables, appended_ms + DAY_MS);
+    assert_eq!(producers(), [7, 8]);
+    put(&tables, 5, P1, at(pairs(2, appended_ms, &[("y", Some("1"))])));
+    tables.flush().expect("flushes");
+    compact_at(&tables, appended_ms + 8 * DAY_MS);
+    assert_eq!(producers(), [8, -1]);
+}
+
+#[test]
 fn a_transaction_hides_older_values_only_once_it_is_committed() {
     let write = |base, producer, value| {
         made(base, 20, Codec::None, (producer, 0, 0), TRANSACTIONAL, &[("a", Some(value))])

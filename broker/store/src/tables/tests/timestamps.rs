@@ -2,10 +2,12 @@
 
 use std::{
     fs::{self, File},
-    time::{Duration, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
-use millstream_model::batch::{decode_records, stamp_max_timestamp};
+use millstream_model::batch::{
+    BatchBuilder, Codec, NewRecord, check_crc, decode_records, stamp_max_timestamp,
+};
 
 use super::*;
 use crate::disk::OsDisk;
@@ -58,31 +60,49 @@ fn a_batch_is_as_old_as_its_timestamp_or_its_append_also_in_runs_that_were_merge
 }
 
 #[test]
-fn an_entry_whose_header_understates_its_times_is_found_by_them() {
+fn a_batch_of_an_unchecked_entry_is_found_by_the_times_of_its_records() {
     let disk = SimDisk::new(1);
     let tables = open(&disk);
-    for (n, wrong) in (0..).zip([-1, 0, 99]) {
-        let mut bytes = batch(n * 10, 10, 40, 1000 + n).bytes.to_vec();
+    let times = |n: i64| [1003, 1010 + n];
+    // The last one is too small, and not below the first record's.
+    for (n, wrong) in (0..).zip([-1, 0, 99, 1003]) {
+        let mut builder = BatchBuilder::new(Codec::None);
+        for timestamp_ms in times(n) {
+            builder.push(NewRecord { timestamp_ms, ..NewRecord::default() });
+        }
+        let mut bytes = builder.build().expect("a batch").to_vec();
         stamp_max_timestamp(&mut bytes, wrong);
-        put(&tables, n as u64, P1, appended(stored(&bytes, n * 10), 2000));
+        let unchecked = appended(stored(&bytes, n * 2), 2000);
+        put(&tables, n as u64, P1, tables.with_true_times(unchecked));
     }
     let check = |context: &str| {
-        for n in 0..3 {
-            assert_eq!(first_at(&tables, P1, 1000 + n), Some(n * 10), "{context}");
+        for n in 0..4 {
+            assert_eq!(first_at(&tables, P1, 1010 + n), Some(n * 2), "{context}");
         }
-        assert_eq!((newest(&tables, P1), age(&tables)), (Some(20), Some(1002)), "{context}");
+        assert_eq!((newest(&tables, P1), age(&tables)), (Some(6), Some(1013)), "{context}");
+        for batch in fetch_all(&tables, P1, 0, 1 << 20).expect("reads") {
+            let header = BatchHeader::parse(&batch).expect("a header");
+            assert_eq!(header.max_timestamp, times(header.base_offset / 2)[1], "{context}");
+            assert_eq!(check_crc(&batch), Ok(()), "{context}");
+        }
     };
     check("in memory");
     tables.flush().expect("flushes");
     check("in a run");
 }
 
-/// Run and manifest as version 0.1 wrote them, at [`WRITTEN_MS`].
+/// Run and manifest as version 0.1 wrote them.
 const OLD_MANIFEST: &[u8] = include_bytes!("v1/manifest");
 const OLD_RUN: &[u8] = include_bytes!("v1/run-0000000000000000.run");
 /// Time of the first record in it; the next ones come a second apart.
 const BEGIN_MS: i64 = 1_760_000_000_000;
-const WRITTEN_MS: i64 = BEGIN_MS + 100_000;
+
+/// A time after every test.
+const LATER_MS: i64 = 4_000_000_000_000;
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as i64
+}
 
 /// A store with a run of version 1, of four partitions: batches of five records each, whose headers' largest timestamps
 /// are -1, whatever the codec; then 0, one that is too small, and a true one; then records without timestamps; then
@@ -93,8 +113,8 @@ fn old_store(dir: &tempfile::TempDir) -> (Tables, Vec<PartitionId>) {
     fs::write(tables.join("manifest"), OLD_MANIFEST).expect("written");
     let run = tables.join("run-0000000000000000.run");
     fs::write(&run, OLD_RUN).expect("written");
-    let written = UNIX_EPOCH + Duration::from_millis(WRITTEN_MS as u64);
-    File::options().write(true).open(run).expect("there").set_modified(written).expect("set");
+    // A restored backup may set this to anything.
+    File::options().write(true).open(run).expect("there").set_modified(UNIX_EPOCH).expect("set");
     let tables = open_old(dir);
     let partitions = tables.partitions_in_runs();
     // Their ids are in the order in which they were made.
@@ -125,22 +145,19 @@ fn check_old(tables: &Tables, partitions: &[PartitionId], behind: (Option<i64>, 
 #[test]
 fn a_run_of_an_earlier_version_is_no_older_than_its_file_and_its_records_are_found_by_their_times() {
     let dir = tempfile::tempdir().expect("a directory");
+    // The kernel stamps files by a clock that ticks some hundred times a second.
+    let restored_ms = now_ms() - 100;
     let (tables, partitions) = old_store(&dir);
     for &partition in &partitions {
         let ages: Vec<_> = tables.pieces(partition).iter().map(|piece| piece.age_from_ms).collect();
-        assert_eq!(ages, [WRITTEN_MS], "{partition}");
+        assert!(matches!(ages[..], [age] if age >= restored_ms), "{partition}: {ages:?}");
     }
     check_old(&tables, &partitions, (None, None), "version 1");
     let newest: Vec<_> = partitions.iter().map(|&partition| newest(&tables, partition)).collect();
     assert_eq!(newest, [Some(10), Some(10), Some(0), Some(5)]);
     // Merged with others: what is written has true headers and an age of its own.
     for (n, end) in ENDS.into_iter().enumerate() {
-        put(
-            &tables,
-            1000 + n as u64,
-            partitions[n],
-            appended(batch(end, 1, 10, WRITTEN_MS + 7), WRITTEN_MS + 9),
-        );
+        put(&tables, 1000 + n as u64, partitions[n], appended(batch(end, 1, 10, LATER_MS), LATER_MS + 9));
     }
     tables.flush().expect("flushes");
     assert!(merge_all(&tables, &keep) > 0);
@@ -155,7 +172,7 @@ fn a_run_of_an_earlier_version_is_no_older_than_its_file_and_its_records_are_fou
                 assert_eq!(times.max(), Some(header.max_timestamp), "{partition}");
             }
             let ages: Vec<_> = tables.pieces(partition).iter().map(|piece| piece.age_from_ms).collect();
-            assert_eq!(ages, [WRITTEN_MS + 7], "{partition}: the newest batch's");
+            assert_eq!(ages, [LATER_MS], "{partition}: the newest batch's");
         }
     }
 }
