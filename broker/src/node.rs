@@ -10,6 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use millstream_model::{NodeId, RaftGroupId, limits};
@@ -37,6 +38,9 @@ use crate::{
     telemetry::{self, LogSwitch},
 };
 use parking_lot::Mutex;
+
+/// Longest time that a shutdown waits for changes of state that are under way.
+const CHANGES_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Why a node could not start or had to stop: exit code 1.
 #[derive(Debug, thiserror::Error)]
@@ -207,7 +211,7 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
     service.groups().dismiss();
     doors.shutdown().await;
     admin.close();
-    service.finish_changes().await;
+    service.finish_changes(CHANGES_WAIT_MAX).await;
     repair.shutdown().await;
     groups.shutdown().await;
     keeper.shutdown().await;

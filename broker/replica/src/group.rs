@@ -31,6 +31,9 @@ use crate::{
     transport::{self, Connector, PeerRequest, PeerResponse, PeerUnreachable, Transport},
 };
 
+#[cfg(feature = "testing")]
+use {crate::log_store::Vote, openraft::raft::VoteRequest};
+
 /// Why a group's replica could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -115,8 +118,7 @@ impl Led {
         self.term.load(Acquire)
     }
 
-    /// Waits until this node leads in a term above `term`; never, once the replica has stopped.
-    #[cfg(test)]
+    /// Waits until this node leads in a term above `term`; never ends once the replica has stopped.
     pub(crate) async fn lead_after(&self, term: u64) -> u64 {
         let mut changed = self.changed.subscribe();
         match changed
@@ -235,6 +237,26 @@ impl Group {
     /// The term in which this node leads and may propose; `None` when it may not.
     pub fn led_term(&self) -> Option<u64> {
         Some(self.led.term()).filter(|&term| term > 0)
+    }
+
+    /// Waits until this node leads in a term above `term`, and returns that term; never ends once the replica has stopped.
+    pub async fn lead_after(&self, term: u64) -> u64 {
+        self.led.lead_after(term).await
+    }
+
+    /// Makes this node lose the lead to a candidate that never leads. It may win the next election.
+    #[cfg(feature = "testing")]
+    pub async fn lose_lead(&self) {
+        let (vote, last_log_id) = self
+            .raft
+            .with_raft_state(|state| (*state.vote_ref(), state.log_ids.last().copied()))
+            .await
+            .expect("the replica runs");
+        let vote = Vote::new(vote.leader_id.term + 1, self.node.0 + 1);
+        let request = VoteRequest { vote, last_log_id, leadership_transfer: true };
+        let response = self.raft.vote(request).await.expect("the replica runs");
+        assert!(response.vote_granted, "{} keeps the lead: {response}", self.id);
+        self.led.changed.subscribe().wait_for(|lead| *lead == Lead::No).await.expect("the replica runs");
     }
 
     pub(crate) fn raft(&self) -> &Raft<TypeConfig, MachineAdapter> {

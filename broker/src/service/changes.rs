@@ -28,8 +28,6 @@ use super::Service;
 const CHANGES_MAX: u32 = 4096;
 /// Operations on topics that run at the same time.
 const TOPIC_OPERATIONS_MAX: u32 = 64;
-/// Longest time that a shutdown waits for changes.
-const SHUTDOWN_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What runs, and what is left to repair.
 pub(super) struct Changes {
@@ -103,17 +101,15 @@ impl Service {
         Change { service: self.clone(), slot }.spawn(work)
     }
 
-    /// Waits until every change has ended; none begins from now on.
-    pub async fn finish_changes(&self) {
+    /// Waits until every change has ended, for at most `wait`; none begins after that.
+    pub async fn finish_changes(&self, wait: Duration) {
         // Those who wait for permits come before those who try, so that no change begins meanwhile.
-        let all = self.inner.changes.running.acquire_many(CHANGES_MAX);
-        match tokio::time::timeout(SHUTDOWN_WAIT_MAX, all).await {
-            Ok(Ok(all)) => all.forget(),
-            Ok(Err(_)) => {}
-            Err(_) => {
-                tracing::warn!("changes that are still running are cut off; the next start repairs them")
-            }
+        let running = &self.inner.changes.running;
+        let all = tokio::time::timeout(wait, running.acquire_many(CHANGES_MAX)).await;
+        if all.is_err() {
+            tracing::warn!("changes that are still running are cut off; the next start repairs them");
         }
+        running.close();
     }
 
     /// Waits until every change that runs now has ended.
@@ -224,5 +220,20 @@ impl Drop for TopicOperation {
         if let Some(interrupted) = &self.interrupted {
             interrupted.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::test_node;
+
+    #[tokio::test]
+    async fn no_change_begins_after_the_wait_for_one_that_does_not_end() {
+        let service = test_node::start(1).await;
+        let stuck = service.change(|_| std::future::pending::<()>());
+        service.finish_changes(Duration::from_millis(10)).await;
+        assert_eq!(service.change(async |_| ()).await, Err(ChangeError::Busy));
+        drop(stuck);
     }
 }

@@ -1,6 +1,6 @@
 //! Brings shards and metadata group together: at a start, after a crash in the middle of a topic operation or after a
 //! repair that has cut the log of one of them; and while the broker runs, as soon as a topic operation has ended between
-//! two of its entries.
+//! two of its entries, or this node has won the lead of the metadata group: the leader before may have left some half done.
 //!
 //! Nothing is dropped because something else is lost. A repair never takes away what is in runs or in another group's
 //! log, so what the metadata group does not know any more gets a topic again, and ends of partitions follow the runs.
@@ -47,13 +47,15 @@ impl TopicRepair {
 
 async fn repair_when_interrupted(service: Service, mut stopped: watch::Receiver<bool>) {
     let mut wait = None;
+    // A start repairs in the term that it begins in.
+    let mut term = service.metadata().led_term().unwrap_or_default();
     loop {
         tokio::select! {
             () = service.topic_operation_interrupted(), if wait.is_none() => {}
+            led = service.metadata().lead_after(term) => term = led,
             () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
             _ = stopped.changed() => return,
         }
-        tracing::info!("topic operation interrupted; repairing");
         let repaired = service.change(async move |change| change.repair_topics().await).await;
         wait = match repaired.map_err(TopicError::from).flatten() {
             Ok(()) => None,
@@ -76,7 +78,8 @@ impl Change {
     }
 
     /// Makes shards and committed offsets agree with the topics of the metadata group. No operation on a topic runs
-    /// meanwhile. Only the leader of the metadata group certainly knows every topic: elsewhere this does nothing.
+    /// meanwhile. Only the leader of the metadata group certainly knows every topic: elsewhere this does nothing, and the
+    /// next leader does it.
     pub async fn repair_topics(&self) -> Result<(), TopicError> {
         if self.metadata().led_term().is_none() {
             return Ok(());
@@ -226,5 +229,38 @@ impl Change {
             commands::encode_extend(&ids.iter().map(|(id, _)| (*id, ends[id])).collect::<Vec<_>>())
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::test_node;
+
+    /// Longer than an election takes.
+    const REPAIR_WAIT_MAX: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn an_operation_that_a_lost_lead_has_interrupted_is_finished_by_the_next_leader() {
+        let service = test_node::start(1).await;
+        let repair = TopicRepair::start(service.clone());
+        let interrupted = service.change(async move |change| {
+            let operation = change.begin_topic_operation().await;
+            let create =
+                cluster::encode_create_topic("t", TopicId(clock::random_uuid()), (3, 3), &BTreeMap::new(), 0);
+            change.write_metadata(create).await.expect("created");
+            change.metadata().lose_lead().await;
+            drop(operation);
+        });
+        interrupted.await.expect("it ends");
+        assert!(!service.shards_agree(), "the shards have no partitions yet");
+        // The interruption is seen while nobody leads.
+        let repaired = async {
+            while !service.shards_agree() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(REPAIR_WAIT_MAX, repaired).await.expect("repaired");
+        repair.shutdown().await;
     }
 }
