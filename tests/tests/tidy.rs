@@ -51,6 +51,17 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("base2histogram", &[]),
 ];
 
+/// Modules of the broker from the lowest layer to the highest: each may name only those of lower layers.
+const BROKER_LAYERS: &[&[&str]] = &[
+    &["clock", "console", "signals", "suggest"],
+    &["config", "telemetry", "memory_pressure"],
+    &["partition"],
+    &["service"],
+    &["kafka", "admin", "housekeeping"],
+    &["net", "reload"],
+    &["node", "lib"],
+];
+
 /// Crates that decide and store, and know nothing of tasks and sockets.
 const WITHOUT_TOKIO: &[&str] = &["model", "state", "store", "batch", "protocol"];
 
@@ -114,6 +125,65 @@ fn dependencies_point_one_way() {
         );
     }
     none("a crate depends on one that it may not know", broken);
+}
+
+/// Modules that the code names below `crate::`.
+fn modules_named(code: &str) -> Vec<String> {
+    let name = |text: &str| {
+        text.trim_start().split(|c: char| !c.is_alphanumeric() && c != '_').next().map(str::to_string)
+    };
+    let mut named = Vec::new();
+    for rest in code.split("crate::").skip(1) {
+        let Some(list) = rest.strip_prefix('{') else {
+            named.extend(name(rest));
+            continue;
+        };
+        let (mut depth, mut start) = (1, 0);
+        for (at, c) in list.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 || (depth == 1 && c == ',') {
+                named.extend(name(&list[start..at]));
+                start = at + 1;
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    named.retain(|name| !name.is_empty());
+    named
+}
+
+#[test]
+fn modules_of_the_broker_name_only_lower_layers() {
+    let layer_of = |module: &str| BROKER_LAYERS.iter().position(|layer| layer.contains(&module));
+    let mut broken = Vec::new();
+    for (path, code) in product_code() {
+        let Some(inner) = path.strip_prefix("broker/src/") else { continue };
+        let module = inner.split(['/', '.']).next().unwrap_or(inner);
+        let Some(layer) = layer_of(module) else {
+            broken.push(format!("{path}: {module} is not in BROKER_LAYERS"));
+            continue;
+        };
+        let higher = modules_named(&code)
+            .into_iter()
+            .filter(|named| named != module && layer_of(named).is_some_and(|of_named| of_named >= layer));
+        broken.extend(higher.map(|named| format!("{path}: {named}")));
+    }
+    none("a module names one of its own or a higher layer", broken);
+}
+
+#[test]
+fn only_the_shard_proposes() {
+    let places = ["broker/replica/", "broker/src/partition/shard.rs"];
+    let broken = product_code()
+        .filter(|(path, _)| !places.iter().any(|place| path.starts_with(place)))
+        .flat_map(|(path, code)| lines_with(&path, &code, "group().propose("));
+    none("a proposal past the shard's queue", broken.collect());
 }
 
 #[test]

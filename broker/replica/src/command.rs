@@ -5,32 +5,17 @@ use std::fmt;
 use bytes::Bytes;
 use millstream_store::wal::FramePayload;
 
-/// A payload that is assembled straight in the write-ahead log's memory.
-///
-/// Contract: `write` fills all of `out`, whose length is [`len`](EntryPayload::len), and gives the same bytes
-/// each time it is called.
-pub trait EntryPayload: Send + Sync + 'static {
-    /// Length of the encoded command, in bytes.
-    fn len(&self) -> usize;
-    /// Whether there is nothing to write.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-    /// Writes the encoded command; `out.len()` is `len()`.
-    fn write(&self, out: &mut [u8]);
-}
-
 /// A command on its way into, or out of, a group's log.
 pub struct Command(Body);
 
 enum Body {
-    Staged(Box<dyn EntryPayload>),
+    Staged(Box<dyn FramePayload + Send + Sync>),
     Logged(Bytes),
 }
 
 impl Command {
     /// A command that is yet to be written into the log.
-    pub fn staged(payload: impl EntryPayload) -> Command {
+    pub fn staged(payload: impl FramePayload + Send + Sync + 'static) -> Command {
         Command(Body::Staged(Box::new(payload)))
     }
 
@@ -85,7 +70,7 @@ mod tests {
     use super::*;
 
     struct Twice(Bytes);
-    impl EntryPayload for Twice {
+    impl FramePayload for Twice {
         fn len(&self) -> usize {
             self.0.len() * 2
         }

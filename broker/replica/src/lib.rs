@@ -17,7 +17,7 @@ mod quorum;
 mod recreate_membership;
 mod transport;
 
-pub use command::{Command, EntryPayload};
+pub use command::Command;
 pub use config::{Reply, Timing};
 pub use group::{Group, Outcome, ProposeError, StartError};
 pub use log_store::LogStore;

@@ -17,7 +17,7 @@ use super::{
     context::{OnClose, RequestContext},
     error::{ErrorCode, refusal},
 };
-use crate::service::{ProduceError, ProducePart, Produced, Queueing};
+use crate::service::{Appended, ProduceError, ProducePart, Queueing};
 
 /// Longest time that a producer may wait for an acknowledgement.
 const TIMEOUT_MS_MAX: i32 = 600_000;
@@ -40,13 +40,16 @@ pub(super) fn produce(
     let mut parts = Vec::new();
     let topics: Vec<_> =
         request.topic_data.into_iter().map(|topic| slots(context, topic, acks, &mut parts)).collect();
+    let asked = parts.len();
     let (queueing, pending) = context.service.produce(&context.turns, parts, transactional, timeout);
     let on_close = match queueing {
         Queueing::Done => OnClose::Drop,
         Queueing::Pending => OnClose::Finish,
     };
     let answer = async move {
-        let mut results = pending.await.into_iter();
+        let results = pending.await;
+        assert_eq!(results.len(), asked, "one result for each batch that was given to the service");
+        let mut results = results.into_iter();
         let responses: Vec<_> =
             topics.into_iter().map(|(name, slots)| topic_response(name, slots, &mut results)).collect();
         if acks != 0 {
@@ -95,7 +98,7 @@ fn slots(
 fn topic_response(
     name: Str,
     slots: Vec<(i32, Slot)>,
-    results: &mut impl Iterator<Item = Result<Produced, ProduceError>>,
+    results: &mut impl Iterator<Item = Result<Appended, ProduceError>>,
 ) -> TopicProduceResponse {
     let partition_responses = slots.into_iter().map(|(index, slot)| {
         let result = match slot {
@@ -107,14 +110,14 @@ fn topic_response(
     TopicProduceResponse { name, partition_responses: partition_responses.collect(), ..Default::default() }
 }
 
-fn partition_response(index: i32, result: Result<Produced, ProduceError>) -> PartitionProduceResponse {
+fn partition_response(index: i32, result: Result<Appended, ProduceError>) -> PartitionProduceResponse {
     match result {
-        Ok(produced) => PartitionProduceResponse {
+        Ok(appended) => PartitionProduceResponse {
             index,
             error_code: ErrorCode::NONE.0,
-            base_offset: produced.base_offset,
-            log_append_time_ms: produced.log_append_time_ms,
-            log_start_offset: produced.log_start_offset,
+            base_offset: appended.base_offset,
+            log_append_time_ms: appended.log_append_time_ms,
+            log_start_offset: appended.log_start_offset,
             ..Default::default()
         },
         Err(error) => {

@@ -11,10 +11,8 @@ use millstream_model::batch::{
     check_crc, check_portable, decode_records, recompress, summarize_records,
 };
 
-use crate::{
-    config::TopicConfig,
-    service::{ProduceError, RefusedRecords},
-};
+use super::error::{ProduceError, RefusedRecords};
+use crate::config::TopicConfig;
 
 /// A batch that passed [`check_batch`].
 #[derive(Clone, Debug)]

@@ -16,11 +16,11 @@ use tokio::sync::Notify;
 
 use super::{
     ShardHost,
-    leader::leader_epoch,
     read_ahead::Next,
     replies::{Allowance, Replies, SMALL_BYTES_MAX},
+    shard::leader_epoch,
+    view::PartitionView,
 };
-use crate::service::PartitionView;
 
 /// Portions that are read ahead of a consumer: with less, one that takes them as fast as the disk gives them waits.
 const AHEAD_PORTIONS: usize = 4;

@@ -17,11 +17,10 @@ use millstream_store::{
 use tokio::sync::oneshot::Receiver;
 
 use super::{
-    CheckedBatch, Shard, ShardHost, Submission,
-    leader::{AppendResult, Appended},
+    CheckedBatch, ProduceError, Shard, ShardHost, Submission,
+    shard::{AppendResult, Appended},
     staged::{StagedAppend, StagedBatch},
 };
-use crate::service::ProduceError;
 
 const GROUP: RaftGroupId = RaftGroupId(1);
 const FIRST: PartitionId = PartitionId(11);

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use millstream_model::{PartitionId, batch};
-use millstream_replica::EntryPayload;
 use millstream_state::partition as commands;
+use millstream_store::wal::FramePayload;
 
 /// One batch with the offsets and the epoch that it gets.
 pub(super) struct StagedBatch {
@@ -32,7 +32,7 @@ impl StagedAppend {
     }
 }
 
-impl EntryPayload for StagedAppend {
+impl FramePayload for StagedAppend {
     fn len(&self) -> usize {
         self.len
     }

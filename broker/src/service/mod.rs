@@ -4,10 +4,10 @@ mod bootstrap;
 mod changes;
 mod cluster;
 mod configs;
-mod data;
 mod disk_headroom;
 mod error;
 mod facts;
+mod fetch;
 mod groups;
 mod inspect;
 mod lag;
@@ -22,13 +22,28 @@ mod topics;
 mod turns;
 mod types;
 
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use millstream_model::{PartitionId, RaftGroupId, TopicId};
+use millstream_replica::Group;
+use millstream_store::wal::Wal;
+use parking_lot::Mutex;
+
+use crate::{
+    config::{BrokerConfig, ServeConfig, TopicConfig},
+    partition::{Replies, Shard, leader_epoch},
+    telemetry::{Meter, TopicMeter},
+};
+use changes::Changes;
+use disk_headroom::DiskHeadroom;
+use produce::{AheadWarnings, Opener};
+use producers::ProducerIds;
+
 pub use changes::{Change, ChangeError, ConfigTurn, PendingChange};
 pub use configs::BrokerScope;
 pub(crate) use disk_headroom::DiskSample;
 pub use disk_headroom::{FlushTrouble, WriteStop};
-pub use error::{
-    BrokerConfigError, ProduceError, ProducerIdError, RefusedRecord, RefusedRecords, TopicError,
-};
+pub use error::{BrokerConfigError, ProducerIdError, TopicError};
 pub use facts::BrokerFacts;
 pub use groups::{
     CommittedOffset, GroupError, GroupExpiry, GroupView, Groups, JoinRefusal, JoinRequest, Joined,
@@ -42,11 +57,218 @@ pub use produce::Queueing;
 pub use reconcile::TopicRepair;
 pub(crate) use topics::PARTITIONS_MAX;
 pub use turns::Turns;
-pub use types::{
-    BrokerInfo, ConfigEntry, ConfigSource, Leadership, NewTopic, PartitionView, ProducePart, Produced,
-    TopicView,
-};
+pub use types::{BrokerInfo, ConfigEntry, ConfigSource, Leadership, NewTopic, ProducePart, TopicView};
 
-pub use crate::partition::{FetchError, FetchPart, Fetched, FoundOffset, OffsetQuery};
+pub use crate::partition::{
+    Appended, FetchError, FetchPart, Fetched, FoundOffset, OffsetQuery, PartitionView, ProduceError,
+    RefusedRecord, RefusedRecords,
+};
 pub use cluster::ClusterHost;
-pub use data::Service;
+
+/// What the broker does, for any protocol. Cheap to clone.
+#[derive(Clone)]
+pub struct Service {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    cluster: Arc<ClusterHost>,
+    metadata: Group,
+    shards: HashMap<RaftGroupId, Arc<Shard>>,
+    groups: Groups,
+    serve: ServeConfig,
+    producer_ids: ProducerIds,
+    meter: Meter,
+    /// Memory of records on their way to consumers.
+    replies: Replies,
+    disk_headroom: DiskHeadroom,
+    log: Arc<Wal>,
+    /// What must leave memory cannot be written now.
+    flush_trouble: Mutex<Option<FlushTrouble>>,
+    opener: Opener,
+    ahead_warnings: AheadWarnings,
+    changes: Changes,
+    /// How this broker runs.
+    facts: BrokerFacts,
+}
+
+impl Service {
+    /// The verbs of a node whose groups run.
+    pub fn new(
+        cluster: Arc<ClusterHost>,
+        metadata: Group,
+        shards: HashMap<RaftGroupId, Arc<Shard>>,
+        log: Arc<Wal>,
+        serve: ServeConfig,
+        facts: BrokerFacts,
+    ) -> Service {
+        let groups = Groups::new(&shards, serve.broker.groups.clone());
+        let replies = Replies::new(serve.broker.replies_bytes_max);
+        let opener = Opener::new(serve.broker.opened_bytes_max);
+        let inner = Inner {
+            cluster,
+            metadata,
+            groups,
+            shards,
+            serve,
+            producer_ids: Default::default(),
+            meter: Meter::default(),
+            replies,
+            disk_headroom: DiskHeadroom::default(),
+            log,
+            flush_trouble: Mutex::default(),
+            opener,
+            ahead_warnings: AheadWarnings::default(),
+            changes: Changes::default(),
+            facts,
+        };
+        Service { inner: Arc::new(inner) }
+    }
+
+    /// The cluster's id, as Kafka prints it.
+    pub fn cluster_id(&self) -> String {
+        self.inner.cluster.inspect(|machine| machine.cluster_id().to_string())
+    }
+
+    /// This node's id.
+    pub fn node_id(&self) -> i32 {
+        self.inner.serve.node_id as i32
+    }
+
+    /// The node that leads the metadata group.
+    pub fn controller_id(&self) -> i32 {
+        self.node_id()
+    }
+
+    /// Every broker of the cluster.
+    pub fn brokers(&self) -> Vec<BrokerInfo> {
+        let (host, port) = (self.advertised().host().to_string(), self.advertised().port());
+        vec![BrokerInfo { id: self.node_id(), host, port, rack: self.inner.serve.rack.clone() }]
+    }
+
+    /// The broker's configuration now: some of it changes while the broker runs.
+    pub fn broker_config(&self) -> Arc<BrokerConfig> {
+        self.inner.cluster.broker_config()
+    }
+
+    /// What requests and topics have moved.
+    pub fn meter(&self) -> &Meter {
+        &self.inner.meter
+    }
+
+    /// Every topic, sorted by name.
+    pub fn topics(&self) -> Vec<Arc<TopicView>> {
+        self.inner.cluster.topics().iter().map(|entry| entry.view.clone()).collect()
+    }
+
+    /// What all topics without a series of their own have moved together, deleted ones included.
+    pub fn other_topics_meter(&self) -> Arc<TopicMeter> {
+        self.inner.cluster.other_topics_meter()
+    }
+
+    /// One topic.
+    pub fn topic(&self, name: &str) -> Option<Arc<TopicView>> {
+        self.inner.cluster.topic(name).map(|entry| entry.view.clone())
+    }
+
+    /// One topic.
+    pub fn topic_by_id(&self, id: TopicId) -> Option<Arc<TopicView>> {
+        self.inner.cluster.topic_by_id(id).map(|entry| entry.view.clone())
+    }
+
+    /// Replicas that every partition has.
+    pub fn replicas(&self) -> usize {
+        // One node holds each partition once.
+        1
+    }
+
+    /// Who leads a partition now.
+    pub fn leadership(&self, partition: &PartitionView) -> Leadership {
+        match self.inner.shards.get(&partition.group).and_then(|shard| shard.group().led_term()) {
+            Some(term) => {
+                Leadership { leader: Some(self.node_id()), epoch: leader_epoch(term, partition.epoch_base) }
+            }
+            None => Leadership { leader: None, epoch: -1 },
+        }
+    }
+
+    /// The configuration of the topic that a partition belongs to; `None` when the topic is gone.
+    pub fn topic_config_of(&self, partition: PartitionId) -> Option<Arc<TopicConfig>> {
+        self.inner.cluster.owner(partition).map(|(view, _)| view.config.clone())
+    }
+
+    /// The compacted topics that bound how long a record may stay uncompacted: that time, and their partitions.
+    pub fn compaction_lags(&self) -> Vec<(Duration, Vec<PartitionId>)> {
+        self.inner.cluster.compaction_lags()
+    }
+
+    /// First offset that a partition still has; `None` when it is gone.
+    pub fn log_start_of(&self, partition: PartitionId) -> Option<i64> {
+        let (_, place) = self.inner.cluster.owner(partition)?;
+        self.inner.shards.get(&place.group)?.host.partition(partition, |p| p.log_start())
+    }
+
+    /// Tells what was seen of the disk and how much must stay free; whether it is low. Produce is refused while it is,
+    /// and as soon as what was taken since could have used up the difference, however seldom this is called.
+    pub(crate) fn set_disk_space(&self, look: DiskSample, low_bytes: u64) -> bool {
+        let (low, changed) = self.inner.disk_headroom.set(look, low_bytes);
+        if changed {
+            tracing::warn!(low, "free disk space crossed disk.low.bytes");
+        }
+        low
+    }
+
+    /// Whether the disk is nearly full.
+    pub fn disk_is_low(&self) -> bool {
+        self.inner.disk_headroom.is_low()
+    }
+
+    /// Why what is produced is not taken now, if it is not.
+    pub fn write_stop(&self) -> Option<WriteStop> {
+        let full = || match self.disk_space() {
+            Some(space) if space.lacks_inodes() => WriteStop::NoInodes { free_bytes: space.free_bytes },
+            _ => WriteStop::LogFull,
+        };
+        self.inner.disk_headroom.stop().or_else(|| self.inner.log.waits_for_room().then(full))
+    }
+
+    /// Replaces the configuration that was given at start.
+    pub(crate) fn set_given(&self, given: GivenConfigs) {
+        self.inner.cluster.set_given(given);
+    }
+
+    /// Tells whether what must leave memory can be written, and why not.
+    pub fn set_flush_trouble(&self, trouble: Option<FlushTrouble>) {
+        *self.inner.flush_trouble.lock() = trouble;
+    }
+
+    /// Why what must leave memory cannot be written now, if it cannot.
+    pub fn flush_trouble(&self) -> Option<FlushTrouble> {
+        self.inner.flush_trouble.lock().clone()
+    }
+
+    /// The shards of this node, for the loops that keep house.
+    pub fn shards(&self) -> impl Iterator<Item = &Arc<Shard>> {
+        self.inner.shards.values()
+    }
+
+    /// Memory of records on their way to consumers.
+    pub(crate) fn replies(&self) -> &Replies {
+        &self.inner.replies
+    }
+
+    /// Consumer groups.
+    pub fn groups(&self) -> &Groups {
+        &self.inner.groups
+    }
+
+    /// The metadata group.
+    pub fn metadata(&self) -> &Group {
+        &self.inner.metadata
+    }
+
+    /// The metadata group's state.
+    pub fn cluster(&self) -> &Arc<ClusterHost> {
+        &self.inner.cluster
+    }
+}

@@ -16,12 +16,10 @@ use futures::future::{Either, join_all, ready};
 use millstream_model::PartitionId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::{ProduceError, ProducePart, Produced, Service, TopicView, Turns, data::Inner};
+use super::{Appended, Inner, ProduceError, ProducePart, Service, TopicView, Turns};
 use crate::{
     clock,
-    partition::{
-        self, CheckRules, Checked, CheckedBatch, ClosedBatch, OpenError, Shard, Submission, check_batch,
-    },
+    partition::{CheckRules, Checked, CheckedBatch, ClosedBatch, OpenError, Shard, Submission, check_batch},
     telemetry::Meter,
 };
 
@@ -126,7 +124,7 @@ struct Prepared {
 
 type PreparedBatch = Result<Prepared, ProduceError>;
 /// A batch that is queued, and who tells what became of it.
-type Queued = Result<(oneshot::Receiver<Result<partition::Appended, ProduceError>>, Moved), ProduceError>;
+type Queued = Result<(oneshot::Receiver<Result<Appended, ProduceError>>, Moved), ProduceError>;
 
 impl Service {
     /// Checks, orders and queues the batches before it returns, unless some must be opened that are large; the future
@@ -141,7 +139,7 @@ impl Service {
         parts: Vec<ProducePart>,
         transactional: bool,
         timeout: Duration,
-    ) -> (Queueing, impl Future<Output = Vec<Result<Produced, ProduceError>>> + Send + 'static) {
+    ) -> (Queueing, impl Future<Output = Vec<Result<Appended, ProduceError>>> + Send + 'static) {
         let (now_ms, begun) = (clock::now_ms(), clock::monotonic());
         let prepared: Vec<_> =
             parts.into_iter().map(|part| self.prepare(part, transactional, now_ms)).collect();
@@ -250,10 +248,10 @@ impl Inner {
         &self,
         queued: Queued,
         deadline: tokio::time::Instant,
-    ) -> Result<Produced, ProduceError> {
+    ) -> Result<Appended, ProduceError> {
         let (told, moved) = queued?;
         match tokio::time::timeout_at(deadline, told).await {
-            Ok(Ok(result)) => result.map(produced).inspect(|_| moved.count(&self.meter)),
+            Ok(Ok(result)) => result.inspect(|_| moved.count(&self.meter)),
             Ok(Err(_)) => Err(ProduceError::NotLeader),
             Err(_) => Err(ProduceError::Timeout),
         }
@@ -271,14 +269,6 @@ impl Moved {
     fn count(&self, meter: &Meter) {
         meter.total.produced(self.bytes, self.records);
         self.topic.meter.produced(self.bytes, self.records);
-    }
-}
-
-fn produced(appended: partition::Appended) -> Produced {
-    Produced {
-        base_offset: appended.base_offset,
-        log_append_time_ms: appended.log_append_time_ms,
-        log_start_offset: appended.log_start_offset,
     }
 }
 

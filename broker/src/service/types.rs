@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream_model::{PartitionId, RaftGroupId, TopicId};
+use millstream_model::TopicId;
 
 use crate::{
     config::{ConfigKind, TopicConfig},
+    partition::PartitionView,
     telemetry::TopicMeter,
 };
 
@@ -38,19 +39,6 @@ pub struct TopicView {
     pub config: Arc<TopicConfig>,
     /// What it has moved; a topic that changes keeps it.
     pub meter: Arc<TopicMeter>,
-}
-
-/// A partition's place, as the metadata group recorded it. Who leads it now: [`Service::leadership`](super::Service::leadership).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PartitionView {
-    /// Kafka's partition number.
-    pub index: i32,
-    /// The internal id.
-    pub id: PartitionId,
-    /// The shard that holds its end.
-    pub group: RaftGroupId,
-    /// Added to a term of the shard it gives the leader epoch.
-    pub epoch_base: i32,
 }
 
 /// Who leads a partition.
@@ -86,17 +74,6 @@ pub struct ProducePart {
     pub partition: usize,
     /// Exactly one batch.
     pub records: Bytes,
-}
-
-/// Where a record set went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Produced {
-    /// Offset of its first record.
-    pub base_offset: i64,
-    /// The broker's timestamp, or -1 where the producer's is kept.
-    pub log_append_time_ms: i64,
-    /// First offset that the partition still has.
-    pub log_start_offset: i64,
 }
 
 /// Where a configuration value comes from.

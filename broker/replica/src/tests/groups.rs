@@ -16,13 +16,13 @@ use millstream_store::{
         sim::{Op, SimDisk},
     },
     tables::Tables,
-    wal::{Draft, ReadError, Wal},
+    wal::{Draft, FramePayload, ReadError, Wal},
 };
 use openraft::impls::leader_id_std::LeaderId;
 
 use super::node::{GROUP, Node, run, wal_config};
 use crate::{
-    Command, EntryPayload, ProposeError,
+    Command, ProposeError,
     config::Membership,
     log_store::{KIND_MEMBERSHIP, Vote, encode_vote},
     membership,
@@ -59,7 +59,7 @@ fn commands_are_applied_in_the_order_of_the_proposals() {
 /// Assembled in the log's memory.
 struct Written(&'static [u8]);
 
-impl EntryPayload for Written {
+impl FramePayload for Written {
     fn len(&self) -> usize {
         self.0.len()
     }

@@ -1,12 +1,11 @@
 //! One shard's coordinator with its lock, its queue of writes and those who wait.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
-use millstream_model::limits;
 use millstream_replica::{Command, Outcome, ProposeError, Reply};
 use millstream_state::{
     group::{
@@ -19,10 +18,13 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::usage::Usage;
-use crate::{clock, partition::Shard};
+use crate::{
+    clock,
+    partition::{ProposalQueue, Shard},
+};
 
-/// Bytes of commits that may wait for one shard; beyond it they are refused as retriable.
-const QUEUED_BYTES_MAX: usize = 64 << 20;
+/// What is decided while a proposal is in flight leaves as one entry.
+const PROPOSALS_IN_FLIGHT_MAX: usize = 1;
 /// Most bytes of one operation of a tool or a commit: it has to fit into a log entry.
 const OPERATION_BYTES_MAX: usize = 16 << 20;
 
@@ -53,19 +55,15 @@ pub(super) struct State {
     joins: HashMap<Ticket, oneshot::Sender<JoinAnswer>>,
     syncs: HashMap<Ticket, oneshot::Sender<SyncAnswer>>,
     last_ticket: u64,
-    queue: VecDeque<Queued>,
-    queued_bytes: usize,
-    /// A proposal is in flight.
-    writing: bool,
+    queue: ProposalQueue<PendingOp>,
     /// The deadline that the keeper knows of.
     kept_ms: Option<u64>,
     /// What [`Usage`] knows of this slot.
     used_bytes: usize,
 }
 
-struct Queued {
+struct PendingOp {
     op: GroupOp,
-    bytes: usize,
     end: End,
 }
 
@@ -98,9 +96,7 @@ impl Slot {
             joins: HashMap::new(),
             syncs: HashMap::new(),
             last_ticket: 0,
-            queue: VecDeque::new(),
-            queued_bytes: 0,
-            writing: false,
+            queue: ProposalQueue::new(PROPOSALS_IN_FLIGHT_MAX),
             kept_ms: None,
             used_bytes: 0,
         };
@@ -173,9 +169,8 @@ impl Slot {
         state.coordinator.resign();
         state.carry_out();
         state.coordinator = Coordinator::new(self.config.clone());
-        state.queued_bytes = 0;
-        for queued in state.queue.drain(..) {
-            queued.end.refuse(GroupError::NotCoordinator);
+        for pending in state.queue.drain() {
+            pending.end.refuse(GroupError::NotCoordinator);
         }
         state.joins.clear();
         state.syncs.clear();
@@ -205,25 +200,23 @@ impl Slot {
 
     /// Tells how much this slot holds: in the coordinator, in the replicated state, and on its way there.
     fn measure(&self, state: &mut State) {
-        let bytes = state.coordinator.bytes() + self.machine(GroupMachine::bytes) + state.queued_bytes;
+        let bytes =
+            state.coordinator.bytes() + self.machine(GroupMachine::bytes) + state.queue.waiting_bytes();
         self.usage.update(&mut state.used_bytes, bytes);
     }
 
-    /// Proposes what is queued, one entry at a time. Never under the lock: a proposal to a replica that has stopped
-    /// ends before the call returns.
+    /// Proposes what waits, one entry at a time. Never under the lock: a proposal to a replica that has stopped ends
+    /// before the call returns.
     fn push(&self) {
-        let (term, wave) = {
+        let (term, batch) = {
             let mut state = self.state.lock();
-            if state.writing || state.queue.is_empty() {
-                return;
-            }
-            state.writing = true;
-            (state.term, state.next_wave())
+            let Some(batch) = state.queue.next_batch() else { return };
+            (state.term, batch)
         };
-        let command = encode(wave.iter().map(|queued| &queued.op));
-        let ends: Vec<End> = wave.into_iter().map(|queued| queued.end).collect();
+        let command = encode(batch.items.iter().map(|pending| &pending.op));
+        let ends: Vec<End> = batch.items.into_iter().map(|pending| pending.end).collect();
         let this = self.this.clone();
-        self.shard.group().propose(term, Command::encoded(command), move |outcome| match this.upgrade() {
+        self.shard.propose(term, Command::encoded(command), move |outcome| match this.upgrade() {
             Some(slot) => slot.finish(term, ends, outcome),
             None => ends.into_iter().for_each(|end| end.refuse(GroupError::Unavailable)),
         });
@@ -240,7 +233,7 @@ impl Slot {
         };
         let now = self.now();
         let mut state = self.state.lock();
-        state.writing = false;
+        state.queue.batch_ended();
         let current = state.term == term;
         for (at, end) in ends.into_iter().enumerate() {
             let result = outcomes.as_ref().map(|all| all[at]).map_err(|error| *error);
@@ -320,8 +313,7 @@ impl Slot {
     /// Queues the removal of every group's offsets of a topic; `None` if there are none.
     pub(super) fn drop_topic(&self, topic: &str) -> Result<Option<WriteResult>, GroupError> {
         self.decide(None, |d| {
-            let idle = d.state.queue.is_empty() && !d.state.writing;
-            if idle && !d.slot.machine(|machine| machine.has_offsets_of(topic)) {
+            if d.state.queue.is_idle() && !d.slot.machine(|machine| machine.has_offsets_of(topic)) {
                 return None;
             }
             let (reply_tx, reply_rx) = oneshot::channel();
@@ -348,7 +340,7 @@ impl Decision<'_> {
         if bytes > OPERATION_BYTES_MAX {
             return Err(GroupError::TooLarge);
         }
-        if self.state.queued_bytes + bytes > QUEUED_BYTES_MAX {
+        if !self.state.queue.has_room_for(bytes) {
             return Err(GroupError::Unavailable);
         }
         let (tell, told) = oneshot::channel();
@@ -365,8 +357,7 @@ impl State {
 
     fn enqueue(&mut self, op: GroupOp, end: End) {
         let bytes = op.size_hint();
-        self.queued_bytes += bytes;
-        self.queue.push_back(Queued { op, bytes, end });
+        self.queue.push(PendingOp { op, end }, bytes);
     }
 
     /// Answers and queues what the coordinator left behind.
@@ -383,21 +374,6 @@ impl State {
                 Effect::Write(id, op) => self.enqueue(op, End::Coordinator(id)),
             }
         }
-    }
-
-    /// The operations of the next entry.
-    fn next_wave(&mut self) -> Vec<Queued> {
-        let (mut wave, mut bytes) = (Vec::new(), 0);
-        while let Some(next) = self.queue.front() {
-            bytes += next.bytes;
-            if bytes > limits::ENTRY_BYTES_TARGET && !wave.is_empty() {
-                break;
-            }
-            let Some(queued) = self.queue.pop_front() else { break };
-            self.queued_bytes -= queued.bytes;
-            wave.push(queued);
-        }
-        wave
     }
 
     fn expired(&mut self, group: &str, result: Result<GroupOutcome, GroupError>) {

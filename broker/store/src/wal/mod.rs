@@ -103,7 +103,7 @@ pub struct RecoveryBase {
     pub flushed: HashMap<RaftGroupId, u64>,
 }
 
-/// A payload that writes itself into the log's memory, once.
+/// A payload that writes itself into the log's memory: the same bytes each time.
 pub trait FramePayload {
     /// Length in bytes.
     fn len(&self) -> usize;
