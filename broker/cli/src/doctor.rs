@@ -77,7 +77,7 @@ fn show_repaired(repaired: &Repaired, dir: &Path, out: &mut Out) -> Result<(), C
     match repaired {
         Repaired::Nothing => out.line("there was nothing to repair in the log"),
         Repaired::Finished => out.line("an earlier repair was interrupted; it is finished now"),
-        Repaired::Replaced { aside, groups, refounded, votes_uncertain } => {
+        Repaired::Replaced { aside, groups, recreated_groups, votes_uncertain } => {
             out.line(&format!("the log was replaced; the old one is in {}", dir.join(aside).display()))?;
             for group in groups.iter().filter(|group| group.lost() > 0) {
                 out.line(&format!("{} lost {} entries", group.group, group.lost()))?;
@@ -85,7 +85,7 @@ fn show_repaired(repaired: &Repaired, dir: &Path, out: &mut Out) -> Result<(), C
             for group in groups.iter().filter(|group| group.end_uncertain) {
                 out.line(&uncertain_text(group))?;
             }
-            refounded.iter().try_for_each(|group| out.line(&refounded_text(*group)))?;
+            recreated_groups.iter().try_for_each(|group| out.line(&recreated_text(*group)))?;
             if *votes_uncertain {
                 out.line("a vote may be lost: in a cluster this node must join again under a new id")?;
             }
@@ -133,7 +133,7 @@ fn what_is_lost(group: RaftGroupId) -> &'static str {
     }
 }
 
-fn refounded_text(group: RaftGroupId) -> String {
+fn recreated_text(group: RaftGroupId) -> String {
     format!(
         "{group}: its first entry is gone, and is known: it says that this node is the group's only member"
     )
@@ -160,7 +160,7 @@ pub(super) fn show_log(report: &Report, out: &mut Out) -> Result<(), CliError> {
             "  groups of which nothing else is left may have been in a damaged place, with all that they had",
         )?;
     }
-    log.refounded.iter().try_for_each(|group| out.line(&format!("  {}", refounded_text(*group))))?;
+    log.recreated_groups.iter().try_for_each(|group| out.line(&format!("  {}", recreated_text(*group))))?;
     for group in &log.without_members {
         out.line(&format!(
             "  {group}: nothing says who belongs to it, and no broker starts with that: restore a backup, or let the \
@@ -242,7 +242,7 @@ pub(super) fn report_json(report: &Report) -> Value {
             "spares": report.log.spares,
             "refused": report.log.refused.as_ref().map(ToString::to_string),
             "groups": groups_json(&report.log.groups),
-            "refounded": names(&report.log.refounded),
+            "refounded": names(&report.log.recreated_groups),
             "others_uncertain": report.log.others_uncertain,
             "without_members": names(&report.log.without_members),
         },
@@ -280,11 +280,11 @@ fn repaired_json(repaired: &Repaired) -> Value {
     match repaired {
         Repaired::Nothing => json!({ "repaired": "nothing" }),
         Repaired::Finished => json!({ "repaired": "finished" }),
-        Repaired::Replaced { aside, groups, refounded, votes_uncertain } => json!({
+        Repaired::Replaced { aside, groups, recreated_groups, votes_uncertain } => json!({
             "repaired": "replaced",
             "aside": aside.display().to_string(),
             "groups": groups_json(groups),
-            "refounded": names(refounded),
+            "refounded": names(recreated_groups),
             "votes_uncertain": votes_uncertain,
         }),
     }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use millstream_model::{LogId, NodeId, RaftGroupId};
-use millstream_store::doctor::{Beginning, Refound, Replicas};
+use millstream_store::doctor::{Beginning, RecreatedMembership, Replicas};
 use openraft::impls::leader_id_std::LeaderId;
 
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
 pub const REPLICAS: Replicas = Replicas {
     membership_kind: Some(KIND_MEMBERSHIP),
     checkpoint_members: Some(checkpoint_members),
-    refound: Some(refound),
+    recreate_membership: Some(recreate),
 };
 
 /// Each start takes a term. Where votes are lost it cannot be told how many were; so many are left out, lest a term that
@@ -42,11 +42,11 @@ fn node_of(identity: &[u8]) -> Option<u64> {
     text.strip_prefix("millstream 1\nnode ")?.strip_suffix("\nalone\n")?.parse().ok()
 }
 
-fn refound(
+fn recreate(
     found: &BTreeMap<RaftGroupId, Beginning>,
     identity: Option<&[u8]>,
     votes_uncertain: bool,
-) -> Option<Refound> {
+) -> Option<RecreatedMembership> {
     let votes: Vec<Vote> = found
         .values()
         .filter_map(|group| group.vote.as_deref())
@@ -61,7 +61,7 @@ fn refound(
         votes.iter().map(|vote| vote.leader_id.term).chain(found.values().map(|group| group.term_max));
     let term = terms.max().unwrap_or_default() + if votes_uncertain { LOST_TERMS } else { 0 };
     let vote = Vote { leader_id: LeaderId { term, voted_for: node }, committed: false };
-    Some(Refound {
+    Some(RecreatedMembership {
         // Where openraft puts a group's first membership.
         id: LogId::new(0, 0),
         kind: KIND_MEMBERSHIP,
@@ -116,8 +116,8 @@ mod tests {
         (0..).map(RaftGroupId).zip(groups.iter().map(beginning)).collect()
     }
 
-    fn term_of(refound: &Refound) -> u64 {
-        let vote = decode_vote(&refound.vote).expect("a vote");
+    fn term_of(recreated: &RecreatedMembership) -> u64 {
+        let vote = decode_vote(&recreated.vote).expect("a vote");
         assert!(!vote.committed && vote.leader_id.voted_for == 1, "{vote:?}");
         vote.leader_id.term
     }
@@ -130,9 +130,9 @@ mod tests {
             (vote(3, 1), 3, vec![one.clone()]),
             (vote(2, 1), 5, vec![one.clone()]),
         ]);
-        let refounded = refound(&groups, None, false).expect("alone");
-        assert_eq!((refounded.id, &refounded.members, term_of(&refounded)), (LogId::new(0, 0), &one, 5));
-        assert_eq!(term_of(&refound(&groups, None, true).expect("alone")), 5 + LOST_TERMS);
+        let recreated = recreate(&groups, None, false).expect("alone");
+        assert_eq!((recreated.id, &recreated.members, term_of(&recreated)), (LogId::new(0, 0), &one, 5));
+        assert_eq!(term_of(&recreate(&groups, None, true).expect("alone")), 5 + LOST_TERMS);
     }
 
     #[test]
@@ -143,29 +143,29 @@ mod tests {
             [members(&[1, 2, 3], &[]), members(&[1], &[2]), members(&[2], &[]), Bytes::from_static(&[9])];
         for other in with_others {
             let groups = found(&[(None, 0, vec![]), (vote(3, 1), 3, vec![one.clone(), other.clone()])]);
-            assert_eq!(refound(&groups, Some(alone.as_bytes()), false), None, "{other:?}");
+            assert_eq!(recreate(&groups, Some(alone.as_bytes()), false), None, "{other:?}");
         }
         let elsewhere = found(&[(vote(3, 2), 3, vec![one.clone()])]);
         assert_eq!(
-            refound(&elsewhere, Some(alone.as_bytes()), false),
+            recreate(&elsewhere, Some(alone.as_bytes()), false),
             None,
             "it has voted for somebody else"
         );
         let unread = found(&[(Some(Bytes::from_static(b"?")), 3, vec![one])]);
-        assert_eq!(refound(&unread, Some(alone.as_bytes()), false), None);
+        assert_eq!(recreate(&unread, Some(alone.as_bytes()), false), None);
     }
 
     #[test]
     fn without_any_membership_the_note_of_the_node_and_all_votes_decide() {
         let groups = found(&[(vote(3, 1), 3, vec![]), (None, 4, vec![])]);
-        assert_eq!(refound(&groups, None, false), None);
-        let refounded = refound(&groups, Some(identity(NodeId(1)).as_bytes()), false).expect("alone");
-        assert_eq!(term_of(&refounded), 4);
-        assert_eq!(only_node(&membership::decode(&refounded.members).expect("a membership")), Some(1));
+        assert_eq!(recreate(&groups, None, false), None);
+        let recreated = recreate(&groups, Some(identity(NodeId(1)).as_bytes()), false).expect("alone");
+        assert_eq!(term_of(&recreated), 4);
+        assert_eq!(only_node(&membership::decode(&recreated.members).expect("a membership")), Some(1));
         for other in
             [identity(NodeId(2)), "millstream 1\nnode 1\n".into(), "millstream 2\nnode 1\nalone\n".into()]
         {
-            assert_eq!(refound(&groups, Some(other.as_bytes()), false), None, "{other:?}");
+            assert_eq!(recreate(&groups, Some(other.as_bytes()), false), None, "{other:?}");
         }
     }
 }

@@ -1,13 +1,13 @@
-//! Load for the write-ahead log alone, and what it costs.
+//! A load generator for the write-ahead log alone, with its cost.
 //!
 //! ```text
 //! cargo run --release -p millstream-store --example wal_load -- DIR open
 //! cargo run --release -p millstream-store --example wal_load -- DIR stream [ENTRY_BYTES] [SECONDS] [MIB_PER_SECOND]
 //! cargo run --release -p millstream-store --example wal_load -- DIR lone [ENTRY_BYTES] [SECONDS]
 //! ```
-//! `stream` appends without waiting, at most 16 MiB ahead of the disk, or at a given rate; `lone` waits for each
-//! entry. Both purge as they go, as a broker that flushes its memtable does. DIR should be empty: what a first
-//! start costs is part of the result.
+//! `stream` appends without waiting, at most 16 MiB ahead of the disk, or at a given rate; `lone` waits for
+//! each entry. Both purge continuously, like a broker that flushes its memtable. DIR should be empty: the
+//! cost of a first start is part of the result.
 
 #![allow(clippy::disallowed_methods)] // A load generator measures time.
 
@@ -33,7 +33,7 @@ use millstream_store::{
 
 const GROUP: RaftGroupId = RaftGroupId(1);
 const AHEAD_BYTES_MAX: usize = 16 << 20;
-/// Entries are purged when so much is behind them: the size of a memtable.
+/// Entries are purged once this many bytes follow them: the size of a memtable.
 const KEPT_BYTES: u64 = 64 << 20;
 
 fn open(dir: &str) -> Wal {
@@ -44,7 +44,7 @@ fn open(dir: &str) -> Wal {
     wal
 }
 
-/// Nanoseconds of CPU of each thread that lives, with its name.
+/// CPU time of each live thread in nanoseconds, with its name.
 fn cpu_ns() -> Vec<(String, u64)> {
     let tasks = fs::read_dir("/proc/self/task").expect("Linux").flatten();
     let one = |path: &Path| {
@@ -98,7 +98,7 @@ fn report(wal: &Wal, entries: u64, bytes: u64, took: Duration) {
     println!("resident {} MiB, log memory in use {} MiB", resident_mib(), wal.memory_bytes() >> 20);
 }
 
-/// Purges and reclaims behind the writer, as the housekeeper of a broker does.
+/// Purges and reclaims behind the writer, like a broker's maintenance thread.
 fn housekeeper(wal: Arc<Wal>, log: GroupLog, durable: Arc<AtomicU64>, entry: u64, stop: Arc<AtomicBool>) {
     let mut purged = 0;
     while !stop.load(Relaxed) {
@@ -125,7 +125,7 @@ fn stream(dir: &str, entry: usize, seconds: u64, mib_per_second: Option<u64>) {
     }
     .expect("a thread");
     let payload = Bytes::from(vec![0x5a; entry]);
-    // Start times of what is under way, and the latencies of the rest.
+    // Start times of pending entries, and the latencies of the completed ones.
     let shared = Arc::new((Mutex::new((VecDeque::<Instant>::new(), Vec::<u32>::new())), Condvar::new()));
     let started = Instant::now();
     let mut index = 0u64;
@@ -180,14 +180,14 @@ fn lone(dir: &str, entry: usize, seconds: u64) {
     let log = wal.group(GROUP);
     let payload = Bytes::from(vec![0x5a; entry]);
     let (mut index, mut latencies) = (0u64, Vec::new());
-    let (tell, told) = mpsc::channel();
+    let (result_tx, result_rx) = mpsc::channel();
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(seconds) {
         let began = Instant::now();
-        let tell = tell.clone();
+        let result_tx = result_tx.clone();
         let draft = Draft { id: LogId::new(1, index), kind: 1, payload: payload.clone() };
-        log.append([draft], move |result| tell.send(result).expect("waited for")).expect("appended");
-        told.recv().expect("told").expect("written");
+        log.append([draft], move |result| result_tx.send(result).expect("waited for")).expect("appended");
+        result_rx.recv().expect("a result").expect("written");
         latencies.push(began.elapsed().as_micros() as u32);
         index += 1;
         if index.is_multiple_of(8192) {

@@ -1,7 +1,7 @@
-//! Millstream's disk: write-ahead log, memtable, runs, manifest, recovery.
+//! Millstream's storage engine: write-ahead log, memtable, runs, manifest, recovery.
 //!
-//! Nothing here is asynchronous and nothing knows a Kafka message: entries are bytes, batches are record
-//! batches, and a caller that must not block asks from a thread that may.
+//! Everything here is synchronous and independent of the Kafka protocol: entries are bytes and batches are
+//! record batches. A caller that must not block calls from a thread that may.
 
 pub mod disk;
 pub mod doctor;

@@ -1,4 +1,5 @@
-//! A reader in another language, written from `docs/formats.md` alone, finds in a log what the broker finds.
+//! A reader in another language, written from `docs/formats.md` alone, reads the same from a log as the
+//! broker.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +18,7 @@ use millstream_store::{
 };
 use tempfile::TempDir;
 
-/// A log of several files, some of which were used again, as a kill leaves it.
+/// A log of several files, some of which were recycled, as a kill leaves it.
 fn write_log(dir: &Path) {
     let config = WalConfig {
         file_bytes: 128 << 10,

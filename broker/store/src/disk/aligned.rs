@@ -1,4 +1,4 @@
-//! Memory that direct I/O takes.
+//! Aligned memory for direct I/O.
 
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
@@ -8,27 +8,27 @@ use std::{
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
-/// Direct I/O wants addresses, positions and lengths that are multiples of this.
+/// Direct I/O requires addresses, positions and lengths that are multiples of this.
 pub const BLOCK_BYTES: usize = 4096;
 
-/// The next multiple of the block size.
+/// Rounds up to a multiple of the block size.
 pub const fn align_up(n: usize) -> usize {
     n.next_multiple_of(BLOCK_BYTES)
 }
 
-/// The multiple of the block size at or below.
+/// Rounds down to a multiple of the block size.
 pub const fn align_down(n: usize) -> usize {
     n / BLOCK_BYTES * BLOCK_BYTES
 }
 
-/// A buffer of this length or more is mapped by itself, so that the system gets its memory back at once when it is
-/// dropped, whatever the allocator keeps.
+/// A buffer of at least this length has its own mapping, so that dropping it returns the memory to the system
+/// at once instead of to the allocator.
 const MAPPED_BYTES_MIN: usize = 1 << 20;
-/// Memory in pages of this size costs a direct write a third: the system looks up and hands to the device one page
-/// instead of 512.
+/// Memory in pages of this size cuts the cost of a direct write to a third: the kernel looks up one page and
+/// passes it to the device instead of 512.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
-/// A buffer that starts at a multiple of the block size.
+/// A buffer aligned to the block size.
 pub struct AlignedBuf {
     start: NonNull<u8>,
     len: usize,
@@ -40,7 +40,7 @@ unsafe impl Send for AlignedBuf {}
 unsafe impl Sync for AlignedBuf {}
 
 impl AlignedBuf {
-    /// A buffer of `len` zeros; `len` is at least 1.
+    /// A zeroed buffer of `len` bytes; `len` is at least 1.
     pub fn zeroed(len: usize) -> AlignedBuf {
         let layout = Self::layout(len);
         let start = if len >= MAPPED_BYTES_MIN {
@@ -61,23 +61,24 @@ impl AlignedBuf {
         }
     }
 
-    /// Makes the system find its memory now, so that whoever writes it does not wait for that. What is in it is lost.
+    /// Makes the system allocate the pages now, so that the first write does not wait for them. The content
+    /// is lost.
     pub fn populate(&mut self) {
         self.iter_mut().step_by(BLOCK_BYTES).for_each(|byte| *byte = 0);
     }
 
-    /// Where the buffer starts, for writers that own disjoint parts of it.
+    /// Start of the buffer, for writers that own disjoint parts of it.
     pub fn as_mut_ptr(&self) -> *mut u8 {
         self.start.as_ptr()
     }
 }
 
-/// A mapping of `len` zeros, of huge pages where it has room for one; null if the system has no memory.
+/// A zeroed mapping of `len` bytes, of huge pages where one fits; null if the system is out of memory.
 fn map(len: usize) -> *mut u8 {
     let len = align_up(len);
     let spare = if len >= HUGE_PAGE_BYTES { HUGE_PAGE_BYTES } else { 0 };
     let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
-    // SAFETY: a new mapping where the system likes, of a length that is not zero.
+    // SAFETY: a new mapping at an address that the system chooses, of nonzero length.
     let Ok(whole) = (unsafe { mmap_anonymous(null_mut(), len + spare, prot, flags) }) else {
         return null_mut();
     };
@@ -86,8 +87,9 @@ fn map(len: usize) -> *mut u8 {
         return whole;
     }
     let before = whole.align_offset(HUGE_PAGE_BYTES).min(spare);
-    // SAFETY: both parts lie in the mapping and outside of what is given out; cutting a mapping's ends off needs no
-    // memory. Advice changes no content, and a system without huge pages may refuse it.
+    // SAFETY: both parts lie in the mapping and outside of the range that is returned; unmapping the ends of
+    // a mapping needs no memory. The advice changes no content, and a system without huge pages may refuse
+    // it.
     unsafe {
         let start = whole.add(before);
         let cut = |from: *mut u8, len: usize| len == 0 || munmap(from.cast(), len).is_ok();
@@ -101,7 +103,7 @@ fn map(len: usize) -> *mut u8 {
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
         if self.len >= MAPPED_BYTES_MIN {
-            // SAFETY: mapped in `zeroed` with the same length. It cannot fail for a whole mapping.
+            // SAFETY: mapped in `zeroed` with the same length. Unmapping a whole mapping cannot fail.
             let unmapped = unsafe { munmap(self.start.as_ptr().cast(), align_up(self.len)) };
             debug_assert!(unmapped.is_ok(), "{unmapped:?}");
         } else {

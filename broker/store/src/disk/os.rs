@@ -12,7 +12,7 @@ use rustix::{fs::Advice, io::Errno};
 
 use super::{Disk, DiskFile, OpenMode};
 
-/// Buffers that the kernel takes in one write.
+/// Most buffers that the kernel takes in one write.
 const BUFS_MAX: usize = 1024;
 
 /// Files below one directory.
@@ -22,7 +22,7 @@ pub struct OsDisk {
 }
 
 impl OsDisk {
-    /// The tree below `root`, which is made if it is not there.
+    /// The tree below `root`, which is created if absent.
     pub fn new(root: impl Into<PathBuf>) -> io::Result<OsDisk> {
         let root = root.into();
         create_dir(&root)?;
@@ -30,7 +30,8 @@ impl OsDisk {
     }
 
     fn open_direct(&self, path: &Path, options: &OpenOptions, durable: bool) -> io::Result<OsFile> {
-        // Not rustix's flag of this name, which is `O_SYNC`: that writes the file's times too, by a journal commit.
+        // Not rustix's flag of this name, which is `O_SYNC`: that also writes the file's times, with a
+        // journal commit.
         let sync = if durable { libc::O_DSYNC } else { 0 };
         let flags = libc::O_DIRECT | sync;
         match options.clone().custom_flags(flags).open(path) {
@@ -61,7 +62,8 @@ impl Disk for OsDisk {
             OpenMode::DirectRead => {
                 let file = self.open_direct(&path, &options, false)?;
                 if !file.direct {
-                    // After a failed sync the cache has pages that the medium has not, and takes them for written.
+                    // After a failed sync the cache has pages that the medium lacks, and considers them
+                    // written.
                     rustix::fs::fadvise(&file.file, 0, None, Advice::DontNeed)?;
                 }
                 file
@@ -105,8 +107,8 @@ impl Disk for OsDisk {
     }
 }
 
-/// Makes a directory and those above it, each durable in the one that it is in: a log in a directory that a power
-/// cut takes away is no log.
+/// Creates a directory and its parents, each durable in its parent: a log in a directory that a power cut
+/// removes is lost.
 fn create_dir(path: &Path) -> io::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !parent.is_dir() {
@@ -114,7 +116,7 @@ fn create_dir(path: &Path) -> io::Result<()> {
     }
     match fs::create_dir(path) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists || !path.is_dir() => Err(e),
-        // If it was there, whoever made it may have been killed before this.
+        // If it existed, the process that created it may have been killed before this sync.
         _ => File::open(parent)?.sync_all(),
     }
 }
@@ -130,7 +132,7 @@ impl OsFile {
         OsFile { file, direct: false, durable: false }
     }
 
-    /// Goes on behind a write that took only part of the buffers.
+    /// Finishes a write that took only part of the buffers.
     fn write_rest(&self, bufs: &[IoSlice<'_>], position: u64, mut done: usize) -> io::Result<()> {
         let mut bufs: Vec<IoSlice<'_>> = bufs.to_vec();
         let mut rest = &mut bufs[..];
@@ -163,7 +165,7 @@ impl DiskFile for OsFile {
 
     fn write_at(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<()> {
         let len: usize = bufs.iter().map(|buf| buf.len()).sum();
-        // Nearly always the kernel takes everything at once.
+        // The kernel nearly always takes everything at once.
         let done = match rustix::io::pwritev(&self.file, &bufs[..bufs.len().min(BUFS_MAX)], position) {
             Ok(n) => n,
             Err(Errno::INTR) => 0,

@@ -1,4 +1,4 @@
-//! Aligned buffers that are used again: a new one costs more than the read that fills it.
+//! A pool of aligned buffers: a new one costs more than the read that fills it.
 
 use std::{
     ops::Range,
@@ -17,19 +17,20 @@ pub struct BufferPool {
     spare: Mutex<Vec<AlignedBuf>>,
 }
 
-/// A buffer that goes back to its pool.
+/// A buffer that returns to its pool when dropped.
 pub struct PooledBuf {
     memory: Option<AlignedBuf>,
     pool: Weak<BufferPool>,
 }
 
 impl BufferPool {
-    /// A pool of buffers of `buffer_bytes`, of which at most `spare_max` are kept while nobody uses them.
+    /// A pool of buffers of `buffer_bytes` that keeps at most `spare_max` unused ones.
     pub fn new(buffer_bytes: usize, spare_max: usize) -> Arc<BufferPool> {
         Arc::new(BufferPool { buffer_bytes: align_up(buffer_bytes), spare_max, spare: Mutex::default() })
     }
 
-    /// A buffer of at least `bytes`, whose content is anything. One that is larger than the pool's is not kept.
+    /// A buffer of at least `bytes` with arbitrary content. One that is larger than the pool's size is not
+    /// pooled.
     pub fn take(self: &Arc<Self>, bytes: usize) -> PooledBuf {
         let spare = if bytes <= self.buffer_bytes { self.spare.lock().pop() } else { None };
         let memory = spare.unwrap_or_else(|| AlignedBuf::zeroed(align_up(bytes).max(self.buffer_bytes)));
@@ -43,7 +44,7 @@ impl PooledBuf {
         self.memory.as_deref_mut().unwrap_or_default()
     }
 
-    /// A part of it, as bytes that keep it alive.
+    /// A part of it, as bytes that share ownership of the buffer.
     pub fn into_bytes(self, range: Range<usize>) -> Bytes {
         Bytes::from_owner(Part { buffer: self, range })
     }

@@ -1,5 +1,5 @@
-//! Looks at the data directory of a broker that does not run, says what is wrong with it, and repairs its log when
-//! it is told to.
+//! Inspects the data directory of a stopped broker, reports what is wrong with it, and repairs its log on
+//! request.
 //!
 //! Nothing here deletes anything: what a repair takes out of the log is kept below `damaged/`.
 
@@ -17,7 +17,7 @@ use millstream_model::RaftGroupId;
 pub use crate::wal::{
     inspect::{FileReport, FrameRecord, FrameState, LogReport, Problem, ProblemKind},
     rebuild::RepairError,
-    salvage::{Beginning, GroupReport, Refound},
+    salvage::{Beginning, GroupReport, RecreatedMembership},
 };
 use crate::{
     disk::{Disk, OpenMode, OsDisk},
@@ -30,51 +30,51 @@ use crate::{
 
 /// A running broker holds a lock on this file.
 const LOCK_NAME: &str = "LOCK";
-/// More than a broker writes into [`IDENTITY_NAME`].
+/// Larger than any [`IDENTITY_NAME`] file that a broker writes.
 const IDENTITY_BYTES_MAX: u64 = 4096;
-/// Everything that a repair takes out goes below this directory, in one of its own each time.
+/// Each repair moves what it takes out to a new directory below this one.
 const ASIDE_DIR: &str = "damaged";
 
-/// Name of the file in which a broker notes that its node is the only one of its cluster.
+/// Name of the file in which a broker records that its node is the only one of its cluster.
 pub const IDENTITY_NAME: &str = "identity";
 
-/// What the doctor has to know of the replicas whose log this is: the store only keeps their bytes.
+/// What the doctor must know of the log's replicas: the store treats their content as opaque bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Replicas {
-    /// Kind of the entries that say who belongs to a group; nothing is known of that without one.
+    /// The kind of membership entries; without one, memberships are unknown.
     pub membership_kind: Option<u8>,
-    /// What a checkpoint's first bytes say of who belongs to the group.
+    /// Reads the membership from a checkpoint's first bytes.
     pub checkpoint_members: Option<MembersFn>,
-    /// What is written for groups that have lost what they began with: only where everything that was found, or else
-    /// the content of the file [`IDENTITY_NAME`], says that they have one and the same member. Told whether votes may
-    /// be lost.
-    pub refound: Option<RefoundFn>,
+    /// Recreates the membership of groups that have lost it: only if everything found, or else the content of
+    /// the file [`IDENTITY_NAME`], names the same single member. The flag says whether votes may be lost.
+    pub recreate_membership: Option<RecreateMembershipFn>,
 }
 
 /// See [`Replicas::checkpoint_members`].
 pub type MembersFn = fn(&[u8]) -> Option<Bytes>;
 
-/// See [`Replicas::refound`].
-pub type RefoundFn = fn(&BTreeMap<RaftGroupId, Beginning>, Option<&[u8]>, bool) -> Option<Refound>;
+/// See [`Replicas::recreate_membership`].
+pub type RecreateMembershipFn =
+    fn(&BTreeMap<RaftGroupId, Beginning>, Option<&[u8]>, bool) -> Option<RecreatedMembership>;
 
-/// Why a data directory could not be looked at or repaired.
+/// Why a data directory could not be inspected or repaired.
 #[derive(Debug, thiserror::Error)]
 pub enum DoctorError {
-    /// There is no such directory, or nothing of a broker in it.
+    /// The directory is absent or is not a broker's.
     #[error("{0} is not the data directory of a broker")]
     NotAStore(PathBuf),
-    /// A broker runs on it.
+    /// A broker is running on it.
     #[error("a broker runs on {0}; stop it first")]
     InUse(PathBuf),
-    /// The operating system refused.
+    /// An operation of the operating system failed.
     #[error("{path}: {error}")]
     Io {
-        /// What was tried to use.
+        /// The file or directory.
         path: PathBuf,
-        /// What it said.
+        /// The operating system's error.
         error: io::Error,
     },
-    /// The log cannot even be looked at.
+    /// The log cannot be inspected.
     #[error(transparent)]
     Log(#[from] OpenError),
     /// The log could not be repaired.
@@ -82,7 +82,7 @@ pub enum DoctorError {
     Repair(#[from] RepairError),
 }
 
-/// What a data directory is like.
+/// The state of a data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// The write-ahead log.
@@ -92,29 +92,29 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether a broker starts on it and everything that was durable is there.
+    /// Whether a broker starts on it with everything that was durable.
     pub fn is_sound(&self) -> bool {
         let stray = |finding: &tables::Finding| matches!(finding, tables::Finding::Stray { .. });
         self.log.is_sound() && self.tables.findings.iter().all(stray)
     }
 
-    /// Whether a repair of the log makes anything better.
+    /// Whether a repair of the log would improve anything.
     pub fn can_be_repaired(&self) -> bool {
-        self.log.refused.is_some() || !self.log.refounded.is_empty()
+        self.log.refused.is_some() || !self.log.recreated_groups.is_empty()
     }
 
-    /// Entries that a repair of the log without other nodes loses.
+    /// Number of entries that a repair of the log without other nodes loses.
     pub fn entries_lost(&self) -> u64 {
         self.log.groups.iter().map(GroupReport::lost).sum()
     }
 }
 
-/// What a repair did.
+/// The result of a repair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Repaired {
-    /// The log was sound.
+    /// The log was undamaged.
     Nothing,
-    /// An earlier repair was interrupted, and is finished now.
+    /// An interrupted repair has been completed.
     Finished,
     /// The log was replaced.
     Replaced {
@@ -122,14 +122,15 @@ pub enum Repaired {
         aside: PathBuf,
         /// What each group has now, and what it lost.
         groups: Vec<GroupReport>,
-        /// Groups whose first entry was written again.
-        refounded: Vec<RaftGroupId>,
+        /// Groups whose first entry was recreated.
+        recreated_groups: Vec<RaftGroupId>,
         /// Whether a vote may be lost: in a cluster the node must join again under a new id.
         votes_uncertain: bool,
     },
 }
 
-/// Looks at everything and changes nothing. It reads every byte, so it takes as long as the disk does.
+/// Reads and checks everything without changing it. This reads every byte, so it takes as long as the disk
+/// does.
 pub fn inspect(dir: &Path, replicas: &Replicas) -> Result<Report, DoctorError> {
     let (disk, _lock) = open(dir)?;
     let mut report = inspect_disk(&disk, replicas)?;
@@ -138,8 +139,8 @@ pub fn inspect(dir: &Path, replicas: &Replicas) -> Result<Report, DoctorError> {
     Ok(report)
 }
 
-/// Groups whose log was cut and that have nothing to go on from. Only a broker's directory has checkpoints at all; a
-/// log alone, which [`inspect_disk`] may be asked about, does without.
+/// Groups whose log was purged and that have no checkpoint. Only a broker's directory has checkpoints; a bare
+/// log, which [`inspect_disk`] accepts too, has none.
 fn missing_checkpoints(report: &Report) -> Vec<tables::Finding> {
     let at = |group: &GroupReport| report.tables.checkpointed.get(&group.group).map(|id| id.index);
     let cut = report.log.groups.iter().filter(|group| group.purged.map(|id| id.index) > at(group));
@@ -150,19 +151,19 @@ fn missing_checkpoints(report: &Report) -> Vec<tables::Finding> {
     missing.collect()
 }
 
-/// Gives every frame of the log to `visit`, in order, until it says to stop.
+/// Passes every frame of the log, in order, to `visit` until it returns to stop.
 pub fn dump(dir: &Path, visit: &mut dyn FnMut(FrameRecord) -> bool) -> Result<(), DoctorError> {
     let (disk, _lock) = open(dir)?;
     Ok(wal::inspect::dump(&disk, visit)?)
 }
 
-/// Makes a log that does not open one that does, and gives groups that have lost their first entry that one again,
-/// where it is known. Every group keeps its entries up to the first that is gone; the old files are moved aside, whole.
-/// A log that opens and lacks nothing is left alone.
+/// Replaces a log that does not open by one that does, and recreates lost first entries of groups where their
+/// content is known. Every group keeps its entries up to the first lost one; the old files are moved aside
+/// unchanged. A log that opens and lacks nothing is left alone.
 pub fn repair(dir: &Path, replicas: &Replicas) -> Result<Repaired, DoctorError> {
     let (disk, _lock) = open(dir)?;
     let repaired = repair_log(&disk, WalConfig::default(), replicas)?;
-    // The place where the new log was written, empty now.
+    // The directory where the new log was written, now empty.
     for left in [Path::new(wal::rebuild::NEW_DIR).join("wal"), wal::rebuild::NEW_DIR.into()] {
         match fs::remove_dir(dir.join(&left)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -174,7 +175,7 @@ pub fn repair(dir: &Path, replicas: &Replicas) -> Result<Repaired, DoctorError> 
     Ok(repaired)
 }
 
-/// The same for a disk that is known to be nobody else's.
+/// The same for a disk without concurrent users.
 pub fn repair_log(
     disk: &Arc<dyn Disk>,
     config: WalConfig,
@@ -190,15 +191,15 @@ pub fn repair_log(
     }
     let aside = free_aside(&**disk)?;
     let names = wal::rebuild::write(disk, &inspected, config)?;
-    let LogReport { groups, votes_uncertain, refounded, .. } = inspected.report;
+    let LogReport { groups, votes_uncertain, recreated_groups, .. } = inspected.report;
     let ends = groups.iter().map(|group| (group.group, group.last.or(group.purged))).collect();
-    // Before the log is cut: a store in which this is lower than it could be is as good as before.
+    // Before the log is truncated: a lower mark than necessary does no harm.
     tables::lower_flushed(&**disk, &ends, &aside).map_err(RepairError::Manifest)?;
     wal::rebuild::replace(disk, &aside, &names)?;
-    Ok(Repaired::Replaced { aside, groups, refounded, votes_uncertain })
+    Ok(Repaired::Replaced { aside, groups, recreated_groups, votes_uncertain })
 }
 
-/// What [`inspect`] does, for a disk that is known to be nobody else's.
+/// [`inspect`] for a disk without concurrent users.
 pub fn inspect_disk(disk: &Arc<dyn Disk>, replicas: &Replicas) -> Result<Report, DoctorError> {
     let (inspected, tables) = inspect_log(disk, replicas)?;
     Ok(Report { log: inspected.report, tables })
@@ -206,7 +207,7 @@ pub fn inspect_disk(disk: &Arc<dyn Disk>, replicas: &Replicas) -> Result<Report,
 
 fn inspect_log(disk: &Arc<dyn Disk>, replicas: &Replicas) -> Result<(Inspected, Verified), DoctorError> {
     let tables = tables::verify(disk);
-    // What a checkpoint has done to the state, and its batches: no checkpoint is written before these are in runs.
+    // What a checkpoint covers is in runs too: no checkpoint is written before its batches are.
     let covered = tables.checkpointed.iter().filter(|_| tables.has_manifest);
     let members = |head: &Bytes| replicas.checkpoint_members.and_then(|members| members(head));
     let identity = read_identity(&**disk);
@@ -215,12 +216,14 @@ fn inspect_log(disk: &Arc<dyn Disk>, replicas: &Replicas) -> Result<(Inspected, 
         covered: covered.map(|(group, id)| (*group, *id)).collect(),
         checkpoints: tables.checkpoint_heads.iter().map(|(group, head)| (*group, members(head))).collect(),
         membership_kind: replicas.membership_kind,
-        refound: Some(&|found, uncertain| replicas.refound?(found, identity.as_deref(), uncertain)),
+        recreate_membership: Some(&|found, uncertain| {
+            replicas.recreate_membership?(found, identity.as_deref(), uncertain)
+        }),
     };
     Ok((wal::inspect::inspect(disk, &known)?, tables))
 }
 
-/// What a broker noted of its node, if it can be read.
+/// The broker's record of its node, if readable.
 fn read_identity(disk: &dyn Disk) -> Option<Vec<u8>> {
     let file = disk.open(Path::new(IDENTITY_NAME), OpenMode::Read).ok()?;
     let mut bytes = vec![0; file.len().ok()?.min(IDENTITY_BYTES_MAX) as usize];
@@ -228,7 +231,7 @@ fn read_identity(disk: &dyn Disk) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// A directory that is not there yet.
+/// A new directory below `damaged/`.
 fn free_aside(disk: &dyn Disk) -> Result<PathBuf, DoctorError> {
     for n in 1..10_000 {
         let path = Path::new(ASIDE_DIR).join(format!("{n:04}"));
@@ -258,7 +261,7 @@ fn open(dir: &Path) -> Result<(Arc<dyn Disk>, Option<File>), DoctorError> {
     Ok((Arc::new(disk), lock))
 }
 
-/// Takes the lock if there is one to take: a copy of a data directory may have none, and none is made.
+/// Takes the lock if the file exists: a copy of a data directory may have none, and none is created.
 fn lock(dir: &Path) -> Result<Option<File>, DoctorError> {
     let path = dir.join(LOCK_NAME);
     let file = match OpenOptions::new().read(true).open(&path) {

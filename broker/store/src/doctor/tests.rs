@@ -1,4 +1,4 @@
-//! The doctor finds what was done to a log, loses nothing that can be had, and leaves a log that opens.
+//! The doctor finds damage to a log, loses nothing that can be salvaged, and leaves a log that opens.
 
 mod traces;
 
@@ -17,8 +17,9 @@ use crate::{
 
 const ONE: RaftGroupId = RaftGroupId(1);
 const TWO: RaftGroupId = RaftGroupId(2);
-/// Nothing is known of what the bytes mean.
-const NONE: Replicas = Replicas { membership_kind: None, checkpoint_members: None, refound: None };
+/// Treats all content as opaque.
+const NONE: Replicas =
+    Replicas { membership_kind: None, checkpoint_members: None, recreate_membership: None };
 
 fn config() -> WalConfig {
     WalConfig {
@@ -50,7 +51,7 @@ fn append(wal: &Wal, group: RaftGroupId, indexes: Range<u64>) {
     }
 }
 
-/// First and last index that the group has, each entry checked.
+/// First and last index of the group, each entry checked.
 fn indexes(wal: &Wal, group: RaftGroupId) -> Option<(u64, u64)> {
     let state = wal.group(group).state();
     let first = state.purged.map_or(0, |id| id.index + 1);
@@ -62,7 +63,7 @@ fn indexes(wal: &Wal, group: RaftGroupId) -> Option<(u64, u64)> {
     Some((first, last))
 }
 
-/// A store whose log has two groups over several files, 60 entries each, of which a few are purged.
+/// A store whose log has two groups over several files, 60 entries each, a few of them purged.
 fn store() -> SimDisk {
     let disk = SimDisk::new(11);
     drop(Tables::open(disk_of(&disk), Default::default()).expect("tables"));
@@ -234,7 +235,7 @@ fn a_missing_file_costs_what_was_in_it_and_what_needs_it() {
         let refused = open_log(&disk).map(|_| ()).err();
         let report = report(&disk);
         assert_eq!(report.log.refused, refused, "without {}", file.name);
-        // Of the first one everything may be purged, and every file repeats the votes.
+        // All entries of the first one may be purged, and every file repeats the votes.
         let needed = file.groups.iter().any(|(group, (_, last))| *group == TWO || *last > 4);
         assert_eq!(refused.is_some(), needed || file.seq > files[0].seq, "without {}", file.name);
         if refused.is_none() {
@@ -252,7 +253,7 @@ fn a_missing_file_costs_what_was_in_it_and_what_needs_it() {
                 None => Some((first, 59)),
             };
             assert_eq!(indexes(&wal, group), expected, "{group} without {}", file.name);
-            // Whichever file is gone, the others repeat it.
+            // Any file can be missing: the others repeat it.
             assert!(wal.group(group).state().vote.is_some(), "{group} without {}", file.name);
         }
     }

@@ -1,4 +1,4 @@
-//! Blocks of runs that were read and verified, up to a bound.
+//! A bounded cache of verified blocks of runs.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -8,31 +8,29 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-/// Locks are spread over at most so many pieces.
+/// Most shards, each under its own lock.
 const SHARDS_MAX: usize = 8;
-/// A piece is not smaller than this, so that large blocks fit into it.
+/// A shard is not smaller than this, so that large blocks fit into it.
 const SHARD_BYTES_MIN: usize = 4 << 20;
 
 /// Id of a run and number of a block's first region in it.
 pub(super) type BlockKey = (u64, u32);
 
-struct Slot {
+struct CacheEntry {
     block: Bytes,
-    /// Used since it was last looked at for eviction.
+    /// Used since the eviction last passed it.
     used: bool,
 }
 
 #[derive(Default)]
 struct Shard {
-    slots: HashMap<BlockKey, Slot>,
-    /// Keys of all slots, in the order in which they are looked at for eviction.
+    entries: HashMap<BlockKey, CacheEntry>,
+    /// Keys of all entries, in eviction order.
     order: VecDeque<BlockKey>,
     bytes: usize,
 }
 
-/// The block cache.
-///
-/// Invariant: it never holds more than its bound, and only bytes that were verified.
+/// Invariant: the size never exceeds the bound, and all bytes were verified.
 pub(super) struct Cache {
     shards: Vec<Mutex<Shard>>,
     shard_bytes_max: usize,
@@ -58,35 +56,35 @@ impl Cache {
         &self.shards[(mixed >> 56) as usize % self.shards.len()]
     }
 
-    /// A block, if it is here.
+    /// The block, if cached.
     pub(super) fn get(&self, key: BlockKey) -> Option<Bytes> {
         let mut shard = self.shard(key).lock();
-        let found = shard.slots.get_mut(&key).map(|slot| {
-            slot.used = true;
-            slot.block.clone()
+        let found = shard.entries.get_mut(&key).map(|entry| {
+            entry.used = true;
+            entry.block.clone()
         });
         let counter = if found.is_some() { &self.hits } else { &self.misses };
         counter.fetch_add(1, Relaxed);
         found
     }
 
-    /// Whether a block is here; counts neither as a hit nor as a use.
+    /// Whether a block is cached; counts neither as a hit nor as a use.
     pub(super) fn has(&self, key: BlockKey) -> bool {
-        self.shard(key).lock().slots.contains_key(&key)
+        self.shard(key).lock().entries.contains_key(&key)
     }
 
-    /// Keeps a verified block and lets go of those that were not used for long.
+    /// Adds a verified block and evicts blocks that were not used recently.
     pub(super) fn put(&self, key: BlockKey, block: Bytes) {
         let bytes = block.len();
         if bytes > self.shard_bytes_max {
             return;
         }
         let mut shard = self.shard(key).lock();
-        if shard.slots.contains_key(&key) {
+        if shard.entries.contains_key(&key) {
             return;
         }
         let freed = shard.make_room(self.shard_bytes_max - bytes);
-        shard.slots.insert(key, Slot { block, used: false });
+        shard.entries.insert(key, CacheEntry { block, used: false });
         shard.order.push_back(key);
         shard.bytes += bytes;
         self.bytes.fetch_add(bytes, Relaxed);
@@ -97,26 +95,26 @@ impl Cache {
         self.bytes.load(Relaxed)
     }
 
-    /// How often a block was here, and how often not.
+    /// Hits and misses.
     pub(super) fn hits_and_misses(&self) -> (u64, u64) {
         (self.hits.load(Relaxed), self.misses.load(Relaxed))
     }
 }
 
 impl Shard {
-    /// Evicts until at most `bytes_max` are left; gives the bytes that went. A block that was used gets one more
-    /// round, so this ends.
+    /// Evicts until at most `bytes_max` are left; returns the bytes freed. A used block gets one more round,
+    /// so this ends.
     fn make_room(&mut self, bytes_max: usize) -> usize {
         let before = self.bytes;
         while self.bytes > bytes_max {
             let Some(key) = self.order.pop_front() else { break };
-            let Some(slot) = self.slots.get_mut(&key) else { continue };
-            if std::mem::take(&mut slot.used) {
+            let Some(entry) = self.entries.get_mut(&key) else { continue };
+            if std::mem::take(&mut entry.used) {
                 self.order.push_back(key);
                 continue;
             }
-            self.bytes -= slot.block.len();
-            self.slots.remove(&key);
+            self.bytes -= entry.block.len();
+            self.entries.remove(&key);
         }
         before - self.bytes
     }

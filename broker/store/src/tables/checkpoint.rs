@@ -1,4 +1,4 @@
-//! Checkpoints: the state of one group's machine, in a file of its own.
+//! Checkpoints: the state of one group's machine, one file per group.
 
 use std::{
     io::{self, IoSlice, Read, Write},
@@ -21,7 +21,7 @@ const HEAD_BYTES: usize = 40;
 /// The CRC is the last field of the head.
 const CRC_AT: usize = 36;
 const CRC: CrcAlgorithm = CrcAlgorithm::Crc32Iscsi;
-/// Bytes of a state that are written or checked at once.
+/// Bytes of a state that are written or verified at once.
 const PIECE_BYTES: usize = 256 << 10;
 
 /// The file of a group's checkpoint in the store's directory.
@@ -35,7 +35,7 @@ fn digest(bytes: &[u8]) -> Digest {
     digest
 }
 
-/// The head of a checkpoint whose state has this length and CRC.
+/// The head of a checkpoint of a state with this length and CRC.
 fn head(group: RaftGroupId, id: LogId, state_bytes: u64, state_crc: u64) -> [u8; HEAD_BYTES] {
     let mut head = [0; HEAD_BYTES];
     head[..8].copy_from_slice(&MAGIC);
@@ -43,14 +43,14 @@ fn head(group: RaftGroupId, id: LogId, state_bytes: u64, state_crc: u64) -> [u8;
     head[16..24].copy_from_slice(&id.index.to_le_bytes());
     head[24..32].copy_from_slice(&state_bytes.to_le_bytes());
     head[32..CRC_AT].copy_from_slice(&group.0.to_le_bytes());
-    // The CRC is of the head and the state, and the head is known last.
+    // The CRC covers the head and the state, and the head is known last.
     let crc = checksum_combine(CRC, digest(&head[..CRC_AT]).finalize(), state_crc, state_bytes) as u32;
     head[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
     head
 }
 
-/// A group's checkpoint in its file, undamaged when it was written or opened. Stays readable when a newer one replaces
-/// it.
+/// A group's checkpoint in its file, verified when it was written or opened. Stays readable after a newer one
+/// replaces it.
 #[derive(Clone)]
 pub struct Checkpoint {
     id: LogId,
@@ -59,12 +59,12 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Where in the log it stands.
+    /// The last log entry that it covers.
     pub fn id(&self) -> LogId {
         self.id
     }
 
-    /// The machine's state, from its first byte.
+    /// A reader of the machine's state.
     pub fn state(&self) -> impl Read + use<> {
         let at = HEAD_BYTES as u64;
         StateReader { file: self.file.clone(), at, end: at + self.state_bytes }
@@ -93,11 +93,11 @@ impl Read for StateReader {
     }
 }
 
-/// Writes a state behind the place of its head, in pieces.
+/// Writes a state in pieces, after the space for its head.
 struct StateWriter<'a> {
     file: &'a dyn DiskFile,
     piece: Vec<u8>,
-    /// Where the piece goes in the file.
+    /// File offset of the next piece.
     at: u64,
     digest: Digest,
 }
@@ -127,7 +127,8 @@ impl Write for StateWriter<'_> {
     }
 }
 
-/// Writes a checkpoint with the state that `write` writes; when this returns it is durable and the one before is gone.
+/// Writes a checkpoint with the state that `write` produces; on return it is durable and the previous one is
+/// gone.
 pub(super) fn save(
     disk: &dyn Disk,
     group: RaftGroupId,
@@ -135,7 +136,7 @@ pub(super) fn save(
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<Checkpoint, CheckpointError> {
     let write_all = |file: &dyn DiskFile| {
-        // Until the state is there, the head is one that is refused.
+        // Until the state is written, the file has an invalid head.
         file.write_at(&[IoSlice::new(&[0; HEAD_BYTES])], 0)?;
         let (at, digest) = (HEAD_BYTES as u64, Digest::new(CRC));
         let mut state = StateWriter { file, piece: Vec::new(), at, digest };
@@ -149,7 +150,7 @@ pub(super) fn save(
     Ok(Checkpoint { id, file, state_bytes })
 }
 
-/// Opens the newest checkpoint and checks every byte of it; `None` if there never was one.
+/// Opens the newest checkpoint and verifies every byte; `None` if there never was one.
 pub(super) fn open(disk: &dyn Disk, group: RaftGroupId) -> Result<Option<Checkpoint>, CheckpointError> {
     let path = path(group);
     let file = match disk.open(&path, OpenMode::Read) {
@@ -163,7 +164,7 @@ pub(super) fn open(disk: &dyn Disk, group: RaftGroupId) -> Result<Option<Checkpo
     }
 }
 
-/// What is wrong with a file that is no checkpoint is the inner error.
+/// The inner error says why the file is not a checkpoint.
 fn check(group: RaftGroupId, file: Arc<dyn DiskFile>) -> io::Result<Result<Checkpoint, &'static str>> {
     let file_bytes = file.len()?;
     let mut found = [0; HEAD_BYTES];
@@ -182,16 +183,16 @@ fn check(group: RaftGroupId, file: Arc<dyn DiskFile>) -> io::Result<Result<Check
         }
     }
     if digest.finalize() as u32 != u32_at(&found, CRC_AT) {
-        return Ok(Err("the checksum does not fit"));
+        return Ok(Err("checksum mismatch"));
     }
     if found[..8] != MAGIC {
         return Ok(Err("it is not a checkpoint of this version"));
     }
     if u64_at(&found, 24) != checkpoint.state_bytes {
-        return Ok(Err("it does not have the length that it says"));
+        return Ok(Err("its length field does not match the file"));
     }
     if u32_at(&found, 32) != group.0 {
-        return Ok(Err("it is another group's"));
+        return Ok(Err("it belongs to another group"));
     }
     Ok(Ok(checkpoint))
 }
@@ -209,7 +210,7 @@ mod tests {
         disk
     }
 
-    /// Writes a state in parts of this size.
+    /// Writes a state in pieces of this size.
     fn saved(disk: &SimDisk, state: &[u8], part: usize) {
         let write = |out: &mut dyn Write| state.chunks(part).try_for_each(|part| out.write_all(part));
         save(disk, GROUP, LogId::new(2, 3), write).expect("saved");

@@ -1,10 +1,11 @@
-//! Log compaction: of each key the newest value stays, at its offset.
+//! Log compaction: the newest value of each key stays, at its offset.
 //!
 //! A compaction reads a partition twice: first to learn which keys have a newer value and which batch is each
-//! producer's newest, then to write what stays. Promises: nothing changes its place; the newest value of every
-//! key stays, and of tombstones too until their time; what a transaction wrote hides older values only once it is
-//! known to be committed; markers stay; each producer's newest batch stays, if need be without its records, so that
-//! its sequence can be told; bytes that cannot be decoded stay as they are.
+//! producer's newest, then to write what stays. Guarantees: offsets do not change; the newest value of every
+//! key stays, and so do tombstones until their delete horizon; a record of a transaction hides older values
+//! only once the transaction is known to be committed; markers stay; each producer's newest batch stays, if
+//! necessary without its records, so that its sequence number is kept; bytes that cannot be decoded stay
+//! unchanged.
 
 use std::{
     collections::HashMap,
@@ -25,30 +26,31 @@ use super::{
     writer::NewPart,
 };
 
-/// An empty batch is kept for its producer's sake for this time after the producer's last record.
+/// An empty batch is kept for its producer's sequence for this long after the producer's last record.
 const PRODUCER_KEPT_MS: i64 = 7 * 24 * 60 * 60 * 1000;
-/// A compaction that could not begin, because a transaction is open, waits until there is so many times more to do.
+/// A compaction that an open transaction blocks waits until its work has grown by this factor.
 const RETRY_GROWTH: u64 = 2;
-/// If there is only so much to do it waits until there is anything more.
+/// Below this amount of work it waits until there is any more.
 const RETRY_CHEAP_BYTES: u64 = 1 << 20;
 
-/// What a partition has to be compacted.
+/// What a partition has to compact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Dirt {
+pub(super) struct DirtyStats {
     clean_bytes: u64,
     dirty_bytes: u64,
-    /// The earliest time from which a tombstone may go.
+    /// The earliest delete horizon of its tombstones.
     horizon: i64,
     /// Offset from which records are too young.
     end: i64,
-    /// Age of what is dirty, as the time of its oldest region: the indexes know the newest record of each.
+    /// Age of the dirty part, as the time of its oldest region: the indexes have the newest record of each.
     since: i64,
-    /// The same, with what is too young to be compacted.
+    /// The same, including what is too young to be compacted.
     oldest: i64,
 }
 
-impl Dirt {
-    /// The next time, after that of the policy, from which age makes a compaction due; `i64::MAX` if there is none.
+impl DirtyStats {
+    /// The next time after the policy's current time at which age makes a compaction due; `i64::MAX` if there
+    /// is none.
     pub(super) fn due_after(&self, policy: &CompactPolicy) -> i64 {
         let too_old = self.oldest.saturating_add(policy.max_lag_ms).saturating_add(1);
         let times = [too_old, self.horizon].into_iter().filter(|&at| at > policy.now_ms);
@@ -56,10 +58,10 @@ impl Dirt {
     }
 }
 
-/// Looks at the indexes for what is to be compacted.
-pub(super) fn dirt(parts: &[Part], policy: &CompactPolicy) -> Dirt {
+/// Determines from the indexes what is to be compacted.
+pub(super) fn dirty_stats(parts: &[Part], policy: &CompactPolicy) -> DirtyStats {
     let clean_end = clean_end(parts);
-    let mut dirt = Dirt {
+    let mut stats = DirtyStats {
         clean_bytes: 0,
         dirty_bytes: 0,
         horizon: i64::MAX,
@@ -68,28 +70,28 @@ pub(super) fn dirt(parts: &[Part], policy: &CompactPolicy) -> Dirt {
         oldest: i64::MAX,
     };
     for part in parts {
-        dirt.horizon = dirt.horizon.min(part.delete_horizon);
+        stats.horizon = stats.horizon.min(part.delete_horizon);
         for (number, region) in part.regions().iter().enumerate() {
             let bytes = part.span(number..number + 1).len() as u64;
             if region.base_offset < clean_end {
-                dirt.clean_bytes += bytes;
+                stats.clean_bytes += bytes;
                 continue;
             }
-            dirt.oldest = dirt.oldest.min(region.age_from_ms);
-            if region.base_offset < dirt.end {
-                dirt.dirty_bytes += bytes;
-                dirt.since = dirt.oldest;
+            stats.oldest = stats.oldest.min(region.age_from_ms);
+            if region.base_offset < stats.end {
+                stats.dirty_bytes += bytes;
+                stats.since = stats.oldest;
             }
         }
     }
-    dirt
+    stats
 }
 
 fn clean_end(parts: &[Part]) -> i64 {
     parts.iter().map(|part| part.clean_end).max().unwrap_or(i64::MIN)
 }
 
-/// Offset of the first region with a record that is younger than the lag; without a lag nothing is too young.
+/// Offset of the first region with a record younger than the lag; without a lag nothing is too young.
 fn young_from(parts: &[Part], policy: &CompactPolicy) -> i64 {
     let newest = policy.now_ms.saturating_sub(policy.min_lag_ms);
     let mut regions = parts.iter().flat_map(|part| part.regions());
@@ -97,33 +99,33 @@ fn young_from(parts: &[Part], policy: &CompactPolicy) -> i64 {
     young.map_or(parts.last().map_or(i64::MIN, |part| part.end), |region| region.base_offset)
 }
 
-/// What the last compaction of each partition could not do, so that it is not tried again at once.
+/// What the last compaction of each partition could not do, so that it is not retried at once.
 #[derive(Debug, Default)]
 pub(super) struct Attempts(IdMap<Attempt>);
 
 #[derive(Clone, Copy, Debug)]
 struct Attempt {
-    stuck: Option<Dirt>,
-    /// The horizon that had passed; if it is still there, what bears it cannot be decoded.
+    stuck: Option<DirtyStats>,
+    /// The horizon that had passed; if it is still present, its batch cannot be decoded.
     passed_horizon: Option<i64>,
 }
 
 impl Attempts {
-    /// Whether a partition is to be compacted now.
-    pub(super) fn is_due(&self, partition: PartitionId, dirt: &Dirt, policy: &CompactPolicy) -> bool {
+    /// Whether a partition should be compacted now.
+    pub(super) fn is_due(&self, partition: PartitionId, stats: &DirtyStats, policy: &CompactPolicy) -> bool {
         let last = self.0.get(&partition);
-        let all = (dirt.clean_bytes + dirt.dirty_bytes) as f64;
-        let more = |stuck: Dirt| {
-            dirt.end > stuck.end
+        let all = (stats.clean_bytes + stats.dirty_bytes) as f64;
+        let more = |stuck: DirtyStats| {
+            stats.end > stuck.end
                 && (stuck.dirty_bytes <= RETRY_CHEAP_BYTES
-                    || dirt.dirty_bytes >= stuck.dirty_bytes.saturating_mul(RETRY_GROWTH))
+                    || stats.dirty_bytes >= stuck.dirty_bytes.saturating_mul(RETRY_GROWTH))
         };
-        let overdue = policy.now_ms.saturating_sub(dirt.since) > policy.max_lag_ms;
-        let dirty = dirt.dirty_bytes > 0
-            && (overdue || dirt.dirty_bytes as f64 >= policy.min_dirty_ratio * all)
+        let overdue = policy.now_ms.saturating_sub(stats.since) > policy.max_lag_ms;
+        let dirty = stats.dirty_bytes > 0
+            && (overdue || stats.dirty_bytes as f64 >= policy.min_dirty_ratio * all)
             && last.and_then(|last| last.stuck).is_none_or(more);
-        let expired = dirt.horizon <= policy.now_ms
-            && last.is_none_or(|last| last.passed_horizon != Some(dirt.horizon));
+        let expired = stats.horizon <= policy.now_ms
+            && last.is_none_or(|last| last.passed_horizon != Some(stats.horizon));
         dirty || expired
     }
 
@@ -132,7 +134,7 @@ impl Attempts {
     }
 }
 
-/// 16 bytes that stand for a key.
+/// A 16-byte hash of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct KeyHash(u64, u64);
 
@@ -154,20 +156,21 @@ impl Hash for KeyHash {
     }
 }
 
-/// What the first pass learns.
+/// The result of the first pass.
 #[derive(Default)]
 struct Scan {
     opened_bytes_max: usize,
     /// Offset of each key's newest value.
     newest: HashMap<KeyHash, i64, BuildHasherDefault<IdHasher>>,
-    /// Values of transactions whose marker has not come yet, by producer.
+    /// Values of transactions without a marker yet, by producer.
     pending: HashMap<i64, Vec<(KeyHash, i64)>>,
     pending_count: usize,
     /// Base offset of each producer's newest batch.
     last_batch: HashMap<i64, i64>,
 }
 
-/// A producer may have written any delta: what lies outside of the batch must not hide what other batches have.
+/// A producer may have written any delta: an offset outside of the batch must not hide records of other
+/// batches.
 fn offset_of(header: &BatchHeader, record: &Record<'_>) -> i64 {
     let delta = record.offset_delta.clamp(0, header.last_offset_delta.max(0));
     header.base_offset.saturating_add(i64::from(delta))
@@ -210,7 +213,7 @@ impl Scan {
         }
     }
 
-    /// Ends a producer's transaction. A marker's key: version i16, type i16, of which 0 is abort and 1 commit.
+    /// Ends a producer's transaction. A marker's key: version i16, type i16, where 0 is abort and 1 commit.
     fn marker(&mut self, producer: i64, record: &Record<'_>) {
         let kind = record.key.and_then(|key| Some([*key.get(2)?, *key.get(3)?]));
         let values = self.pending.remove(&producer).unwrap_or_default();
@@ -220,24 +223,24 @@ impl Scan {
         }
     }
 
-    /// Offset of the first value of which it is not known whether it counts.
+    /// Offset of the first value of an undecided transaction.
     fn first_pending(&self) -> Option<i64> {
         self.pending.values().filter_map(|values| values.first()).map(|(_, offset)| *offset).min()
     }
 }
 
-/// What becomes of a batch.
+/// What the second pass does with a batch.
 enum Verdict {
     Keep,
     Drop,
     Replace(Bytes, BatchHeader),
 }
 
-/// What the second pass works by.
-struct Plan<'a> {
+/// The input of the second pass.
+struct SecondPass<'a> {
     policy: &'a CompactPolicy,
     scan: Scan,
-    /// Offset from which everything stays as it is.
+    /// Offset from which everything stays unchanged.
     end: i64,
 }
 
@@ -288,8 +291,8 @@ impl Plan<'_> {
         Some(Verdict::Replace(rebuilt, header))
     }
 
-    /// Whether no newer value of the record's key is known. A record without a key has no place in a compacted
-    /// topic: the topic was not compacted when it came.
+    /// Whether no newer value of the record's key is known. A record without a key is removed: it was written
+    /// before the topic became compacted.
     fn is_newest(&self, record: &Record<'_>, header: &BatchHeader) -> bool {
         let offset = offset_of(header, record);
         record
@@ -299,8 +302,8 @@ impl Plan<'_> {
 }
 
 impl Tables {
-    /// Compacts a partition as far as the key map reaches; gives the offsets that the new part stands for, or
-    /// `None` if there was nothing to be done yet.
+    /// Compacts a partition as far as the key map reaches; returns the offsets that the new part covers, or
+    /// `None` if nothing could be done yet.
     pub(super) fn compact(
         &self,
         task: &Task,
@@ -309,14 +312,14 @@ impl Tables {
         output: &mut Output<'_>,
         attempts: &mut Attempts,
     ) -> Result<Option<(i64, i64)>, Ended> {
-        let dirt = dirt(&task.parts, policy);
+        let stats = dirty_stats(&task.parts, policy);
         let clean_end = clean_end(&task.parts);
-        let plan = self.plan(task, policy, clean_end, dirt.end, sources)?;
-        let advances = plan.end > clean_end;
-        let passed_horizon = Some(dirt.horizon).filter(|&horizon| horizon <= policy.now_ms);
-        let attempt = Attempt { stuck: (!advances).then_some(dirt), passed_horizon };
+        let second_pass = self.first_pass(task, policy, clean_end, stats.end, sources)?;
+        let advances = second_pass.end > clean_end;
+        let passed_horizon = Some(stats.horizon).filter(|&horizon| horizon <= policy.now_ms);
+        let attempt = Attempt { stuck: (!advances).then_some(stats), passed_horizon };
         attempts.0.insert(task.partition, attempt);
-        let count = task.parts.partition_point(|part| part.start < plan.end);
+        let count = task.parts.partition_point(|part| part.start < second_pass.end);
         let parts = &task.parts[..count];
         let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return Ok(None) };
         if !advances && passed_horizon.is_none() {
@@ -325,11 +328,11 @@ impl Tables {
         output.start_part(NewPart {
             partition: task.partition,
             start: first.start,
-            clean_end: clean_end.max(plan.end),
+            clean_end: clean_end.max(second_pass.end),
             bytes_expected: parts.iter().map(|part| part.bytes_above(task.log_start)).sum(),
         })?;
         sources.each_batch(task, parts, |batch, header, age_from_ms| {
-            match plan.verdict(batch, header, age_from_ms) {
+            match second_pass.verdict(batch, header, age_from_ms) {
                 Verdict::Keep => Ok(output.push(batch, header, age_from_ms)?),
                 Verdict::Drop => Ok(()),
                 Verdict::Replace(batch, header) => Ok(output.push(&batch, &header, age_from_ms)?),
@@ -339,15 +342,15 @@ impl Tables {
         Ok(Some((first.start, last.end)))
     }
 
-    /// The first pass: learns keys until there are too many or records are too young.
-    fn plan<'a>(
+    /// The first pass: collects keys until the map is full or records are too young.
+    fn first_pass<'a>(
         &self,
         task: &Task,
         policy: &'a CompactPolicy,
         clean_end: i64,
         mut end: i64,
         sources: &mut Sources<'_>,
-    ) -> Result<Plan<'a>, Ended> {
+    ) -> Result<SecondPass<'a>, Ended> {
         let mut scan = Scan { opened_bytes_max: self.config.opened_bytes_max, ..Scan::default() };
         'all: for part in &task.parts {
             for (number, region) in part.regions().iter().enumerate() {
@@ -368,11 +371,11 @@ impl Tables {
             }
         }
         if let Some(pending) = scan.first_pending() {
-            // Back to the start of the region with the first value that may or may not count.
+            // Back to the start of the region with the first undecided value.
             let part = task.parts.iter().find(|part| pending < part.end && part.regions > 0);
             let start = part.map(|part| part.regions()[part.region_of(pending)].base_offset);
             end = start.map_or(end, |start| end.min(start));
         }
-        Ok(Plan { policy, scan, end })
+        Ok(SecondPass { policy, scan, end })
     }
 }

@@ -1,4 +1,4 @@
-//! Which run has which offsets of a partition.
+//! The directory: which runs have which offsets of a partition.
 
 use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed};
 
@@ -10,10 +10,10 @@ use super::{
     run::Part,
 };
 
-/// What is known of one partition.
+/// The parts of one partition.
 ///
-/// Invariants: 1. `parts` are sorted by offset and do not overlap. 2. Each part ends above `log_start`. 3. A part
-/// that is here is counted in its run's live parts, and no other is.
+/// Invariants: 1. `parts` are sorted by offset and do not overlap. 2. Each part ends above `log_start`. 3. A
+/// run's live parts count exactly the parts that are listed here.
 #[derive(Default)]
 struct Entry {
     parts: Vec<Part>,
@@ -55,11 +55,11 @@ pub(super) struct Directory {
     shards: Vec<RwLock<IdMap<Entry>>>,
 }
 
-/// Sorts out what newer runs replace of older ones: the newest run that has an offset wins. `parts` come newest
-/// run first.
+/// Resolves which parts newer runs replace: for each offset the newest run wins. `parts` is sorted newest run
+/// first.
 ///
-/// A part goes as soon as a newer one stands for any of its offsets: whatever replaced it stood for all of them,
-/// and what is missing of that by now was dead and dropped.
+/// A part is dead as soon as a newer one covers any of its offsets: the parts that replaced it covered all of
+/// them, and those that are missing by now were dead and dropped.
 fn supersede(parts: Vec<Part>) -> Vec<Part> {
     let mut kept: BTreeMap<i64, Part> = BTreeMap::new();
     for part in parts {
@@ -72,7 +72,7 @@ fn supersede(parts: Vec<Part>) -> Vec<Part> {
 }
 
 impl Directory {
-    /// The directory of runs whose parts are given, newest run first.
+    /// Builds the directory from the parts of all runs, newest run first.
     pub(super) fn open(parts: impl Iterator<Item = (PartitionId, Part)>) -> Directory {
         let mut all: IdMap<Vec<Part>> = IdMap::default();
         for (partition, part) in parts {
@@ -88,8 +88,7 @@ impl Directory {
         directory
     }
 
-    /// Adds what a flush wrote behind everything that is there. What the log start has passed since, or what was
-    /// dropped, is not added.
+    /// Adds the parts of a flush after all others. What has been deleted or dropped meanwhile is left out.
     pub(super) fn add(&self, partition: PartitionId, part: Part) {
         let mut shard = self.shards[shard_of(partition)].write();
         let entry = shard.entry(partition).or_default();
@@ -99,10 +98,10 @@ impl Directory {
         }
     }
 
-    /// Puts new parts in place of those that lie between `start` and `end`.
+    /// Replaces the parts between `start` and `end`.
     pub(super) fn replace(&self, partition: PartitionId, (start, end): (i64, i64), parts: Vec<Part>) {
         let mut shard = self.shards[shard_of(partition)].write();
-        // A partition that was dropped while its parts were merged stays dropped.
+        // A partition that was dropped during the merge stays dropped.
         let Some(entry) = shard.get_mut(&partition) else { return };
         let log_start = entry.log_start;
         entry.remove_if(|part| part.start >= start && part.end <= end);
@@ -110,20 +109,20 @@ impl Directory {
         entry.parts.sort_by_key(|part| part.start);
     }
 
-    /// Offset behind the last that a run stands for.
+    /// Offset after the last that a run covers.
     pub(super) fn end(&self, partition: PartitionId) -> Option<i64> {
         let shard = self.shards[shard_of(partition)].read();
         Some(shard.get(&partition)?.parts.last()?.end)
     }
 
-    /// Parts with batches that may be at or behind `offset`: at least one if there is any, then as many as make
-    /// up `bytes`.
+    /// Parts with batches that may be at or after `offset`: at least one if there is any, then as many as
+    /// make up `bytes`.
     pub(super) fn from(&self, partition: PartitionId, offset: i64, bytes: usize) -> Vec<Part> {
         let shard = self.shards[shard_of(partition)].read();
         let Some(entry) = shard.get(&partition) else { return Vec::new() };
         let first = entry.parts.partition_point(|part| part.end <= offset);
         let mut out: Vec<Part> = Vec::new();
-        // Of the first part, maybe only the last batch is wanted.
+        // Of the first part perhaps only the last batch is wanted.
         let mut found = 0;
         for part in entry.parts[first..].iter().filter(|part| part.bytes > 0) {
             if found >= bytes && out.len() > 1 {
@@ -141,7 +140,7 @@ impl Directory {
         shard.get(&partition).map(|entry| (entry.parts.clone(), entry.log_start)).unwrap_or_default()
     }
 
-    /// Looks at all parts and the log start.
+    /// Calls `look` with all parts and the log start.
     pub(super) fn look<R>(&self, partition: PartitionId, look: impl FnOnce(&[Part], i64) -> R) -> R {
         let shard = self.shards[shard_of(partition)].read();
         match shard.get(&partition) {
@@ -160,7 +159,7 @@ impl Directory {
         all
     }
 
-    /// Forgets what ends at or below `offset`. A log start only moves up.
+    /// Drops the parts that end at or below `offset`. A log start only moves up.
     pub(super) fn set_log_start(&self, partition: PartitionId, offset: i64) {
         if offset <= 0 {
             return;
@@ -173,7 +172,7 @@ impl Directory {
         }
     }
 
-    /// Forgets a partition.
+    /// Removes a partition.
     pub(super) fn drop_partition(&self, partition: PartitionId) {
         if let Some(mut entry) = self.shards[shard_of(partition)].write().remove(&partition) {
             entry.remove_if(|_| true);
@@ -197,13 +196,13 @@ impl Directory {
 mod tests {
     use super::*;
     use crate::tables::{
-        layout::{Foot, PartEntry},
+        layout::{Footer, PartEntry},
         run::Index,
     };
 
     const P1: PartitionId = PartitionId(1);
 
-    /// The parts of a run without batches that stands for these offsets.
+    /// The parts of a run without batches that covers these offsets.
     fn run(id: u64, ranges: &[(i64, i64)]) -> Vec<Part> {
         let entry = |&(start, end): &(i64, i64)| PartEntry {
             partition: P1,
@@ -217,8 +216,8 @@ mod tests {
             regions: 0,
         };
         let parts: Vec<PartEntry> = ranges.iter().map(entry).collect();
-        let foot = Foot::new(id, 32, (parts.len() as u32, 0), 0);
-        let (_, parts) = Index { foot, parts, regions: Vec::new() }.into_run(4096);
+        let footer = Footer::new(id, 32, (parts.len() as u32, 0), 0);
+        let (_, parts) = Index { footer, parts, regions: Vec::new() }.into_run(4096);
         parts.into_iter().map(|(_, part)| part).collect()
     }
 
@@ -237,7 +236,7 @@ mod tests {
         let directory = opened(&runs);
         assert_eq!(ranges(&directory), [(3, 0, 20), (2, 20, 30), (4, 30, 31)]);
         assert_eq!(runs[0][0].run.live_parts.load(Relaxed), 0);
-        // Of what replaced a part, something may be dropped since: the rest of the old part was dead too.
+        // Some of the parts that replaced this one may be dropped since; the rest of it was dead too.
         let runs = [run(1, &[(0, 100)]), run(3, &[(50, 100)])];
         assert_eq!(ranges(&opened(&runs)), [(3, 50, 100)]);
         let runs = [run(1, &[(0, 100)]), run(2, &[(0, 50)]), run(3, &[(20, 30)])];

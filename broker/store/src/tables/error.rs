@@ -1,16 +1,16 @@
-//! What can go wrong, one enum per operation.
+//! Errors, one enum per operation.
 
 use std::{io, path::Path};
 
 use millstream_model::{PartitionId, RaftGroupId};
 
-/// The operating system refused something.
+/// An operation of the operating system failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{file} cannot be used: {reason}")]
 pub struct DiskError {
     /// The file or directory, below the store's directory.
     pub file: String,
-    /// What the operating system said.
+    /// The operating system's error.
     pub reason: String,
 }
 
@@ -20,7 +20,7 @@ impl DiskError {
     }
 }
 
-/// Bytes that are not those that were written. Nothing is ever deleted because of it.
+/// Bytes differ from what was written. Nothing is ever deleted because of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{file} is damaged at offset {offset}: {reason}")]
 pub struct Damage {
@@ -41,13 +41,13 @@ impl Damage {
 /// Why the tables cannot be opened. Nothing was removed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// The operating system refused.
+    /// A file cannot be opened or read.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// A file is not what was written.
+    /// A file is damaged.
     #[error(transparent)]
     Damaged(#[from] Damage),
-    /// A file that must be there is not.
+    /// A required file is absent.
     #[error("{file} is missing, although other files of the store are there")]
     Missing {
         /// The file.
@@ -58,15 +58,15 @@ pub enum OpenError {
 /// Why a part of a partition cannot be read; other partitions can.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// The operating system refused.
+    /// The read failed.
     #[error("{partition}: {error}")]
     Disk {
         /// The partition.
         partition: PartitionId,
-        /// What happened.
+        /// The cause.
         error: DiskError,
     },
-    /// The bytes are not what was written.
+    /// The part is damaged.
     #[error("{partition}: {damage}")]
     Damaged {
         /// The partition.
@@ -76,18 +76,18 @@ pub enum ReadError {
     },
 }
 
-/// Why a run or a manifest could not be written. What was there before is still there and in use.
+/// Why a run or a manifest could not be written. The previous one is still present and in use.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
-    /// The operating system refused.
+    /// The write failed.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// A batch in memory is not one; it would not read back.
+    /// A batch in memory is invalid and would not read back.
     #[error("{partition}: the batch at offset {offset} is not a record batch")]
     NotABatch {
         /// The partition.
         partition: PartitionId,
-        /// Where it would lie in the partition.
+        /// The offset of the batch.
         offset: i64,
     },
 }
@@ -95,7 +95,7 @@ pub enum WriteError {
 /// Why runs could not be merged. Nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MergeError {
-    /// An input cannot be read; its run is left alone from now on.
+    /// An input cannot be read; its run is excluded from merges from now on.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The result could not be written.
@@ -106,10 +106,10 @@ pub enum MergeError {
 /// Why a checkpoint could not be written or read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CheckpointError {
-    /// The operating system refused.
+    /// The read or write failed.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// The file is not what was written.
+    /// The file is damaged.
     #[error("checkpoint of {group}: {damage}")]
     Damaged {
         /// The group.
@@ -117,7 +117,7 @@ pub enum CheckpointError {
         /// Where and what.
         damage: Damage,
     },
-    /// The batches that the checkpoint counts on could not be flushed.
+    /// The batches that the checkpoint depends on could not be flushed.
     #[error(transparent)]
     Flush(#[from] WriteError),
 }

@@ -1,4 +1,4 @@
-//! Moves batches from memory to a run, and puts manifests in place.
+//! Moves batches from memory to a run, and writes manifests.
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
@@ -13,27 +13,27 @@ use super::{
     writer::{NewPart, RunWriter, Written},
 };
 
-/// How far the groups are in runs after a flush.
+/// The flushed marks of the groups after a flush.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flushed {
-    /// For each group the last entry whose batches, and all before, are in runs; sorted by group.
+    /// For each group, the last entry up to which all batches are in runs; sorted by group.
     pub groups: Vec<(RaftGroupId, LogId)>,
 }
 
 impl Tables {
-    /// Whether memory holds as much as it should.
+    /// Whether memory use has reached its bound.
     pub fn needs_flush(&self) -> bool {
         self.memory.is_full()
     }
 
-    /// Writes what is applied to a run and lets go of it. Inserts and reads go on meanwhile. Blocks. After an error
-    /// everything is still in memory, and the next call tries again.
+    /// Writes applied batches to a run and releases them. Inserts and reads continue meanwhile. Blocks. After
+    /// an error everything is still in memory, and the next call retries.
     pub fn flush(&self) -> Result<Flushed, WriteError> {
         let _one_at_a_time = self.flushing.lock();
         self.flush_locked()
     }
 
-    /// Flushes unless no batch of the group's entries up to `id` is in memory only.
+    /// Flushes if a batch of the group's entries up to `id` is in memory only.
     pub(super) fn flush_up_to(&self, group: RaftGroupId, id: LogId) -> Result<(), WriteError> {
         let _one_at_a_time = self.flushing.lock();
         let needed = self.mark(group, |marks| {
@@ -60,12 +60,12 @@ impl Tables {
         Ok(Flushed { groups: self.manifest.lock().flushed.iter().map(|(group, id)| (*group, *id)).collect() })
     }
 
-    /// Up to where each group's batches are complete in memory.
+    /// The entry up to which each group's batches are complete in memory.
     fn cut(&self) -> Cut {
         let mut cut = Cut::new();
         for shard in &self.marks {
             for (group, marks) in shard.lock().iter() {
-                // Entries that are applied again after a start are behind what is flushed already.
+                // Entries that are applied again after a start may be below the flushed mark.
                 let applied = marks.applied.filter(|id| marks.flushed.is_none_or(|f| f.index <= id.index));
                 cut.extend(applied.map(|id| (*group, id)));
             }
@@ -103,8 +103,8 @@ impl Tables {
         writer.finish()
     }
 
-    /// Makes the manifest name these runs too, lets `place` put their parts into the directory, and only then
-    /// counts them among the runs: a run that has no part in use may be dropped at any time.
+    /// Adds these runs to the manifest, adds their parts to the directory with `place`, and only then adds
+    /// them to the live runs: a run without a live part may be dropped at any time.
     pub(super) fn install(
         &self,
         written: Vec<Written>,
@@ -124,8 +124,8 @@ impl Tables {
         Ok(())
     }
 
-    /// Writes a manifest that is changed and names more runs. After an error it is not known which of the two is
-    /// on disk: both are right, and the files of both stay.
+    /// Writes a changed manifest that names more runs. After an error either manifest may be on disk: both
+    /// are valid, and the files of both are kept.
     pub(super) fn commit(
         &self,
         change: impl FnOnce(&mut Manifest),
@@ -144,7 +144,7 @@ impl Tables {
             return Err(error.into());
         }
         *current = next;
-        // This manifest is the only one that a start can find.
+        // From here on a start can only find this manifest.
         let doubtful = std::mem::take(&mut *self.doubtful.lock());
         doubtful.into_iter().for_each(|id| self.remove_file(id));
         Ok(())

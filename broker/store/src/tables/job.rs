@@ -1,4 +1,4 @@
-//! Does a merge: reads parts in order, writes what stays to new runs, puts these in the others' place.
+//! Runs a merge: reads parts in order, writes what stays to new runs, and replaces the old parts.
 
 use std::{
     borrow::Cow,
@@ -20,14 +20,14 @@ use super::{
     writer::{NewPart, RunWriter, Written},
 };
 
-/// Bytes that are read at once of a run that is read without gaps.
+/// Bytes of one sequential read of a run.
 const STREAM_BYTES_MAX: usize = 512 << 10;
-/// Bytes that are read at once behind a gap.
+/// Bytes of one read after a gap.
 const STREAM_BYTES_MIN: usize = 32 << 10;
-/// A gap that is shorter than this is read along.
+/// A gap shorter than this is read too.
 const GAP_BYTES: u64 = 16 << 10;
 
-/// Neighbouring parts of one partition that become one.
+/// Adjacent parts of one partition to be merged into one.
 pub(super) struct Task {
     pub(super) partition: PartitionId,
     pub(super) parts: Vec<Part>,
@@ -36,7 +36,7 @@ pub(super) struct Task {
 }
 
 impl Task {
-    /// Bytes that it reads.
+    /// Bytes to read.
     pub(super) fn bytes(&self) -> u64 {
         self.parts.iter().map(|part| u64::from(part.bytes)).sum()
     }
@@ -45,7 +45,7 @@ impl Task {
 /// Why a merge ended early.
 pub(super) enum Ended {
     Failed(MergeError),
-    /// The pace said so.
+    /// The pace callback asked to stop.
     Stopped,
 }
 
@@ -61,11 +61,11 @@ impl From<WriteError> for Ended {
     }
 }
 
-/// Reads runs from front to back, past the cache.
+/// Reads runs sequentially, bypassing the cache.
 pub(super) struct Sources<'a> {
     tables: &'a Tables,
     windows: HashMap<u64, (u64, Bytes)>,
-    /// Bytes that were read or written since the pace was asked.
+    /// Bytes read or written since the last call of the pace callback.
     unpaced: u64,
 }
 
@@ -99,7 +99,7 @@ impl<'a> Sources<'a> {
         region: usize,
         mut look: impl FnMut(&[u8], &BatchHeader, i64) -> Result<(), Ended>,
     ) -> Result<(), Ended> {
-        // Of a batch that has a timestamp, how old it is, is known from the batch; of others the region's age is enough.
+        // A batch with a timestamp gives its own age; for others the region's age is precise enough.
         let appended_ms = part.regions()[region].age_from_ms;
         let opened_bytes_max = self.tables.config.opened_bytes_max;
         let bytes = self.region(task.partition, part, region)?;
@@ -160,7 +160,7 @@ impl<'a> Sources<'a> {
     }
 }
 
-/// The new runs: another one is started when one is large enough, even in the middle of a partition.
+/// The new runs: when one is large enough the next is started, even in the middle of a partition.
 pub(super) struct Output<'a> {
     tables: &'a Tables,
     writer: Option<RunWriter>,
@@ -222,7 +222,7 @@ impl<'a> Output<'a> {
 }
 
 impl Tables {
-    /// Does the tasks, which are sorted by partition and offset, all or none.
+    /// Runs the tasks, which are sorted by partition and offset, all or none.
     pub(super) fn run_job(
         &self,
         tasks: &[Task],
@@ -307,7 +307,7 @@ impl Done {
     }
 }
 
-/// Copies the batches above the log start; gives the offsets that the new part stands for.
+/// Copies the batches above the log start; returns the offsets that the new part covers.
 fn copy(task: &Task, sources: &mut Sources<'_>, output: &mut Output<'_>) -> Result<(i64, i64), Ended> {
     let start = task.parts.first().map_or(0, |part| part.start);
     let end = task.parts.last().map_or(start, |part| part.end);

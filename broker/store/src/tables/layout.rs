@@ -1,4 +1,4 @@
-//! How a run looks on disk. Every number is little endian; `docs/formats.md` tells the same for readers in
+//! The on-disk format of runs. All numbers are little endian; `docs/formats.md` describes it for readers in
 //! other languages.
 
 use std::path::{Path, PathBuf};
@@ -11,18 +11,19 @@ pub(super) const DIR: &str = "tables";
 
 const HEAD_MAGIC: [u8; 7] = *b"MILLRUN";
 const FOOT_MAGIC: [u8; 7] = *b"MILLEND";
-/// Version that is written.
+/// The version that is written.
 const VERSION: u8 = 2;
-/// The version before, whose regions have no age and whose batches may have wrong timestamps in their headers.
+/// The previous version, whose regions have no age and whose batches may have wrong timestamps in their
+/// headers.
 pub(super) const VERSION_UNTRUE_TIMES: u8 = 1;
-/// Batches start behind the head.
+/// Batches start after the head.
 pub(super) const HEAD_BYTES: usize = 32;
-/// The foot is the last so many bytes of the file.
-pub(super) const FOOT_BYTES: usize = 48;
-/// One part in the index.
+/// Length of the footer at the end of the file.
+pub(super) const FOOTER_BYTES: usize = 48;
+/// Length of a part in the index.
 pub(super) const PART_BYTES: usize = 64;
 
-/// One region in the index.
+/// Length of a region in the index.
 pub(super) fn region_bytes(version: u8) -> usize {
     if version == VERSION_UNTRUE_TIMES { 24 } else { 32 }
 }
@@ -48,7 +49,7 @@ pub(super) fn run_path(id: u64) -> PathBuf {
     Path::new(DIR).join(format!("run-{id:016x}.run"))
 }
 
-/// The id in a run's file name; `None` if it is another file's.
+/// The id in a run's file name; `None` for any other file.
 pub(super) fn run_id(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("run-")?.strip_suffix(".run")?;
     (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok())?
@@ -59,7 +60,7 @@ pub(super) fn head(id: u64) -> [u8; HEAD_BYTES] {
     head_of(id, VERSION)
 }
 
-/// The same, of a run of any version.
+/// The same for a run of any version.
 pub(super) fn head_of(id: u64, version: u8) -> [u8; HEAD_BYTES] {
     let mut head = [0; HEAD_BYTES];
     head[..7].copy_from_slice(&HEAD_MAGIC);
@@ -70,7 +71,7 @@ pub(super) fn head_of(id: u64, version: u8) -> [u8; HEAD_BYTES] {
     head
 }
 
-/// A stretch of batches that is read and verified as one.
+/// A region: consecutive batches that are read and verified together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Region {
     /// Offset of the first batch.
@@ -79,7 +80,7 @@ pub(super) struct Region {
     pub(super) max_timestamp: i64,
     /// Time from which the age of its youngest batch counts.
     pub(super) age_from_ms: i64,
-    /// Bytes from the start of the part; it goes on to the next region's, or the part's end.
+    /// Bytes from the start of the part; the region ends at the next one or at the part's end.
     pub(super) position: u32,
     /// CRC-32C of all its bytes.
     pub(super) crc: u32,
@@ -104,8 +105,8 @@ impl Region {
         }
     }
 
-    /// Reads a region of a run of version 1 that was written at `written_ms`. What it says about time came from headers
-    /// that were believed: no record in it is younger than the run, apart from those of the future.
+    /// Reads a region of a run of version 1 that was written at `written_ms`. Its timestamps came from
+    /// unverified headers: no record in it is younger than the run, apart from those with a future timestamp.
     pub(super) fn read_untrue(bytes: &[u8], written_ms: i64) -> Region {
         Region {
             base_offset: i64_at(bytes, 0),
@@ -117,10 +118,10 @@ impl Region {
     }
 }
 
-/// What a run says of one partition.
+/// The part of one partition in a run.
 ///
-/// A part stands for all offsets of `start..end`, whether or not it has batches for them: it replaces what older
-/// runs have of these offsets.
+/// A part covers all offsets of `start..end`, whether or not it has batches for them: it replaces the parts
+/// of these offsets in older runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PartEntry {
     pub(super) partition: PartitionId,
@@ -128,9 +129,9 @@ pub(super) struct PartEntry {
     pub(super) end: i64,
     /// Largest timestamp of its batches; `i64::MIN` if there is none.
     pub(super) max_timestamp: i64,
-    /// The earliest time from which a tombstone in it may go; `i64::MAX` if there is none.
+    /// The earliest delete horizon of its tombstones; `i64::MAX` if there is none.
     pub(super) delete_horizon: i64,
-    /// Offsets below this one have been through compaction.
+    /// Offsets below this one have been compacted.
     pub(super) clean_end: i64,
     /// Where its batches start, in bytes from the start of the file.
     pub(super) position: u64,
@@ -166,25 +167,25 @@ impl PartEntry {
 
 /// The last bytes of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Foot {
+pub(super) struct Footer {
     pub(super) version: u8,
     pub(super) run: u64,
     /// Where the index starts, in bytes from the start of the file.
     pub(super) index_position: u64,
     pub(super) parts: u32,
     pub(super) regions: u32,
-    /// CRC-32C of everything from the index to the foot, padding included.
+    /// CRC-32C of everything from the index to the footer, padding included.
     pub(super) index_crc: u32,
 }
 
-impl Foot {
-    /// That of a run that is written now.
-    pub(super) fn new(run: u64, index_position: u64, (parts, regions): (u32, u32), index_crc: u32) -> Foot {
-        Foot { version: VERSION, run, index_position, parts, regions, index_crc }
+impl Footer {
+    /// The footer of a newly written run.
+    pub(super) fn new(run: u64, index_position: u64, (parts, regions): (u32, u32), index_crc: u32) -> Footer {
+        Footer { version: VERSION, run, index_position, parts, regions, index_crc }
     }
 
-    pub(super) fn encode(&self) -> [u8; FOOT_BYTES] {
-        let mut out = [0; FOOT_BYTES];
+    pub(super) fn encode(&self) -> [u8; FOOTER_BYTES] {
+        let mut out = [0; FOOTER_BYTES];
         out[..8].copy_from_slice(&self.run.to_le_bytes());
         out[8..16].copy_from_slice(&self.index_position.to_le_bytes());
         out[16..20].copy_from_slice(&self.parts.to_le_bytes());
@@ -197,11 +198,11 @@ impl Foot {
         out
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Option<Foot> {
-        let bytes = bytes.get(..FOOT_BYTES)?;
+    pub(super) fn decode(bytes: &[u8]) -> Option<Footer> {
+        let bytes = bytes.get(..FOOTER_BYTES)?;
         let whole = bytes[36..43] == FOOT_MAGIC && u32_at(bytes, 44) == crc(&bytes[..44]);
         let known = (VERSION_UNTRUE_TIMES..=VERSION).contains(&bytes[43]);
-        (whole && known).then(|| Foot {
+        (whole && known).then(|| Footer {
             version: bytes[43],
             run: u64_at(bytes, 0),
             index_position: u64_at(bytes, 8),
@@ -248,13 +249,13 @@ mod tests {
         assert_eq!(out.len(), PART_BYTES + region_bytes(VERSION));
         assert_eq!(PartEntry::read(&out), part);
         assert_eq!(Region::read(&out[PART_BYTES..]), region);
-        let foot =
-            Foot { version: VERSION, run: 3, index_position: 4096, parts: 1, regions: 1, index_crc: 5 };
-        assert_eq!(Foot::decode(&foot.encode()), Some(foot));
-        for at in 0..FOOT_BYTES {
-            let mut bytes = foot.encode();
+        let footer =
+            Footer { version: VERSION, run: 3, index_position: 4096, parts: 1, regions: 1, index_crc: 5 };
+        assert_eq!(Footer::decode(&footer.encode()), Some(footer));
+        for at in 0..FOOTER_BYTES {
+            let mut bytes = footer.encode();
             bytes[at] ^= 1;
-            assert_eq!(Foot::decode(&bytes), None, "flipped {at}");
+            assert_eq!(Footer::decode(&bytes), None, "flipped {at}");
         }
     }
 

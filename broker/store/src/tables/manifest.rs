@@ -1,4 +1,4 @@
-//! The manifest: which runs are live and how far each group is flushed.
+//! The manifest: which runs are live and up to which entry each group is flushed.
 
 use std::{
     collections::BTreeMap,
@@ -21,12 +21,12 @@ const GROUP_BYTES: usize = 24;
 const RUN_BYTES: usize = 24;
 const CRC_BYTES: usize = 4;
 
-/// What the store knows to be durable in runs.
+/// What is known to be durable in runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Manifest {
-    /// For each group the last log entry whose batches, and all before, are in runs.
+    /// For each group, the last log entry up to which all batches are in runs.
     pub flushed: BTreeMap<RaftGroupId, LogId>,
-    /// Counts the manifests that were written.
+    /// Number of manifests written so far.
     pub version: u64,
     /// The next run gets this id or a higher one.
     pub(super) next_run: u64,
@@ -34,7 +34,7 @@ pub struct Manifest {
     pub(super) runs: BTreeMap<u64, RunRecord>,
 }
 
-/// What the manifest says of a run.
+/// The manifest's entry of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RunRecord {
     pub(super) file_bytes: u64,
@@ -78,7 +78,7 @@ impl Manifest {
         }
         let (body, stored) = bytes.split_at(bytes.len() - CRC_BYTES);
         if crc(body) != u32_at(stored, 0) {
-            return Err("the checksum does not fit");
+            return Err("checksum mismatch");
         }
         if body[..8] != MAGIC {
             return Err("it is not a manifest of this version");
@@ -86,7 +86,7 @@ impl Manifest {
         let (groups, runs) = (u32_at(body, 24) as usize, u32_at(body, 28) as usize);
         let groups_end = HEAD_BYTES + groups * GROUP_BYTES;
         if body.len() != groups_end + runs * RUN_BYTES {
-            return Err("it does not have the entries that it counts");
+            return Err("its entry count does not match its length");
         }
         let group =
             |entry: &[u8]| (RaftGroupId(u32_at(entry, 0)), LogId::new(u64_at(entry, 8), u64_at(entry, 16)));
@@ -106,9 +106,10 @@ fn manifest_path() -> PathBuf {
     Path::new(DIR).join("manifest")
 }
 
-/// Puts a file in place so that a crash leaves the old one or the new one, whole.
+/// Replaces a file atomically with respect to crashes.
 ///
-/// The directory is synced before the rename too: what the new file speaks of has a durable name before it has.
+/// The directory is synced before the rename too: the names that the new file refers to are durable before it
+/// is.
 pub(super) fn replace_file<T>(
     disk: &dyn Disk,
     path: &Path,
@@ -125,13 +126,13 @@ pub(super) fn replace_file<T>(
         Ok((file, written))
     };
     replace().map_err(|e: io::Error| {
-        // Another try must not build on a file that the disk may have forgotten in part.
+        // A retry must not reuse a file of which the disk may have lost a part.
         let _ = disk.remove(&new);
         DiskError::new(path, &e)
     })
 }
 
-/// Reads a whole file; `None` if it is not there.
+/// Reads a whole file; `None` if it is absent.
 pub(super) fn read_file(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
     let read = || -> io::Result<Vec<u8>> {
         let file = disk.open(path, OpenMode::Read)?;
@@ -146,7 +147,7 @@ pub(super) fn read_file(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<u8>>,
     }
 }
 
-/// Writes the manifest; when this returns it is durable.
+/// Writes the manifest durably.
 pub(super) fn save(disk: &dyn Disk, manifest: &Manifest) -> Result<(), DiskError> {
     let bytes = manifest.encode();
     replace_file(disk, &manifest_path(), |file| file.write_at(&[IoSlice::new(&bytes)], 0)).map(drop)
@@ -162,14 +163,14 @@ pub(super) fn load(disk: &dyn Disk) -> Result<Option<Manifest>, OpenError> {
     }
 }
 
-/// Takes back how far groups are flushed to where their logs end now, for a repair that has cut these: what comes next
-/// in a log would otherwise be taken for something that runs have. The manifest as it was is kept in `aside`.
+/// Lowers the flushed marks to where the groups' logs end now, for a repair that has truncated these:
+/// otherwise later entries would be taken for flushed ones. The old manifest is kept in `aside`.
 pub(crate) fn lower_flushed(
     disk: &dyn Disk,
     ends: &BTreeMap<RaftGroupId, Option<LogId>>,
     aside: &Path,
 ) -> Result<(), OpenError> {
-    // One that is missing or damaged is no matter of the log.
+    // A missing or damaged manifest is no concern of the log's repair.
     let Ok(Some(old)) = load(disk) else { return Ok(()) };
     let lowered = |(group, flushed): (&RaftGroupId, &LogId)| match ends.get(group) {
         Some(None) => None,

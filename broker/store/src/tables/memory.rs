@@ -13,10 +13,10 @@ use bytes::Bytes;
 use millstream_model::{LogId, PartitionId, RaftGroupId};
 use parking_lot::RwLock;
 
-/// Locks are spread over so many pieces, a power of two.
+/// Number of shards, each under its own lock; a power of two.
 pub(super) const SHARDS: usize = 64;
 
-/// Spreads ids, which are small numbers in a row, over a hash table.
+/// Hashes ids, which are small consecutive numbers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct IdHasher(u64);
 
@@ -35,7 +35,7 @@ impl Hasher for IdHasher {
 
 pub(super) type IdMap<V> = HashMap<PartitionId, V, BuildHasherDefault<IdHasher>>;
 
-/// The lock that a partition's entry is under.
+/// The shard of a partition.
 pub(super) fn shard_of(partition: PartitionId) -> usize {
     let mut hasher = IdHasher::default();
     hasher.write_u64(partition.0);
@@ -49,26 +49,26 @@ pub struct StoredBatch {
     pub bytes: Bytes,
     /// Offset of its first record.
     pub base_offset: i64,
-    /// Offset behind its last record.
+    /// Offset after its last record.
     pub next_offset: i64,
     /// Largest timestamp in milliseconds.
     pub max_timestamp: i64,
-    /// When it was appended, by the leader's clock, in milliseconds.
+    /// Append time by the leader's clock, in milliseconds.
     pub appended_ms: i64,
 }
 
-/// What the memtable has of a partition from an offset on.
+/// The result of reading from an offset on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MemoryRead {
-    /// These batches; the first one holds the offset.
+    /// These batches; the first one contains the offset.
     Hit(Vec<Bytes>),
-    /// Nothing is at or behind the offset.
+    /// The partition has nothing at or after the offset.
     Empty,
-    /// The offset is not here; the runs may have it.
+    /// The offset is below the memtable; the runs may have it.
     Older,
 }
 
-/// A batch and the log entry that it came with.
+/// A batch and the log entry that contained it.
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) batch: StoredBatch,
@@ -76,10 +76,10 @@ pub(super) struct Held {
     index: u64,
 }
 
-/// How far a flush reaches: for each group the last entry whose batches it takes.
+/// The cut of a flush: for each group, the last entry whose batches it takes.
 pub(super) type Cut = HashMap<RaftGroupId, LogId>;
 
-/// What it takes to hold a batch, beside its bytes.
+/// Overhead of a batch in memory.
 const HELD_BYTES: usize = size_of::<Held>();
 
 impl Held {
@@ -94,7 +94,7 @@ impl Held {
 
 /// Batches of one partition, oldest first.
 ///
-/// Invariant: offsets rise and do not overlap.
+/// Invariant: offsets increase and do not overlap.
 type Queue = VecDeque<Held>;
 
 /// The batches that a flush takes of one partition, oldest first.
@@ -104,12 +104,12 @@ pub(super) type Taken = (PartitionId, Vec<StoredBatch>);
 pub(super) struct Memory {
     shards: Vec<RwLock<IdMap<Queue>>>,
     bytes: AtomicUsize,
-    /// Bytes from which a flush is needed, and whom to tell.
+    /// Bytes from which a flush is needed, and the callback.
     full_bytes: usize,
     full: Arc<dyn Fn() + Send + Sync>,
 }
 
-/// How far a list of batches goes within a bound; the first comes whatever its size.
+/// The prefix of a list of batches within a bound; the first one is always included.
 pub(super) fn within(batches: impl Iterator<Item = Bytes>, max_bytes: usize) -> Vec<Bytes> {
     let mut left = max_bytes;
     let mut out = Vec::new();
@@ -136,18 +136,18 @@ impl Memory {
         Memory { shards, bytes: AtomicUsize::new(0), full_bytes, full }
     }
 
-    /// Whether there is as much here as there should be.
+    /// Whether memory use has reached its bound.
     pub(super) fn is_full(&self) -> bool {
         self.bytes() >= self.full_bytes
     }
 
-    /// Bytes of all batches, and of what it takes to hold them.
+    /// Bytes of all batches with their overhead.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Relaxed)
     }
 
-    /// Adds a batch behind the partition's last one; says no if its offsets are here already, or in a run
-    /// according to `end_in_runs`, which is asked when nothing is here.
+    /// Adds a batch after the partition's last one. Refused if its offsets are already here, or in a run
+    /// according to `end_in_runs`, which is called if the partition is empty here.
     pub(super) fn insert(
         &self,
         (group, id): (RaftGroupId, LogId),
@@ -175,7 +175,7 @@ impl Memory {
         true
     }
 
-    /// Batches from the one that holds `offset` on.
+    /// Batches from the one that contains `offset` on.
     pub(super) fn read(&self, partition: PartitionId, offset: i64, max_bytes: usize) -> MemoryRead {
         let shard = self.shards[shard_of(partition)].read();
         let Some(queue) = shard.get(&partition) else { return MemoryRead::Older };
@@ -189,7 +189,7 @@ impl Memory {
         }
     }
 
-    /// Batches from the first one at or behind `offset` on, whether or not it holds the offset.
+    /// Batches from the first one at or after `offset` on, whether or not it contains the offset.
     pub(super) fn read_behind(&self, partition: PartitionId, offset: i64, max_bytes: usize) -> Vec<Bytes> {
         let shard = self.shards[shard_of(partition)].read();
         let Some(queue) = shard.get(&partition) else { return Vec::new() };
@@ -235,8 +235,8 @@ impl Memory {
         }
     }
 
-    /// What a flush up to `cut` takes, sorted by partition. A group that may not be flushed yet, because a batch
-    /// of another group that is behind the cut lies in front of its own, is taken out of the cut.
+    /// The batches of a flush up to `cut`, sorted by partition. A group that cannot be flushed yet, because
+    /// batches of another group beyond the cut precede its own, is removed from the cut.
     pub(super) fn take(&self, cut: &mut Cut) -> Vec<Taken> {
         loop {
             match self.try_take(cut) {
@@ -265,7 +265,7 @@ impl Memory {
         Ok(taken)
     }
 
-    /// Lets go of what a flush up to `cut` has written.
+    /// Releases the batches that a flush up to `cut` has written.
     pub(super) fn release(&self, cut: &Cut) {
         for shard in &self.shards {
             shard.write().retain(|_, queue| {
@@ -288,18 +288,18 @@ mod tests {
 
     #[test]
     fn that_it_is_full_is_told_once_each_time() {
-        let told = Arc::new(AtomicUsize::new(0));
-        let tell = told.clone();
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counter = calls.clone();
         let memory = Memory::new(
             5 * (10 + HELD_BYTES),
             Arc::new(move || {
-                tell.fetch_add(1, Relaxed);
+                counter.fetch_add(1, Relaxed);
             }),
         );
         for round in 1..=3 {
             for n in 0..9u64 {
                 insert(&memory, n, n, batch(round * 10, 1, 10));
-                assert_eq!(told.load(Relaxed), round as usize - usize::from(n < 4));
+                assert_eq!(calls.load(Relaxed), round as usize - usize::from(n < 4));
                 assert_eq!(memory.is_full(), n >= 4);
             }
             memory.release(&cut(8));

@@ -1,9 +1,9 @@
-//! Decides what to merge, and does one merge at a time.
+//! Decides what to merge, and runs one merge at a time.
 //!
-//! A merge takes *parts*, not whole runs: it writes some partitions' parts of some runs to a new run, and the
-//! old ones are dead from then on, because a newer run wins. So a busy partition's large parts are left where
-//! they are while small ones move together, and a compacted partition does not drag its neighbours along. A run
-//! of which nothing is alive is dropped; one that is mostly dead is emptied by moving the rest.
+//! A merge takes *parts*, not whole runs: it writes the parts of some partitions from some runs to a new run,
+//! which makes the old ones dead, because a newer run wins. So large parts of a busy partition stay in place
+//! while small ones move together, and a compacted partition does not affect its neighbours. A run without
+//! live parts is dropped; one that is mostly dead is emptied by moving the rest.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -19,63 +19,63 @@ use super::{
     run::{Part, Run},
 };
 
-/// Smallest size class of small parts; each class is four times the one before.
+/// Smallest size class of small parts; each class is four times the previous one.
 const CLASS_BYTES: u64 = 1 << 10;
-/// Merges that join little are done all the same if they are smaller than this: there are fewer runs afterwards.
+/// Merges that join little still run if they are smaller than this: they reduce the number of runs.
 const CHEAP_BYTES: u64 = 64 << 20;
-/// Runs of one class around which a group is looked for, the oldest first.
+/// Number of runs of one class that are considered as the seed of a merge, oldest first.
 const SEEDS_MAX: usize = 64;
 
-/// How a compacted topic is compacted.
+/// The compaction policy of a topic.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CompactPolicy {
     /// Milliseconds since the Unix epoch.
     pub now_ms: i64,
-    /// Milliseconds for which a tombstone stays after it was first cleaned.
+    /// Milliseconds for which a tombstone stays after it was first compacted.
     pub delete_retention_ms: i64,
-    /// Milliseconds for which a record stays as it is.
+    /// Milliseconds for which a record is not compacted.
     pub min_lag_ms: i64,
-    /// Milliseconds after which a record that was not looked at starts a compaction, however little there is to do.
+    /// Milliseconds after which an uncompacted record starts a compaction, however little there is to do.
     pub max_lag_ms: i64,
     /// Share of uncompacted bytes that starts a compaction.
     pub min_dirty_ratio: f64,
 }
 
-/// What is to be done with a partition.
+/// How to treat a partition.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PartitionPolicy {
-    /// Whether it exists; only what certainly never comes back may be called dead.
+    /// Whether it exists; only a partition whose id never returns may be called dead.
     pub live: bool,
-    /// Nobody asks for offsets below.
+    /// Offsets below this one are deleted.
     pub log_start: i64,
-    /// How to compact it; `None` if it is not to be.
+    /// The compaction policy; `None` if the topic is not compacted.
     pub compact: Option<CompactPolicy>,
 }
 
-/// What a merge did.
+/// The result of a merge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MergeOutcome {
-    /// Runs of which something was moved.
+    /// Runs from which something was moved.
     pub merged_runs: usize,
-    /// Runs that were dropped whole.
+    /// Runs dropped whole.
     pub dropped_runs: usize,
-    /// Partitions that were compacted.
+    /// Partitions compacted.
     pub compacted_partitions: usize,
-    /// Bytes that were written.
+    /// Bytes written.
     pub written_bytes: u64,
-    /// Whether the pace asked to stop.
+    /// Whether the pace callback asked to stop.
     pub stopped: bool,
 }
 
-/// What merges remember between calls.
+/// State kept between merges.
 #[derive(Default)]
 pub(super) struct MergeState {
     pub(super) attempts: Attempts,
-    /// Counts merges, so that no kind keeps the others waiting for ever.
+    /// Counts merges, so that no kind starves the others.
     turn: usize,
 }
 
-/// Why something is merged.
+/// The reason for a merge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reason {
     Compaction,
@@ -85,7 +85,7 @@ enum Reason {
 
 const REASONS: [Reason; 3] = [Reason::Compaction, Reason::Locality, Reason::Reclaim];
 
-/// What is alive in one run.
+/// The live parts of one run.
 struct Alive {
     run: Arc<Run>,
     live_bytes: u64,
@@ -113,7 +113,7 @@ impl Alive {
     }
 }
 
-/// Everything that a decision is made from.
+/// The input of a decision.
 struct Survey {
     partitions: Vec<PartitionId>,
     runs: BTreeMap<u64, Alive>,
@@ -123,7 +123,7 @@ struct Survey {
 }
 
 impl Tables {
-    /// Does one bounded merge, if one is due. Blocks. The policy is asked about each partition that has a run.
+    /// Runs one bounded merge, if one is due. Blocks. The policy is called for each partition that has a run.
     pub fn merge_once(
         &self,
         policy: &dyn Fn(PartitionId) -> PartitionPolicy,
@@ -150,7 +150,7 @@ impl Tables {
         Ok(outcome)
     }
 
-    /// Looks at every partition, and forgets what its policy calls dead.
+    /// Inspects every partition, and drops those that the policy calls dead.
     fn survey(&self, policy: &dyn Fn(PartitionId) -> PartitionPolicy, attempts: &mut Attempts) -> Survey {
         let mut survey = Survey {
             partitions: Vec::new(),
@@ -171,10 +171,10 @@ impl Tables {
                     .iter()
                     .for_each(|part| survey.count(partition, part, log_start, self.config.small_part_bytes));
                 let Some(compact) = policy.compact else { return };
-                let dirt = compact::dirt(parts, &compact);
-                survey.due_ms = survey.due_ms.min(dirt.due_after(&compact));
+                let stats = compact::dirty_stats(parts, &compact);
+                survey.due_ms = survey.due_ms.min(stats.due_after(&compact));
                 let whole = parts.iter().all(|part| !part.run.damaged.load(Relaxed));
-                if whole && attempts.is_due(partition, &dirt, &compact) {
+                if whole && attempts.is_due(partition, &stats, &compact) {
                     survey.compactable.push((partition, compact));
                 }
             });
@@ -199,7 +199,7 @@ impl Tables {
         None
     }
 
-    /// Compactions that are due, as many as one merge may read.
+    /// Due compactions, as many as one merge may read.
     fn compactions(&self, survey: &Survey) -> Vec<Task> {
         let mut bytes = 0;
         let mut tasks = Vec::new();
@@ -216,7 +216,7 @@ impl Tables {
         tasks
     }
 
-    /// Small parts of runs whose small parts are of about the same size.
+    /// Small parts of runs whose small parts have about the same size.
     fn locality(&self, survey: &mut Survey) -> Vec<Task> {
         let mut classes: BTreeMap<u32, Vec<&Alive>> = BTreeMap::new();
         for alive in survey.runs.values_mut() {
@@ -239,7 +239,7 @@ impl Tables {
         Vec::new()
     }
 
-    /// Tasks in order, as many together as one merge may read: what is left over stays where it is for now.
+    /// Tasks in order, as many as one merge may read; the rest waits for the next merge.
     fn in_chunks(&self, tasks: Vec<Task>) -> Vec<Vec<Task>> {
         let mut bytes = u64::MAX;
         let mut chunks: Vec<Vec<Task>> = Vec::new();
@@ -256,8 +256,8 @@ impl Tables {
         chunks
     }
 
-    /// Whether moving these small parts makes parts larger by half on average, or cheaply leaves half as many runs
-    /// with such parts. Either can be done only so often, so merging comes to an end.
+    /// Whether moving these small parts makes them larger by half on average, or cheaply halves the number of
+    /// runs with such parts. Either is possible only a limited number of times, so merging terminates.
     fn joins_enough(&self, tasks: &[Task]) -> bool {
         let parts: usize = tasks.iter().map(|task| task.parts.len()).sum();
         let bytes: u64 = tasks.iter().map(Task::bytes).sum();
@@ -266,13 +266,13 @@ impl Tables {
         parts * 2 >= tasks.len() * 3 || (bytes <= CHEAP_BYTES && runs_after * 2 <= runs.len())
     }
 
-    /// The oldest runs that have partitions in common with `seed`, as many as one merge takes.
+    /// The oldest runs that share partitions with `seed`, as many as one merge takes.
     fn group_around(&self, seed: &Alive, runs: &[&Alive]) -> HashSet<u64> {
         let meeting = runs.iter().filter(|alive| alive.meets(seed));
         meeting.take(self.config.merge_runs_max).map(|alive| alive.run.id).collect()
     }
 
-    /// What is alive in runs that are mostly dead, the deadest first.
+    /// The live parts of mostly dead runs, the deadest first.
     fn reclaim(&self, survey: &Survey) -> Vec<Task> {
         let mut dead: Vec<&Alive> = survey.runs.values().filter(|alive| alive.is_mostly_dead()).collect();
         dead.sort_by_key(|alive| alive.live_bytes);
@@ -287,7 +287,7 @@ impl Tables {
         self.in_chunks(self.moves(&survey.partitions, &runs, u64::MAX)).into_iter().next().unwrap_or_default()
     }
 
-    /// Tasks that move the parts of these runs that are smaller than `bytes_below`: neighbours together.
+    /// Tasks that move the parts of these runs smaller than `bytes_below`, adjacent ones together.
     fn moves(&self, partitions: &[PartitionId], runs: &HashSet<u64>, bytes_below: u64) -> Vec<Task> {
         let mut tasks = Vec::new();
         if runs.is_empty() {
@@ -304,7 +304,7 @@ impl Tables {
         tasks
     }
 
-    /// Drops runs of which nothing is alive.
+    /// Drops runs without live parts.
     fn drop_dead_runs(&self) -> Result<usize, MergeError> {
         let dead: Vec<u64> = {
             let runs = self.runs.read();
@@ -320,7 +320,7 @@ impl Tables {
         Ok(dead.len())
     }
 
-    /// Removes the files of dropped runs that nobody reads any more.
+    /// Removes the files of dropped runs that have no reader any more.
     fn sweep_retired(&self) {
         let unread: Vec<u64> = {
             let mut retired = self.retired.lock();

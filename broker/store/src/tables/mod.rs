@@ -1,16 +1,16 @@
-//! Committed batches: the memtable, the runs that it is flushed to, the manifest that names them, the block
-//! cache, merges, and the checkpoints of state machines.
+//! Committed batches: the memtable, the runs that it is flushed to, their manifest, the block cache, merges,
+//! and the checkpoints of state machines.
 //!
-//! Invariants, each said as an absence:
+//! Invariants:
 //! 1. No batch leaves the memtable before the manifest names a durable run that has it.
-//! 2. No run's file is removed before a manifest that does not name it is durable and nobody reads it.
-//! 3. No byte of a run is given to anyone before its checksum was compared.
-//! 4. No checkpoint is durable while batches that it counts on are in memory only.
-//! 5. No lock that a reader or an insert takes is held during a disk access.
+//! 2. No run's file is removed before a manifest without it is durable and its last reader is gone.
+//! 3. No byte of a run is returned before its checksum was verified.
+//! 4. No checkpoint is durable while batches that it depends on are in memory only.
+//! 5. No lock that a reader or an insert takes is held during disk I/O.
 //! 6. Nothing is removed because something else is missing or damaged.
 //!
-//! Lock order: checkpoint, merge, flush, manifest or the writing of a state, then one of memory, directory, runs, marks; memory before
-//! directory.
+//! Lock order: checkpoint, merge, flush, manifest or the writing of a state, then one of memory, directory,
+//! runs, marks; memory before directory.
 
 mod cache;
 mod checkpoint;
@@ -64,16 +64,16 @@ pub use merge::{CompactPolicy, MergeOutcome, PartitionPolicy};
 pub use read::Piece;
 pub use verify::{Finding, Verified, verify};
 
-/// What a merge does after each step.
+/// The pace callback's decision after each step of a merge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// Goes on.
+    /// Continue.
     Go,
-    /// Gives up; what it has written is removed, and nothing has changed.
+    /// Stop: what the merge has written is removed, and nothing has changed.
     Stop,
 }
 
-/// Files of runs that are open at once, where the system allows it.
+/// Open files of runs, where the system permits it.
 pub const OPEN_FILES_MAX: usize = 256;
 
 /// Sizes and bounds.
@@ -83,33 +83,33 @@ pub struct TablesConfig {
     pub memtable_bytes_max: usize,
     /// Most bytes of the block cache.
     pub cache_bytes_max: usize,
-    /// Bytes of batches that share one checksum, in parts of ordinary size.
+    /// Bytes of batches under one checksum, in parts of ordinary size.
     pub region_bytes: usize,
-    /// Bytes of runs that are cached as one.
+    /// Bytes of a cached block of a run.
     pub block_bytes: usize,
-    /// Bytes of one read from a run; what it reads ahead goes into the cache.
+    /// Bytes of one read from a run; the read-ahead goes into the cache.
     pub read_bytes: usize,
-    /// Files of runs that are open at once.
+    /// Most open files of runs.
     pub open_files_max: usize,
-    /// What a run has of one partition is small, and merges, below so many bytes.
+    /// A part below this size is small, and is merged.
     pub small_part_bytes: u64,
-    /// What a run has of one partition is at most so many bytes.
+    /// Largest size of a part.
     pub part_bytes_max: u64,
-    /// A merge starts another run beyond so many bytes.
+    /// A merge starts another run beyond this size.
     pub run_bytes_max: u64,
-    /// Bytes that one merge reads at most, unless a single partition has more; the rest waits for the next.
+    /// Most bytes that one merge reads, unless a single partition has more; the rest waits for the next.
     pub merge_bytes_max: u64,
-    /// So many runs of the same kind start a merge.
+    /// Number of runs of the same size class that starts a merge.
     pub merge_runs_min: usize,
-    /// At most so many runs are merged at once.
+    /// Most runs that are merged at once.
     pub merge_runs_max: usize,
     /// Keys that a compaction holds in memory; a partition with more takes several rounds.
     pub compact_keys_max: usize,
-    /// A batch that expands to more is left as it is.
+    /// A batch that expands to more is copied unchanged.
     pub opened_bytes_max: usize,
-    /// Called by merges with the bytes of each step: it may wait, to spread the load.
+    /// Called by merges with the bytes of each step: it may wait, to limit the rate.
     pub pace: Arc<dyn Fn(u64) -> Pace + Send + Sync>,
-    /// Called by an insert that makes a flush needed, once until there was a flush: it must not wait.
+    /// Called by an insert that makes a flush needed, once until the flush: it must not block.
     pub full: Arc<dyn Fn() + Send + Sync>,
 }
 
@@ -138,7 +138,7 @@ impl Default for TablesConfig {
 
 #[cfg(any(test, feature = "testing"))]
 impl TablesConfig {
-    /// Everything so small that every edge is met all the time.
+    /// Sizes so small that edge cases occur constantly.
     pub fn tiny() -> TablesConfig {
         TablesConfig {
             memtable_bytes_max: 16 << 10,
@@ -168,16 +168,16 @@ impl std::fmt::Debug for TablesConfig {
     }
 }
 
-/// How far one group is.
+/// The progress of one group.
 #[derive(Clone, Copy, Debug, Default)]
 struct Marks {
     applied: Option<LogId>,
     flushed: Option<LogId>,
-    /// The last entry that brought a batch.
+    /// The last entry that contained a batch.
     inserted: Option<LogId>,
 }
 
-/// What the tables have done since they were opened.
+/// Counters since the tables were opened.
 #[derive(Debug, Default)]
 struct Counters {
     flushes: AtomicU64,
@@ -189,44 +189,44 @@ struct Counters {
     ignored_batches: AtomicU64,
 }
 
-/// What the tables hold and have done, for metrics.
+/// Gauges and counters for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TablesStats {
-    /// Bytes of batches in memory, and of what it takes to hold them.
+    /// Bytes of batches in memory with their overhead.
     pub memtable_bytes: u64,
     /// Live runs.
     pub runs: u64,
-    /// Bytes of batches in these.
+    /// Bytes of batches in live runs.
     pub run_bytes: u64,
-    /// Bytes of these that nobody can ask for any more.
+    /// Dead bytes of these.
     pub dead_bytes: u64,
     /// Bytes in the block cache.
     pub cache_bytes: u64,
-    /// Blocks that were in the cache when they were wanted.
+    /// Cache hits.
     pub cache_hits: u64,
-    /// Blocks that were not.
+    /// Cache misses.
     pub cache_misses: u64,
-    /// Runs written from memory.
+    /// Runs written by flushes.
     pub flushes: u64,
     /// Bytes of these.
     pub flushed_bytes: u64,
-    /// Merges that were done.
+    /// Merges done.
     pub merges: u64,
-    /// Bytes that they wrote.
+    /// Bytes written by merges.
     pub merged_bytes: u64,
-    /// Runs that were dropped because nothing in them was alive.
+    /// Runs dropped because they had no live parts.
     pub dropped_runs: u64,
     /// Bytes that readers read from disk.
     pub read_bytes: u64,
-    /// Batches that were applied again after a restart.
+    /// Batches applied again after a restart.
     pub ignored_batches: u64,
 }
 
-/// The indexes of very many runs are read by so many threads.
+/// Most threads that read the indexes of runs at a start.
 const OPEN_THREADS: usize = 8;
-/// One thread reads so many, before another one is worth it.
+/// Runs for one thread, before another one is worth it.
 const RUNS_PER_OPEN_THREAD_MIN: usize = 64;
-/// Checkpoints of the groups are written under so many locks.
+/// Number of locks for writing checkpoints; each group uses one of them.
 const CHECKPOINT_LOCKS: usize = 16;
 
 /// The committed batches of one store.
@@ -239,30 +239,30 @@ pub struct Tables {
     files: RunFiles,
     marks: Vec<Mutex<HashMap<RaftGroupId, Marks>>>,
     runs: RwLock<BTreeMap<u64, Arc<Run>>>,
-    /// The manifest that is on disk; held while it is written.
+    /// The manifest on disk; held while it is written.
     manifest: Mutex<Manifest>,
     next_run: AtomicU64,
     flushing: Mutex<()>,
     merging: Mutex<MergeState>,
-    /// Index of each group's newest checkpoint, as far as it was seen.
+    /// Index of each group's newest checkpoint, as far as known.
     checkpoints: Vec<Mutex<HashMap<RaftGroupId, u64>>>,
-    /// Held while one checkpoint's state is written: what a state takes to be written is taken once.
+    /// Held while one checkpoint's state is written, so that the memory for encoding a state is used once.
     state_writing: Mutex<()>,
-    /// Runs that no manifest names any more, kept until nobody reads them.
+    /// Runs that no manifest names any more, kept until their last reader is gone.
     retired: Mutex<Vec<Arc<Run>>>,
-    /// Files of runs that a manifest may or may not name, because writing it failed.
+    /// Files of runs that may or may not be in the manifest, because writing it failed.
     doubtful: Mutex<Vec<u64>>,
     counters: Counters,
-    /// Counts what can make a merge due.
+    /// Counts the events that can make a merge due.
     changes: AtomicU64,
     compaction_due_ms: AtomicI64,
 }
 
 impl Tables {
-    /// Opens the tables of a store, making them if the store is new.
+    /// Opens the tables of a store, creating them if the store is new.
     ///
-    /// An error leaves everything as it was. Files that no manifest names, left by a crash, are removed only when
-    /// everything that it does name is there and whole.
+    /// An error changes nothing. Files that no manifest names, left by a crash, are removed only once
+    /// everything that it names is present and intact.
     pub fn open(disk: Arc<dyn Disk>, config: TablesConfig) -> Result<(Tables, Manifest), OpenError> {
         let dir = Path::new(layout::DIR);
         let disk_error = |e| OpenError::from(DiskError::new(dir, &e));
@@ -309,7 +309,7 @@ impl Tables {
         Ok((tables, manifest))
     }
 
-    /// Most bytes that whoever looks into a batch lets it expand to.
+    /// Most bytes to which a batch may expand when it is decoded.
     pub fn opened_bytes_max(&self) -> usize {
         self.config.opened_bytes_max
     }
@@ -318,9 +318,9 @@ impl Tables {
         change(self.marks[group.0 as usize % self.marks.len()].lock().entry(group).or_default())
     }
 
-    /// Takes a batch that the entry `id` of the group's log brought. Its offsets follow the partition's last.
+    /// Inserts a batch of the log entry `id` of the group. Its offsets follow the partition's last.
     ///
-    /// After a restart entries are applied again: a batch that a run has is ignored.
+    /// After a restart entries are applied again: a batch that a run already has is ignored.
     pub fn insert(&self, group: RaftGroupId, id: LogId, partition: PartitionId, batch: StoredBatch) {
         let flushed = self.mark(group, |marks| {
             let flushed = marks.flushed.is_some_and(|flushed| id.index <= flushed.index);
@@ -348,43 +348,44 @@ impl Tables {
         }
     }
 
-    /// Says that every batch of the group's entries up to `id` was inserted.
+    /// Declares that every batch of the group's entries up to `id` was inserted.
     pub fn applied(&self, group: RaftGroupId, id: LogId) {
         self.mark(group, |marks| marks.applied = Some(id));
     }
 
-    /// Says that nobody will ask for offsets below `offset` any more. A log start only moves up.
+    /// Deletes the offsets below `offset`. A log start only moves up.
     pub fn set_log_start(&self, partition: PartitionId, offset: i64) {
         self.directory.set_log_start(partition, offset);
         self.memory.drop_below(partition, offset);
         self.changes.fetch_add(1, Relaxed);
     }
 
-    /// Forgets a partition, for good: its id does not come again.
+    /// Drops a partition for good: its id does not return.
     pub fn drop_partition(&self, partition: PartitionId) {
         self.memory.drop_partition(partition);
         self.directory.drop_partition(partition);
         self.changes.fetch_add(1, Relaxed);
     }
 
-    /// Moves with each flush, log start and drop. While it stands still, a merge that was not due becomes due only
-    /// with time: see [`compaction_due_ms`](Tables::compaction_due_ms).
+    /// Changes with each flush, log start and drop. While it does not change, a merge that was not due
+    /// becomes due only with time: see [`compaction_due_ms`](Tables::compaction_due_ms).
     pub fn changes(&self) -> u64 {
         self.changes.load(Relaxed)
     }
 
-    /// When the next record in runs becomes too old to stay uncompacted, or the next tombstone to stay, in milliseconds
-    /// since the Unix epoch; `i64::MAX` if time alone makes nothing due. As of the last merge.
+    /// When the next record in runs must be compacted because of its age, or the next tombstone must be
+    /// removed, in milliseconds since the Unix epoch; `i64::MAX` if time alone makes nothing due. As of the
+    /// last merge.
     pub fn compaction_due_ms(&self) -> i64 {
         self.compaction_due_ms.load(Relaxed)
     }
 
-    /// Bytes of batches in memory, and of what it takes to hold them.
+    /// Bytes of batches in memory with their overhead.
     pub fn memory_bytes(&self) -> usize {
         self.memory.bytes()
     }
 
-    /// Whether there are batches of a partition in memory. No merge sees them before a flush.
+    /// Whether batches of a partition are in memory. Merges do not see them before a flush.
     pub fn has_in_memory(&self, partition: PartitionId) -> bool {
         self.memory.has(partition)
     }
@@ -394,9 +395,9 @@ impl Tables {
         self.runs.read().len()
     }
 
-    /// Makes the state of a group's machine at `id`, which `write` writes in pieces, durable. Batches up to there are
-    /// flushed first if they are not in runs yet. Blocks. A checkpoint that is older than the newest one is not written:
-    /// then there is `None`.
+    /// Makes the state of a group's machine at `id`, which `write` writes in pieces, durable. Flushes batches
+    /// up to there first if they are not in runs yet. Blocks. A checkpoint older than the newest one is not
+    /// written, and the result is `None`.
     pub fn save_checkpoint(
         &self,
         group: RaftGroupId,
@@ -417,7 +418,7 @@ impl Tables {
         Ok(Some(saved))
     }
 
-    /// A group's newest checkpoint, checked to its last byte; `None` if there never was one. Blocks.
+    /// A group's newest checkpoint, fully verified; `None` if there never was one. Blocks.
     pub fn open_checkpoint(&self, group: RaftGroupId) -> Result<Option<Checkpoint>, CheckpointError> {
         let mut newest = self.checkpoints[group.0 as usize % CHECKPOINT_LOCKS].lock();
         let found = checkpoint::open(&*self.disk, group)?;
@@ -427,22 +428,22 @@ impl Tables {
         Ok(found)
     }
 
-    /// Where a group's checkpoint is, or would be, in the store's directory.
+    /// Path of a group's checkpoint in the store's directory.
     pub fn checkpoint_path(group: RaftGroupId) -> PathBuf {
         checkpoint::path(group)
     }
 
-    /// Offset behind the last of a partition that is in a run.
+    /// Offset after the last of a partition that is in a run.
     pub fn end_in_runs(&self, partition: PartitionId) -> Option<i64> {
         self.directory.end(partition)
     }
 
-    /// Every partition that a run has something of, sorted.
+    /// Every partition that has a part in a run, sorted.
     pub fn partitions_in_runs(&self) -> Vec<PartitionId> {
         self.directory.partitions()
     }
 
-    /// What the tables hold and have done.
+    /// Gauges and counters for metrics.
     pub fn stats(&self) -> TablesStats {
         let (cache_hits, cache_misses) = self.cache.hits_and_misses();
         let runs = self.runs.read();
@@ -468,7 +469,7 @@ impl Tables {
     fn remove_file(&self, id: u64) {
         if let Err(error) = self.files.remove(id) {
             let file = layout::run_path(id);
-            tracing::warn!(file = %file.display(), %error, "a run that is not needed could not be removed");
+            tracing::warn!(file = %file.display(), %error, "cannot remove an obsolete run");
         }
     }
 
@@ -478,7 +479,7 @@ impl Tables {
         self.directory.validate();
         let manifest = self.manifest.lock();
         let runs = self.runs.read();
-        assert!(runs.keys().eq(manifest.runs.keys()), "the manifest names other runs than are in use");
+        assert!(runs.keys().eq(manifest.runs.keys()), "the manifest must name exactly the runs in use");
         let live: u64 = self
             .directory
             .partitions()
@@ -492,7 +493,7 @@ impl Tables {
     }
 }
 
-/// Whether a store without a manifest never had one: it has no other file either.
+/// Whether a store without a manifest is new: it has no other file either.
 fn is_new(disk: &dyn Disk, names: &[(String, u64)]) -> bool {
     let no_log = disk.list(Path::new("wal")).map_or(true, |files| files.is_empty());
     no_log && names.iter().all(|(name, _)| name == "manifest.new")
@@ -503,7 +504,7 @@ type OpenRuns = (BTreeMap<u64, Arc<Run>>, Directory);
 fn open_runs(disk: &dyn Disk, manifest: &Manifest) -> Result<OpenRuns, OpenError> {
     let mut runs = BTreeMap::new();
     let mut all_parts = Vec::new();
-    // The newest first, as the directory wants them.
+    // The newest first, as the directory requires.
     let records: Vec<(u64, RunRecord)> =
         manifest.runs.iter().rev().map(|(id, record)| (*id, *record)).collect();
     for (index, (id, record)) in read_indexes(disk, &records)?.into_iter().zip(&records) {
@@ -515,7 +516,7 @@ fn open_runs(disk: &dyn Disk, manifest: &Manifest) -> Result<OpenRuns, OpenError
     Ok((runs, directory))
 }
 
-/// Reads the indexes of runs; of very many, several at once.
+/// Reads the indexes of runs, in several threads if there are very many.
 fn read_indexes(disk: &dyn Disk, records: &[(u64, RunRecord)]) -> Result<Vec<Index>, OpenError> {
     let one = |(id, record): &(u64, RunRecord)| run::read_index(disk, *id, record);
     let per_thread = records.len().div_ceil(OPEN_THREADS).max(RUNS_PER_OPEN_THREAD_MIN);

@@ -7,22 +7,22 @@ use millstream_model::{PartitionId, batch::BatchHeader};
 
 use super::{MemoryRead, ReadError, Tables, cache::BlockKey, run::Part, timestamps::age_from_ms};
 
-/// A stretch of a partition, for retention: what it takes and how old it is.
+/// A piece of a partition, for retention: its size and age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
     /// Bytes of its batches.
     pub bytes: u64,
-    /// Time from which the age of its youngest batch counts, in milliseconds: the batch's largest timestamp, but none that
-    /// is later than it was appended, and the time of the append where it has none.
+    /// Time from which the age of its youngest batch counts, in milliseconds: the batch's largest timestamp
+    /// but at most its append time, which also stands in if it has no timestamp.
     pub age_from_ms: i64,
-    /// Offset behind its last record.
+    /// Offset after its last record.
     pub next_offset: i64,
 }
 
-/// A run part is told as about so many pieces.
+/// A part of a run is reported as about this many pieces.
 const PIECES_PER_PART: usize = 64;
 
-/// Whole batches that are gathered up to a bound; the first comes whatever its size.
+/// Whole batches that are gathered up to a bound; the first one is always included.
 struct Gather {
     offset: i64,
     max_bytes: usize,
@@ -35,7 +35,7 @@ impl Gather {
         self.bytes >= self.max_bytes && self.bytes > 0
     }
 
-    /// Takes what fits of the batches in `block`, as one slice; says no when something did not fit.
+    /// Takes the batches of `block` that fit, as one slice; returns false when something did not fit.
     fn take(&mut self, block: &Bytes) -> Result<bool, &'static str> {
         let mut slice: Option<Range<usize>> = None;
         let mut whole = true;
@@ -69,7 +69,7 @@ impl Block {
     }
 }
 
-/// Walks over batches that lie one behind the other.
+/// Iterates over consecutive batches.
 pub(super) struct Batches<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -94,21 +94,21 @@ impl Iterator for Batches<'_> {
             }
             Err(_) => {
                 self.at = self.bytes.len();
-                Some(Err("what lies there is not a batch"))
+                Some(Err("invalid record batch"))
             }
         }
     }
 }
 
 impl Tables {
-    /// Batches from the one that holds `offset` on, if it is in memory: at least one, then as many as `max_bytes`
-    /// allow. Nothing is copied.
+    /// Batches from the one that contains `offset` on, if it is in memory: at least one, then as many as
+    /// `max_bytes` allow. Nothing is copied.
     pub fn read_memory(&self, partition: PartitionId, offset: i64, max_bytes: usize) -> MemoryRead {
         self.memory.read(partition, offset, max_bytes)
     }
 
-    /// The same as [`read_runs`](Tables::read_runs), unless that would have to read from the disk for a good part
-    /// of it. Never blocks.
+    /// The same as [`read_runs`](Tables::read_runs), unless that would have to read a large part of it from
+    /// disk. Never blocks.
     pub fn read_runs_cached(
         &self,
         partition: PartitionId,
@@ -129,8 +129,9 @@ impl Tables {
         self.runs_or_memory(partition, (offset, max_bytes), || gather().ok_or(())).ok()
     }
 
-    /// Batches from the one that holds `offset` on, or from the next one there is: at least one, then as many as
-    /// `max_bytes` allow; neighbours come as one slice. Nothing means that the partition has nothing there. Blocks.
+    /// Batches from the one that contains `offset` on, or from the next one that exists: at least one, then
+    /// as many as `max_bytes` allow; adjacent ones come as one slice. Empty if the partition has nothing
+    /// there. Blocks.
     pub fn read_runs(
         &self,
         partition: PartitionId,
@@ -143,8 +144,8 @@ impl Tables {
         })
     }
 
-    /// What `gather` finds in runs, or else what memory has behind the offset: compaction can leave a gap between
-    /// the two.
+    /// What `gather` finds in runs, or else what memory has after the offset: compaction can leave a gap
+    /// between the two.
     fn runs_or_memory<E>(
         &self,
         partition: PartitionId,
@@ -156,13 +157,13 @@ impl Tables {
             return Ok(batches);
         }
         let in_memory = self.memory.read_behind(partition, offset, max_bytes);
-        // Runs once more: what has left memory before it was looked at is in one by now.
+        // Runs once more: what left memory before the lookup is in one by now.
         let batches = gather()?;
         Ok(if batches.is_empty() { in_memory } else { batches })
     }
 
-    /// Gathers batches block by block until there are enough or `load` has none. What lies in front of damage
-    /// is given without it.
+    /// Gathers batches block by block until there are enough or `load` has none. What precedes damage is
+    /// returned without it.
     fn gather(
         &self,
         partition: PartitionId,
@@ -190,7 +191,7 @@ impl Tables {
         Ok(gather.out)
     }
 
-    /// The regions that are cached together with `region`: those whose start lies in the same stretch of the part.
+    /// The regions that are cached together with `region`: those that start in the same block of the part.
     fn block_of(&self, part: &Part, region: usize) -> Range<usize> {
         let regions = part.regions();
         let number = |position: u32| position as usize / self.config.block_bytes;
@@ -210,8 +211,8 @@ impl Tables {
         Some(Block { regions, bytes })
     }
 
-    /// The block with `region`, verified; what else is read on the way goes into the cache too. If something is
-    /// wrong with the block, the region alone.
+    /// The block with `region`, verified; what else the read returns goes into the cache too. If the block is
+    /// damaged, the region alone.
     pub(super) fn load_block(
         &self,
         partition: PartitionId,
@@ -233,7 +234,7 @@ impl Tables {
         Ok(Block { regions, bytes })
     }
 
-    /// Puts blocks that were read together into the cache, as far as they are what was written; gives the first.
+    /// Adds the intact ones of blocks that were read together to the cache; returns the first.
     fn keep_blocks(
         &self,
         partition: PartitionId,
@@ -259,7 +260,7 @@ impl Tables {
         self.files.read(&part.run, part.position + span.start as u64, span.len())
     }
 
-    /// The block with `region` and the blocks behind it that one read takes along.
+    /// The block with `region` and the following blocks that one read covers.
     fn missing_blocks(&self, part: &Part, region: usize) -> Vec<Range<usize>> {
         let mut blocks = vec![self.block_of(part, region)];
         let mut bytes = part.span(blocks[0].clone()).len();
@@ -276,7 +277,7 @@ impl Tables {
         blocks
     }
 
-    /// The partition in stretches, oldest first, as finely as the indexes tell without reading anything.
+    /// The pieces of the partition, oldest first, as finely as the indexes show without reading the batches.
     pub fn pieces(&self, partition: PartitionId) -> Vec<Piece> {
         let mut in_memory: Vec<(Piece, i64)> = Vec::new();
         self.memory.for_each(partition, |batch| {
@@ -299,7 +300,7 @@ impl Tables {
             parts.iter().for_each(|part| part_pieces(part, log_start, &mut pieces));
             parts.last().map_or(i64::MIN, |part| part.end)
         });
-        // What was flushed between the two looks is in both.
+        // What was flushed between the two lookups is in both.
         pieces.extend(in_memory.into_iter().filter(|(_, start)| *start >= end).map(|(piece, _)| piece));
         pieces
     }

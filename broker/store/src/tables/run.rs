@@ -16,17 +16,17 @@ use millstream_model::PartitionId;
 use super::{
     error::{Damage, DiskError, OpenError, ReadError},
     layout::{
-        FOOT_BYTES, Foot, HEAD_BYTES, PART_BYTES, PartEntry, Region, VERSION_UNTRUE_TIMES, crc, head_of,
+        FOOTER_BYTES, Footer, HEAD_BYTES, PART_BYTES, PartEntry, Region, VERSION_UNTRUE_TIMES, crc, head_of,
         region_bytes, run_path,
     },
     manifest::RunRecord,
 };
 use crate::disk::{BLOCK_BYTES, BufferPool, Disk, DiskFile, OpenMode, align_down, align_up};
 
-/// The end of a run that is read first when the store opens; small indexes are whole in it.
+/// The tail of a run that is read first when the store opens; small indexes fit into it.
 const TAIL_BYTES: usize = 64 << 10;
 
-/// A run, as it is kept in memory.
+/// A run in memory.
 pub(super) struct Run {
     pub(super) id: u64,
     pub(super) file_bytes: u64,
@@ -36,10 +36,10 @@ pub(super) struct Run {
     /// Bytes of all its batches.
     pub(super) data_bytes: u64,
     pub(super) regions: Box<[Region]>,
-    /// Bytes of the parts that are in use, and their number.
+    /// Bytes of the live parts, and their number.
     pub(super) live_bytes: AtomicU64,
     pub(super) live_parts: AtomicUsize,
-    /// Set when it could not be read: it is not merged any more, until the next start.
+    /// Set after a read error: it is not merged any more, until the next start.
     pub(super) damaged: AtomicBool,
 }
 
@@ -48,13 +48,13 @@ impl Run {
         run_path(self.id)
     }
 
-    /// Bytes of batches that nobody can ask for any more.
+    /// Dead bytes.
     pub(super) fn dead_bytes(&self) -> u64 {
         self.data_bytes.saturating_sub(self.live_bytes.load(Relaxed))
     }
 }
 
-/// What a run has of one partition; see [`PartEntry`].
+/// The part of one partition; see [`PartEntry`].
 #[derive(Clone)]
 pub(super) struct Part {
     pub(super) run: Arc<Run>,
@@ -89,24 +89,24 @@ impl Part {
         &self.run.regions[self.first_region as usize..(self.first_region + self.regions) as usize]
     }
 
-    /// Bytes from the start of the part that a stretch of its regions takes.
+    /// Byte range of consecutive regions, from the start of the part.
     pub(super) fn span(&self, regions: Range<usize>) -> Range<usize> {
         let all = self.regions();
         let at = |region: usize| all.get(region).map_or(self.bytes, |r| r.position) as usize;
         at(regions.start)..at(regions.end)
     }
 
-    /// Number of the region that holds `offset`, or of the first one.
+    /// Number of the region that contains `offset`, or of the first one.
     pub(super) fn region_of(&self, offset: i64) -> usize {
         self.regions().partition_point(|region| region.base_offset <= offset).saturating_sub(1)
     }
 
-    /// Offset behind those that a region stands for.
+    /// Offset after those that a region covers.
     pub(super) fn region_end(&self, region: usize) -> i64 {
         self.regions().get(region + 1).map_or(self.end, |next| next.base_offset)
     }
 
-    /// Bytes of the regions that are not wholly below `offset`.
+    /// Bytes of the regions that are not entirely below `offset`.
     pub(super) fn bytes_above(&self, offset: i64) -> u64 {
         if offset <= self.start || self.regions == 0 {
             return u64::from(self.bytes);
@@ -117,7 +117,7 @@ impl Part {
         self.span(self.region_of(offset)..self.regions as usize).len() as u64
     }
 
-    /// Checks a stretch of regions that was read.
+    /// Verifies consecutive regions that were read.
     pub(super) fn verify(
         &self,
         partition: PartitionId,
@@ -128,7 +128,7 @@ impl Part {
         for region in regions {
             let span = self.span(region..region + 1);
             if crc(&bytes[span.start - from..span.end - from]) != self.regions()[region].crc {
-                return Err(self.damaged(partition, span.start, "the checksum does not fit"));
+                return Err(self.damaged(partition, span.start, "checksum mismatch"));
             }
         }
         Ok(())
@@ -149,7 +149,7 @@ impl Part {
     }
 }
 
-/// Reads `len` bytes at `position`, wherever they lie, with direct reads.
+/// Reads `len` bytes at `position`, at any alignment, with direct reads.
 pub(super) fn read_window(
     file: &dyn DiskFile,
     position: u64,
@@ -164,7 +164,7 @@ pub(super) fn read_window(
     while done < memory.len() {
         let n = file.read_at(&mut memory[done..], start + done as u64)?;
         done += n;
-        // Direct reads give whole blocks, but for the end of a file that was cut.
+        // Direct reads return whole blocks, except at the end of a truncated file.
         if n == 0 || (done < memory.len() && !n.is_multiple_of(BLOCK_BYTES) && file.is_direct()) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -172,21 +172,21 @@ pub(super) fn read_window(
     Ok(buffer.into_bytes(skip..skip + len))
 }
 
-/// A run's index as it was read, or as it was just written.
+/// A run's index, read or just written.
 pub(super) struct Index {
-    pub(super) foot: Foot,
+    pub(super) footer: Footer,
     pub(super) parts: Vec<PartEntry>,
     pub(super) regions: Vec<Region>,
 }
 
 impl Index {
-    /// The run and its parts, as they are kept in memory.
+    /// The run and its parts in memory.
     pub(super) fn into_run(self, file_bytes: u64) -> (Arc<Run>, Vec<(PartitionId, Part)>) {
         let run = Arc::new(Run {
-            id: self.foot.run,
+            id: self.footer.run,
             file_bytes,
-            index_crc: self.foot.index_crc,
-            has_untrue_times: self.foot.version == VERSION_UNTRUE_TIMES,
+            index_crc: self.footer.index_crc,
+            has_untrue_times: self.footer.version == VERSION_UNTRUE_TIMES,
             data_bytes: self.parts.iter().map(|part| u64::from(part.bytes)).sum(),
             regions: self.regions.into(),
             live_bytes: AtomicU64::new(0),
@@ -203,7 +203,7 @@ impl Index {
         (run, parts)
     }
 
-    /// Whether the entries fit each other: a writer's mistake, not the disk's, would break this.
+    /// Whether the entries are consistent: only a bug of the writer, not the disk, would break this.
     fn is_consistent(&self) -> bool {
         let mut position = HEAD_BYTES as u64;
         let mut regions = self.regions.iter();
@@ -226,11 +226,11 @@ impl Index {
             position += u64::from(part.bytes);
         }
         let sorted = self.parts.is_sorted_by(|a, b| (a.partition, a.end) <= (b.partition, b.start));
-        sorted && regions.len() == 0 && position <= self.foot.index_position
+        sorted && regions.len() == 0 && position <= self.footer.index_position
     }
 }
 
-/// Reads and checks the index of a run.
+/// Reads and verifies the index of a run.
 pub(super) fn read_index(disk: &dyn Disk, id: u64, record: &RunRecord) -> Result<Index, OpenError> {
     let path = run_path(id);
     let file_bytes = record.file_bytes;
@@ -249,43 +249,43 @@ pub(super) fn read_index(disk: &dyn Disk, id: u64, record: &RunRecord) -> Result
     if file_bytes < BLOCK_BYTES as u64 || !file_bytes.is_multiple_of(BLOCK_BYTES as u64) {
         return Err(damaged(0, "the manifest has an impossible length for it"));
     }
-    let foot_at = file_bytes - FOOT_BYTES as u64;
+    let footer_at = file_bytes - FOOTER_BYTES as u64;
     let tail_at = file_bytes.saturating_sub(TAIL_BYTES as u64);
     let tail = read(tail_at, (file_bytes - tail_at) as usize)?;
-    let foot = Foot::decode(&tail[tail.len() - FOOT_BYTES..]).filter(|foot| foot.run == id);
-    let foot = foot.ok_or_else(|| damaged(foot_at, "the foot is not that of this run"))?;
-    if read(0, HEAD_BYTES)?[..] != head_of(id, foot.version) {
-        return Err(damaged(0, "the head is not that of this run"));
+    let footer = Footer::decode(&tail[tail.len() - FOOTER_BYTES..]).filter(|footer| footer.run == id);
+    let footer = footer.ok_or_else(|| damaged(footer_at, "the footer is not of this run"))?;
+    if read(0, HEAD_BYTES)?[..] != head_of(id, footer.version) {
+        return Err(damaged(0, "the head is not of this run"));
     }
-    if foot.index_position.saturating_add(foot.index_bytes()) > foot_at {
-        return Err(damaged(foot_at, "the index does not fit into the file"));
+    if footer.index_position.saturating_add(footer.index_bytes()) > footer_at {
+        return Err(damaged(footer_at, "the index does not fit into the file"));
     }
-    let index = match foot.index_position.checked_sub(tail_at) {
-        Some(skip) => tail.slice(skip as usize..tail.len() - FOOT_BYTES),
-        None => read(foot.index_position, (foot_at - foot.index_position) as usize)?,
+    let index = match footer.index_position.checked_sub(tail_at) {
+        Some(skip) => tail.slice(skip as usize..tail.len() - FOOTER_BYTES),
+        None => read(footer.index_position, (footer_at - footer.index_position) as usize)?,
     };
-    if crc(&index) != foot.index_crc {
-        return Err(damaged(foot.index_position, "the index's checksum does not fit"));
+    if crc(&index) != footer.index_crc {
+        return Err(damaged(footer.index_position, "the index has a checksum mismatch"));
     }
-    if foot.index_crc != record.index_crc {
-        return Err(damaged(foot.index_position, "it is not the run that the manifest means"));
+    if footer.index_crc != record.index_crc {
+        return Err(damaged(footer.index_position, "it is not the run that the manifest means"));
     }
-    let (parts, rest) = index.split_at(foot.parts as usize * PART_BYTES);
-    let region_bytes = region_bytes(foot.version);
-    let regions = rest[..foot.regions as usize * region_bytes].chunks_exact(region_bytes);
+    let (parts, rest) = index.split_at(footer.parts as usize * PART_BYTES);
+    let region_bytes = region_bytes(footer.version);
+    let regions = rest[..footer.regions as usize * region_bytes].chunks_exact(region_bytes);
     let mut parts: Vec<PartEntry> = parts.chunks_exact(PART_BYTES).map(PartEntry::read).collect();
-    let regions = if foot.version == VERSION_UNTRUE_TIMES {
+    let regions = if footer.version == VERSION_UNTRUE_TIMES {
         let written_ms = file.changed_ms().map_err(|e| DiskError::new(&path, &e))?;
         parts.iter_mut().for_each(|part| part.max_timestamp = part.max_timestamp.max(written_ms));
         regions.map(|bytes| Region::read_untrue(bytes, written_ms)).collect()
     } else {
         regions.map(Region::read).collect()
     };
-    let index = Index { foot, parts, regions };
+    let index = Index { footer, parts, regions };
     if index.is_consistent() {
         Ok(index)
     } else {
-        Err(damaged(foot.index_position, "the index contradicts itself"))
+        Err(damaged(footer.index_position, "the index is inconsistent"))
     }
 }
 
@@ -306,9 +306,9 @@ mod tests {
             bytes: 100,
             regions,
         };
-        let foot = Foot::new(1, 4096, (1, 1), 0);
+        let footer = Footer::new(1, 4096, (1, 1), 0);
         let region = Region { base_offset: 0, max_timestamp: 5, age_from_ms: 5, position: 0, crc: 0 };
-        let index = |regions| Index { foot, parts: vec![part(regions)], regions: vec![region] };
+        let index = |regions| Index { footer, parts: vec![part(regions)], regions: vec![region] };
         assert!(index(1).is_consistent());
         assert!(!index(2).is_consistent());
     }

@@ -1,4 +1,4 @@
-//! The files of runs, of which a bounded number is open at a time.
+//! The open files of runs, bounded in number.
 
 use std::{collections::HashMap, io, sync::Arc};
 
@@ -11,10 +11,10 @@ use super::{
 };
 use crate::disk::{BLOCK_BYTES, BufferPool, Disk, DiskFile, OpenMode};
 
-/// Buffers for reads that are kept for the next ones.
+/// Read buffers that are kept for reuse.
 const SPARE_BUFFERS_MAX: usize = 16;
 
-/// Opens runs to read from them, and keeps the files open that were read last.
+/// Opens runs for reading, and keeps the most recently read files open.
 pub(super) struct RunFiles {
     disk: Arc<dyn Disk>,
     buffers: Arc<BufferPool>,
@@ -53,7 +53,7 @@ impl OpenFiles {
         Some(open.file.clone())
     }
 
-    /// Closes the file that was not read for longest; false if all are being read.
+    /// Closes the least recently read file; false if all are being read.
     fn close_oldest(&mut self) -> bool {
         let unused = self.files.iter().filter(|(_, file)| file.readers == 0);
         let oldest = unused.min_by_key(|(_, file)| file.last_use).map(|(run, _)| *run);
@@ -65,12 +65,13 @@ impl RunFiles {
     /// Runs on `disk`, of which about `read_bytes` are read at once, and at most `files_max` are open.
     pub(super) fn new(disk: Arc<dyn Disk>, read_bytes: usize, files_max: usize) -> RunFiles {
         assert!(files_max > 0, "no run could be read");
-        // A read begins and ends somewhere in a block.
+        // A read may start and end in the middle of a block.
         let buffers = BufferPool::new(read_bytes + 2 * BLOCK_BYTES, SPARE_BUFFERS_MAX);
         RunFiles { disk, buffers, files_max, open: Mutex::default(), released: Condvar::new() }
     }
 
-    /// The run's file, opened if it was not; waits for a reader of another file when as many as allowed are being read.
+    /// The run's file, opened if necessary; waits for a reader of another file when the limit of open files
+    /// is reached.
     fn acquire(&self, run: u64) -> io::Result<FileInUse<'_>> {
         let in_use = |file| FileInUse { files: self, run, file };
         let mut open = self.open.lock();
@@ -88,19 +89,19 @@ impl RunFiles {
         open.opening += 1;
         let opened = MutexGuard::unlocked(&mut open, || self.disk.open(&run_path(run), OpenMode::DirectRead));
         open.opening -= 1;
-        // What was counted may not be kept: nothing was opened, or another reader has opened the same file meanwhile.
+        // The count may be too high: nothing was opened, or another reader opened the same file meanwhile.
         self.released.notify_one();
         let file = opened?;
         open.files.entry(run).or_insert(OpenFile { file, readers: 0, last_use: 0 });
         Ok(in_use(open.acquire(run).expect("inserted above")))
     }
 
-    /// Reads bytes of a run. They are not verified.
+    /// Reads bytes of a run without verifying them.
     pub(super) fn read(&self, run: &Run, position: u64, len: usize) -> io::Result<Bytes> {
         read_window(&*self.acquire(run.id)?.file, position, len, &self.buffers)
     }
 
-    /// Removes a run's file, which is not read any more.
+    /// Removes the file of a run that has no reader any more.
     pub(super) fn remove(&self, run: u64) -> io::Result<()> {
         self.open.lock().files.remove(&run);
         self.released.notify_one();

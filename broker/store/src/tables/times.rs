@@ -1,4 +1,4 @@
-//! Lookups by time. The indexes lead to the few regions that can have what is looked for.
+//! Lookups by time. The indexes lead to the few regions that can contain the result.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
@@ -7,28 +7,28 @@ use millstream_model::{PartitionId, batch::BatchHeader};
 
 use super::{ReadError, Tables, read::Batches, run::Part, timestamps::corrected};
 
-/// A batch and what it is compared by: later is larger, and of the same time the one in front is larger.
+/// A batch and its sort key: a later time is larger, and at equal times the earlier offset is larger.
 #[derive(Clone, Debug)]
-struct Found {
+struct Candidate {
     order: (i64, Reverse<i64>),
     batch: Bytes,
 }
 
 impl Tables {
-    /// The first batch that has the largest timestamp of those that reach above `from`. Blocks.
+    /// The first batch that has the largest timestamp of those that extend above `from`. Blocks.
     pub fn max_timestamp_batch(&self, partition: PartitionId, from: i64) -> Result<Option<Bytes>, ReadError> {
-        let mut best: Option<Found> = None;
+        let mut best: Option<Candidate> = None;
         self.memory.for_each(partition, |batch| {
             let order = (batch.max_timestamp, Reverse(batch.base_offset));
             if batch.next_offset > from && best.as_ref().is_none_or(|best| order > best.order) {
-                best = Some(Found { order, batch: batch.bytes.clone() });
+                best = Some(Candidate { order, batch: batch.bytes.clone() });
             }
         });
         let (parts, log_start) = self.directory.all(partition);
         let from = from.max(log_start);
         let mut regions = regions_by_time(&parts, from);
         while let Some((order, Reverse(part), region)) = regions.pop() {
-            // A region may promise more than it has, for batches that are dead or empty; never less.
+            // A region's timestamp may be too large, because of dead or empty batches, but never too small.
             if best.as_ref().is_some_and(|best| best.order > order) {
                 break;
             }
@@ -36,14 +36,14 @@ impl Tables {
                 let order = (header.max_timestamp, Reverse(header.base_offset));
                 let counts = header.next_offset() > from && header.record_count > 0;
                 if counts && best.as_ref().is_none_or(|best| order > best.order) {
-                    best = Some(Found { order, batch });
+                    best = Some(Candidate { order, batch });
                 }
             })?;
         }
         Ok(best.map(|best| best.batch))
     }
 
-    /// The first batch above `log_start` whose largest timestamp is at or above `time`. Blocks.
+    /// The first batch above `log_start` whose largest timestamp is at least `time`. Blocks.
     pub fn first_batch_at_or_after_time(
         &self,
         partition: PartitionId,
@@ -77,7 +77,7 @@ impl Tables {
         region: usize,
         (time, log_start): (i64, i64),
     ) -> Result<Option<Bytes>, ReadError> {
-        // A batch that compaction has emptied has no record to be found.
+        // A batch that compaction has emptied has no record to return.
         let fits =
             |h: &BatchHeader| h.max_timestamp >= time && h.next_offset() > log_start && h.record_count > 0;
         let mut first = None;
@@ -114,7 +114,7 @@ impl Tables {
     }
 }
 
-/// Largest timestamp and offset of a region, number of its part, its number in the part.
+/// Largest timestamp and offset of a region, index of its part, its index in the part.
 type TimedRegion = ((i64, Reverse<i64>), Reverse<usize>, usize);
 
 fn regions_by_time(parts: &[Part], from: i64) -> BinaryHeap<TimedRegion> {

@@ -1,21 +1,22 @@
-//! What the indexes say about time: up to when a batch has records, and how old it is.
+//! Times in the indexes: the largest timestamp of a batch, and its age.
 //!
-//! Both are kept of every region, because they are not the same. A lookup needs the largest timestamp of the records,
-//! whatever it is. Retention needs an age, also of records without timestamps or from a clock that was ahead.
+//! Both are kept for every region, because they differ. A lookup needs the largest timestamp of the records,
+//! whatever its value. Retention needs an age, also for records without timestamps or from a clock that was
+//! ahead.
 
 use std::{borrow::Cow, cmp::min};
 
 use millstream_model::batch::{BatchHeader, TimestampType, decode_records, stamp_max_timestamp};
 
-/// Time from which retention counts the age of a batch: its largest timestamp, but none that is later than the batch was
-/// appended, and the time of the append where it has none.
+/// Time from which retention counts the age of a batch: its largest timestamp but at most its append time,
+/// which also stands in if it has no timestamp.
 pub(super) fn age_from_ms(max_timestamp: i64, appended_ms: i64) -> i64 {
     if max_timestamp < 0 { appended_ms } else { min(max_timestamp, appended_ms) }
 }
 
 /// Whether a client wrote the header's timestamps, which are those of its records.
 fn may_be_wrong(header: &BatchHeader) -> bool {
-    // A delete horizon takes the base timestamp's place; compaction has read the records then.
+    // A delete horizon replaces the base timestamp; compaction has read the records by then.
     header.record_count > 0
         && header.attributes.timestamp_type() == TimestampType::Create
         && !header.attributes.is_control()

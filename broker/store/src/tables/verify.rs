@@ -1,4 +1,4 @@
-//! Reads everything and says what is wrong, for whoever has to repair it. Changes nothing.
+//! Reads everything and reports what is damaged, for a repair. Changes nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,12 +20,12 @@ use super::{
 };
 use crate::disk::Disk;
 
-/// About so many bytes of a run share one checksum and are read at once.
+/// About this many bytes of a run are read and verified at once.
 const READ_BYTES: usize = 256 << 10;
-/// So much of each checkpoint is kept to look at: more than a cluster's members take.
+/// Bytes of each checkpoint that are kept for inspection: more than a cluster's membership takes.
 const CHECKPOINT_HEAD_BYTES: u64 = 64 << 10;
 
-/// Something that is wrong, or left over.
+/// A damaged, missing or superfluous file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Finding {
     /// The manifest, or a run's index: the store does not open.
@@ -37,8 +37,8 @@ pub enum Finding {
     /// A checkpoint: its group does not start.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The checkpoint that the log goes on from: its group does not start.
-    #[error("checkpoint of {group}: {file} is missing, and the log begins behind it")]
+    /// The checkpoint that the log continues from: its group does not start.
+    #[error("checkpoint of {group}: {file} is missing, and the log begins after it")]
     NoCheckpoint {
         /// The group.
         group: RaftGroupId,
@@ -53,32 +53,32 @@ pub enum Finding {
     },
 }
 
-/// What is there and what is wrong with it.
+/// The content of the tables, and what is wrong with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verified {
     /// Live runs.
     pub runs: usize,
     /// Partitions in them.
     pub partitions: usize,
-    /// Batches in them.
+    /// Batches in these partitions.
     pub batches: u64,
     /// Bytes of the batches.
     pub bytes: u64,
     /// Checkpoints.
     pub checkpoints: usize,
-    /// Whether the manifest can be read: without it nothing is known of what is in runs.
+    /// Whether the manifest can be read: without it the content of the runs is unknown.
     pub has_manifest: bool,
-    /// Of each group, the last entry whose batches are in runs.
+    /// For each group, the last entry whose batches are in runs.
     pub flushed: BTreeMap<RaftGroupId, LogId>,
-    /// Of each group, the entry that its checkpoint stands at.
+    /// For each group, the last entry that its checkpoint covers.
     pub checkpointed: BTreeMap<RaftGroupId, LogId>,
-    /// Of each group, the first bytes of its checkpoint.
+    /// For each group, the first bytes of its checkpoint.
     pub checkpoint_heads: BTreeMap<RaftGroupId, Bytes>,
     /// What is wrong, in the order in which it was found.
     pub findings: Vec<Finding>,
 }
 
-/// Reads and checks every byte of runs, manifest and checkpoints. Blocks for as long as that takes.
+/// Reads and verifies every byte of runs, manifest and checkpoints. Blocks for as long as that takes.
 pub fn verify(disk: &Arc<dyn Disk>) -> Verified {
     let mut verified = Verified::default();
     let names = match disk.list(Path::new(DIR)) {
@@ -161,8 +161,7 @@ impl Verified {
         for batch in Batches::of(&bytes) {
             let (range, _) = batch.map_err(|reason| part.damaged(partition, span.start, reason))?;
             if check_crc(&bytes[range.clone()]).is_err() {
-                let reason =
-                    "the batch's own checksum does not fit, although it lies there as it was written";
+                let reason = "the batch has a checksum mismatch, although the run is as it was written";
                 let damage =
                     Damage::new(&part.run.path(), part.position + (span.start + range.start) as u64, reason);
                 return Err(ReadError::Damaged { partition, damage });

@@ -1,4 +1,4 @@
-//! Writes runs: batches in order, then the index, then the foot, in large direct writes.
+//! Writes runs: batches in order, then the index, then the footer, in large direct writes.
 
 use std::{
     io::{self, IoSlice},
@@ -11,30 +11,31 @@ use millstream_model::{PartitionId, batch::BatchHeader};
 
 use super::{
     error::{DiskError, WriteError},
-    layout::{FOOT_BYTES, Foot, HEAD_BYTES, PartEntry, Region, crc, head, run_path},
+    layout::{FOOTER_BYTES, Footer, HEAD_BYTES, PartEntry, Region, crc, head, run_path},
     run::Index,
 };
 use crate::disk::{AlignedBuf, BLOCK_BYTES, Disk, DiskFile, OpenMode, align_up};
 
 /// Bytes of one write.
 const WRITE_BYTES: usize = 1 << 20;
-/// A part has about so many regions if it is large enough for large regions.
+/// Number of regions that a part is divided into, if it is large enough for large regions.
 const REGIONS_PER_PART: u64 = 64;
-/// Large parts have regions up to so many times larger than small ones, so that their index stays small.
+/// Regions of large parts are up to this many times larger than those of small ones, so that their index
+/// stays small.
 const REGION_GROWTH_MAX: u64 = 4;
 
-/// A run that is being written. Dropped before it is finished it leaves a file that no manifest names.
+/// A run that is being written. Dropping it unfinished leaves a file that no manifest names.
 pub(super) struct RunWriter {
     id: u64,
     path: PathBuf,
     file: Arc<dyn DiskFile>,
     buffer: AlignedBuf,
     filled: usize,
-    /// Where in the buffer the bytes start that the open region's checksum does not have yet.
+    /// Where in the buffer the bytes start that are not in the open region's checksum yet.
     unsummed: usize,
-    /// Bytes that are in the file.
+    /// Bytes written to the file.
     written: u64,
-    /// Bytes that a region of a small part has.
+    /// Bytes of a region of a small part.
     region_bytes: usize,
     part_bytes_max: u64,
     parts: Vec<PartEntry>,
@@ -45,7 +46,7 @@ pub(super) struct RunWriter {
 struct OpenPart {
     entry: PartEntry,
     region_bytes: u64,
-    /// The region that is being filled, and the running checksum of it.
+    /// The open region, and its running checksum.
     region: Option<(Region, Digest)>,
     last_end: i64,
 }
@@ -56,7 +57,7 @@ pub(super) struct NewPart {
     pub(super) partition: PartitionId,
     pub(super) start: i64,
     pub(super) clean_end: i64,
-    /// About how many bytes it gets.
+    /// Its expected size in bytes.
     pub(super) bytes_expected: u64,
 }
 
@@ -110,7 +111,8 @@ impl RunWriter {
         Ok(())
     }
 
-    /// Brings the open region's checksum up to the end of the buffer: in large steps, while the bytes are near.
+    /// Extends the open region's checksum to the end of the buffer: in large steps, while the bytes are in
+    /// the processor's cache.
     fn sum_up(&mut self) {
         if let Some((_, digest)) = self.open.as_mut().and_then(|part| part.region.as_mut()) {
             digest.update(&self.buffer[self.unsummed..self.filled]);
@@ -136,7 +138,7 @@ impl RunWriter {
         Ok(())
     }
 
-    /// Starts a part. Parts come sorted by partition and offset.
+    /// Starts a part. Parts must come sorted by partition and offset.
     pub(super) fn start_part(&mut self, part: NewPart) {
         debug_assert!(self.open.is_none(), "one part at a time");
         let small = self.region_bytes as u64;
@@ -155,7 +157,8 @@ impl RunWriter {
         self.open = Some(OpenPart { entry, region_bytes, region: None, last_end: part.start });
     }
 
-    /// Adds a batch to the part. The header has the largest timestamp of the batch's records, whatever is in the bytes.
+    /// Adds a batch to the part. The header has the largest timestamp of the batch's records, whatever the
+    /// bytes say.
     pub(super) fn push(
         &mut self,
         batch: &[u8],
@@ -185,7 +188,7 @@ impl RunWriter {
         Ok(())
     }
 
-    /// Goes on in another part of the same partition, so that none grows over its bound.
+    /// Continues in another part of the same partition, so that none exceeds its bound.
     fn split_part(&mut self, at: i64) {
         let Some(part) = &self.open else { return };
         let next = NewPart {
@@ -198,12 +201,12 @@ impl RunWriter {
         self.start_part(next);
     }
 
-    /// Ends the part, which stands for all offsets below `end`.
+    /// Ends the part, which covers all offsets below `end`.
     pub(super) fn end_part(&mut self, end: i64) {
         self.end_region();
         let Some(mut part) = self.open.take() else { return };
         if end <= part.entry.start {
-            // It went on in another run before it had anything.
+            // It was continued in another run before it had a batch.
             debug_assert!(part.entry.bytes == 0, "batches have offsets");
             return;
         }
@@ -211,31 +214,31 @@ impl RunWriter {
         self.parts.push(part.entry);
     }
 
-    /// Writes index and foot; when this returns the file's bytes are durable, though not yet its name.
+    /// Writes index and footer; on return the file's content is durable, but not yet its name.
     pub(super) fn finish(mut self) -> Result<Written, WriteError> {
         debug_assert!(self.open.is_none(), "the last part is ended");
         let index_position = self.bytes();
         let mut index = Vec::with_capacity(self.parts.len() * 64 + self.regions.len() * 32 + BLOCK_BYTES);
         self.parts.iter().for_each(|part| part.write(&mut index));
         self.regions.iter().for_each(|region| region.write(&mut index));
-        let end = align_up((index_position as usize) + index.len() + FOOT_BYTES);
-        index.resize(end - FOOT_BYTES - index_position as usize, 0);
+        let end = align_up((index_position as usize) + index.len() + FOOTER_BYTES);
+        index.resize(end - FOOTER_BYTES - index_position as usize, 0);
         let counts = (self.parts.len() as u32, self.regions.len() as u32);
-        let foot = Foot::new(self.id, index_position, counts, crc(&index));
+        let footer = Footer::new(self.id, index_position, counts, crc(&index));
         self.put(&index)?;
-        self.put(&foot.encode())?;
+        self.put(&footer.encode())?;
         if self.filled > 0 {
             self.write_out()?;
         }
         self.file.sync().map_err(|e| DiskError::new(&self.path, &e))?;
         debug_assert!(index_position >= HEAD_BYTES as u64 && self.written == end as u64);
-        let index = Index { foot, parts: self.parts, regions: self.regions };
+        let index = Index { footer, parts: self.parts, regions: self.regions };
         Ok(Written { index, file_bytes: self.written })
     }
 }
 
 impl OpenPart {
-    /// Takes a batch into the part's numbers; says whether it fills the region.
+    /// Adds a batch to the part's totals; returns whether it fills the region.
     fn add(&mut self, batch: &[u8], header: &BatchHeader, age_from_ms: i64) -> bool {
         let entry = &mut self.entry;
         let (region, _) = self.region.get_or_insert_with(|| {

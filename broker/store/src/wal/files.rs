@@ -1,4 +1,4 @@
-//! The log's files: made ready before they are needed, kept open, used again.
+//! The log's files: created before they are needed, kept open, recycled.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -17,18 +17,19 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::layout::{DIR, FILE_HEAD_BYTES, FileHead, file_name, in_dir, spare_name};
 use crate::disk::{AlignedBuf, Disk, DiskFile, OpenMode};
 
-/// How long the preparer waits after it could not make a file, for instance because the disk is full.
+/// How long the preparer waits after it failed to create a file, for instance because the disk is full.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
-/// A file that is being made has this name.
+/// Temporary name of a file that is being created.
 const FRESH_NAME: &str = "fresh.tmp";
 
-/// Length of the file behind one of `len` bytes: a new log begins with a small file, which is made at once, and
-/// doubles from there, so that a file is ready before the ones in front of it are full.
+/// Length of the file that follows one of `len` bytes: a new log begins with a small file, which is created
+/// at once, and file sizes double from there, so that each file is ready before the ones in front of it are
+/// full.
 pub(super) fn next_file_bytes(len: u64, file_bytes: u64) -> u64 {
     if len >= file_bytes { file_bytes } else { (len * 2).min(file_bytes) }
 }
 
-/// How far ahead of the log files are made, and how many are kept for use again.
+/// How far ahead files are created, and how many spare ones are kept.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FilePlan {
     pub(super) file_bytes: u64,
@@ -37,31 +38,31 @@ pub(super) struct FilePlan {
 
 /// The files of one log.
 ///
-/// Invariant: files are made in the order of their numbers, and each is durable under its name before it is given
-/// out; so whatever a crash leaves is a row of files without a gap.
+/// Invariant: files are created in the order of their numbers, and each is durable under its name before it
+/// is handed out, so a crash leaves a sequence without a gap.
 pub(super) struct Files {
     disk: Arc<dyn Disk>,
     plan: FilePlan,
     state: Mutex<State>,
     changed: Condvar,
     preparer: Mutex<Option<JoinHandle<()>>>,
-    /// No file can be made now, but perhaps later. Written under the lock of the state; asked for every batch.
+    /// Creating a file failed for now. Written under the lock of the state; read with every batch.
     waiting: AtomicBool,
 }
 
-/// What recovery found of files.
+/// The files that recovery found.
 #[derive(Default)]
-pub(super) struct Found {
-    /// The files that the log goes on in, first to last, ready to be written.
+pub(super) struct RecoveredFiles {
+    /// The files that the log continues in, first to last, ready to be written.
     pub(super) ready: Vec<(FileHead, Arc<dyn DiskFile>)>,
-    /// Files that nobody needs; their content is old.
+    /// Spare files; their content is obsolete.
     pub(super) free: Vec<PathBuf>,
     /// The lives of all files so far.
     pub(super) lives: Lives,
 }
 
-/// Gives each use of a file a number of its own: a count, so that none comes twice, and a little chance, so that
-/// nobody who writes records can make them look like a part of the log.
+/// Numbers each use of a file: a counter, so that none repeats, plus a random part, so that a client cannot
+/// forge records that look like a part of the log.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Lives {
     count: u64,
@@ -73,7 +74,7 @@ impl Lives {
         Lives { count: 0, salt }
     }
 
-    /// Takes note of a life that a file has.
+    /// Registers the life of an existing file.
     pub(super) fn saw(&mut self, life: u64) {
         self.count = self.count.max(life >> 32);
     }
@@ -93,19 +94,19 @@ pub(super) struct Ready {
 
 struct State {
     ready: BTreeMap<u64, Ready>,
-    /// Older files that somebody has read from.
+    /// Older files, open for reading.
     open: BTreeMap<u64, Arc<dyn DiskFile>>,
-    /// Number and length of the last file that is made.
+    /// Number and length of the last file created.
     made: (u64, u64),
-    /// Number of the last file that is wanted.
+    /// Number of the last file requested.
     wanted: u64,
     free: Vec<PathBuf>,
-    /// Files that no group needs, on their way to `free`, in order.
+    /// Files that no group needs, on their way to `free`, oldest first.
     retired: VecDeque<u64>,
     lives: Lives,
-    /// No file will ever be made again: why.
+    /// Set once creating files has failed for good, with the reason.
     broken: Option<String>,
-    /// Nobody waits for the disk to have room again.
+    /// Stop waiting for free disk space.
     closing: bool,
     stopping: bool,
 }
@@ -116,14 +117,14 @@ type Named = (PathBuf, Arc<dyn DiskFile>);
 /// Why a file is not there.
 #[derive(Debug)]
 pub(super) enum NoFile {
-    /// It could not be made for now; nothing is lost by trying again.
+    /// Temporary failure: a retry may succeed.
     NotYet(io::Error),
-    /// A failure that nothing can be built on any more.
+    /// Permanent failure.
     Broken(io::Error),
 }
 
 impl Files {
-    pub(super) fn new(disk: Arc<dyn Disk>, plan: FilePlan, found: Found) -> Files {
+    pub(super) fn new(disk: Arc<dyn Disk>, plan: FilePlan, found: RecoveredFiles) -> Files {
         let made = found.ready.last().map_or((0, 0), |(head, _)| (head.seq, head.file_bytes));
         let ready = found.ready.into_iter();
         let state = State {
@@ -148,7 +149,7 @@ impl Files {
         }
     }
 
-    /// Starts the thread that makes files ahead.
+    /// Starts the thread that creates files ahead.
     pub(super) fn start(self: &Arc<Self>) -> io::Result<()> {
         let files = self.clone();
         let thread = std::thread::Builder::new().name("wal-preparer".to_string());
@@ -156,7 +157,7 @@ impl Files {
         Ok(())
     }
 
-    /// Makes the first file of a log, now.
+    /// Creates the first file of a log synchronously.
     pub(super) fn make_first(&self, seq: u64, len: u64) -> Result<(), NoFile> {
         let mut state = self.state.lock();
         let head = FileHead { seq, file_bytes: len, life: state.lives.next(), closed_at: 0 };
@@ -168,7 +169,7 @@ impl Files {
         Ok(())
     }
 
-    /// Asks for the files up to `seq`, which will be needed soon.
+    /// Requests the files up to `seq`, which will be needed soon.
     pub(super) fn want(&self, seq: u64) {
         let mut state = self.state.lock();
         if seq > state.wanted {
@@ -178,7 +179,7 @@ impl Files {
         }
     }
 
-    /// The file, made now if it is not there; `None` if it cannot be made yet. For a log without threads.
+    /// The file, created now if absent; `None` if it cannot be created yet. For a log without threads.
     pub(super) fn step_to(&self, seq: u64) -> io::Result<Option<Ready>> {
         self.want(seq);
         loop {
@@ -193,7 +194,7 @@ impl Files {
         }
     }
 
-    /// The file, once it is made.
+    /// The file, once it has been created.
     pub(super) fn wait_for(&self, seq: u64) -> io::Result<Ready> {
         self.want(seq);
         let mut state = self.state.lock();
@@ -207,14 +208,14 @@ impl Files {
             if state.stopping || (state.closing && self.is_waiting()) {
                 return Err(io::Error::new(
                     io::ErrorKind::StorageFull,
-                    "the log stops before its next file could be made",
+                    "the log stopped before its next file was created",
                 ));
             }
             self.changed.wait(&mut state);
         }
     }
 
-    /// A file to read from.
+    /// A file for reading.
     pub(super) fn open_for_read(&self, seq: u64) -> io::Result<Arc<dyn DiskFile>> {
         {
             let state = self.state.lock();
@@ -228,7 +229,7 @@ impl Files {
         Ok(file)
     }
 
-    /// Makes the next file that is wanted; `false` if all are there.
+    /// Creates the next requested file; `false` if there is none.
     pub(super) fn make_next(&self) -> Result<bool, NoFile> {
         let mut state = self.state.lock();
         if let Some(reason) = &state.broken {
@@ -260,12 +261,12 @@ impl Files {
         result
     }
 
-    /// What the preparer thread does.
+    /// Body of the preparer thread.
     fn prepare(&self) {
-        let mut told = false;
+        let mut is_reported = false;
         while !self.state.lock().stopping {
             match self.make_next() {
-                Ok(true) => told = false,
+                Ok(true) => is_reported = false,
                 Ok(false) => {
                     let mut state = self.state.lock();
                     if state.made.0 >= state.wanted && !state.stopping {
@@ -273,8 +274,8 @@ impl Files {
                     }
                 }
                 Err(NoFile::NotYet(error)) => {
-                    if !std::mem::replace(&mut told, true) {
-                        tracing::error!(%error, "the next log file cannot be made; appends wait for it");
+                    if !std::mem::replace(&mut is_reported, true) {
+                        tracing::error!(%error, "cannot create the next log file; appends wait, retrying");
                     }
                     let mut state = self.state.lock();
                     if !state.stopping {
@@ -282,19 +283,19 @@ impl Files {
                     }
                 }
                 Err(NoFile::Broken(error)) => {
-                    tracing::error!(%error, "no log file can be made any more");
+                    tracing::error!(%error, "cannot create log files any more");
                     return;
                 }
             }
         }
     }
 
-    /// Frees files that no group needs; surplus ones are removed.
+    /// Recycles files that no group needs, and removes surplus ones.
     pub(super) fn recycle(&self, seqs: &[u64]) {
         let mut state = self.state.lock();
         state.retired.extend(seqs);
-        // One at a time, the oldest first and each durable before the next: whatever a crash leaves of this has no
-        // gap, and no file is written again while a power cut could give it its old name back.
+        // One at a time, oldest first, and each durable before the next: a crash then leaves no gap, and no
+        // file is rewritten while a power cut could bring back its old name.
         while let Some(&seq) = state.retired.front() {
             state.ready.remove(&seq);
             state.open.remove(&seq);
@@ -302,11 +303,11 @@ impl Files {
             match aside {
                 Ok(path) => add_free(&mut state.free, path),
                 Err(NoFile::NotYet(error)) => {
-                    tracing::warn!(seq, %error, "a log file that is not needed could not be set aside");
+                    tracing::warn!(seq, %error, "cannot recycle a log file");
                     return;
                 }
                 Err(NoFile::Broken(error)) => {
-                    tracing::error!(seq, %error, "the log's directory cannot be made durable");
+                    tracing::error!(seq, %error, "cannot sync the log directory");
                     state.broken = Some(error.to_string());
                     return;
                 }
@@ -319,17 +320,17 @@ impl Files {
         self.changed.notify_all();
         for path in surplus {
             if let Err(error) = self.disk.remove(&path) {
-                tracing::warn!(path = %path.display(), %error, "a log file that is not needed could not be removed");
+                tracing::warn!(path = %path.display(), %error, "cannot remove an obsolete log file");
             }
         }
     }
 
-    /// Whether the next file could not be made and is tried again and again.
+    /// Whether creating the next file failed and is being retried.
     pub(super) fn is_waiting(&self) -> bool {
         self.waiting.load(Relaxed)
     }
 
-    /// From now on nobody waits for a file that cannot be made.
+    /// From now on nothing waits for a file that cannot be created.
     pub(super) fn close(&self) {
         self.state.lock().closing = true;
         self.changed.notify_all();
@@ -339,12 +340,12 @@ impl Files {
         self.state.lock().stopping = true;
         self.changed.notify_all();
         if let Some(preparer) = self.preparer.lock().take() {
-            // A preparer that panicked has said so.
+            // A panic of the preparer has been reported already.
             let _ = preparer.join();
         }
     }
 
-    /// Makes a file, out of one that is not needed any more if there is one that is long enough.
+    /// Creates a file, recycling a spare one if it is long enough.
     fn make(&self, head: FileHead, reuse: Option<&Path>) -> Result<Arc<dyn DiskFile>, NoFile> {
         let reused = match reuse {
             Some(spare) => self.reopen(spare, head.file_bytes)?,
@@ -365,7 +366,7 @@ impl Files {
             Ok(file) => file,
             Err(error) => return Err(NoFile::NotYet(error)),
         };
-        // Opening makes a file that is not there, which is then too short.
+        // Opening creates an absent file, which is then too short.
         if file.len().map_err(NoFile::NotYet)? >= len {
             return Ok(Some((spare.to_path_buf(), file)));
         }
@@ -380,7 +381,7 @@ impl Files {
         let file = self.disk.open(&path, OpenMode::DirectCreate).map_err(NoFile::NotYet)?;
         if let Err(error) = file.allocate(len) {
             drop(file);
-            // What it has is wanted for something else; if it cannot be removed the next try empties it.
+            // Its space is needed for something else; if it cannot be removed, the next attempt truncates it.
             let _ = self.disk.remove(&path);
             return Err(NoFile::NotYet(error));
         }
@@ -389,7 +390,7 @@ impl Files {
     }
 }
 
-/// Notes a file as free, once.
+/// Adds a file to the free list, once.
 pub(super) fn add_free(free: &mut Vec<PathBuf>, path: PathBuf) {
     free.retain(|known| *known != path);
     free.push(path);
@@ -406,11 +407,11 @@ pub(super) fn write_head(file: &dyn DiskFile, head: FileHead) -> Result<(), NoFi
     Ok(())
 }
 
-/// Gives a file that nobody needs a name under which no log is looked for, durably.
+/// Renames a file that is not needed to a spare name, durably.
 pub(super) fn set_aside(disk: &dyn Disk, seq: u64) -> Result<PathBuf, NoFile> {
     let spare = in_dir(&spare_name(seq));
     match disk.rename(&in_dir(&file_name(seq)), &spare) {
-        // An earlier try had its effect although it failed.
+        // An earlier attempt took effect although it failed.
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(NoFile::NotYet(error)),
         _ => {}
     }

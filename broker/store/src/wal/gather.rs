@@ -1,35 +1,35 @@
-//! Whether a write of few calls waits for more of them to come.
+//! Whether a write of few calls waits for more of them.
 
 use std::time::{Duration, Instant};
 
-/// Writes over which the density of calls is measured.
+/// Number of writes over which the rate of calls is measured.
 const WATCHED_WRITES: u32 = 64;
-/// Where waiting brings fewer calls than this to a write, on average, it is given up.
+/// Waiting is abandoned where it gathers fewer calls than this per write on average.
 const WORTH_CALLS: f32 = 1.5;
-/// The newest write counts for this part of the average.
+/// Weight of the newest write in this average.
 const NEWEST: f32 = 0.25;
-/// One call more is tried after so many waits that got theirs; after more and more of them where it does not come.
+/// After this many successful waits, one more call is waited for; the number grows while that fails.
 const TRY_AFTER_MIN: u32 = 4;
 const TRY_AFTER_MAX: u32 = 256;
-/// Waiting that brought nothing is tried again after so many watches at the latest.
+/// Waiting that was not worthwhile is tried again after at most this many measurements.
 const PAUSE_WATCHES_MAX: u32 = 1024;
 
-/// Watches how closely calls follow each other, and what waiting for them brings.
+/// Measures how closely calls follow each other, and what waiting for them gains.
 ///
-/// A write costs the processor and the disk the same for one call as for ten. Where calls come from many who do not wait for
-/// each other, a short wait halves that; where one caller waits for each answer before it calls again, nobody else
-/// comes, and a wait would be time lost. The two look alike until it is tried.
+/// A write costs the processor and the disk the same for one call as for ten. Where many independent callers
+/// call, a short wait halves that cost; where a single caller waits for each reply before its next call, no
+/// other call arrives, and the wait is wasted. Only trying tells the two apart.
 #[derive(Debug)]
 pub(super) struct GatherPolicy {
     wait: Duration,
-    /// Tries now and then whether one call more would come in time too.
+    /// Tries from time to time whether one more call would arrive in time too.
     stretches: bool,
-    /// Waits in a row that are to get what they wait for before one more call is tried.
+    /// Successful waits in a row that are required before one more call is waited for.
     try_after: u32,
     stage: Stage,
-    /// Watches to go before waiting is tried again.
+    /// Measurements left before waiting is tried again.
     pause: u32,
-    /// Watches that will go by if it brings nothing again.
+    /// Measurements to skip if the next attempt gains nothing again.
     next_pause: u32,
 }
 
@@ -43,7 +43,7 @@ enum Stage {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Streak {
     Of(u32),
-    /// It was long enough: this one waits for one call more.
+    /// Long enough: this wait expects one more call.
     Trying,
 }
 
@@ -52,33 +52,33 @@ impl Stage {
         Stage::Watching { since, writes: 0, calls: 0 }
     }
 
-    /// How many calls are waited for.
+    /// How many calls to wait for.
     fn target(&self) -> Option<usize> {
         let Stage::Waiting { calls_mean, streak } = self else { return None };
-        // A little less than the average, so that what comes regularly is not waited for in vain.
+        // Slightly below the average, so that regular arrivals do not time out.
         Some((calls_mean - NEWEST).ceil() as usize + usize::from(*streak == Streak::Trying))
     }
 }
 
 impl GatherPolicy {
-    /// Waits for as many calls as come anyway.
+    /// Wait for the number of calls that arrive anyway.
     pub(super) fn new(wait: Duration) -> GatherPolicy {
         let stage = Stage::watching(None);
         GatherPolicy { wait, stretches: false, try_after: TRY_AFTER_MIN, stage, pause: 0, next_pause: 1 }
     }
 
-    /// Waits for as many calls as come in time.
+    /// Wait for as many calls as arrive in time.
     pub(super) fn stretching(wait: Duration) -> GatherPolicy {
         GatherPolicy { stretches: true, ..GatherPolicy::new(wait) }
     }
 
-    /// How long a write waits at most.
+    /// The longest wait before a write.
     pub(super) fn wait(&self) -> Duration {
         self.wait
     }
 
-    /// How many calls the next write should have, if it is to wait for any: then
-    /// [`record_arrivals`](GatherPolicy::record_arrivals) must get the number that came.
+    /// How many calls the next write should gather, if it should wait at all: then
+    /// [`record_arrivals`](GatherPolicy::record_arrivals) must be called with the number that arrived.
     pub(super) fn wanted(&mut self, calls: usize, now: Instant) -> Option<usize> {
         if let Stage::Watching { since, writes, calls: seen } = &mut self.stage {
             let Some(since) = *since else {
@@ -104,7 +104,7 @@ impl GatherPolicy {
         self.stage.target()
     }
 
-    /// Records the number of calls that came to a write that was allowed to wait.
+    /// Records the number of calls that arrived at a write that was allowed to wait.
     pub(super) fn record_arrivals(&mut self, calls: usize) {
         let Some(target) = self.stage.target() else { return };
         let Stage::Waiting { calls_mean, streak } = &mut self.stage else { return };
@@ -124,7 +124,7 @@ impl GatherPolicy {
             Streak::Of(waits) => *streak = Streak::Of(waits + 1),
         }
         if *calls_mean >= WORTH_CALLS {
-            // It pays; should that end, it is tried again soon.
+            // Waiting pays; if that ends, it is retried soon.
             if calls > 1 {
                 self.next_pause = 1;
             }
@@ -137,14 +137,14 @@ impl GatherPolicy {
 }
 
 #[cfg(test)]
-#[allow(clippy::disallowed_methods)] // Any moment does to begin with.
+#[allow(clippy::disallowed_methods)] // Any start time will do.
 mod tests {
     use super::*;
 
     const WAIT: Duration = Duration::from_micros(300);
 
-    /// Writes whose calls come `spacing` after each other from callers who do not wait: how many of `writes` waited, and
-    /// calls per write of those.
+    /// Simulates `writes` writes whose calls arrive `spacing` apart from independent callers; returns how
+    /// many writes waited, and the calls per waiting write.
     fn open_loop(policy: &mut GatherPolicy, spacing: Duration, writes: usize) -> (usize, f64) {
         let (mut now, mut waited, mut calls_of_waits) = (Instant::now(), 0, 0);
         for _ in 0..writes {
@@ -161,7 +161,7 @@ mod tests {
         (waited, calls_of_waits as f64 / waited.max(1) as f64)
     }
 
-    /// As many callers as `callers`, each of which calls again when its last call is done.
+    /// Simulates `callers` callers, each of which calls again when its last call is done.
     fn closed_loop(
         policy: &mut GatherPolicy,
         callers: usize,

@@ -8,12 +8,12 @@ use millstream_model::{LogId, RaftGroupId};
 use super::{
     AppendError, Draft, FramePayload, LogEntry, ReadError, WalFailed,
     layout::{FrameHead, FrameKind, Position},
-    log::{Log, Shared, VOTE_BYTES_MAX},
+    log::{Log, SharedLog, VOTE_BYTES_MAX},
 };
 
 /// Where one entry is.
 #[derive(Clone, Debug)]
-pub(super) struct Slot {
+pub(super) struct EntrySlot {
     pub(super) term: u64,
     pub(super) kind: u8,
     /// Place of the frame.
@@ -24,22 +24,22 @@ pub(super) struct Slot {
     pub(super) payload: Option<Bytes>,
 }
 
-/// What is known of one group.
+/// The in-memory state of one group.
 ///
 /// Invariants: 1. `slots[i]` is the entry at index `first + i`. 2. If `purged` is set, `first` is the index
-/// behind it, and otherwise 0. 3. No payload below `released` is in memory.
+/// after it, and otherwise 0. 3. No payload below `released` is in memory.
 #[derive(Debug, Default)]
 pub(super) struct GroupIndex {
     pub(super) vote: Option<Bytes>,
     pub(super) purged: Option<LogId>,
     pub(super) committed: Option<LogId>,
     pub(super) first: u64,
-    pub(super) slots: VecDeque<Slot>,
+    pub(super) slots: VecDeque<EntrySlot>,
     released: u64,
 }
 
 impl GroupIndex {
-    /// Index behind the last entry.
+    /// Index after the last entry.
     pub(super) fn end(&self) -> u64 {
         self.first + self.slots.len() as u64
     }
@@ -48,7 +48,7 @@ impl GroupIndex {
         self.slots.back().map(|slot| LogId::new(slot.term, self.end() - 1))
     }
 
-    pub(super) fn slot(&self, index: u64) -> Option<&Slot> {
+    pub(super) fn slot(&self, index: u64) -> Option<&EntrySlot> {
         self.slots.get(index.checked_sub(self.first)? as usize)
     }
 
@@ -60,19 +60,19 @@ impl GroupIndex {
     pub(super) fn truncate_after(&mut self, last: Option<LogId>) {
         let end = last.map_or(0, |id| id.index + 1);
         self.slots.truncate(end.saturating_sub(self.first) as usize);
-        // Only recovery sees entries that begin behind a hole; what follows may begin further in front.
+        // Only recovery sees entries that begin after a hole; later frames may begin before it.
         self.first = self.first.min(end.max(self.purged.map_or(0, |id| id.index + 1)));
         self.released = self.released.min(self.end());
     }
 
-    /// Forgets the entries up to `upto`; a mark in front of an earlier one changes nothing.
+    /// Drops the entries up to `upto`; a mark below an earlier one changes nothing.
     pub(super) fn purge(&mut self, upto: LogId) {
         if self.purged.is_some_and(|purged| purged.index >= upto.index) {
             return;
         }
         self.purged = Some(upto);
         let first = upto.index + 1;
-        // Otherwise the entries begin behind a hole, which only recovery sees, and judges.
+        // Otherwise the entries begin after a hole, which only recovery sees, and judges.
         if first > self.first {
             let gone = (first - self.first).min(self.slots.len() as u64);
             self.slots.drain(..gone as usize);
@@ -80,7 +80,7 @@ impl GroupIndex {
         }
     }
 
-    /// Lets go of the payloads up to `upto` of which the disk has the frames: those before `durable`.
+    /// Releases the payloads up to `upto` whose frames are on disk, that is, those before `durable`.
     pub(super) fn release(&mut self, upto: u64, durable: Position) {
         let from = self.released.max(self.first);
         for index in from..self.end().min(upto.saturating_add(1)) {
@@ -111,11 +111,11 @@ impl GroupIndex {
 /// A group's vote, marks and last entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupState {
-    /// The vote, in the form that it was given.
+    /// The vote, as the caller encoded it.
     pub vote: Option<Bytes>,
-    /// The last entry that was purged.
+    /// The last purged entry.
     pub purged: Option<LogId>,
-    /// The last entry that is there.
+    /// The last entry.
     pub last: Option<LogId>,
     /// An entry up to which everything was known to be committed.
     pub committed: Option<LogId>,
@@ -124,7 +124,7 @@ pub struct GroupState {
 /// A handle to one group's part of the log. Calls of one group take effect, and become durable, in their order.
 #[derive(Clone)]
 pub struct GroupLog {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<SharedLog>,
     pub(super) group: RaftGroupId,
 }
 
@@ -142,10 +142,10 @@ impl GroupLog {
         })
     }
 
-    /// Appends entries, all or none. They can be read when this returns; `done` is called, from the log's writer
-    /// thread, when they are durable or the log has failed; of the calls that one write made durable the newest is
-    /// told first. Each index follows the last one; the first of a group that has nothing, and had nothing purged,
-    /// is 0.
+    /// Appends entries, all or none. They can be read when this returns; `done` is called, from the log's
+    /// writer thread, when they are durable or the log has failed. Of the calls that one write made durable,
+    /// the newest is notified first. Indexes are consecutive; the first of a group without entries and
+    /// without a purge is 0.
     pub fn append<P: FramePayload>(
         &self,
         drafts: impl IntoIterator<Item = Draft<P>>,
@@ -176,7 +176,7 @@ impl GroupLog {
         let payload_bytes = draft.payload.len();
         let head = log.head(FrameKind::Entry, draft.kind, self.group, draft.id);
         let (at, payload) = log.put(head, payload_bytes, |out| draft.payload.write(out));
-        log.group(self.group).slots.push_back(Slot {
+        log.group(self.group).slots.push_back(EntrySlot {
             term: draft.id.term,
             kind: draft.kind,
             at,
@@ -199,19 +199,19 @@ impl GroupLog {
             log.admit(self.group, vote.len())?;
             let head = log.head(FrameKind::Vote, 0, self.group, LogId::default());
             log.put(head, vote.len(), |out| out.copy_from_slice(vote));
-            // A copy, so that a vote does not hold a chunk for as long as it stands.
+            // A copy, so that a long-lived vote does not keep a chunk alive.
             log.group(self.group).vote = Some(Bytes::copy_from_slice(vote));
             log.when_durable(Box::new(done));
             Ok(())
         })
     }
 
-    /// Notes that everything up to `id` is committed. It becomes durable with the group's next frame.
+    /// Records that everything up to `id` is committed. It becomes durable with the group's next frame.
     pub fn save_committed(&self, id: LogId) {
         self.shared.with(|log| log.group(self.group).committed = Some(id));
     }
 
-    /// Drops the entries behind `last`, or all.
+    /// Truncates the log after `last`, or completely.
     pub fn truncate_after(&self, last: Option<LogId>) -> Result<(), AppendError> {
         self.shared.change(|log| {
             log.admit(self.group, 0)?;
@@ -223,7 +223,7 @@ impl GroupLog {
         })
     }
 
-    /// Forgets the entries up to `upto`: a checkpoint and the runs have what they did.
+    /// Purges the entries up to `upto`, whose effects are in a checkpoint and in runs.
     pub fn purge(&self, upto: LogId) -> Result<(), AppendError> {
         self.shared.change(|log| {
             log.admit(self.group, 0)?;
@@ -234,8 +234,8 @@ impl GroupLog {
         })
     }
 
-    /// The entries of `range` from its start on: at least one if the log has any, then as many as `max_bytes` of
-    /// payload allow. Those that are not in memory are read from the disk, so this may block.
+    /// The entries of `range` from its start on: at least one if there is any, then as many as `max_bytes` of
+    /// payload allow. Blocks if some are no longer in memory and must be read from disk.
     pub fn read(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<LogEntry>, ReadError> {
         let slots = self.shared.with(|log| {
             let Some(index) = log.groups.get(&self.group) else { return Ok(Vec::new()) };
@@ -257,7 +257,7 @@ impl GroupLog {
         slots.into_iter().map(|(index, slot)| self.load(index, slot)).collect()
     }
 
-    fn load(&self, index: u64, slot: Slot) -> Result<LogEntry, ReadError> {
+    fn load(&self, index: u64, slot: EntrySlot) -> Result<LogEntry, ReadError> {
         let id = LogId::new(slot.term, index);
         let payload = match slot.payload {
             Some(payload) => payload,
@@ -266,19 +266,19 @@ impl GroupLog {
         Ok(LogEntry { id, kind: slot.kind, payload })
     }
 
-    /// The term of an entry that is there, or of the last purged one.
+    /// The term of an entry that is present, or of the last purged one.
     pub fn term_at(&self, index: u64) -> Option<u64> {
         self.shared.with(|log| log.groups.get(&self.group)?.log_id(index)).map(|id| id.term)
     }
 
-    /// Lets go of the payloads up to `upto` that are durable: whoever wants them reads them from the disk.
+    /// Releases the durable payloads up to `upto`; later reads take them from disk.
     pub fn release_memory(&self, upto: u64) {
         let durable = self.shared.durable();
         self.shared.with(|log| log.group(self.group).release(upto, durable));
     }
 }
 
-/// The head that a group's next frame gets.
+/// The head of the group's next frame.
 impl Log {
     pub(super) fn head(
         &mut self,

@@ -1,4 +1,4 @@
-//! Looks at a log that nobody has open, whatever state it is in, and changes nothing.
+//! Inspects a closed log in any state, without changing it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,19 +17,19 @@ use super::{
     },
     memory::ChunkPool,
     recovery,
-    salvage::{Beginning, GroupReport, Place, Refound, Salvage},
+    salvage::{Beginning, GroupReport, Place, RecreatedMembership, Salvage},
     scan::{LogFile, Reader, SegmentRead, list, wrong_bit_of_first},
 };
 use crate::disk::{BLOCK_BYTES, Disk, align_down, align_up};
 
-/// Whether a frame is as it was written.
+/// Whether a frame is intact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameState {
-    /// Its checksum fits.
+    /// Its checksum matches.
     Good,
-    /// It fits when this bit is turned over: the byte in the frame, and the bit in the byte.
+    /// It matches when this bit is flipped: the byte in the frame, and the bit in the byte.
     WrongBit(usize, u8),
-    /// It does not fit; the other fields are what the bytes say.
+    /// It does not match; the other fields are read from the damaged bytes.
     Bad,
 }
 
@@ -38,89 +38,90 @@ pub enum FrameState {
 pub struct FrameRecord {
     /// Name of the file.
     pub file: String,
-    /// Bytes from its start.
+    /// Offset in the file, in bytes.
     pub offset: usize,
     /// What the frame is: `entry`, `vote`, `truncate`, `purge`, `state` or `seal`.
     pub kind: &'static str,
-    /// The byte that goes with the kind: an entry's own kind, otherwise flags.
+    /// The kind's second byte: an entry's own kind, otherwise flags.
     pub detail: u8,
-    /// The group.
+    /// Id of the Raft group.
     pub group: RaftGroupId,
     /// Index and term.
     pub id: LogId,
-    /// Last index that was known to be committed.
+    /// Last index known to be committed.
     pub committed: Option<u64>,
-    /// The payload.
+    /// The frame's payload.
     pub payload: Bytes,
-    /// Whether it is as it was written.
+    /// Whether the frame is intact.
     pub state: FrameState,
 }
 
 /// What is wrong at one place of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProblemKind {
-    /// The file has no header of its own.
+    /// The file has no header, or another file's.
     Header,
-    /// The file is shorter than it was made.
+    /// The file is shorter than it was created.
     Short,
-    /// A write that was not finished when the broker ended, and of which nobody was told. Not a fault.
+    /// A write that was unfinished when the broker stopped and was never acknowledged. Not a fault.
     Torn,
-    /// Bytes that were durable are not those that were written.
+    /// Durable bytes have changed.
     Damaged,
 }
 
-/// A place of a log file that is not as it was written.
+/// A damaged place of a log file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// What is wrong.
+    /// The kind of damage.
     pub kind: ProblemKind,
     /// Where, in bytes from the start of the file.
     pub range: Range<usize>,
-    /// Frames in that place that are good, or one bit from it.
+    /// Frames in that place that are good, or have a single wrong bit.
     pub frames_good: usize,
-    /// What the bad ones in it say that they are.
+    /// What the heads of the bad ones say.
     pub frames_bad: Vec<(RaftGroupId, LogId)>,
 }
 
 /// A log file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileReport {
-    /// Name.
+    /// File name.
     pub name: String,
     /// Sequence number.
     pub seq: u64,
     /// Length in bytes.
     pub bytes: u64,
-    /// Number of this use of the file, if its header is good.
+    /// Life of the file, if its header is good.
     pub life: Option<u64>,
-    /// Bytes of it that the log takes, header included.
+    /// Bytes of it that belong to the log, header included.
     pub used_bytes: usize,
-    /// Frames that are good.
+    /// Number of good frames.
     pub frames: u64,
     /// First and last index of each group's entries.
     pub groups: BTreeMap<RaftGroupId, (u64, u64)>,
-    /// What is wrong, in order.
+    /// What is wrong, by offset.
     pub problems: Vec<Problem>,
 }
 
-/// What a log is like.
+/// The state of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogReport {
-    /// The log files, in order.
+    /// The log files, oldest first.
     pub files: Vec<FileReport>,
-    /// Files that are kept for use again.
+    /// Number of spare files.
     pub spares: usize,
-    /// What opening the log says; nothing if it opens.
+    /// The error of opening the log; `None` if it opens.
     pub refused: Option<OpenError>,
     /// What each group has, and what a repair could not keep.
     pub groups: Vec<GroupReport>,
-    /// Whether a damaged place may have held a vote: a repaired node of a cluster must not vote as itself.
+    /// Whether a damaged place may have held a vote: a repaired node of a cluster must not vote under its old
+    /// id.
     pub votes_uncertain: bool,
-    /// Whether a damaged place may have held groups of which nothing else is left: they are in no list here.
+    /// Whether a damaged place may have held groups that left no other trace: they are in no list here.
     pub others_uncertain: bool,
     /// Groups that have lost their first entry, which a repair writes again.
-    pub refounded: Vec<RaftGroupId>,
-    /// Groups that would not start, repaired or not: nothing says who belongs to them.
+    pub recreated_groups: Vec<RaftGroupId>,
+    /// Groups that would not start, even after a repair: their membership is lost.
     pub without_members: Vec<RaftGroupId>,
 }
 
@@ -129,38 +130,40 @@ impl LogReport {
     pub fn is_sound(&self) -> bool {
         let torn_only = |file: &FileReport| file.problems.iter().all(|p| p.kind == ProblemKind::Torn);
         self.refused.is_none()
-            && self.refounded.is_empty()
+            && self.recreated_groups.is_empty()
             && self.without_members.is_empty()
             && self.files.iter().all(torn_only)
     }
 }
 
-/// Gives what is to be written for groups of which these things are left.
-pub(crate) type Refounding<'a> = dyn Fn(&BTreeMap<RaftGroupId, Beginning>, bool) -> Option<Refound> + 'a;
+/// Returns what to write for groups of which only these remains are left.
+pub(crate) type RecreateMembership<'a> =
+    dyn Fn(&BTreeMap<RaftGroupId, Beginning>, bool) -> Option<RecreatedMembership> + 'a;
 
-/// What is known beside the log.
+/// What is known from outside the log.
 #[derive(Default)]
 pub(crate) struct Known<'a> {
-    /// Of each group, the last entry whose batches are in runs.
+    /// For each group, the last entry whose batches are in runs.
     pub(crate) flushed: HashMap<RaftGroupId, u64>,
-    /// Of each group, the last entry that both state and runs have.
+    /// For each group, the last entry that both its checkpoint and the runs cover.
     pub(crate) covered: HashMap<RaftGroupId, LogId>,
-    /// Of each group that has a checkpoint, what it says of who belongs to the group.
+    /// For each group that has a checkpoint, the membership in it.
     pub(crate) checkpoints: BTreeMap<RaftGroupId, Option<Bytes>>,
-    /// Kind of the entries that say so.
+    /// The kind of membership entries.
     pub(crate) membership_kind: Option<u8>,
-    /// What is to be written for groups that have lost that, if anything; told whether votes may be lost.
-    pub(crate) refound: Option<&'a Refounding<'a>>,
+    /// Recreates the membership of groups that have lost it, if possible; the flag says whether votes may be
+    /// lost.
+    pub(crate) recreate_membership: Option<&'a RecreateMembership<'a>>,
 }
 
-/// The log and what can be had of it.
+/// The log and what can be salvaged from it.
 pub(crate) struct Inspected {
     pub(crate) report: LogReport,
     pub(super) salvage: Salvage,
     pub(super) next_seq: u64,
 }
 
-/// Looks at everything.
+/// Reads and checks everything.
 pub(crate) fn inspect(disk: &Arc<dyn Disk>, known: &Known<'_>) -> Result<Inspected, OpenError> {
     let pool = pool();
     let listing = list(&**disk)?;
@@ -168,25 +171,25 @@ pub(crate) fn inspect(disk: &Arc<dyn Disk>, known: &Known<'_>) -> Result<Inspect
     let mut files = Vec::new();
     for (i, file) in listing.files.iter().enumerate() {
         if i > 0 && listing.files[i - 1].seq + 1 != file.seq {
-            salvage.add(file.seq, Found::Gone);
+            salvage.add(file.seq, ScanItem::Gone);
         }
         let limit = durable_limit(&pool, file, listing.files.get(i + 1))?;
-        files.push(walk(&pool, file, limit, &mut |found| salvage.add(file.seq, found))?);
+        files.push(scan(&pool, file, limit, &mut |found| salvage.add(file.seq, found))?);
     }
     if listing.files.is_empty() && !known.flushed.is_empty() {
-        // There was one, for runs have what was in it.
-        salvage.add(0, Found::Gone);
+        // There was one, since runs have its content.
+        salvage.add(0, ScanItem::Gone);
     }
     let refused = recovery::judge(&**disk, &RecoveryBase { flushed: known.flushed.clone() }).err();
     let votes_uncertain = salvage.votes_uncertain(&files);
     let next_seq = listing.files.last().map_or(1, |file| file.seq + 1);
     salvage.skip(&known.covered);
     let beginnings = salvage.beginnings(&known.checkpoints);
-    let refound = known.refound.and_then(|refound| refound(&beginnings, votes_uncertain));
-    // With it goes a vote that is above all that may be lost.
-    let votes_uncertain = votes_uncertain && refound.is_none();
-    let refounded = refound
-        .map(|refound| salvage.refound(&refound, &known.checkpoints, refused.is_some()))
+    let recreated = known.recreate_membership.and_then(|recreate| recreate(&beginnings, votes_uncertain));
+    // The vote written with it is higher than any that may be lost.
+    let votes_uncertain = votes_uncertain && recreated.is_none();
+    let recreated_groups = recreated
+        .map(|recreated| salvage.recreate_first_entries(&recreated, &known.checkpoints, refused.is_some()))
         .unwrap_or_default();
     let groups = salvage.settle();
     let without_members = salvage.without_members(&known.checkpoints);
@@ -199,13 +202,13 @@ pub(crate) fn inspect(disk: &Arc<dyn Disk>, known: &Known<'_>) -> Result<Inspect
         groups,
         votes_uncertain,
         others_uncertain,
-        refounded,
+        recreated_groups,
         without_members,
     };
     Ok(Inspected { report, salvage, next_seq })
 }
 
-/// Gives every frame of the log, in order, to `visit`, until it says to stop.
+/// Passes every frame of the log, oldest first, to `visit` until it returns to stop.
 pub(crate) fn dump(
     disk: &Arc<dyn Disk>,
     visit: &mut dyn FnMut(FrameRecord) -> bool,
@@ -213,8 +216,8 @@ pub(crate) fn dump(
     let pool = pool();
     let mut go_on = true;
     for file in &list(&**disk)?.files {
-        walk(&pool, file, FILE_HEAD_BYTES, &mut |found| {
-            if let (true, Found::Frame { offset, head, payload, state }) = (go_on, found) {
+        scan(&pool, file, FILE_HEAD_BYTES, &mut |found| {
+            if let (true, ScanItem::Frame { offset, head, payload, state }) = (go_on, found) {
                 go_on = visit(record(file, offset, head, payload, state));
             }
         })?;
@@ -252,21 +255,21 @@ fn record(file: &LogFile, offset: usize, head: FrameHead, payload: Bytes, state:
     }
 }
 
-/// Something in a file.
-pub(super) enum Found {
+/// An item of a file.
+pub(super) enum ScanItem {
     Frame {
         offset: usize,
         head: FrameHead,
         payload: Bytes,
         state: FrameState,
     },
-    /// What follows was written and not finished: none of it counts.
+    /// The rest is an unfinished write and does not count.
     Torn,
-    /// A part that was durable and of which not even the frames can be told apart, or that is not there.
+    /// A part that was durable and in which not even frame boundaries can be found, or that is missing.
     Gone,
 }
 
-/// Up to where a file was durable, as far as others tell: its own marks, and the next file.
+/// Up to where a file was durable, according to its own marks and the next file.
 fn durable_limit(pool: &Arc<ChunkPool>, file: &LogFile, next: Option<&LogFile>) -> Result<usize, OpenError> {
     let mut reader = Reader::new(pool, file)?;
     if let Some(header) = reader.header.filter(|header| header.closed_at > 0) {
@@ -279,12 +282,12 @@ fn durable_limit(pool: &Arc<ChunkPool>, file: &LogFile, next: Option<&LogFile>) 
     Ok(head.map_or(own, |head| own.max(head.previous_end)))
 }
 
-/// Walks through one file. What lies behind `limit` and is not whole is torn.
-fn walk(
+/// Walks through one file. What lies after `limit` and is incomplete is torn.
+fn scan(
     pool: &Arc<ChunkPool>,
     file: &LogFile,
     limit: usize,
-    visit: &mut dyn FnMut(Found),
+    visit: &mut dyn FnMut(ScanItem),
 ) -> Result<FileReport, OpenError> {
     let mut reader = Reader::new(pool, file)?;
     let report = FileReport {
@@ -295,12 +298,12 @@ fn walk(
         used_bytes: FILE_HEAD_BYTES,
         ..FileReport::default()
     };
-    let mut walk = Walk { report, limit, visit };
-    walk.header(&reader);
+    let mut scan = FileScan { report, limit, visit };
+    scan.header(&reader);
     if reader.header.is_none()
         && let Some((_, head)) = reader.next_head(FILE_HEAD_BYTES)?
     {
-        // Whatever it is, the life of the first segment is that of the log in this file.
+        // Good or not, the life of the first segment is that of the log in this file.
         let (seq, file_bytes, life) = (file.seq, file.len, head.life);
         reader.header = Some(FileHead { seq, file_bytes, life, closed_at: 0 });
     }
@@ -310,36 +313,36 @@ fn walk(
             SegmentRead::Whole { head, bytes, frames } => {
                 for (frame, range) in frames {
                     let payload = bytes.slice(range.start + FRAME_HEAD_BYTES..range.end);
-                    walk.frame(at + range.start, frame, payload, FrameState::Good);
+                    scan.frame(at + range.start, frame, payload, FrameState::Good);
                 }
-                walk.report.used_bytes = at + align_up(head.bytes());
-                walk.report.used_bytes
+                scan.report.used_bytes = at + align_up(head.bytes());
+                scan.report.used_bytes
             }
-            other => match walk.broken(&mut reader, at, other)? {
+            other => match scan.broken(&mut reader, at, other)? {
                 Some(next) => next,
                 None => break,
             },
         };
     }
-    let is_empty = walk.report.frames == 0;
+    let is_empty = scan.report.frames == 0;
     let is_gone = |problem: &Problem| match problem.kind {
         ProblemKind::Short => true,
         ProblemKind::Header => is_empty,
         ProblemKind::Torn | ProblemKind::Damaged => false,
     };
-    if walk.report.problems.iter().any(is_gone) {
-        (walk.visit)(Found::Gone);
+    if scan.report.problems.iter().any(is_gone) {
+        (scan.visit)(ScanItem::Gone);
     }
-    Ok(walk.report)
+    Ok(scan.report)
 }
 
-struct Walk<'a> {
+struct FileScan<'a> {
     report: FileReport,
     limit: usize,
-    visit: &'a mut dyn FnMut(Found),
+    visit: &'a mut dyn FnMut(ScanItem),
 }
 
-impl Walk<'_> {
+impl FileScan<'_> {
     fn header(&mut self, reader: &Reader<'_>) {
         let problem = |kind, range| Problem { kind, range, frames_good: 0, frames_bad: Vec::new() };
         let len = reader.file.len as usize;
@@ -360,10 +363,10 @@ impl Walk<'_> {
             let indexes = self.report.groups.entry(head.group).or_insert((head.id.index, head.id.index));
             *indexes = (indexes.0.min(head.id.index), indexes.1.max(head.id.index));
         }
-        (self.visit)(Found::Frame { offset, head, payload, state });
+        (self.visit)(ScanItem::Frame { offset, head, payload, state });
     }
 
-    /// A place where no whole segment is; gives the place of the next one, or nothing at the log's end.
+    /// A place without an intact segment; returns the place of the next one, or `None` at the log's end.
     fn broken(
         &mut self,
         reader: &mut Reader<'_>,
@@ -389,23 +392,23 @@ impl Walk<'_> {
             return Ok(None);
         }
         if torn {
-            (self.visit)(Found::Torn);
+            (self.visit)(ScanItem::Torn);
         }
         let bytes = reader.bytes(at, end - at)?.unwrap_or_default();
         let (frames_good, frames_bad, all) = self.frames(at, &bytes[..frames_end.unwrap_or(end) - at], torn);
         let told_apart = all && frames_end.is_some();
         if !torn && !told_apart {
-            (self.visit)(Found::Gone);
+            (self.visit)(ScanItem::Gone);
         }
         let kind = if torn { ProblemKind::Torn } else { ProblemKind::Damaged };
         self.report.problems.push(Problem { kind, range: at..end, frames_good, frames_bad });
         self.report.used_bytes = end;
-        // What a torn write left behind its first hole counts no more than the rest of it.
+        // What a torn write left after its first hole does not count either.
         Ok((!torn || next.is_some()).then_some(end))
     }
 
-    /// The frames of a segment that is not whole: one behind the other, as long as the lengths can be followed. Gives the
-    /// number of good ones, what the bad ones say that they are, and whether these are all.
+    /// The frames of a damaged segment, for as long as the lengths can be followed. Returns the number of
+    /// good ones, the heads of the bad ones, and whether these are all.
     fn frames(&mut self, at: usize, bytes: &[u8], torn: bool) -> (usize, Vec<(RaftGroupId, LogId)>, bool) {
         let (mut good, mut bad) = (0, Vec::new());
         let mut start = SEGMENT_HEAD_BYTES.min(bytes.len());
@@ -418,7 +421,7 @@ impl Walk<'_> {
                 _ => good += 1,
             }
             if torn {
-                (self.visit)(Found::Frame { offset: at + start, head, payload, state });
+                (self.visit)(ScanItem::Frame { offset: at + start, head, payload, state });
             } else {
                 self.frame(at + start, head, payload, state);
             }
@@ -428,8 +431,8 @@ impl Walk<'_> {
     }
 }
 
-/// The frame that starts `rest`, with its one wrong bit turned over if it has exactly one; nothing if it does not
-/// end in `rest`.
+/// The frame at the start of `rest`, with its wrong bit corrected if it has exactly one; `None` if it does
+/// not end within `rest`.
 fn repaired(rest: &[u8]) -> Option<(FrameState, Bytes)> {
     let mut head = rest.get(..FRAME_HEAD_BYTES)?.to_vec();
     let state = match FrameHead::read(rest) {

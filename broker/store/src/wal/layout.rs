@@ -1,4 +1,4 @@
-//! How the log looks on disk. Every number is little endian; `docs/formats.md` tells the same for readers in
+//! The log's on-disk format. All numbers are little endian; `docs/formats.md` describes it for readers in
 //! other languages.
 
 use std::path::{Path, PathBuf};
@@ -14,15 +14,15 @@ const FILE_MAGIC: [u8; 7] = *b"MILLWAL";
 const FILE_VERSION: u8 = 1;
 /// Version of the frame format.
 const FRAME_VERSION: u16 = 1;
-/// Bytes of a file's header.
+/// Length of a file's header.
 const FILE_HEADER_BYTES: usize = 44;
 /// First bytes of a segment.
 const SEGMENT_MAGIC: u32 = 0x4753_4d4d;
-/// Frames start so far behind the start of their segment.
+/// Offset of the first frame in its segment.
 pub(super) const SEGMENT_HEAD_BYTES: usize = 44;
-/// A payload starts so far behind the start of its frame.
+/// Offset of the payload in its frame.
 pub(super) const FRAME_HEAD_BYTES: usize = 40;
-/// The log of a file starts behind its header block.
+/// The log of a file starts after its header block.
 pub(super) const FILE_HEAD_BYTES: usize = BLOCK_BYTES;
 
 pub(super) fn crc(bytes: &[u8]) -> u32 {
@@ -44,10 +44,10 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }
 
-/// Name of the log's directory in the store's.
+/// Name of the log's directory in the store's directory.
 pub(super) const DIR: &str = "wal";
 
-/// Path of something in the log's directory.
+/// Path of a file in the log's directory.
 pub(super) fn in_dir(name: &str) -> PathBuf {
     Path::new(DIR).join(name)
 }
@@ -57,7 +57,7 @@ pub(super) fn file_name(seq: u64) -> String {
     format!("wal-{seq:016x}.log")
 }
 
-/// Name of a file that is kept for use again.
+/// Name of a spare file.
 pub(super) fn spare_name(seq: u64) -> String {
     format!("spare-{seq:016x}.log")
 }
@@ -67,14 +67,14 @@ pub(super) fn file_seq(name: &str) -> Option<u64> {
     seq_between(name, "wal-")
 }
 
-/// Sequence number that a spare file had; `None` for any other file.
+/// Sequence number in the name of a spare file; `None` for any other file.
 pub(super) fn spare_seq(name: &str) -> Option<u64> {
     seq_between(name, "spare-")
 }
 
 fn seq_between(name: &str, prefix: &str) -> Option<u64> {
     let digits = name.strip_prefix(prefix)?.strip_suffix(".log")?;
-    // Only as it is written: `from_str_radix` would take a sign and any number of digits.
+    // Only the exact form: `from_str_radix` would accept a sign and any number of digits.
     let plain =
         digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     if plain { u64::from_str_radix(digits, 16).ok() } else { None }
@@ -85,8 +85,8 @@ fn seq_between(name: &str, prefix: &str) -> Option<u64> {
 pub struct Position(u64);
 
 impl Position {
-    /// Largest sequence number. At 1 GiB/s and 64 MiB a file it is reached after eight years without a pause;
-    /// the log then refuses to go on.
+    /// Largest sequence number. At 1 GiB/s and 64 MiB per file it is reached after eight years without a
+    /// pause; the log then refuses further writes.
     pub const SEQ_MAX: u64 = u32::MAX as u64;
 
     /// The place `offset` bytes into the file `seq`.
@@ -110,23 +110,23 @@ impl Position {
     }
 }
 
-/// What a file's header says.
+/// The fields of a file's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileHead {
     pub(super) seq: u64,
     pub(super) file_bytes: u64,
-    /// A number that no other use of any file of this log has: what an earlier use left in the file is not taken
-    /// for the log.
+    /// A number that is unique among all uses of the log's files: frames left from an earlier use are not
+    /// taken for the log.
     pub(super) life: u64,
-    /// Where the log of this file ends, once nothing more is written to it; 0 before that.
+    /// Where the log of this file ends, once the file is complete; 0 before that.
     pub(super) closed_at: u64,
 }
 
-/// A file's header block as it was read.
+/// The result of reading a header block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FileHeadRead {
     Good(FileHead),
-    /// Another version of the software wrote it.
+    /// Written by another version of the software.
     Unknown(u8),
     Bad,
 }
@@ -160,16 +160,16 @@ impl FileHead {
     }
 }
 
-/// The head of a segment: what one flush wrote in one piece of memory.
+/// A segment's head. A segment is what one flush wrote from one piece of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SegmentHead {
     /// Bytes of frames that follow the head.
     pub(super) frames_bytes: usize,
     /// Where the segment lies.
     pub(super) at: Position,
-    /// The file's life: what an earlier one left does not fit.
+    /// The file's life: a segment that an earlier life left does not match.
     pub(super) life: u64,
-    /// Where the log of the file before ended.
+    /// Where the log of the previous file ended.
     pub(super) previous_end: usize,
     /// Everything before this place was durable when the segment was written.
     pub(super) durable: Position,
@@ -187,7 +187,7 @@ impl SegmentHead {
         out[40..44].copy_from_slice(&crc.to_le_bytes());
     }
 
-    /// Reads a head that must lie at `at`, whatever its life.
+    /// Reads a head that must lie at `at`, of any life.
     pub(super) fn read(bytes: &[u8], at: Position) -> Option<SegmentHead> {
         let bytes = bytes.get(..SEGMENT_HEAD_BYTES)?;
         let fits = u32_at(bytes, 0) == SEGMENT_MAGIC && u32_at(bytes, 40) == crc(&bytes[..40]);
@@ -207,20 +207,21 @@ impl SegmentHead {
     }
 }
 
-/// What a frame is.
+/// The kind of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FrameKind {
     /// An entry of a group's log.
     Entry = 1,
     /// A group's vote.
     Vote = 2,
-    /// Entries behind the frame's log id are gone; all of them if the second byte of the kind is 0.
+    /// Truncation: entries after the frame's log id are gone; all of them if the second byte of the kind is
+    /// 0.
     Truncate = 3,
-    /// Entries up to the frame's log id are not needed any more.
+    /// Purge: entries up to the frame's log id are no longer needed.
     Purge = 4,
     /// A group's vote, purge mark and committed mark, repeated at the start of each file.
     GroupState = 5,
-    /// Nothing: written to put the durable mark on disk.
+    /// No content: written to put the durable mark on disk.
     Seal = 6,
 }
 
@@ -243,7 +244,7 @@ pub(super) struct FrameHead {
 }
 
 impl FrameHead {
-    /// Writes the head in front of the payload, which is in place already.
+    /// Writes the head in front of the payload, which is already in place.
     pub(super) fn write(&self, frame: &mut [u8]) {
         let payload_bytes = frame.len() - FRAME_HEAD_BYTES;
         frame[..4].copy_from_slice(&(payload_bytes as u32).to_le_bytes());
@@ -254,12 +255,12 @@ impl FrameHead {
         frame[16..24].copy_from_slice(&self.committed.to_le_bytes());
         frame[24..32].copy_from_slice(&self.id.term.to_le_bytes());
         frame[32..40].copy_from_slice(&self.id.index.to_le_bytes());
-        // The length is under the CRC too.
+        // The CRC covers the length too.
         let crc = crc_of_two(&frame[..4], &frame[8..]);
         frame[4..8].copy_from_slice(&crc.to_le_bytes());
     }
 
-    /// Reads the frame that starts `bytes`.
+    /// Reads the frame at the start of `bytes`.
     pub(super) fn read(bytes: &[u8]) -> FrameRead {
         let Some(frame) = frame_of(bytes) else { return FrameRead::Bad };
         if u32_at(frame, 4) != frame_crc(frame) {
@@ -269,14 +270,14 @@ impl FrameHead {
         match FrameKind::from_byte(frame[8]) {
             Some(kind) if version == FRAME_VERSION => {
                 let head = Self::fields(kind, frame);
-                // No log gets that far, and nothing could follow: whoever counts on from here need not think of it.
+                // No log gets that far, and rejecting it here spares callers the overflow check.
                 if head.id.index == u64::MAX { FrameRead::Bad } else { FrameRead::Good(head) }
             }
             _ => FrameRead::Unknown(version),
         }
     }
 
-    /// What the bytes say, whatever their CRC.
+    /// The decoded fields, without checking the CRC.
     pub(super) fn read_unchecked(frame: &[u8]) -> Option<FrameHead> {
         let frame = frame.get(..FRAME_HEAD_BYTES)?;
         Some(Self::fields(FrameKind::from_byte(frame[8])?, frame))
@@ -293,16 +294,16 @@ impl FrameHead {
     }
 }
 
-/// A frame as it was read.
+/// The result of reading a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FrameRead {
     Good(FrameHead),
-    /// Its CRC is right, and another version of the software wrote it.
+    /// Its CRC matches, and another version of the software wrote it.
     Unknown(u16),
     Bad,
 }
 
-/// Length of the frame that starts `bytes`, as it says itself.
+/// Length of the frame at the start of `bytes`, from its own length field.
 pub(super) fn frame_bytes(bytes: &[u8]) -> Option<usize> {
     let payload = bytes.get(..FRAME_HEAD_BYTES).map(|head| u32_at(head, 0) as usize)?;
     FRAME_HEAD_BYTES.checked_add(payload)
@@ -319,12 +320,12 @@ fn frame_crc(frame: &[u8]) -> u32 {
 /// The reflected polynomial of CRC-32C.
 const CRC_POLYNOMIAL: u32 = 0x82f6_3b78;
 
-/// The one bit of `frame` that must be turned over for its CRC to be right: its byte and its place there. `None`
-/// if no single bit does it. One step a bit, so for a frame of 1 MiB some milliseconds.
+/// The single bit of `frame` that must be flipped for its CRC to match: its byte and its place there. `None`
+/// if no single bit does. One step per bit, so some milliseconds for a frame of 1 MiB.
 pub(super) fn wrong_bit_of_frame(frame: &[u8]) -> Option<(usize, u8)> {
     let stored = u32_at(frame, 4);
     let (byte, bit) = wrong_bit(stored ^ frame_crc(frame), frame.len() - 4)?;
-    // The CRC is over everything but itself.
+    // The CRC covers everything but itself.
     Some(match byte {
         None => (4 + usize::from(bit / 8), bit % 8),
         Some(byte) if byte < 4 => (byte, bit),
@@ -343,7 +344,7 @@ fn wrong_bit(difference: u32, len: usize) -> Option<(Option<usize>, u8)> {
     if difference.count_ones() == 1 {
         return Some((None, difference.trailing_zeros() as u8));
     }
-    // What the last bit changes, then the one in front of it, and so on.
+    // The effect of the last bit, then of the one before it, and so on.
     let mut change = CRC_POLYNOMIAL;
     for bit in (0..len * 8).rev() {
         if change == difference {

@@ -1,4 +1,4 @@
-//! The log's state under its one lock: where the next frame goes, what is to be written, what each group has.
+//! The log's state under its one lock: where the next frame goes, what is pending, what each group has.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::{
     AppendError, ReadError, WalConfig, WalFailed, WalStats,
     files::{Files, next_file_bytes},
-    group::{GroupIndex, Slot},
+    group::{EntrySlot, GroupIndex},
     layout::{
         FILE_HEAD_BYTES, FRAME_HEAD_BYTES, FrameHead, FrameKind, FrameRead, Position, SEGMENT_HEAD_BYTES,
         SegmentHead, file_name,
@@ -29,15 +29,15 @@ use crate::disk::{AlignedBuf, align_down, align_up};
 /// Largest vote. Every file repeats every group's vote, so it is small.
 pub(super) const VOTE_BYTES_MAX: usize = 256;
 
-/// Called once something is durable, or the log has failed.
+/// Called once something is durable or the log has failed.
 pub(super) type Done = Box<dyn FnOnce(Result<(), WalFailed>) + Send>;
 
 /// What the writer waits for: whichever comes first.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wake {
-    /// So many want to be told.
+    /// This many callbacks are pending.
     pub(super) calls: usize,
-    /// So much is to be written.
+    /// This many bytes are pending.
     pub(super) bytes: usize,
 }
 
@@ -46,19 +46,19 @@ impl Wake {
     pub(super) const ANY: Wake = Wake { calls: 1, bytes: 0 };
 }
 
-/// What all handles and the writer share.
-pub(super) struct Shared {
+/// State shared by all handles and the writer.
+pub(super) struct SharedLog {
     pub(super) config: WalConfig,
     pub(super) pool: Arc<ChunkPool>,
     pub(super) files: Arc<Files>,
     pub(super) stats: WalStats,
     log: Mutex<Log>,
-    /// The writer waits here while there is nothing to write.
+    /// The writer waits here while nothing is pending.
     pub(super) work: Condvar,
     durable: AtomicU64,
 }
 
-/// Frames that are being gathered: the end of a chunk, which maps to the end of the log.
+/// The frames being gathered: the end of a chunk, which maps to the end of the log.
 struct Open {
     chunk: Arc<Chunk>,
     /// Where in the chunk the segment starts.
@@ -67,7 +67,7 @@ struct Open {
     cursor: usize,
 }
 
-/// Frames that are to be written in one piece.
+/// Frames to be written in one piece.
 pub(super) struct Segment {
     pub(super) chunk: Arc<Chunk>,
     pub(super) range: Range<usize>,
@@ -78,7 +78,7 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    /// Writes the head, now that it is known what is durable.
+    /// Writes the head, now that the durable mark is known.
     pub(super) fn finish(&self, durable: Position, life: u64) {
         let head = SegmentHead {
             frames_bytes: self.frames_bytes,
@@ -88,7 +88,7 @@ impl Segment {
             durable,
         };
         let range = self.range.start..self.range.start + SEGMENT_HEAD_BYTES;
-        // SAFETY: the head's room was reserved when the segment was opened and is in no payload.
+        // SAFETY: the head's space was reserved when the segment was opened and is in no payload.
         head.write(unsafe { self.chunk.part_mut(range) });
     }
 
@@ -103,21 +103,21 @@ impl Segment {
     }
 }
 
-/// The file that the log's end lies in.
+/// The file that contains the log's end.
 #[derive(Clone, Copy, Debug)]
 struct FileInUse {
     seq: u64,
     bytes: u64,
 }
 
-/// What the log begins with.
+/// What the log starts with.
 pub(super) struct Start {
     pub(super) groups: HashMap<RaftGroupId, GroupIndex>,
-    /// Of each older file that has something of the log: its length, and the highest index of each group in it.
+    /// For each older file that is in use: its length, and the highest index of each group in it.
     pub(super) older: BTreeMap<u64, FileTops>,
-    /// Number and length of the file to go on in.
+    /// Number and length of the file to continue in.
     pub(super) file: (u64, u64),
-    /// Where the log of the file in front of it ended.
+    /// Where the log of the previous file ended.
     pub(super) previous_end: usize,
 }
 
@@ -140,11 +140,11 @@ pub(super) struct Log {
     file_cursor: usize,
     previous_end: usize,
     later_file_bytes: u64,
-    /// The files that have something of the log, by number.
+    /// The files in use, by number.
     pub(super) files: BTreeMap<u64, FileTops>,
     pub(super) failed: Option<WalFailed>,
     pub(super) stopping: bool,
-    /// What the writer waits for, while it does.
+    /// What the writer waits for, if it waits.
     pub(super) wake_at: Option<Wake>,
 }
 
@@ -183,12 +183,12 @@ impl Log {
         self.done.push(done);
     }
 
-    /// Largest payload; a file has room for it beside the state of all groups.
+    /// Largest payload: a file must have space for it beside the state of all groups.
     fn payload_bytes_max(&self) -> usize {
         (self.later_file_bytes / 4 * 3) as usize - FILE_HEAD_BYTES
     }
 
-    /// Most groups; their states fill an eighth of a file at most.
+    /// Most groups: their states fill an eighth of a file at most.
     fn groups_max(&self) -> usize {
         (self.later_file_bytes / 8) as usize / (FRAME_HEAD_BYTES + VOTE_BYTES_MAX)
     }
@@ -204,15 +204,14 @@ impl Log {
         if self.groups.len() >= self.groups_max() && !self.groups.contains_key(&group) {
             return Err(AppendError::TooManyGroups { groups_max: self.groups_max() });
         }
-        // A frame begins at most a handful of files.
+        // A frame starts at most a handful of files.
         if self.file.seq + 64 > Position::SEQ_MAX {
             return Err(AppendError::Exhausted { files_max: Position::SEQ_MAX });
         }
         Ok(())
     }
 
-    /// Puts a frame that was admitted behind the last one; gives its place and its payload as readers will share
-    /// it.
+    /// Appends a frame that was admitted; returns its place and its payload as readers will share it.
     pub(super) fn put(
         &mut self,
         head: FrameHead,
@@ -242,7 +241,7 @@ impl Log {
         (open.chunk.clone(), range, at)
     }
 
-    /// Whether the open segment takes a frame of so many bytes, in its chunk and in the file.
+    /// Whether the open segment has space for a frame of `bytes`, in its chunk and in the file.
     fn fits(&self, bytes: usize) -> bool {
         let Some(open) = &self.open else { return false };
         let head = if open.cursor == open.start { SEGMENT_HEAD_BYTES } else { 0 };
@@ -251,7 +250,7 @@ impl Log {
         end <= open.chunk.capacity() && end_in_file as u64 <= self.file.bytes
     }
 
-    /// Opens a segment that takes a frame of so many bytes, in the next file that has room if this one has none.
+    /// Opens a segment with space for a frame of `bytes`, in the next file if this one is full.
     fn make_room(&mut self, bytes: usize) {
         self.seal();
         let needed = align_up(SEGMENT_HEAD_BYTES + bytes);
@@ -273,7 +272,8 @@ impl Log {
         self.files.insert(self.file.seq, FileTops { bytes, tops: HashMap::new() });
     }
 
-    /// Repeats what must not go with the files before this one: when they are used again, or one of them is lost.
+    /// Repeats the group states, which must not be lost when older files are recycled or one of them is
+    /// missing.
     pub(super) fn put_states(&mut self) {
         let mut groups: Vec<RaftGroupId> = self.groups.keys().copied().collect();
         groups.sort();
@@ -290,9 +290,9 @@ impl Log {
         }
     }
 
-    /// Puts a frame without content, so that the mark of what is durable gets on disk.
+    /// Appends a frame without content, so that the durable mark gets on disk.
     pub(super) fn put_seal(&mut self) {
-        // A log that has failed says so at the next append.
+        // A failed log reports it at the next append.
         if self.failed.is_none() {
             let head = FrameHead {
                 kind: FrameKind::Seal,
@@ -305,7 +305,7 @@ impl Log {
         }
     }
 
-    /// Closes the open segment; the next frame starts a new one, at a block of its own.
+    /// Closes the open segment; the next frame starts a new one, at a block boundary.
     fn seal(&mut self) {
         let Some(open) = &mut self.open else { return };
         if open.cursor == open.start {
@@ -330,7 +330,7 @@ impl Log {
         }
     }
 
-    /// Moves everything that is to be written, and whom to tell, to empty lists.
+    /// Moves everything that is pending, with its callbacks, to empty lists.
     pub(super) fn take(&mut self, segments: &mut Vec<Segment>, done: &mut Vec<Done>) {
         self.seal();
         segments.append(&mut self.sealed);
@@ -343,28 +343,28 @@ impl Log {
             || self.open.as_ref().is_some_and(|o| o.cursor > o.start)
     }
 
-    /// Bytes that are to be written, about.
+    /// Bytes pending, approximately.
     pub(super) fn pending_bytes(&self) -> usize {
         let open = self.open.as_ref().map_or(0, |open| open.cursor - open.start);
         open + self.sealed.iter().map(|segment| segment.range.len()).sum::<usize>()
     }
 
-    /// How many wait for what is to be written.
+    /// Number of callbacks pending.
     pub(super) fn calls(&self) -> usize {
         self.done.len()
     }
 
-    /// Whether the writer waits for what is there now. A frame that nobody waits for wakes only one that is idle.
+    /// Whether the writer's wait is over. A frame without a callback wakes only an idle writer.
     fn wakes(&self) -> bool {
         self.wake_at.is_some_and(|wake| self.calls() >= wake.calls || self.pending_bytes() >= wake.bytes)
     }
 
-    /// Whether someone waits for what is to be written.
+    /// Whether a callback is pending.
     pub(super) fn has_listener(&self) -> bool {
         !self.done.is_empty()
     }
 
-    /// Lets the memory of an idle log go.
+    /// Releases the memory of an idle log.
     pub(super) fn close_chunk(&mut self) {
         if self.open.as_ref().is_some_and(|open| open.cursor == open.start && open.start > 0) {
             self.open = None;
@@ -376,13 +376,13 @@ impl Log {
         Position::new(self.file.seq, self.file_cursor)
     }
 
-    /// Length of the files that a group still needs, the last one up to the log's end.
+    /// Total length of the files that a group still needs, the last one up to the log's end.
     pub(super) fn size_bytes(&self) -> u64 {
         let older: u64 = self.files.range(..self.file.seq).map(|(_, file)| file.bytes).sum();
         older + self.file_cursor as u64
     }
 
-    /// The oldest files of which no group needs an entry.
+    /// The oldest files that no group needs.
     pub(super) fn unneeded_files(&self) -> Vec<u64> {
         let purged = |group: &RaftGroupId, top: u64| {
             let index = self.groups.get(group);
@@ -394,10 +394,10 @@ impl Log {
     }
 }
 
-impl Shared {
-    pub(super) fn new(config: WalConfig, pool: Arc<ChunkPool>, files: Files, log: Log) -> Shared {
+impl SharedLog {
+    pub(super) fn new(config: WalConfig, pool: Arc<ChunkPool>, files: Files, log: Log) -> SharedLog {
         let durable = AtomicU64::new(0);
-        let shared = Shared {
+        let shared = SharedLog {
             config,
             pool,
             files: Arc::new(files),
@@ -414,12 +414,12 @@ impl Shared {
         self.log.lock()
     }
 
-    /// Looks at the log, or notes what needs no write.
+    /// Reads the state, or changes what needs no write.
     pub(super) fn with<R>(&self, look: impl FnOnce(&mut Log) -> R) -> R {
         look(&mut self.log.lock())
     }
 
-    /// Changes the log and wakes the writer if it waits.
+    /// Changes the state and wakes the writer if its wait is over.
     pub(super) fn change<R>(&self, change: impl FnOnce(&mut Log) -> R) -> R {
         let mut log = self.log.lock();
         let result = change(&mut log);
@@ -434,7 +434,7 @@ impl Shared {
         result
     }
 
-    /// Everything in front of this place is durable.
+    /// Everything before this place is durable.
     pub(super) fn durable(&self) -> Position {
         Position::from_bits(self.durable.load(Ordering::Acquire))
     }
@@ -443,15 +443,15 @@ impl Shared {
         self.durable.store(end.to_bits(), Ordering::Release);
     }
 
-    /// Reads a payload back from its file and checks it.
+    /// Reads a payload back from its file and verifies it.
     pub(super) fn read_payload(
         &self,
         group: RaftGroupId,
         id: LogId,
-        slot: &Slot,
+        slot: &EntrySlot,
     ) -> Result<Bytes, ReadError> {
         self.read_frame(group, id, slot).map_err(|reason| {
-            // The file may have been used again in between.
+            // The file may have been recycled meanwhile.
             match self.with(|log| log.groups.get(&group).and_then(|index| index.purged)) {
                 Some(purged) if purged.index >= id.index => {
                     ReadError::Purged { group, index: id.index, first: purged.index + 1 }
@@ -461,7 +461,7 @@ impl Shared {
         })
     }
 
-    fn read_frame(&self, group: RaftGroupId, id: LogId, slot: &Slot) -> Result<Bytes, String> {
+    fn read_frame(&self, group: RaftGroupId, id: LogId, slot: &EntrySlot) -> Result<Bytes, String> {
         let io = |e: io::Error| e.to_string();
         let file = self.files.open_for_read(slot.at.seq()).map_err(io)?;
         let start = align_down(slot.at.offset());
@@ -475,7 +475,7 @@ impl Shared {
                 Ok(Bytes::copy_from_slice(&frame[FRAME_HEAD_BYTES..]))
             }
             FrameRead::Good(head) => Err(format!("there is entry {} of {}", head.id, head.group)),
-            _ => Err("the frame's checksum does not fit".to_string()),
+            _ => Err("the frame has a checksum mismatch".to_string()),
         }
     }
 }

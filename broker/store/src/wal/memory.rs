@@ -1,4 +1,4 @@
-//! The log's memory: aligned chunks that are written to disk as they are and that readers share.
+//! The log's memory: aligned chunks that are written to disk as they are and shared with readers.
 
 use std::{
     io,
@@ -15,31 +15,31 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::disk::{AlignedBuf, align_up};
 
-/// Length of the first chunk after a pause; each further one is twice as long, up to the configured length. An
-/// idle log holds little that way, and a busy one soon has large chunks.
+/// Length of the first chunk after a pause. Each further one is twice as long, up to the configured length,
+/// so an idle log holds little and a busy one soon has large chunks.
 const CHUNK_BYTES_MIN: usize = 64 << 10;
 
-/// Chunks that are not in use, and a count of those that are.
+/// Unused chunks, and a count of those in use.
 ///
-/// The system finds memory when it is written for the first time, a huge page at once, and where it is a virtual machine whose host
-/// has taken that memory back this takes milliseconds. Whoever appends has others behind it, so a thread makes the next chunk of a
-/// busy log ahead.
+/// Memory is allocated at the first write to it, a huge page at a time. In a virtual machine whose host has
+/// taken that memory back this takes milliseconds, and it would delay every append behind it. A thread
+/// therefore allocates the next chunk of a busy log ahead.
 pub(super) struct ChunkPool {
     chunk_bytes: usize,
     spare_bytes_max: usize,
-    rest: Mutex<Rest>,
-    /// A chunk is wanted, or the thread is to end.
+    state: Mutex<PoolState>,
+    /// A chunk is wanted, or the thread is to stop.
     changed: Condvar,
     maker: Mutex<Option<JoinHandle<()>>>,
     in_use_bytes: AtomicUsize,
 }
 
-struct Rest {
+struct PoolState {
     /// Chunks of the full length.
     spare: Vec<AlignedBuf>,
     /// Length of the next chunk that is not a spare one.
     next_bytes: usize,
-    /// A spare chunk is to be made.
+    /// A spare chunk is to be allocated.
     wanted: bool,
     stopping: bool,
 }
@@ -47,18 +47,18 @@ struct Rest {
 impl ChunkPool {
     pub(super) fn new(chunk_bytes: usize, spare_bytes_max: usize) -> Arc<ChunkPool> {
         let next_bytes = CHUNK_BYTES_MIN.min(chunk_bytes);
-        let rest = Rest { spare: Vec::new(), next_bytes, wanted: false, stopping: false };
+        let state = PoolState { spare: Vec::new(), next_bytes, wanted: false, stopping: false };
         Arc::new(ChunkPool {
             chunk_bytes,
             spare_bytes_max,
-            rest: Mutex::new(rest),
+            state: Mutex::new(state),
             changed: Condvar::new(),
             maker: Mutex::default(),
             in_use_bytes: AtomicUsize::new(0),
         })
     }
 
-    /// Starts the thread that makes chunks ahead; without it they are made when they are taken.
+    /// Starts the thread that allocates chunks ahead; without it they are allocated on demand.
     pub(super) fn start(self: &Arc<Self>) -> io::Result<()> {
         let pool = self.clone();
         let thread = std::thread::Builder::new().name("wal-memory".to_string());
@@ -66,50 +66,50 @@ impl ChunkPool {
         Ok(())
     }
 
-    /// Ends the thread.
+    /// Stops the thread.
     pub(super) fn stop(&self) {
-        self.rest.lock().stopping = true;
+        self.state.lock().stopping = true;
         self.changed.notify_all();
         if let Some(maker) = self.maker.lock().take() {
-            // One that panicked has said so.
+            // A panic of the thread has been reported already.
             let _ = maker.join();
         }
     }
 
-    /// Waits until a spare chunk is wanted, and makes it; `false` when the thread is to end.
+    /// Waits until a spare chunk is wanted, and allocates it; `false` when the thread is to stop.
     fn make_ahead(&self) -> bool {
-        let mut rest = self.rest.lock();
-        while !rest.wanted && !rest.stopping {
-            self.changed.wait(&mut rest);
+        let mut state = self.state.lock();
+        while !state.wanted && !state.stopping {
+            self.changed.wait(&mut state);
         }
-        if rest.stopping {
+        if state.stopping {
             return false;
         }
-        let memory = MutexGuard::unlocked(&mut rest, || {
+        let memory = MutexGuard::unlocked(&mut state, || {
             let mut memory = AlignedBuf::zeroed(self.chunk_bytes);
             memory.populate();
             memory
         });
-        // Meanwhile the log may have come to rest, or got a chunk back.
-        if std::mem::take(&mut rest.wanted) && rest.spare.is_empty() {
-            rest.spare.push(memory);
+        // The log may have become idle meanwhile, or got a chunk back.
+        if std::mem::take(&mut state.wanted) && state.spare.is_empty() {
+            state.spare.push(memory);
         } else {
-            // Nobody waits for the lock while memory goes back to the system.
-            drop(rest);
+            // Memory is returned to the system without holding the lock.
+            drop(state);
             drop(memory);
         }
         true
     }
 
-    /// A chunk of at least `bytes`; its content is anything.
+    /// A chunk of at least `bytes` with arbitrary content.
     pub(super) fn take(self: &Arc<Self>, bytes: usize) -> Arc<Chunk> {
         let (spare, len) = {
-            let mut rest = self.rest.lock();
-            let spare = if bytes <= self.chunk_bytes { rest.spare.pop() } else { None };
-            let len = rest.next_bytes;
-            rest.next_bytes = (len * 2).min(self.chunk_bytes);
-            if rest.spare.is_empty() && rest.next_bytes == self.chunk_bytes && !rest.wanted {
-                rest.wanted = true;
+            let mut state = self.state.lock();
+            let spare = if bytes <= self.chunk_bytes { state.spare.pop() } else { None };
+            let len = state.next_bytes;
+            state.next_bytes = (len * 2).min(self.chunk_bytes);
+            if state.spare.is_empty() && state.next_bytes == self.chunk_bytes && !state.wanted {
+                state.wanted = true;
                 self.changed.notify_all();
             }
             (spare, len)
@@ -124,43 +124,43 @@ impl ChunkPool {
     }
 
     pub(super) fn spare_bytes(&self) -> usize {
-        self.rest.lock().spare.len() * self.chunk_bytes
+        self.state.lock().spare.len() * self.chunk_bytes
     }
 
-    /// Gives unused chunks back to the system and begins with a small one again.
+    /// Releases unused chunks and starts again with a small one.
     pub(super) fn trim(&self) {
-        let mut rest = self.rest.lock();
-        rest.next_bytes = CHUNK_BYTES_MIN.min(self.chunk_bytes);
-        rest.wanted = false;
-        let spare = std::mem::take(&mut rest.spare);
-        drop(rest);
+        let mut state = self.state.lock();
+        state.next_bytes = CHUNK_BYTES_MIN.min(self.chunk_bytes);
+        state.wanted = false;
+        let spare = std::mem::take(&mut state.spare);
+        drop(state);
         drop(spare);
     }
 
-    /// Gives half of the unused chunks back: after a short pause the load is not what it was.
+    /// Releases half of the unused chunks: after a short pause the load may be lower.
     pub(super) fn shrink(&self) {
-        let mut rest = self.rest.lock();
-        let kept = rest.spare.len() / 2;
-        let gone = rest.spare.split_off(kept);
-        drop(rest);
+        let mut state = self.state.lock();
+        let kept = state.spare.len() / 2;
+        let gone = state.spare.split_off(kept);
+        drop(state);
         drop(gone);
     }
 
     fn put_back(&self, memory: AlignedBuf) {
         self.in_use_bytes.fetch_sub(memory.len(), Relaxed);
-        let mut rest = self.rest.lock();
-        let spare_bytes = (rest.spare.len() + 1) * self.chunk_bytes;
+        let mut state = self.state.lock();
+        let spare_bytes = (state.spare.len() + 1) * self.chunk_bytes;
         if memory.len() == self.chunk_bytes && spare_bytes <= self.spare_bytes_max {
-            rest.spare.push(memory);
+            state.spare.push(memory);
         }
     }
 }
 
 /// A piece of the log's memory.
 ///
-/// Invariant: a part is written once, by the one who reserved it, before anyone can read it; from then on until
-/// the chunk is dropped nobody writes it. The only other writes are a segment's head and padding, by the log's
-/// writer, to bytes that no reader ever gets.
+/// Invariant: each part is written once, by the caller that reserved it, before anyone can read it; after
+/// that it is never written until the chunk is dropped. The only other writes are a segment's head and
+/// padding, by the log's writer, to bytes that no reader is given.
 pub(super) struct Chunk {
     memory: Option<AlignedBuf>,
     pool: Weak<ChunkPool>,
@@ -175,10 +175,10 @@ impl Chunk {
         self.memory().len()
     }
 
-    /// A part that is to be written.
+    /// A part for writing.
     ///
     /// # Safety
-    /// The caller reserved the range and nobody has been given any of it.
+    /// The caller reserved the range and no other reference to it exists.
     #[allow(clippy::mut_from_ref)]
     pub(super) unsafe fn part_mut(&self, range: Range<usize>) -> &mut [u8] {
         assert!(range.start <= range.end && range.end <= self.capacity(), "{range:?} of {}", self.capacity());
@@ -186,10 +186,10 @@ impl Chunk {
         unsafe { std::slice::from_raw_parts_mut(self.memory().as_mut_ptr().add(range.start), range.len()) }
     }
 
-    /// A part that is written and stays as it is.
+    /// A part that is written and no longer changes.
     pub(super) fn part(&self, range: Range<usize>) -> &[u8] {
         assert!(range.start <= range.end && range.end <= self.capacity(), "{range:?} of {}", self.capacity());
-        // SAFETY: in bounds; nobody writes it any more, by the type's invariant.
+        // SAFETY: in bounds; never written again, by the type's invariant.
         unsafe { std::slice::from_raw_parts(self.memory().as_mut_ptr().add(range.start), range.len()) }
     }
 
@@ -236,22 +236,22 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_log_finds_its_next_chunk_made_and_one_at_rest_holds_none() {
+    fn a_busy_log_has_its_next_chunk_allocated_and_an_idle_one_holds_none() {
         let pool = ChunkPool::new(64 << 10, 256 << 10);
         let first = pool.take(100);
-        pool.rest.lock().stopping = true;
-        assert_eq!((pool.make_ahead(), pool.spare_bytes()), (false, 0), "who is told to end makes nothing");
-        pool.rest.lock().stopping = false;
+        pool.state.lock().stopping = true;
+        assert_eq!((pool.make_ahead(), pool.spare_bytes()), (false, 0), "a stopping pool allocates nothing");
+        pool.state.lock().stopping = false;
         assert!(pool.make_ahead());
-        assert_eq!((pool.spare_bytes(), pool.rest.lock().wanted), (64 << 10, false));
+        assert_eq!((pool.spare_bytes(), pool.state.lock().wanted), (64 << 10, false));
         let second = pool.take(100);
-        assert_eq!((pool.spare_bytes(), pool.rest.lock().wanted), (0, true), "the next one is asked for");
+        assert_eq!((pool.spare_bytes(), pool.state.lock().wanted), (0, true), "the next one is requested");
         pool.trim();
-        assert!(!pool.rest.lock().wanted);
-        pool.rest.lock().wanted = true;
+        assert!(!pool.state.lock().wanted);
+        pool.state.lock().wanted = true;
         drop(first);
         assert!(pool.make_ahead());
-        assert_eq!(pool.spare_bytes(), 64 << 10, "what came back is enough");
+        assert_eq!(pool.spare_bytes(), 64 << 10, "the returned chunk is enough");
         drop(second);
     }
 
@@ -264,9 +264,9 @@ mod tests {
             std::thread::sleep(std::time::Duration::from_millis(1));
             pool.spare_bytes() == 64 << 10
         };
-        assert!((0..60_000).any(is_made), "nothing is made in a minute");
+        assert!((0..60_000).any(is_made), "nothing was allocated in a minute");
         pool.stop();
-        assert_eq!(Arc::strong_count(&pool), 1, "the thread has let go");
+        assert_eq!(Arc::strong_count(&pool), 1, "the thread has stopped");
         drop(chunk);
     }
 
@@ -282,14 +282,14 @@ mod tests {
         pool.shrink();
         assert_eq!(pool.spare_bytes(), 64 << 10);
         pool.shrink();
-        assert_eq!(pool.spare_bytes(), 0, "what is called idle often enough holds nothing");
+        assert_eq!(pool.spare_bytes(), 0, "repeated trims release everything");
     }
 
     #[test]
     fn bytes_keep_their_chunk_and_what_is_in_it() {
         let pool = ChunkPool::new(64 << 10, 64 << 10);
         let chunk = pool.take(8);
-        // SAFETY: nobody else has this chunk yet.
+        // SAFETY: this chunk is not shared yet.
         unsafe { chunk.part_mut(0..8) }.copy_from_slice(b"in place");
         let bytes = chunk.bytes(3..8);
         drop(chunk);

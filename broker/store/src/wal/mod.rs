@@ -1,11 +1,11 @@
 //! The write-ahead log: one per store, shared by all groups, written by one thread.
 //!
-//! Invariants, each said as an absence:
+//! Invariants:
 //! 1. `done` is never called with success before the bytes of everything appended before it are on stable
 //!    storage.
-//! 2. No file is written before the one in front of it is durable to its end.
-//! 3. No failed write is ever tried again: the log stays failed.
-//! 4. No file is used again while a group needs an entry of it, and none is ever removed because another one is
+//! 2. No file is written before the previous one is durable to its end.
+//! 3. No failed write is ever retried: the log stays failed.
+//! 4. No file is recycled while a group needs an entry of it, and none is ever removed because another one is
 //!    missing or damaged.
 
 mod files;
@@ -46,34 +46,34 @@ pub use writer::Step;
 use crate::disk::Disk;
 use writer::Writer;
 
-/// How the log is laid out and when it rests.
+/// Sizes and timeouts of the log.
 #[derive(Clone)]
 pub struct WalConfig {
     /// Length of a log file in bytes, a multiple of 4096.
     pub file_bytes: u64,
-    /// Length of the first file of a new log, which is made before the log can be used; the next ones are each
-    /// twice as long, up to `file_bytes`.
+    /// Length of the first file of a new log, which is created before the log can be used; the next ones
+    /// double in length, up to `file_bytes`.
     pub first_file_bytes: u64,
-    /// Length of a piece of log memory in bytes, when the log is busy.
+    /// Length of a chunk of log memory in bytes, when the log is busy.
     pub chunk_bytes: usize,
-    /// Bytes of log memory that are kept when they are not in use, until the log is idle.
+    /// Bytes of unused log memory that are kept until the log is idle.
     pub spare_bytes_max: usize,
-    /// Files that are kept for use again.
+    /// Most spare files.
     pub spare_files_max: usize,
-    /// Where calls follow each other closely, a write waits for the next ones, at most so long, or three times as long
-    /// behind a long write; zero for never.
+    /// The longest that a write waits for more calls, where calls follow each other closely; three times as
+    /// long after a long write. Zero disables it.
     pub gather: Duration,
-    /// Real-time priority of the writer's thread while writes are short, from 1 to 99, where the system allows it; 0 leaves it like
-    /// every thread.
+    /// Real-time priority of the writer's thread while writes are short, from 1 to 99, where the system
+    /// permits it; 0 leaves the default.
     pub writer_priority: u8,
-    /// After so long without an append the durable mark of the last one is written.
+    /// After this long without an append the durable mark of the last one is written.
     pub seal_after: Duration,
-    /// After so long again unused memory is given back.
+    /// After this long again unused memory is released.
     pub trim_after: Duration,
-    /// Chance, from whoever starts the broker: it marks this log's files, so that no record can pass for a part of
-    /// the log.
+    /// Random value from the caller: it marks this log's files, so that a client cannot forge records that
+    /// look like a part of the log.
     pub salt: u32,
-    /// Called once, from the writer thread, when a write has failed; nothing is acknowledged from then on.
+    /// Called once, from the writer thread, when a write has failed; nothing is acknowledged after that.
     pub on_failure: Arc<dyn Fn(&WalFailed) + Send + Sync>,
 }
 
@@ -95,19 +95,19 @@ impl Default for WalConfig {
     }
 }
 
-/// What a store needs of the log when it opens.
+/// What the log must know of the store when it opens.
 #[derive(Clone, Debug, Default)]
 pub struct RecoveryBase {
     /// Entries above this index keep their payload in memory: the runs do not have them yet. A group that is
-    /// not named keeps all.
+    /// not listed keeps all.
     pub flushed: HashMap<RaftGroupId, u64>,
 }
 
-/// A payload that writes itself into the log's memory: the same bytes each time.
+/// A payload that is encoded directly into the memory of the log: the same bytes each time.
 pub trait FramePayload {
     /// Length in bytes.
     fn len(&self) -> usize;
-    /// Whether there is nothing to write.
+    /// Whether the payload is empty.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -124,12 +124,12 @@ impl FramePayload for Bytes {
     }
 }
 
-/// An entry on its way into the log.
+/// An entry to append.
 #[derive(Clone, Debug)]
 pub struct Draft<P> {
-    /// Its place in the group's log.
+    /// Log id of the entry.
     pub id: LogId,
-    /// What the payload is, to whoever reads it.
+    /// The payload's kind, opaque to the log.
     pub kind: u8,
     /// The payload.
     pub payload: P,
@@ -138,15 +138,15 @@ pub struct Draft<P> {
 /// An entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogEntry {
-    /// Its place in the group's log.
+    /// Log id of the entry.
     pub id: LogId,
-    /// What the payload is, to whoever reads it.
+    /// The payload's kind, opaque to the log.
     pub kind: u8,
     /// The payload: a part of the log's memory, or read back from the disk.
     pub payload: Bytes,
 }
 
-/// The log cannot be written any more.
+/// The log can no longer be written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the log cannot be written: {file} at {offset}: {reason}")]
 pub struct WalFailed {
@@ -154,38 +154,38 @@ pub struct WalFailed {
     pub file: String,
     /// Bytes from its start.
     pub offset: usize,
-    /// What the operating system said.
+    /// The operating system's error.
     pub reason: String,
 }
 
-/// Why something could not be appended; nothing of it was.
+/// Why an append was refused; nothing of it was written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
     /// The log has failed before.
     #[error(transparent)]
     Failed(#[from] WalFailed),
     /// The payload or vote is larger than the log takes.
-    #[error("{bytes} bytes are more than the log takes at once ({bytes_max})")]
+    #[error("{bytes} bytes exceed the limit of a log entry ({bytes_max} bytes)")]
     TooLarge {
         /// Length of the payload.
         bytes: usize,
         /// Largest length.
         bytes_max: usize,
     },
-    /// A log file has room for the state of so many groups.
-    #[error("the log takes {groups_max} groups")]
+    /// A log file has no space for the state of another group.
+    #[error("the log is limited to {groups_max} Raft groups")]
     TooManyGroups {
         /// Most groups.
         groups_max: usize,
     },
-    /// The numbers of log files are used up.
-    #[error("the log has had its {files_max} files; its data must move to a new directory")]
+    /// The numbers of log files are exhausted.
+    #[error("the log has used all {files_max} file numbers; move its data to a new directory")]
     Exhausted {
         /// Most files in the life of a log.
         files_max: u64,
     },
     /// The entry does not follow the last one.
-    #[error("{group}: entry {index} does not follow the last one; {expected} would")]
+    #[error("{group}: entry {index} does not follow the last one; expected {expected}")]
     Gap {
         /// The group.
         group: RaftGroupId,
@@ -199,17 +199,17 @@ pub enum AppendError {
 /// Why an entry could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// It is gone.
+    /// It has been purged.
     #[error("{group}: entry {index} is purged; the log begins at {first}")]
     Purged {
         /// The group.
         group: RaftGroupId,
         /// The entry's index.
         index: u64,
-        /// First index that is there.
+        /// First index in the log.
         first: u64,
     },
-    /// The disk does not give back what was written.
+    /// The disk does not return what was written.
     #[error("{group}: entry {id} in {file} is damaged: {reason}")]
     Damaged {
         /// The group.
@@ -223,12 +223,12 @@ pub enum ReadError {
     },
 }
 
-/// What the log has done since it was opened.
+/// Counters since the log was opened.
 #[derive(Debug, Default)]
 pub struct WalStats {
     /// Durable writes, and how long each took.
     pub syncs: Histogram,
-    /// Bytes of these, padding included.
+    /// Bytes written by these, padding included.
     pub bytes: AtomicU64,
 }
 
@@ -240,21 +240,21 @@ impl fmt::Debug for WalConfig {
 
 /// An open write-ahead log.
 pub struct Wal {
-    shared: Arc<log::Shared>,
+    shared: Arc<log::SharedLog>,
     driver: Driver,
-    /// One caller at a time gives files back.
+    /// One caller at a time recycles files.
     reclaiming: Mutex<()>,
 }
 
 /// Who writes.
 enum Driver {
     Thread(Option<JoinHandle<()>>),
-    /// Whoever calls [`Wal::step`].
+    /// The caller of [`Wal::step`].
     Steps(Mutex<Writer>),
 }
 
 impl Wal {
-    /// Opens the log of a store, making it if there is none, and reads back what is in it.
+    /// Opens the log of a store, creating it if absent, and recovers its content.
     pub fn open(
         disk: Arc<dyn Disk>,
         config: WalConfig,
@@ -274,8 +274,8 @@ impl Wal {
         Ok((Wal::new(shared, Driver::Thread(Some(spawned.map_err(no_thread)?))), report))
     }
 
-    /// Opens the log without threads: [`step`](Wal::step) writes what is pending, on the caller's thread, and makes
-    /// files when they are needed. What it does follows from the calls alone.
+    /// Opens the log without threads: [`step`](Wal::step) writes what is pending on the caller's thread and
+    /// creates files when they are needed. The behaviour follows from the calls alone.
     pub fn open_stepped(
         disk: Arc<dyn Disk>,
         config: WalConfig,
@@ -285,7 +285,7 @@ impl Wal {
         Ok((Wal::stepped(shared), report))
     }
 
-    /// Makes an empty log without threads, for a repair.
+    /// Creates an empty log without threads, for a repair.
     fn create_stepped(
         disk: Arc<dyn Disk>,
         config: WalConfig,
@@ -295,17 +295,17 @@ impl Wal {
         Ok(Wal::stepped(recovery::create(disk, config, seq, lives)?))
     }
 
-    fn stepped(shared: log::Shared) -> Wal {
+    fn stepped(shared: log::SharedLog) -> Wal {
         let shared = Arc::new(shared);
         let writer = Writer::new(shared.clone(), true);
         Wal::new(shared, Driver::Steps(Mutex::new(writer)))
     }
 
-    fn new(shared: Arc<log::Shared>, driver: Driver) -> Wal {
+    fn new(shared: Arc<log::SharedLog>, driver: Driver) -> Wal {
         Wal { shared, driver, reclaiming: Mutex::new(()) }
     }
 
-    /// Writes what is pending, in a log that was opened without threads; a log with threads does it by itself.
+    /// Writes what is pending, in a log that was opened without threads.
     pub fn step(&self) -> Step {
         match &self.driver {
             Driver::Thread(_) => Step::Idle,
@@ -313,7 +313,7 @@ impl Wal {
         }
     }
 
-    /// Writes what a log with threads writes when it has been idle for a while.
+    /// Writes what a log with threads writes when it becomes idle.
     pub fn step_seal(&self) -> Step {
         match &self.driver {
             Driver::Thread(_) => Step::Idle,
@@ -321,11 +321,11 @@ impl Wal {
         }
     }
 
-    /// Makes one file ahead, as a log with threads does in the background; whether there was one to make.
+    /// Creates one file ahead, as a log with threads does in the background; returns whether one was due.
     pub fn step_prepare(&self) -> bool {
         match &self.driver {
             Driver::Thread(_) => false,
-            // A file that cannot be made is missed when it is needed, and not before.
+            // A failure is reported when the file is needed.
             Driver::Steps(_) => self.shared.files.make_next().unwrap_or(false),
         }
     }
@@ -335,24 +335,24 @@ impl Wal {
         GroupLog { shared: self.shared.clone(), group }
     }
 
-    /// The groups that the log knows, in order.
+    /// The groups in the log, sorted.
     pub fn groups(&self) -> Vec<RaftGroupId> {
         let mut groups: Vec<RaftGroupId> = self.shared.with(|log| log.groups.keys().copied().collect());
         groups.sort();
         groups
     }
 
-    /// Bytes of log memory that someone holds.
+    /// Bytes of log memory in use.
     pub fn memory_bytes(&self) -> usize {
         self.shared.pool.in_use_bytes()
     }
 
-    /// Bytes of log memory that nobody holds and the log keeps.
+    /// Bytes of spare log memory.
     pub fn spare_memory_bytes(&self) -> usize {
         self.shared.pool.spare_bytes()
     }
 
-    /// Length of a piece of log memory in bytes.
+    /// Length of a chunk of log memory in bytes.
     pub fn chunk_bytes(&self) -> usize {
         self.shared.config.chunk_bytes
     }
@@ -362,35 +362,35 @@ impl Wal {
         self.shared.with(|log| log.size_bytes())
     }
 
-    /// What the log has done so far.
+    /// Counters since the log was opened.
     pub fn stats(&self) -> &WalStats {
         &self.shared.stats
     }
 
-    /// Why the log cannot be written any more, if it cannot.
+    /// Why the log can no longer be written, if it has failed.
     pub fn failed(&self) -> Option<WalFailed> {
         self.shared.with(|log| log.failed.clone())
     }
 
-    /// Length of the log's files, but for the first ones, in bytes.
+    /// Length in bytes of the log's files, except for the first ones.
     pub fn file_bytes(&self) -> u64 {
         self.shared.config.file_bytes
     }
 
-    /// Whether the log's next file cannot be made, for want of room on the disk: what is appended waits for it sooner or
-    /// later.
+    /// Whether the next log file cannot be created because the disk is full: appends will block once the
+    /// current file is full.
     pub fn waits_for_room(&self) -> bool {
         self.shared.files.is_waiting()
     }
 
-    /// Gives unused memory back to the system; an idle log does so by itself.
+    /// Releases unused memory; an idle log does so by itself.
     pub fn trim_memory(&self) {
         self.shared.with(|log| log.close_chunk());
         self.shared.pool.trim();
     }
 
-    /// Makes files free for use again whose entries every group has purged; returns how many. Blocks until the
-    /// purge marks are durable.
+    /// Recycles files whose entries every group has purged; returns how many. Blocks until the purge marks
+    /// are durable.
     pub fn reclaim(&self) -> Result<usize, AppendError> {
         let _one = self.reclaiming.lock();
         let unneeded = self.shared.with(|log| log.unneeded_files());
@@ -405,46 +405,46 @@ impl Wal {
 
     /// Writes every group's vote and marks and waits until they are durable.
     fn sync_states(&self) -> Result<(), AppendError> {
-        let (tell, told) = mpsc::channel();
+        let (result_tx, result_rx) = mpsc::channel();
         self.shared.change(|log| {
             log.admit(RaftGroupId::METADATA, 0)?;
             log.put_states();
-            // The receiver waits, or has been told that the log has failed.
-            log.when_durable(Box::new(move |result| drop(tell.send(result))));
+            // The receiver is waiting, or has already got the failure of the log.
+            log.when_durable(Box::new(move |result| drop(result_tx.send(result))));
             Ok::<(), AppendError>(())
         })?;
         let result = match &self.driver {
-            Driver::Thread(_) => told.recv().ok(),
+            Driver::Thread(_) => result_rx.recv().ok(),
             Driver::Steps(writer) => {
                 writer.lock().step();
-                told.try_recv().ok()
+                result_rx.try_recv().ok()
             }
         };
         result.unwrap_or_else(|| Err(self.stopped())).map_err(AppendError::Failed)
     }
 
     fn stopped(&self) -> WalFailed {
-        let reason = "nobody writes it now".to_string();
+        let reason = "its writer has stopped".to_string();
         self.failed().unwrap_or(WalFailed { file: "the log".to_string(), offset: 0, reason })
     }
 
-    /// Writes everything and a seal, in a log without threads; why not, if it cannot.
+    /// Writes everything and a seal, in a log without threads; returns the reason if that fails.
     fn finish(&self) -> Option<WalFailed> {
-        let nobody =
+        let disk_full =
             WalFailed { file: "the log".to_string(), offset: 0, reason: "the disk is full".to_string() };
         self.shared.with(|log| log.put_seal());
         match self.step() {
             Step::Failed(failed) => Some(failed),
-            Step::Blocked => Some(nobody),
+            Step::Blocked => Some(disk_full),
             Step::Idle | Step::Wrote => None,
         }
     }
 
-    /// Writes what is pending and stops the writer. To drop a log without threads writes nothing.
+    /// Writes what is pending and stops the writer. Dropping a log without threads writes nothing.
     pub fn shutdown(mut self) {
         if let Driver::Steps(writer) = &self.driver {
             let mut writer = writer.lock();
-            // What is pending, then the mark of it.
+            // What is pending, then its durable mark.
             if [writer.step(), writer.seal()].iter().all(|step| matches!(step, Step::Idle | Step::Wrote)) {
                 writer.close();
             }
@@ -459,14 +459,14 @@ impl Wal {
         if let Driver::Thread(writer) = &mut self.driver
             && let Some(writer) = writer.take()
         {
-            // A writer that panicked has said so; there is nothing left to write with.
+            // A panic of the writer has been reported already; nothing can be written any more.
             let _ = writer.join();
         }
         self.shared.pool.stop();
         self.shared.files.stop();
     }
 
-    /// Bytes that were written, for rates.
+    /// Total bytes written, for rates.
     pub fn written_bytes(&self) -> u64 {
         self.shared.stats.bytes.load(Relaxed)
     }

@@ -1,17 +1,19 @@
-//! Whether the log's writer goes before other threads.
+//! The real-time priority of the log's writer.
 
 use std::io;
 
-/// So many short writes in a row, and records come one by one: then each waits for its write.
+/// After this many short writes in a row the load is taken to be single records, each of which waits for its
+/// write.
 const SHORT_WRITES: u32 = 16;
 
-/// The real-time priority of the writer's thread, which it has while writes are short.
+/// The real-time priority of the writer's thread, held while writes are short.
 ///
-/// A synced write sleeps twice, for the data and for the device's flush. Each time a thread of ordinary priority may find the
-/// processor taken by one that runs on until the scheduler's next tick, and every record of the write waits with it. Writes
-/// of a busy log are long and wait for company anyway: to go first there costs more processor time than it saves.
+/// A synced write blocks twice: for the data and for the device's flush. After each, a thread of ordinary
+/// priority may find the processor busy until the scheduler's next tick, and every record of the write waits
+/// with it. Writes of a busy log are long and gather many calls anyway: priority there costs more processor
+/// time than it saves.
 pub(super) struct Priority<S> {
-    /// 1 to 99; 0 where the thread stays as it is.
+    /// 1 to 99; 0 leaves the thread's priority unchanged.
     raised: u8,
     set: S,
     is_raised: bool,
@@ -19,7 +21,8 @@ pub(super) struct Priority<S> {
 }
 
 impl Priority<fn(u8) -> io::Result<()>> {
-    /// Of the calling thread. Where the system does not let it have `raised`, the log of the broker says so, and it stays as it is.
+    /// Configures the calling thread. If the system refuses `raised`, a log line says so and the priority
+    /// stays unchanged.
     pub(super) fn of_this_thread(raised: u8) -> Self {
         Priority::new(raised, set_realtime)
     }
@@ -28,13 +31,13 @@ impl Priority<fn(u8) -> io::Result<()>> {
 impl<S: FnMut(u8) -> io::Result<()>> Priority<S> {
     fn new(raised: u8, set: S) -> Self {
         let mut priority = Priority { raised, set, is_raised: false, short_writes: 0 };
-        // Tried at once, so that whoever starts the broker learns it then.
+        // Tried at once, so that the operator learns of a refusal at the start.
         priority.raise(true);
         priority.raise(false);
         priority
     }
 
-    /// Notes how long a write was.
+    /// Records the duration of a write.
     pub(super) fn wrote(&mut self, is_long: bool) {
         self.short_writes = if is_long { 0 } else { self.short_writes.saturating_add(1) };
         self.raise(self.short_writes >= SHORT_WRITES);
@@ -48,18 +51,18 @@ impl<S: FnMut(u8) -> io::Result<()>> Priority<S> {
             Ok(()) => self.is_raised = raise,
             Err(error) => {
                 let priority = self.raised;
-                tracing::info!(priority, %error, "the log's writer may not go before other threads; a record may wait longer for its answer (wal.writer.priority)");
+                tracing::info!(priority, %error, "cannot raise the log writer's priority; latencies may be higher (wal.writer.priority)");
                 self.raised = 0;
             }
         }
     }
 }
 
-/// Gives the calling thread this real-time priority (first in, first out), or with 0 an ordinary one.
+/// Sets the calling thread's real-time priority (`SCHED_FIFO`); 0 selects the ordinary scheduler.
 fn set_realtime(priority: u8) -> io::Result<()> {
     let policy = if priority == 0 { libc::SCHED_OTHER } else { libc::SCHED_FIFO };
     let param = libc::sched_param { sched_priority: i32::from(priority) };
-    // SAFETY: the system reads `param` during the call and keeps nothing of it; 0 is the calling thread.
+    // SAFETY: the system reads `param` during the call and does not retain it; 0 is the calling thread.
     if unsafe { libc::sched_setscheduler(0, policy, &param) } == 0 {
         Ok(())
     } else {
@@ -71,7 +74,7 @@ fn set_realtime(priority: u8) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// What was set, by a priority that was told of `writes`, `true` for long ones.
+    /// The priorities that a sequence of `writes` sets; `true` is a long one.
     fn set_by(raised: u8, writes: &[bool]) -> Vec<u8> {
         let mut set = Vec::new();
         let mut priority = Priority::new(raised, |to| {

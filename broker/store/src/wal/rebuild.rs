@@ -1,8 +1,8 @@
-//! Puts a log that opens in the place of one that does not, and keeps everything of the old one aside.
+//! Replaces a log that does not open by a repaired one, and keeps the old files aside.
 //!
-//! The new log is written in full below another directory first. Then a marker is made durable in the log's
-//! directory, and while it is there no log opens: the old files are moved aside, the new ones in. A repair that
-//! was interrupted goes on where it was.
+//! The new log is first written in full to another directory. Then a marker is made durable in the log's
+//! directory; while it exists no log opens: the old files are moved aside and the new ones into place. An
+//! interrupted repair continues where it stopped.
 
 use std::{
     io::{self, IoSlice},
@@ -25,28 +25,28 @@ use super::{
 };
 use crate::disk::{Disk, DiskFile, OpenMode};
 
-/// The new log is written below this directory.
+/// The new log is written to this directory.
 pub(crate) const NEW_DIR: &str = "repair.tmp";
-/// Bytes of entries that are appended before they are written.
+/// Bytes of entries that are appended before a write.
 const PENDING_BYTES_MAX: usize = 8 << 20;
 
 /// Why a log could not be repaired. Nothing was lost; the repair can be run again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RepairError {
-    /// The old log cannot be read, or the new one not be made.
+    /// The old log cannot be read, or the new one cannot be created.
     #[error(transparent)]
     Log(#[from] OpenError),
     /// The new log could not be written, for instance because the disk is full.
     #[error("the repaired log cannot be written: {reason}")]
     NotWritten {
-        /// Why.
+        /// The cause.
         reason: String,
     },
-    /// How far runs go cannot be written down.
+    /// The flushed marks of the runs cannot be written.
     #[error(transparent)]
     Manifest(crate::tables::OpenError),
-    /// An entry could be read a moment ago and cannot any more.
-    #[error("entry {id} of {group} does not read twice: the disk gives other bytes each time")]
+    /// An entry that was readable a moment ago no longer is.
+    #[error("entry {id} of {group} is no longer readable: the disk returns different bytes each time")]
     Unsteady {
         /// The group.
         group: RaftGroupId,
@@ -60,7 +60,7 @@ fn disk_error(what: &Path) -> impl FnOnce(io::Error) -> RepairError {
     move |e| OpenError::Io { what, reason: e.to_string() }.into()
 }
 
-/// Writes the new log; gives the names of its files, for [`replace`]. The old one is as it was.
+/// Writes the new log and returns the names of its files, for [`replace`]. The old one is unchanged.
 pub(crate) fn write(
     disk: &Arc<dyn Disk>,
     inspected: &Inspected,
@@ -81,28 +81,28 @@ pub(crate) fn write(
     Ok(list(&*below)?.files.iter().map(|file| file_name(file.seq)).collect())
 }
 
-/// Puts the new log in the old one's place; `aside` is the directory that the old one is moved to.
+/// Moves the old log to the directory `aside` and the new one into its place.
 pub(crate) fn replace(disk: &Arc<dyn Disk>, aside: &Path, names: &[String]) -> Result<(), RepairError> {
     mark(&**disk, aside, names)?;
     finish(disk).map(|_| ())
 }
 
-/// Goes on with a repair that was interrupted after its new log was whole; whether there was one.
+/// Continues an interrupted repair whose new log was complete; returns whether there was one.
 pub(crate) fn finish(disk: &Arc<dyn Disk>) -> Result<bool, RepairError> {
-    let Some(plan) = read_mark(&**disk)? else { return Ok(false) };
+    let Some(moves) = read_mark(&**disk)? else { return Ok(false) };
     let (dir, new_dir) = (Path::new(DIR), Path::new(NEW_DIR).join(DIR));
-    disk.create_dir(&plan.aside).map_err(disk_error(&plan.aside))?;
+    disk.create_dir(&moves.aside).map_err(disk_error(&moves.aside))?;
     let names = disk.list(dir).map_err(disk_error(dir))?;
     for (name, _) in names {
-        if file_seq(&name).is_some() && !plan.names.contains(&name) {
-            disk.rename(&in_dir(&name), &plan.aside.join(&name)).map_err(disk_error(&in_dir(&name)))?;
+        if file_seq(&name).is_some() && !moves.names.contains(&name) {
+            disk.rename(&in_dir(&name), &moves.aside.join(&name)).map_err(disk_error(&in_dir(&name)))?;
         }
     }
-    disk.sync_dir(&plan.aside).map_err(disk_error(&plan.aside))?;
+    disk.sync_dir(&moves.aside).map_err(disk_error(&moves.aside))?;
     disk.sync_dir(dir).map_err(disk_error(dir))?;
-    for name in &plan.names {
+    for name in &moves.names {
         match disk.rename(&new_dir.join(name), &in_dir(name)) {
-            // It is where it belongs already.
+            // Already moved.
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(disk_error(&in_dir(name))(e)),
             _ => {}
         }
@@ -113,7 +113,7 @@ pub(crate) fn finish(disk: &Arc<dyn Disk>) -> Result<bool, RepairError> {
     Ok(true)
 }
 
-/// Removes what an earlier try left: a new log that was not whole.
+/// Removes the incomplete new log of an earlier attempt.
 fn clear(below: &dyn Disk) -> Result<(), RepairError> {
     let dir = Path::new(DIR);
     below.create_dir(dir).map_err(disk_error(dir))?;
@@ -134,7 +134,7 @@ fn write_group(
     if let Some(purged) = salvage.purged {
         log.purge(purged).map_err(not_written)?;
     }
-    let (tell, told) = mpsc::channel();
+    let (result_tx, result_rx) = mpsc::channel();
     let pool = ChunkPool::new(WalConfig::default().chunk_bytes, 2 * WalConfig::default().chunk_bytes);
     let mut pending = 0;
     for (&index, kept) in &salvage.entries {
@@ -154,17 +154,17 @@ fn write_group(
         log.save_committed(id);
     }
     if let Some(vote) = &salvage.vote {
-        let told = move |result| drop(tell.send(result));
-        log.save_vote(vote, told).map_err(not_written)?;
+        let done = move |result| drop(result_tx.send(result));
+        log.save_vote(vote, done).map_err(not_written)?;
     }
     wal.step();
-    match told.try_recv() {
+    match result_rx.try_recv() {
         Ok(Err(failed)) => Err(RepairError::NotWritten { reason: failed.to_string() }),
         _ => Ok(()),
     }
 }
 
-/// The content of an entry; nothing if it does not read any more.
+/// The content of an entry; `None` if it can no longer be read.
 fn content(pool: &Arc<ChunkPool>, files: &[LogFile], source: &Source) -> Result<Option<Bytes>, OpenError> {
     match source {
         Source::Given(payload) => Ok(Some(payload.clone())),
@@ -175,13 +175,13 @@ fn content(pool: &Arc<ChunkPool>, files: &[LogFile], source: &Source) -> Result<
     }
 }
 
-/// What a repair was about to do.
-struct Plan {
+/// The content of the marker file: the moves that a repair has begun.
+struct PendingMoves {
     aside: PathBuf,
     names: Vec<String>,
 }
 
-/// Makes it durable that the new log takes the old one's place.
+/// Makes the decision to replace the old log durable.
 fn mark(disk: &dyn Disk, aside: &Path, names: &[String]) -> Result<(), RepairError> {
     let path = in_dir(REPAIR_NAME);
     let temporary = in_dir("repair.tmp");
@@ -196,7 +196,7 @@ fn mark(disk: &dyn Disk, aside: &Path, names: &[String]) -> Result<(), RepairErr
     write().map_err(disk_error(&path))
 }
 
-fn read_mark(disk: &dyn Disk) -> Result<Option<Plan>, RepairError> {
+fn read_mark(disk: &dyn Disk) -> Result<Option<PendingMoves>, RepairError> {
     let path = in_dir(REPAIR_NAME);
     let read = || -> io::Result<Vec<u8>> {
         let file = disk.open(&path, OpenMode::Read)?;
@@ -212,10 +212,10 @@ fn read_mark(disk: &dyn Disk) -> Result<Option<Plan>, RepairError> {
     let text = String::from_utf8_lossy(&bytes);
     let mut lines = text.lines();
     let aside = lines.next().map(PathBuf::from).unwrap_or_default();
-    Ok(Some(Plan { aside, names: lines.map(str::to_string).collect() }))
+    Ok(Some(PendingMoves { aside, names: lines.map(str::to_string).collect() }))
 }
 
-/// A disk whose root is a directory of another one.
+/// A view of a directory of another disk as a disk of its own.
 struct Below {
     disk: Arc<dyn Disk>,
     dir: PathBuf,

@@ -1,4 +1,5 @@
-//! Opens the log: reads every file, tells a torn tail from damage, and rebuilds what each group has.
+//! Opens the log: reads every file, distinguishes a torn tail from damage, and rebuilds the state of each
+//! group.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,33 +13,35 @@ use millstream_model::RaftGroupId;
 
 use super::{
     RecoveryBase, WalConfig,
-    files::{FilePlan, Files, Found, Lives, NoFile, add_free, next_file_bytes, set_aside, write_head},
-    group::{GroupIndex, Slot},
+    files::{
+        FilePlan, Files, Lives, NoFile, RecoveredFiles, add_free, next_file_bytes, set_aside, write_head,
+    },
+    group::{EntrySlot, GroupIndex},
     layout::{
         DIR, FILE_HEAD_BYTES, FRAME_HEAD_BYTES, FileHead, FileHeadRead, FrameHead, FrameKind, Position,
         file_name, in_dir, spare_name,
     },
-    log::{FileTops, Log, Shared, Start},
+    log::{FileTops, Log, SharedLog, Start},
     memory::ChunkPool,
     scan::{Listing, LogFile, Reader, SegmentRead, list, read_head},
 };
 use crate::disk::{BLOCK_BYTES, Disk, OpenMode, align_up};
 
-/// Name of the file that says that a repair was begun: the log's directory is between two states.
+/// Name of the marker file of a repair: while it exists, the log's directory is between two states.
 pub(super) const REPAIR_NAME: &str = "repair-unfinished";
 
-/// A payload up to this length is copied, so that it does not hold the whole window that it was read in.
+/// Payloads up to this length are copied, so that they do not keep the whole read window alive.
 const COPIED_BYTES_MAX: usize = 16 << 10;
 
 /// Why a log cannot be opened. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// The operating system refused.
+    /// An operation of the operating system failed.
     #[error("{what} cannot be used: {reason}")]
     Io {
         /// The file or directory.
         what: String,
-        /// What the operating system said.
+        /// The operating system's error.
         reason: String,
     },
     /// A part that was durable does not read back as it was written.
@@ -51,16 +54,14 @@ pub enum OpenError {
         /// What is wrong.
         reason: String,
     },
-    /// A file that the log needs is not there.
+    /// A file that the log needs is absent.
     #[error("{file} is missing")]
     Missing {
         /// Name of the file.
         file: String,
     },
-    /// The log has later entries of a group and not these.
-    #[error(
-        "entries {first} to {last} of {group} are in no file of the log: files in front of it are missing"
-    )]
+    /// The log has later entries of a group but not these.
+    #[error("entries {first} to {last} of {group} are in no log file: earlier files are missing")]
     EntriesMissing {
         /// The group.
         group: RaftGroupId,
@@ -69,13 +70,13 @@ pub enum OpenError {
         /// Last index that is missing.
         last: u64,
     },
-    /// The runs have entries of a group, and the log knows nothing of it, not even its vote.
-    #[error("the log has nothing of {group}, of which the runs have entries: its files are missing")]
+    /// The runs have entries of a group of which the log has no trace, not even a vote.
+    #[error("the log has no trace of {group}, although runs have entries of it: log files are missing")]
     GroupMissing {
         /// The group.
         group: RaftGroupId,
     },
-    /// A newer version of the broker wrote it.
+    /// Written by a newer version of the broker.
     #[error("{file} at offset {offset} has version {version}, which this version of the broker cannot read")]
     Unsupported {
         /// Name of the file.
@@ -85,21 +86,21 @@ pub enum OpenError {
         /// The version.
         version: u16,
     },
-    /// A repair was begun and not finished.
-    #[error("a repair of the log was begun and not finished; run it again")]
+    /// A repair was started and not finished.
+    #[error("a repair of the log was started and not finished; run it again")]
     RepairUnfinished,
 }
 
 /// What opening the log found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecoveryReport {
-    /// Files that were read.
+    /// Number of files read.
     pub files: usize,
-    /// Frames that were read.
+    /// Number of frames read.
     pub frames: u64,
     /// Where the log ended.
     pub end: Position,
-    /// Whether something behind the end was written only in part, and is dropped.
+    /// Whether the log ended with a partial write, which is dropped.
     pub torn: bool,
 }
 
@@ -115,12 +116,12 @@ fn no_file(seq: u64) -> impl FnOnce(NoFile) -> OpenError {
     }
 }
 
-/// Reads the log and makes it ready to be appended to, in a file of its own.
+/// Reads the log and prepares it for appends, in a new file.
 pub(super) fn recover(
     disk: Arc<dyn Disk>,
     config: WalConfig,
     base: &RecoveryBase,
-) -> Result<(Shared, RecoveryReport), OpenError> {
+) -> Result<(SharedLog, RecoveryReport), OpenError> {
     disk.create_dir(Path::new(DIR)).map_err(io_error(format!("the directory {DIR}")))?;
     let pool = ChunkPool::new(config.chunk_bytes, config.spare_bytes_max);
     let (listing, scan, last) = read(&*disk, &pool, base)?;
@@ -131,7 +132,7 @@ pub(super) fn recover(
         torn: scan.torn,
     };
     if let Some(file) = last.and_then(|last| listing.files.iter().find(|file| file.seq == last.seq())) {
-        // A process that was killed may have left what it wrote in the page cache only. From now on it counts.
+        // The page cache may hold writes of a killed process that are not durable. From now on they count.
         file.file.sync().map_err(io_error(file_name(file.seq)))?;
     }
     let (files, file) = ready_files(disk, &config, &listing, last.map_or(0, |last| last.seq()))?;
@@ -144,25 +145,25 @@ pub(super) fn recover(
     Ok((begin(config, pool, files, start), report))
 }
 
-fn begin(config: WalConfig, pool: Arc<ChunkPool>, files: Files, start: Start) -> Shared {
+fn begin(config: WalConfig, pool: Arc<ChunkPool>, files: Files, start: Start) -> SharedLog {
     let mut log = Log::new(pool.clone(), start, config.file_bytes);
-    // The first frames of the new file say where the one before ended.
+    // The first frames of the new file say where the previous one ended.
     log.put_states();
     pool.trim();
-    Shared::new(config, pool, files, log)
+    SharedLog::new(config, pool, files, log)
 }
 
-/// Begins an empty log with the file `seq`, in lives that follow `lives`; for a repair.
+/// Creates an empty log whose first file is `seq`, with lives that follow `lives`; for a repair.
 pub(super) fn create(
     disk: Arc<dyn Disk>,
     config: WalConfig,
     seq: u64,
     lives: Lives,
-) -> Result<Shared, OpenError> {
+) -> Result<SharedLog, OpenError> {
     disk.create_dir(Path::new(DIR)).map_err(io_error(format!("the directory {DIR}")))?;
     let pool = ChunkPool::new(config.chunk_bytes, config.spare_bytes_max);
     let plan = FilePlan { file_bytes: config.file_bytes, spare_files_max: config.spare_files_max };
-    let files = Files::new(disk, plan, Found { lives, ..Found::default() });
+    let files = Files::new(disk, plan, RecoveredFiles { lives, ..RecoveredFiles::default() });
     files.make_first(seq, config.first_file_bytes).map_err(no_file(seq))?;
     let start = Start {
         groups: HashMap::new(),
@@ -173,13 +174,13 @@ pub(super) fn create(
     Ok(begin(config, pool, files, start))
 }
 
-/// Whether the log would open; changes nothing.
+/// Checks that the log would open; changes nothing.
 pub(super) fn judge(disk: &dyn Disk, base: &RecoveryBase) -> Result<(), OpenError> {
     let config = WalConfig::default();
     read(disk, &ChunkPool::new(config.chunk_bytes, config.chunk_bytes), base).map(|_| ())
 }
 
-/// Reads everything; gives what is there, what it adds up to, and where the log ends.
+/// Reads everything; returns the files, their content, and where the log ends.
 fn read<'a>(
     disk: &dyn Disk,
     pool: &Arc<ChunkPool>,
@@ -197,27 +198,27 @@ fn read<'a>(
         && let Some(first) = listing.files.first()
         && first.seq > 1
     {
-        // A log is never without its current file, so somebody took it.
+        // The current file always exists, so something has removed it.
         return Err(OpenError::Missing { file: file_name(first.seq - 1) });
     }
     Ok((listing, scan, last))
 }
 
-/// Log files follow one another without a gap: they are made in order, and only the oldest are taken away.
+/// Log files have consecutive numbers: they are created in sequence, and only the oldest are removed.
 fn check_row(listing: &Listing) -> Result<(), OpenError> {
     let gap = listing.files.windows(2).find(|pair| pair[0].seq + 1 != pair[1].seq);
     gap.map_or(Ok(()), |pair| Err(OpenError::Missing { file: file_name(pair[0].seq + 1) }))
 }
 
-/// The files to go on in, behind the file `last`, with number and length of the first. Files that were made ahead, or begun by a write that nobody was
-/// told of, get a new life.
+/// The files to continue in, after the file `last`, with number and length of the first. Files that were
+/// created ahead, or that an unacknowledged write started, get a new life.
 fn ready_files(
     disk: Arc<dyn Disk>,
     config: &WalConfig,
     listing: &Listing,
     last: u64,
 ) -> Result<(Files, (u64, u64)), OpenError> {
-    let mut found = Found { lives: Lives::new(config.salt), ..Found::default() };
+    let mut found = RecoveredFiles { lives: Lives::new(config.salt), ..RecoveredFiles::default() };
     note_lives(&*disk, listing, &mut found.lives)?;
     found.free = listing.spares.iter().map(|seq| in_dir(&spare_name(*seq))).collect();
     let ahead: Vec<&LogFile> = listing.files.iter().filter(|file| file.seq > last).collect();
@@ -236,7 +237,7 @@ fn ready_files(
         found.ready.push((head, open));
         wanted = Some(next_file_bytes(file.len, config.file_bytes));
     }
-    // The last first: a log must be found without a gap after the next start.
+    // The last one first: after a crash the next start must find no gap.
     for file in ahead[found.ready.len()..].iter().rev() {
         let path: PathBuf = set_aside(&*disk, file.seq).map_err(no_file(file.seq))?;
         add_free(&mut found.free, path);
@@ -284,20 +285,20 @@ impl<'a> Scan<'a> {
         Scan { base, groups: HashMap::new(), older: BTreeMap::new(), frames: 0, torn: false }
     }
 
-    /// Reads the files; gives the end of the log.
+    /// Reads the files; returns the end of the log.
     fn files(&mut self, pool: &Arc<ChunkPool>, files: &[LogFile]) -> Result<Option<Position>, OpenError> {
         let mut ends: Vec<Position> = Vec::new();
         for file in files {
             let mut reader = Reader::new(pool, file)?;
             let (end, torn) = self.file(&mut reader, ends.last().copied())?;
             ends.push(Position::new(file.seq, end));
-            // Of a file that has a log behind it, what was torn was given up by an earlier start.
+            // If a later file has log, an earlier start has already dropped the torn end of this one.
             self.torn = torn || self.torn && end == FILE_HEAD_BYTES;
         }
         let last = ends.iter().copied().rfind(|end| end.offset() > FILE_HEAD_BYTES);
         let last_seq = last.map_or(0, Position::seq);
         self.older.retain(|seq, _| *seq <= last_seq);
-        // What lies behind the end is unfinished. What one bit makes whole is not.
+        // What follows the end is unfinished, unless flipping one bit makes it intact.
         let unfinished = files.iter().zip(&ends).filter(|(file, _)| file.seq >= last_seq);
         for (file, end) in unfinished.take(2) {
             let mut reader = Reader::new(pool, file)?;
@@ -308,31 +309,31 @@ impl<'a> Scan<'a> {
         Ok(last)
     }
 
-    /// Reads the segments of one file; gives the offset behind the last good one, and whether something was begun
-    /// there.
+    /// Reads the segments of one file; returns the offset after the last good one, and whether another one
+    /// was started there.
     fn file(
         &mut self,
         reader: &mut Reader<'_>,
         previous: Option<Position>,
     ) -> Result<(usize, bool), OpenError> {
         let seq = reader.file.seq;
-        // A file gets its name when its header is durable.
+        // A file gets its name once its header is durable.
         let Some(header) = reader.header else {
-            return Err(damaged(seq, 0, "the file has no header, or not its own"));
+            return Err(damaged(seq, 0, "the file has no header, or that of another file"));
         };
         if reader.file.len < header.file_bytes {
-            // No crash does that. What the log itself says of its end decides, as for any torn tail.
+            // No crash causes this. What the log itself says of its end decides, as for any torn tail.
             tracing::error!(
                 file = file_name(seq),
                 bytes = reader.file.len,
                 bytes_made = header.file_bytes,
-                "a log file was cut: if there was anything behind its end, it is lost, and a backup may have it"
+                "a log file is truncated: anything after its end is lost, unless a backup has it"
             );
         }
         if let (Some(head), Some(previous)) = (reader.head(FILE_HEAD_BYTES)?, previous)
             && head.previous_end != previous.offset()
         {
-            let reason = "the next file says that the log of this one ended elsewhere";
+            let reason = "the next file records another end of the log of this one";
             return Err(damaged(previous.seq(), previous.offset(), reason));
         }
         self.older.insert(seq, FileTops { bytes: reader.file.len, tops: HashMap::new() });
@@ -345,13 +346,13 @@ impl<'a> Scan<'a> {
             at += align_up(head.bytes());
         }
         if header.closed_at > 0 {
-            let reason = "the file says that its log ends elsewhere";
+            let reason = "the file records another end of its log";
             let end = header.closed_at as usize;
             return if at == end { Ok((at, false)) } else { Err(damaged(seq, at.min(end), reason)) };
         }
         let (torn, mark) = reader.marks_from(at)?;
         if mark.is_some_and(|mark| mark > Position::new(seq, at)) {
-            return Err(damaged(seq, at, "a later part says that this one was durable"));
+            return Err(damaged(seq, at, "a later part records that this one was durable"));
         }
         Ok((at, torn))
     }
@@ -390,7 +391,7 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    /// No group may lack an entry that it has not purged, or be gone altogether.
+    /// No group may lack an entry that it has not purged, or be missing altogether.
     fn check_groups(&self) -> Result<(), OpenError> {
         let mut groups: Vec<(&RaftGroupId, &GroupIndex)> = self.groups.iter().collect();
         groups.sort_by_key(|(group, _)| **group);
@@ -420,7 +421,7 @@ fn put_entry(
         return Err(damaged(at.seq(), at.offset(), "an entry does not follow the one before it"));
     }
     if head.id.index > index.end() {
-        // Those between were in files that are used again; a purge mark that follows must cover them.
+        // The entries between were in files that are recycled; a purge mark that follows must cover them.
         index.slots.clear();
         index.first = head.id.index;
     }
@@ -428,7 +429,7 @@ fn put_entry(
         0..=COPIED_BYTES_MAX => Bytes::copy_from_slice(payload),
         _ => payload.clone(),
     };
-    index.slots.push_back(Slot {
+    index.slots.push_back(EntrySlot {
         term: head.id.term,
         kind: head.entry_kind,
         at,

@@ -1,4 +1,4 @@
-//! What can be had of a log in which something is damaged or missing.
+//! What can be salvaged from a log with damaged or missing parts.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,17 +6,17 @@ use bytes::Bytes;
 use millstream_model::{LogId, RaftGroupId};
 
 use super::{
-    inspect::{FileReport, Found, FrameState, ProblemKind},
+    inspect::{FileReport, FrameState, ProblemKind, ScanItem},
     layout::{FrameHead, FrameKind},
 };
 
-/// Groups are numbered without a gap; more than a cluster can have are no groups.
+/// Groups are numbered without a gap; an id beyond the limit of a cluster is garbage.
 const GROUPS_MAX: u32 = 4096;
 
-/// A bad entry that says that it lies further behind the last good one is not believed.
+/// A damaged entry that claims an index further than this after the last good one is ignored.
 const BAD_IN_A_ROW_MAX: u64 = 10_000;
 
-/// Where an entry's frame is.
+/// Location of an entry's frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) seq: u64,
@@ -24,53 +24,54 @@ pub(super) struct Place {
     pub(super) payload_bytes: usize,
 }
 
-/// Where the content of a kept entry is.
+/// Where the content of a kept entry comes from.
 #[derive(Clone, Debug)]
 pub(super) enum Source {
     /// In a file of the log.
     File(Place),
-    /// Nowhere any more: it is written again.
+    /// Lost: it is recreated.
     Given(Bytes),
 }
 
-/// An entry that a repaired log has.
+/// An entry that the repaired log will have.
 #[derive(Clone, Debug)]
-pub(super) struct Kept {
+pub(super) struct KeptEntry {
     pub(super) term: u64,
     pub(super) kind: u8,
     pub(super) source: Source,
 }
 
-/// A group as far as it is there.
+/// The remains of a group.
 #[derive(Clone, Debug, Default)]
 pub(super) struct GroupSalvage {
     pub(super) vote: Option<Bytes>,
     pub(super) purged: Option<LogId>,
     pub(super) committed: Option<u64>,
-    pub(super) entries: BTreeMap<u64, Kept>,
-    /// The largest term of anything that was found, of use or not.
+    pub(super) entries: BTreeMap<u64, KeptEntry>,
+    /// The largest term found in any frame, usable or not.
     term_max: u64,
-    /// What the log says of who belongs to the group, of use or not.
+    /// The membership entries in the log, usable or not.
     memberships: Vec<Bytes>,
-    /// Entries may be gone behind the last that was found.
+    /// Entries after the last one found may be lost.
     end_uncertain: bool,
 }
 
-/// What a group's log has, and what a repair cannot keep.
+/// The entries that a group's log has, and those that a repair cannot keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupReport {
     /// The group.
     pub group: RaftGroupId,
-    /// The last entry that was purged.
+    /// The last purged entry.
     pub purged: Option<LogId>,
-    /// The last entry that a repaired log has.
+    /// The last entry of the repaired log.
     pub last: Option<LogId>,
-    /// First and last index of entries that are in no file or damaged, and that state and runs do not have either.
+    /// First and last index of entries that are missing or damaged in the log and not covered by checkpoint
+    /// and runs.
     pub missing: Option<(u64, u64)>,
-    /// First and last index of entries that are there and cannot be used, because those are missing.
+    /// First and last index of entries that exist but are unusable because of those.
     pub behind_missing: Option<(u64, u64)>,
-    /// Whether there may have been entries behind the last: a damaged place may have held them, and nothing behind it
-    /// tells.
+    /// Whether entries after the last one may be lost: a damaged place may have held them, and nothing that
+    /// follows rules it out.
     pub end_uncertain: bool,
 }
 
@@ -81,27 +82,27 @@ impl GroupReport {
     }
 }
 
-/// What a group's replica would start from, as far as it can be read.
+/// What a group's replica would start from, as far as it is readable.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Beginning {
     /// The newest vote.
     pub vote: Option<Bytes>,
     /// The largest term of an entry or mark.
     pub term_max: u64,
-    /// Everything that log and checkpoint say of who belongs to the group, of use or not.
+    /// All memberships in the log and the checkpoint, usable or not.
     pub memberships: Vec<Bytes>,
 }
 
-/// What is written for groups that have lost what they began with.
+/// What to write for groups that have lost their first entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refound {
+pub struct RecreatedMembership {
     /// Place of a group's first entry.
     pub id: LogId,
     /// Its kind.
     pub kind: u8,
-    /// Its content: who belongs to the group.
+    /// Its content: the group's membership.
     pub members: Bytes,
-    /// A vote that is no older than any that was given.
+    /// A vote at least as high as any that was given.
     pub vote: Bytes,
 }
 
@@ -109,12 +110,12 @@ pub struct Refound {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Salvage {
     pub(super) groups: BTreeMap<RaftGroupId, GroupSalvage>,
-    /// Kind of the entries whose content says who belongs to the group.
+    /// Kind of the membership entries.
     membership_kind: Option<u8>,
     torn_in: Option<u64>,
     frames_bad: bool,
-    /// The last file with a damaged place that may have held groups that nothing else tells of: the next file would, for
-    /// each begins with the votes of all.
+    /// The last file with a damaged place that may have held groups without any other trace. A later file
+    /// would show them, because each file begins with all votes.
     others_uncertain_in: Option<u64>,
 }
 
@@ -123,27 +124,27 @@ impl Salvage {
         Salvage { membership_kind, ..Salvage::default() }
     }
 
-    pub(super) fn add(&mut self, seq: u64, found: Found) {
+    pub(super) fn add(&mut self, seq: u64, found: ScanItem) {
         match found {
-            // It lasts to the end of the file; a file that has a log behind it was begun later.
-            Found::Torn => self.torn_in = Some(seq),
-            Found::Gone => self.doubt_all(seq),
-            Found::Frame { head, state: FrameState::Bad, .. } if self.torn_in != Some(seq) => {
+            // The damage extends to the end of the file; a file with log after it was started later.
+            ScanItem::Torn => self.torn_in = Some(seq),
+            ScanItem::Gone => self.doubt_all(seq),
+            ScanItem::Frame { head, state: FrameState::Bad, .. } if self.torn_in != Some(seq) => {
                 self.frames_bad = true;
                 self.doubt(seq, &head);
             }
-            Found::Frame { .. } if self.torn_in == Some(seq) => {}
-            Found::Frame { offset, head, payload, .. } => {
+            ScanItem::Frame { .. } if self.torn_in == Some(seq) => {}
+            ScanItem::Frame { offset, head, payload, .. } => {
                 let place = Place { seq, offset, payload_bytes: payload.len() };
                 self.frame(&head, place, payload);
             }
         }
     }
 
-    /// A frame is bad: what it says of itself counts only where it fits to what is known otherwise.
+    /// Handles a bad frame: its claims count only where they agree with what is known otherwise.
     fn doubt(&mut self, seq: u64, head: &FrameHead) {
         let Some(group) = self.groups.get_mut(&head.group) else {
-            // The first entry of a group; nothing of it can have been in front.
+            // The first entry of a group; nothing can precede it.
             let is_first = head.kind == FrameKind::Entry && head.id == LogId::default();
             if !is_first {
                 self.doubt_all(seq);
@@ -196,11 +197,12 @@ impl Salvage {
                 }
             }
             FrameKind::Entry => {
-                // If any are gone in front of it, its index tells.
+                // If entries before it are lost, its index shows it.
                 group.end_uncertain = false;
-                // Entries from here on that are there already were truncated, by a frame that is not.
+                // Entries from here on that are present were truncated, by a frame that is lost.
                 group.entries.split_off(&head.id.index);
-                let kept = Kept { term: head.id.term, kind: head.entry_kind, source: Source::File(place) };
+                let kept =
+                    KeptEntry { term: head.id.term, kind: head.entry_kind, source: Source::File(place) };
                 group.entries.insert(head.id.index, kept);
                 if Some(head.entry_kind) == self.membership_kind {
                     group.memberships.push(Bytes::copy_from_slice(&payload));
@@ -210,14 +212,14 @@ impl Salvage {
         group.committed = group.committed.max(head.committed.checked_sub(1));
     }
 
-    /// Whether anything that was durable, and may have been a vote, cannot be had.
+    /// Whether anything durable that may have been a vote is lost.
     pub(super) fn votes_uncertain(&self, files: &[FileReport]) -> bool {
         let gone = |file: &FileReport| {
             file.problems.iter().any(|problem| match problem.kind {
                 ProblemKind::Torn => false,
                 ProblemKind::Header => true,
                 ProblemKind::Short => true,
-                // With nothing bad in it, a frame that was there would have been seen.
+                // Without a bad frame, every frame in it would have been seen.
                 ProblemKind::Damaged => !problem.frames_bad.is_empty() || problem.frames_good == 0,
             })
         };
@@ -225,20 +227,20 @@ impl Salvage {
         self.frames_bad || gap || files.iter().any(gone)
     }
 
-    /// Whether a damaged place may have held groups that nothing else tells of.
+    /// Whether a damaged place may have held groups without any other trace.
     pub(super) fn others_uncertain(&self) -> bool {
         self.others_uncertain_in.is_some()
     }
 
-    /// Leaves out what state and runs have (`covered`) where the log itself cannot be followed up to there.
+    /// Skips what checkpoint and runs have (`covered`) where the log itself has a gap below that.
     pub(super) fn skip(&mut self, covered: &HashMap<RaftGroupId, LogId>) {
         for (group, id) in covered {
             self.groups.entry(*group).or_default().skip_to(*id);
         }
     }
 
-    /// What each group's replica would start from. `checkpoints` is, of each group that has one, what it says of who
-    /// belongs to the group.
+    /// What each group's replica would start from. `checkpoints` is the membership in each group's
+    /// checkpoint.
     pub(super) fn beginnings(
         &self,
         checkpoints: &BTreeMap<RaftGroupId, Option<Bytes>>,
@@ -253,12 +255,12 @@ impl Salvage {
         self.groups.iter().map(beginning).collect()
     }
 
-    /// Gives the groups that begin nowhere their first entry again, and every group a vote that is no older than
-    /// anything that it had; gives those that needed the entry. Of groups that nothing is left of, only a log that has
-    /// lost something (`damaged`) had any.
-    pub(super) fn refound(
+    /// Recreates the first entry of groups that have none, and gives every group a vote at least as high as
+    /// any that it gave; returns the groups that needed the entry. Groups without any trace exist only if the
+    /// log has lost something (`damaged`).
+    pub(super) fn recreate_first_entries(
         &mut self,
-        refound: &Refound,
+        recreated: &RecreatedMembership,
         checkpoints: &BTreeMap<RaftGroupId, Option<Bytes>>,
         damaged: bool,
     ) -> Vec<RaftGroupId> {
@@ -272,24 +274,24 @@ impl Salvage {
         for (group, salvage) in &mut self.groups {
             let begins = salvage.begins() || checkpoints.contains_key(group);
             if !begins && (damaged || salvage.is_known()) {
-                let source = Source::Given(refound.members.clone());
-                let first = Kept { term: refound.id.term, kind: refound.kind, source };
-                salvage.entries.insert(refound.id.index, first);
+                let source = Source::Given(recreated.members.clone());
+                let first = KeptEntry { term: recreated.id.term, kind: recreated.kind, source };
+                salvage.entries.insert(recreated.id.index, first);
                 founded.push(*group);
             }
             if begins || salvage.is_known() {
-                salvage.vote = Some(refound.vote.clone());
+                salvage.vote = Some(recreated.vote.clone());
             }
         }
         founded
     }
 
-    /// Drops what cannot be used: a group's log ends where its first entry is missing.
+    /// Drops what is unusable: a group's log ends before its first missing entry.
     pub(super) fn settle(&mut self) -> Vec<GroupReport> {
         self.groups.iter_mut().map(|(group, salvage)| salvage.settle(*group)).collect()
     }
 
-    /// The groups that have something and do not say who belongs to them: no replica starts from that.
+    /// The groups that have something but no membership: no replica starts from that.
     pub(super) fn without_members(
         &self,
         checkpoints: &BTreeMap<RaftGroupId, Option<Bytes>>,
@@ -309,7 +311,7 @@ impl GroupSalvage {
         self.vote.is_some() || self.committed.is_some() || self.purged.is_some() || !self.entries.is_empty()
     }
 
-    /// Whether its log has its first entry, or goes on from a mark.
+    /// Whether its log has its first entry, or continues from a mark.
     fn begins(&self) -> bool {
         self.purged.is_some() || self.entries.contains_key(&0)
     }
@@ -321,7 +323,7 @@ impl GroupSalvage {
         }
     }
 
-    /// Goes on behind what is covered if the log itself cannot be followed up to there.
+    /// Continues after what is covered if the log itself has a gap before that.
     fn skip_to(&mut self, covered: LogId) {
         let first = self.purged.map_or(0, |id| id.index + 1);
         if (first..=covered.index).any(|index| !self.entries.contains_key(&index)) {
@@ -338,7 +340,7 @@ impl GroupSalvage {
         let behind = self.entries.split_off(&end);
         let ends = behind.first_key_value().zip(behind.last_key_value());
         let behind_missing = ends.map(|((first, _), (last, _))| (*first, *last));
-        // What was known to be committed was there, even if no entry of it is.
+        // What was known to be committed existed, even if no entry of it is left.
         let committed = self.committed.filter(|&index| index >= end);
         let missing = match behind_missing {
             Some((first, _)) => Some((end, first - 1)),

@@ -15,10 +15,10 @@ use super::{
 };
 use crate::disk::{AlignedBuf, BLOCK_BYTES, Disk, DiskFile, OpenMode, align_down, align_up};
 
-/// Bytes that are read at once; a longer segment is read whole.
+/// Bytes of one read; a longer segment is read whole.
 const WINDOW_BYTES: usize = 4 << 20;
-/// Longest frame in which a single wrong bit is looked for: it takes one step a bit, and the longer the frame the
-/// likelier that a torn one looks like it by accident (for this length, one in five hundred).
+/// Longest frame in which a single wrong bit is looked for. The search takes one step per bit, and the longer
+/// the frame, the likelier a torn one matches by accident (at this length, one in five hundred).
 const WRONG_BIT_FRAME_BYTES_MAX: usize = 1 << 20;
 
 /// A log file on disk.
@@ -28,10 +28,10 @@ pub(super) struct LogFile {
     pub(super) file: Arc<dyn DiskFile>,
 }
 
-/// What is in the log's directory.
+/// The content of the log's directory.
 #[derive(Default)]
 pub(super) struct Listing {
-    /// Log files, by number and without a check for gaps.
+    /// Log files, by number, not checked for gaps.
     pub(super) files: Vec<LogFile>,
     /// Numbers of the spare files.
     pub(super) spares: Vec<u64>,
@@ -55,25 +55,25 @@ pub(super) fn list(disk: &dyn Disk) -> Result<Listing, OpenError> {
     Ok(listing)
 }
 
-/// The byte and the bit in it that must be turned over.
+/// The bit to flip: its byte, and the bit in the byte.
 pub(super) type WrongBit = (usize, u8);
 
-/// A segment as it was read.
+/// The result of reading a segment.
 pub(super) enum SegmentRead {
-    /// Nothing of this life of the file begins there.
+    /// No segment of this life of the file starts there.
     None,
-    /// One begins there, and this frame of it is the first that is not as it was written; none if the file ends
-    /// before the segment does.
+    /// A segment starts there, and this is its first bad frame; `None` if the file ends before the segment
+    /// does.
     Broken { head: SegmentHead, frame: Option<Range<usize>> },
-    /// Every frame is as it was written. The ranges are those of the frames in `bytes`.
+    /// Every frame is intact. The ranges are those of the frames in `bytes`.
     Whole { head: SegmentHead, bytes: Bytes, frames: Vec<(FrameHead, Range<usize>)> },
 }
 
-/// Reads one file through a window of log memory, so that payloads need no copy.
+/// Reads one file through a window of log memory, so that payloads are not copied.
 pub(super) struct Reader<'a> {
     pool: &'a Arc<ChunkPool>,
     pub(super) file: &'a LogFile,
-    /// The file's header, if it is good and its own.
+    /// The file's header, if it is good and belongs to this file.
     pub(super) header: Option<FileHead>,
     window: Bytes,
     window_at: usize,
@@ -106,17 +106,17 @@ impl<'a> Reader<'a> {
 
     /// `len` bytes from `at` on, or `None` if the file is shorter.
     pub(super) fn bytes(&mut self, at: usize, len: usize) -> Result<Option<Bytes>, OpenError> {
-        // A file that was cut short may not end at a block.
+        // A truncated file may not end at a block boundary.
         let file_len = align_down(self.file.len as usize);
         if at.checked_add(len).is_none_or(|end| end > file_len) {
             return Ok(None);
         }
         if at < self.window_at || at + len > self.window_at + self.window.len() {
-            // The old window first: its memory is used again.
+            // The old window first, so that its memory is reused.
             self.window = Bytes::new();
             let whole = align_up(len).max(WINDOW_BYTES).min(file_len - at);
             let chunk = self.pool.take(whole);
-            // SAFETY: nobody else has this chunk yet.
+            // SAFETY: this chunk is not shared yet.
             let part = unsafe { chunk.part_mut(0..whole) };
             self.file.file.read_exact_at(part, at as u64).map_err(|e| self.io(&e))?;
             (self.window, self.window_at) = (chunk.bytes(0..whole), at);
@@ -172,7 +172,7 @@ impl<'a> Reader<'a> {
         Ok(None)
     }
 
-    /// Of the segments from `at` on, whether there is any, and the latest of their durable marks.
+    /// Whether there is a segment from `at` on, and the latest durable mark of those.
     pub(super) fn marks_from(&mut self, mut at: usize) -> Result<(bool, Option<Position>), OpenError> {
         let (mut any, mut mark) = (false, None);
         while let Some((found, head)) = self.next_head(at)? {
@@ -183,7 +183,7 @@ impl<'a> Reader<'a> {
         Ok((any, mark))
     }
 
-    /// The segment head at a block that has one wrong bit, as it was written, and the byte and bit.
+    /// The segment head at a block with its one wrong bit corrected, and the byte and bit.
     pub(super) fn fixed_head(&mut self, at: usize) -> Result<Option<(SegmentHead, WrongBit)>, OpenError> {
         let Some(block) = self.bytes(at, BLOCK_BYTES)? else { return Ok(None) };
         let mut head = block[..SEGMENT_HEAD_BYTES].to_vec();
@@ -193,9 +193,9 @@ impl<'a> Reader<'a> {
         Ok(head.filter(|head| Some(head.life) == self.life()).map(|head| (head, (byte, bit))))
     }
 
-    /// Where in the file, and at which bit there, the one wrong bit of the segment at `at` is. A torn write
-    /// leaves whole sectors as they were before; that turning over one bit makes such a segment whole is an
-    /// accident that is not expected to happen.
+    /// The one wrong bit of the segment at `at`: its offset in the file and the bit there. A torn write
+    /// leaves whole sectors with their old content; that flipping one bit makes such a segment intact by
+    /// accident is improbable enough to ignore.
     pub(super) fn single_wrong_bit(&mut self, at: usize) -> Result<Option<(usize, u8)>, OpenError> {
         match self.segment(at)? {
             SegmentRead::None => Ok(self.fixed_head(at)?.map(|(_, (byte, bit))| (at + byte, bit))),
@@ -209,7 +209,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The one wrong bit in the frame that starts `rest`, if everything in `rest` is good when it is turned over.
+/// The one wrong bit in the frame that starts `rest`, if flipping it makes everything in `rest` good.
 fn fix_frame(rest: &[u8]) -> Option<(usize, u8)> {
     let (byte, bit) = wrong_bit_of_first(rest)?;
     let mut rest = rest.to_vec();
@@ -227,12 +227,12 @@ pub(super) fn wrong_bit_of_first(rest: &[u8]) -> Option<(usize, u8)> {
     let len = frame_bytes(rest)?;
     if len <= rest.len().min(WRONG_BIT_FRAME_BYTES_MAX)
         && let Some(found) = wrong_bit_of_frame(&rest[..len])
-        // Within the length it would be another frame.
+        // With a wrong length the frame would be another one.
         && found.0 >= 4
     {
         return Some(found);
     }
-    // A wrong length: where the frame ends is not known.
+    // A wrong length: where the frame ends is unknown.
     let mut rest = rest.to_vec();
     (0..32u8).map(|bit| (usize::from(bit / 8), bit % 8)).find(|&(byte, bit)| {
         rest[byte] ^= 1 << bit;

@@ -1,5 +1,5 @@
-//! The log over a disk that fails: whatever happens when, what was acknowledged comes back, in order and without
-//! a hole, and nothing comes back that was not given.
+//! The log over a faulty disk: after any sequence of faults, everything acknowledged comes back, in order and
+//! without a gap, and nothing comes back that was not appended.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -15,7 +15,7 @@ use crate::disk::sim::{Op, SimDisk};
 
 const GROUPS: u32 = 3;
 
-/// Files and chunks so small that everything wraps all the time.
+/// Files and chunks so small that wrapping happens constantly.
 pub(super) fn config() -> WalConfig {
     WalConfig {
         file_bytes: 64 << 10,
@@ -33,7 +33,7 @@ fn print(payload: &[u8]) -> Print {
     (payload.len(), layout::crc(payload))
 }
 
-/// What a test does to the log.
+/// A change that a test makes to the log.
 #[derive(Clone, Debug)]
 enum Change {
     Append { group: u32, id: LogId, payload: Print },
@@ -42,7 +42,7 @@ enum Change {
     Purge { group: u32, upto: LogId },
 }
 
-/// What a group should have.
+/// The expected state of a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct GroupModel {
     vote: Option<Vec<u8>>,
@@ -80,19 +80,19 @@ fn apply(state: &mut State, change: &Change) {
     }
 }
 
-/// What is known of the log from the outside.
+/// What the test knows of the log.
 struct Model {
-    /// What is certainly there, below the changes.
+    /// The certain state, before the changes.
     base: State,
-    /// Everything since, in order.
+    /// All changes since, oldest first.
     changes: Vec<Change>,
     /// How many of these were acknowledged.
     acknowledged: Arc<AtomicUsize>,
 }
 
-/// What came back is not what was acknowledged, or more than was given.
+/// What came back is less than what was acknowledged, or more than what was appended.
 #[derive(Debug)]
-#[allow(dead_code)] // It is there to be printed.
+#[allow(dead_code)] // Only printed.
 struct Loss {
     acknowledged: usize,
     given: usize,
@@ -111,7 +111,7 @@ impl Model {
         state
     }
 
-    /// `found` must be the state after all acknowledged changes and perhaps some more, in order.
+    /// `found` must be the state after all acknowledged changes and possibly some more, in order.
     fn check(&self, found: State) -> Result<State, Box<Loss>> {
         let acknowledged = self.acknowledged.load(Relaxed);
         let mut state = self.base.clone();
@@ -133,7 +133,7 @@ impl Model {
     }
 }
 
-/// Everything that the log has, read back.
+/// The whole content of the log, read back.
 fn read_all(wal: &Wal) -> State {
     let mut state = State::new();
     for group in wal.groups() {
@@ -153,28 +153,28 @@ fn read_all(wal: &Wal) -> State {
     state
 }
 
-/// Chance for the test, apart from the disk's.
-struct Dice(u64);
+/// The test's source of randomness, separate from the disk's.
+struct TestRng(u64);
 
-impl Dice {
+impl TestRng {
     fn roll(&mut self, sides: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (self.0 >> 33) % sides
     }
 }
 
-/// Where payloads come from: every one is a part of this.
+/// The source of payloads: each is a slice of this.
 fn pattern() -> Bytes {
     (0..30_000u32).map(|i| (i * i / 7) as u8).collect::<Vec<u8>>().into()
 }
 
-/// A log, its disk and what is known of it.
+/// A log, its disk and its expected state.
 struct Run {
     seed: u64,
     disk: SimDisk,
     wal: Wal,
     model: Model,
-    dice: Dice,
+    rng: TestRng,
     term: u64,
     pattern: Bytes,
 }
@@ -191,23 +191,23 @@ impl Run {
             disk,
             wal,
             model: Model::new(State::new()),
-            dice: Dice(seed ^ 0x5eed),
+            rng: TestRng(seed ^ 0x5eed),
             term: 1,
             pattern: pattern(),
         }
     }
 
-    /// One thing that a broker might do; errors of the disk are part of it.
+    /// One action of a broker; errors of the disk are part of it.
     fn act(&mut self) {
-        let group = 1 + self.dice.roll(u64::from(GROUPS)) as u32;
+        let group = 1 + self.rng.roll(u64::from(GROUPS)) as u32;
         let log = self.wal.group(RaftGroupId(group));
-        match self.dice.roll(20) {
+        match self.rng.roll(20) {
             0..8 => self.append(group, &log),
             8 => self.vote(group, &log),
             9 => self.truncate(group, &log),
             10 | 11 => self.purge(group, &log),
             12 => drop(self.wal.reclaim()),
-            13 => log.release_memory(self.dice.roll(200)),
+            13 => log.release_memory(self.rng.roll(200)),
             14 => drop(self.wal.step_seal()),
             15 => drop(self.wal.step_prepare()),
             _ => drop(self.wal.step()),
@@ -225,12 +225,12 @@ impl Run {
 
     fn append(&mut self, group: u32, log: &GroupLog) {
         let start = self.model.now().get(&group).map_or(0, GroupModel::end);
-        let count = 1 + self.dice.roll(4);
+        let count = 1 + self.rng.roll(4);
         let mut drafts = Vec::new();
         let before = self.model.changes.len();
         for index in start..start + count {
-            let bytes = if self.dice.roll(30) == 0 { 20_000 } else { self.dice.roll(3000) };
-            let start = self.dice.roll(10_000) as usize;
+            let bytes = if self.rng.roll(30) == 0 { 20_000 } else { self.rng.roll(3000) };
+            let start = self.rng.roll(10_000) as usize;
             let payload = self.pattern.slice(start..start + bytes as usize);
             let id = LogId::new(self.term, index);
             self.model.changes.push(Change::Append { group, id, payload: print(&payload) });
@@ -253,7 +253,7 @@ impl Run {
     fn truncate(&mut self, group: u32, log: &GroupLog) {
         let state = self.model.now();
         let Some(model) = state.get(&group) else { return };
-        let back = self.dice.roll(4).min(model.entries.len() as u64) as usize;
+        let back = self.rng.roll(4).min(model.entries.len() as u64) as usize;
         let at = model.entries.len() - back;
         let keep = at.checked_sub(1).map(|last| model.entries[last].0).or(model.purged);
         if log.truncate_after(keep).is_ok() {
@@ -264,13 +264,13 @@ impl Run {
     fn purge(&mut self, group: u32, log: &GroupLog) {
         let state = self.model.now();
         let Some(model) = state.get(&group).filter(|model| !model.entries.is_empty()) else { return };
-        let upto = model.entries[self.dice.roll(model.entries.len() as u64) as usize].0;
+        let upto = model.entries[self.rng.roll(model.entries.len() as u64) as usize].0;
         if log.purge(upto).is_ok() {
             self.model.changes.push(Change::Purge { group, upto });
         }
     }
 
-    /// Lets the disk or the process end and opens what is left.
+    /// Crashes the disk or the process and reopens what is left.
     fn end(&mut self, end: impl FnOnce(&SimDisk) -> SimDisk) -> Result<(), Box<Loss>> {
         self.disk = end(&self.disk);
         let (wal, _) = open(&self.disk).unwrap_or_else(|e| panic!("seed {}: {e}", self.seed));
@@ -280,30 +280,30 @@ impl Run {
         Ok(())
     }
 
-    /// Something that goes wrong.
+    /// A random fault.
     fn fault(&mut self) -> Result<(), Box<Loss>> {
-        match self.dice.roll(6) {
+        match self.rng.roll(6) {
             0 => self.end(SimDisk::crash),
             1 => self.end(SimDisk::kill),
             2 | 3 => {
-                self.disk.cut_power_after(self.dice.roll(12));
+                self.disk.cut_power_after(self.rng.roll(12));
                 for _ in 0..60 {
                     self.act();
                 }
                 self.end(SimDisk::crash)
             }
             4 => {
-                let op = [Op::Write, Op::Sync, Op::SyncDir, Op::Rename, Op::Open][self.dice.roll(5) as usize];
-                self.disk.fail(op, "wal", 1 + self.dice.roll(4), io::ErrorKind::Other);
+                let op = [Op::Write, Op::Sync, Op::SyncDir, Op::Rename, Op::Open][self.rng.roll(5) as usize];
+                self.disk.fail(op, "wal", 1 + self.rng.roll(4), io::ErrorKind::Other);
                 for _ in 0..60 {
                     self.act();
                 }
-                if self.dice.roll(2) == 0 { self.end(SimDisk::crash) } else { self.end(SimDisk::kill) }
+                if self.rng.roll(2) == 0 { self.end(SimDisk::crash) } else { self.end(SimDisk::kill) }
             }
             _ => {
-                // The disk is full for a while; what cannot be written waits.
+                // The disk is full for a while; writes that do not fit wait.
                 let used: usize = self.disk.files().values().map(Vec::len).sum();
-                self.disk.set_capacity(Some(used as u64 + self.dice.roll(128 << 10)));
+                self.disk.set_capacity(Some(used as u64 + self.rng.roll(128 << 10)));
                 for _ in 0..40 {
                     self.act();
                 }
@@ -316,14 +316,14 @@ impl Run {
     }
 }
 
-/// A life of a log: its fingerprint, or the first loss.
+/// One lifetime of a log: returns its fingerprint, or the first loss.
 fn live(seed: u64, buffered: bool) -> Result<u64, Box<Loss>> {
     let disk = SimDisk::new(seed);
     disk.set_refuses_direct(buffered);
     disk.set_short_reads(seed.is_multiple_of(3));
     let mut run = Run::new(seed, disk);
     for _ in 0..6 {
-        for _ in 0..run.dice.roll(80) {
+        for _ in 0..run.rng.roll(80) {
             run.act();
         }
         run.fault()?;
@@ -342,7 +342,7 @@ fn whatever_happens_when_what_was_acknowledged_comes_back_without_a_hole() {
     }
 }
 
-/// The control: a log that acknowledges before it writes must not pass.
+/// The control: a log that acknowledges before it writes must fail the test.
 #[cfg(feature = "unsafe-ack-before-sync")]
 #[test]
 fn a_log_that_acknowledges_too_early_is_caught() {

@@ -1,4 +1,4 @@
-//! What writes the log: a thread of its own, or step by step for a simulation.
+//! The log's writer: a thread, or single steps for a simulation.
 
 use std::{
     io::{self, IoSlice},
@@ -13,7 +13,7 @@ use super::{
     files::{Ready, write_head},
     gather::GatherPolicy,
     layout::{FileHead, Position, file_name},
-    log::{Done, Log, Segment, Shared, Wake},
+    log::{Done, Log, Segment, SharedLog, Wake},
     priority::Priority,
 };
 use crate::disk::DiskFile;
@@ -21,41 +21,40 @@ use crate::disk::DiskFile;
 /// Buffers that one write gathers without an allocation.
 const PARTS_INLINE: usize = 8;
 
-/// A write of so many bytes is long: the log is busy. A short one does not wait for so much.
+/// A write of at least this many bytes is long: the log is busy. A shorter one gathers fewer bytes.
 const LONG_WRITE_BYTES: usize = 64 << 10;
-/// So much is worth a write of its own at once.
+/// This many pending bytes are worth a write at once.
 const ENOUGH_BYTES: usize = 512 << 10;
-/// Behind a long write the wait may be so many times as long: few large writes cost less than many, and whoever has no
-/// answer yet asks for more at a time.
+/// After a long write the wait may be this many times longer: few large writes cost less than many small
+/// ones, and clients that are still waiting for a reply send larger requests next time.
 const BUSY_WAITS: u32 = 3;
 
-/// What one step of the writer did.
+/// Result of one step of the writer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// There was nothing to write.
+    /// Nothing was pending.
     Idle,
-    /// What was there is durable, and those who waited for it know.
+    /// Everything pending is durable, and its callbacks have run.
     Wrote,
-    /// The next file cannot be made yet; nobody was told anything.
+    /// The next file cannot be created yet; no callback has run.
     Blocked,
     /// The log has failed.
     Failed(WalFailed),
 }
 
-/// How far an idle log has come to rest.
+/// How far an idle log has released its resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rest {
-    /// The mark of the last acknowledged write is not on disk yet.
+enum IdleStage {
+    /// The durable mark of the last acknowledged write is not on disk yet.
     Unmarked,
-    /// It is; spare memory is still held.
+    /// The mark is on disk; spare memory is still held.
     Marked,
-    /// Nothing is left to do.
     Trimmed,
 }
 
-/// The one who writes.
+/// The state of the writer.
 pub(super) struct Writer {
-    shared: Arc<Shared>,
+    shared: Arc<SharedLog>,
     segments: Vec<Segment>,
     done: Vec<Done>,
     /// The file that was written last.
@@ -64,23 +63,34 @@ pub(super) struct Writer {
     /// Length of the last write.
     wrote_bytes: usize,
     gather: GatherPolicy,
-    /// The same behind long writes.
+    /// The policy after long writes.
     busy_gather: GatherPolicy,
-    rest: Rest,
-    /// A step makes files itself and does not wait for anything.
+    idle_stage: IdleStage,
+    /// Without threads a step creates files itself and never waits.
     stepped: bool,
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, stepped: bool) -> Writer {
+    pub(super) fn new(shared: Arc<SharedLog>, stepped: bool) -> Writer {
         let durable = shared.durable();
         shared.files.want(durable.seq() + 1);
-        // The start has written nothing that a mark would be needed for.
+        // Opening the log wrote nothing that needs a mark.
         let (segments, done, file) = (Vec::new(), Vec::new(), None);
         let gather = GatherPolicy::new(shared.config.gather);
         let busy_gather = GatherPolicy::stretching(shared.config.gather * BUSY_WAITS);
-        let (wrote_bytes, rest) = (0, Rest::Marked);
-        Writer { shared, segments, done, file, durable, wrote_bytes, gather, busy_gather, rest, stepped }
+        let (wrote_bytes, idle_stage) = (0, IdleStage::Marked);
+        Writer {
+            shared,
+            segments,
+            done,
+            file,
+            durable,
+            wrote_bytes,
+            gather,
+            busy_gather,
+            idle_stage,
+            stepped,
+        }
     }
 
     /// Writes until the log stops.
@@ -93,20 +103,20 @@ impl Writer {
             priority.wrote(self.wrote_long());
         }
         self.close();
-        self.refuse_the_rest();
+        self.fail_pending();
     }
 
-    /// Notes in the last file that nothing follows, so that the next start need not look for it. A log that cannot
-    /// be closed is one that was killed.
+    /// Writes in the last file that nothing follows, so that the next start need not search for it. A log
+    /// that cannot be closed is left as after a kill.
     pub(super) fn close(&mut self) {
         let Some((_, ready)) = self.file.take() else { return };
         let head = FileHead { closed_at: self.durable.offset() as u64, ..ready.head };
         if let Err(error) = write_head(&*ready.file, head) {
-            tracing::warn!(?error, "the log's last file cannot be closed");
+            tracing::warn!(?error, "cannot close the last log file");
         }
     }
 
-    /// Waits for work and takes it; `false` when the log stops.
+    /// Waits for pending frames and takes them; `false` when the log stops.
     fn wait(&mut self) -> bool {
         let shared = self.shared.clone();
         let mut log = shared.lock();
@@ -118,34 +128,34 @@ impl Writer {
         true
     }
 
-    /// `false` when the log stops. A log at rest gets one seal, so that the mark of what was acknowledged last is on
-    /// disk too, and gives its spare memory back.
+    /// Waits for pending frames; `false` when the log stops. An idle log gets one seal, so that the last
+    /// durable mark is on disk too, and releases its spare memory.
     fn wait_for_work(&mut self, log: &mut MutexGuard<'_, Log>) -> bool {
         while !log.has_work() {
-            if log.stopping && self.rest != Rest::Unmarked {
+            if log.stopping && self.idle_stage != IdleStage::Unmarked {
                 return false;
             }
             if !log.stopping && !self.sleep(log, Wake::ANY, self.pause()) {
                 continue;
             }
-            match self.rest {
-                Rest::Unmarked => {
+            match self.idle_stage {
+                IdleStage::Unmarked => {
                     self.shared.pool.shrink();
                     log.put_seal();
                 }
-                Rest::Marked => {
+                IdleStage::Marked => {
                     log.close_chunk();
                     self.shared.pool.trim();
-                    self.rest = Rest::Trimmed;
+                    self.idle_stage = IdleStage::Trimmed;
                 }
-                Rest::Trimmed => {}
+                IdleStage::Trimmed => {}
             }
         }
         true
     }
 
-    /// Where calls are dense, lets more of them come before they are written.
-    #[allow(clippy::disallowed_methods)] // How dense calls are is measured where they come; no result depends on it.
+    /// Where calls are frequent, waits for more of them before the write.
+    #[allow(clippy::disallowed_methods)] // The rate of calls is measured where they arrive; no result depends on it.
     fn gather_calls(&mut self, log: &mut MutexGuard<'_, Log>) {
         let busy = self.wrote_long();
         let bytes = if busy { ENOUGH_BYTES } else { LONG_WRITE_BYTES };
@@ -170,7 +180,7 @@ impl Writer {
         if busy { &mut self.busy_gather } else { &mut self.gather }
     }
 
-    /// Waits for so long at most; whether nothing came at all.
+    /// Waits for at most this long; returns whether nothing arrived.
     fn sleep(&self, log: &mut MutexGuard<'_, Log>, wake: Wake, pause: Option<Duration>) -> bool {
         log.wake_at = Some(wake);
         let timed_out = match pause {
@@ -185,21 +195,21 @@ impl Writer {
     }
 
     fn pause(&self) -> Option<Duration> {
-        match self.rest {
-            Rest::Unmarked => Some(self.shared.config.seal_after),
-            Rest::Marked => Some(self.shared.config.trim_after),
-            Rest::Trimmed => None,
+        match self.idle_stage {
+            IdleStage::Unmarked => Some(self.shared.config.seal_after),
+            IdleStage::Marked => Some(self.shared.config.trim_after),
+            IdleStage::Trimmed => None,
         }
     }
 
-    /// Takes everything that is to be written. Each flush carries the mark of those before it, so only one that
-    /// somebody waits for needs another one behind it.
+    /// Takes everything pending. Each flush carries the mark of those before it, so only a flush with a
+    /// callback needs another one after it.
     fn take(&mut self, log: &mut Log) {
-        self.rest = if log.has_listener() { Rest::Unmarked } else { Rest::Marked };
+        self.idle_stage = if log.has_listener() { IdleStage::Unmarked } else { IdleStage::Marked };
         log.take(&mut self.segments, &mut self.done);
     }
 
-    /// Writes what is there now; for a log that has no thread.
+    /// Writes what is pending, for a log without threads.
     pub(super) fn step(&mut self) -> Step {
         if self.segments.is_empty() && self.done.is_empty() {
             let shared = self.shared.clone();
@@ -215,9 +225,9 @@ impl Writer {
         self.flush()
     }
 
-    /// Writes the seal that an idle log gets.
+    /// Writes the seal of an idle log.
     pub(super) fn seal(&mut self) -> Step {
-        if self.rest == Rest::Unmarked {
+        if self.idle_stage == IdleStage::Unmarked {
             self.shared.with(|log| log.put_seal());
         }
         self.step()
@@ -225,27 +235,27 @@ impl Writer {
 
     fn flush(&mut self) -> Step {
         #[cfg(feature = "unsafe-ack-before-sync")]
-        tell(&mut self.done, &Ok(()));
+        complete(&mut self.done, &Ok(()));
         match self.write() {
             Ok(true) => {
-                tell(&mut self.done, &Ok(()));
+                complete(&mut self.done, &Ok(()));
                 Step::Wrote
             }
             Ok(false) => Step::Blocked,
             Err(failed) => {
                 tracing::error!(%failed, "the log has failed");
                 self.shared.with(|log| log.failed = Some(failed.clone()));
-                tell(&mut self.done, &Err(failed.clone()));
+                complete(&mut self.done, &Err(failed.clone()));
                 self.segments.clear();
-                self.refuse_the_rest();
+                self.fail_pending();
                 (self.shared.config.on_failure)(&failed);
                 Step::Failed(failed)
             }
         }
     }
 
-    /// Writes file by file: none is written before the one in front of it is durable. `false` if the next file is
-    /// not there yet.
+    /// Writes file by file: none is written before the previous one is durable. `false` if the next file does
+    /// not exist yet.
     fn write(&mut self) -> Result<bool, WalFailed> {
         while let Some(first) = self.segments.first().map(|segment| segment.at) {
             let failed = |error: io::Error| WalFailed {
@@ -284,7 +294,7 @@ impl Writer {
         Ok(Some(ready))
     }
 
-    #[allow(clippy::disallowed_methods)] // How long a sync takes is measured where it happens; nothing depends on it.
+    #[allow(clippy::disallowed_methods)] // The duration of a sync is measured where it happens; no result depends on it.
     fn write_part(&self, ready: &Ready, count: usize) -> io::Result<Position> {
         let (segments, file) = (&self.segments[..count], &*ready.file);
         segments.iter().for_each(|segment| segment.finish(self.durable, ready.head.life));
@@ -296,7 +306,8 @@ impl Writer {
         }
         let took = started.elapsed();
         let end = Position::new(last.at.seq(), last.at.offset() + last.range.len());
-        // In the second half of a file the one behind the next is wanted too: under load two are ahead.
+        // In the second half of a file the one after the next is wanted too: under load two are created
+        // ahead.
         if first.at.offset() < last.file_middle() && end.offset() >= last.file_middle() {
             self.shared.files.want(last.at.seq() + 2);
         }
@@ -306,8 +317,8 @@ impl Writer {
         Ok(end)
     }
 
-    /// Tells everybody who waits that nothing more is written.
-    fn refuse_the_rest(&mut self) {
+    /// Completes all callbacks with the failure.
+    fn fail_pending(&mut self) {
         let failed = self.shared.with(|log| {
             let stopped = WalFailed {
                 file: file_name(log.end().seq()),
@@ -318,7 +329,7 @@ impl Writer {
             log.failed.get_or_insert(stopped).clone()
         });
         self.segments.clear();
-        tell(&mut self.done, &Err(failed));
+        complete(&mut self.done, &Err(failed));
     }
 }
 
@@ -334,7 +345,8 @@ fn write_segments(file: &dyn DiskFile, segments: &[Segment], at: u64) -> io::Res
     file.write_at(&parts[..segments.len()], at)
 }
 
-fn tell(done: &mut Vec<Done>, result: &Result<(), WalFailed>) {
-    // The newest first: it stands for those before it, which whoever waits for several then need not look at.
+fn complete(done: &mut Vec<Done>, result: &Result<(), WalFailed>) {
+    // The newest first: it implies those before it, so that a caller with several pending appends is woken
+    // once.
     done.drain(..).rev().for_each(|done| done(result.clone()));
 }

@@ -1,6 +1,6 @@
-//! Chance from a seed: the same seed gives the same faults.
+//! Pseudo-random numbers from a seed: the same seed gives the same faults.
 
-/// A small generator (the "splitmix" step); good enough to choose faults, and nothing else.
+/// A small generator (the "splitmix" step): good enough to choose faults, and for nothing else.
 #[derive(Clone, Debug)]
 pub(super) struct Chance(u64);
 

@@ -1,11 +1,11 @@
-//! The bytes of one file: what a reader sees, and what a power cut leaves.
+//! The content of one file: what a reader sees, and what survives a power cut.
 
 use std::ops::Range;
 
 use super::chance::Chance;
 use crate::disk::BLOCK_BYTES;
 
-/// A sector is written whole or not at all; everything larger can be torn.
+/// A sector is written atomically; anything larger can be torn.
 pub(super) const SECTOR_BYTES: usize = 512;
 
 #[derive(Clone, Debug)]
@@ -25,13 +25,13 @@ enum Change {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Content {
     now: Vec<u8>,
-    /// What is durable, where that is not what a reader sees.
+    /// The durable content, where it differs from what a reader sees.
     base: Option<Vec<u8>>,
-    /// What a reader sees and no sync has covered, in order.
+    /// Changes that a reader sees and no sync has covered, oldest first.
     pending: Vec<Change>,
-    /// A sync has failed: what it should have covered will never be durable.
+    /// A sync has failed: what it should have covered never becomes durable.
     lossy: bool,
-    /// Where reads fail.
+    /// Ranges where reads fail.
     bad: Vec<Range<usize>>,
 }
 
@@ -48,7 +48,7 @@ impl Content {
         self.now.len()
     }
 
-    /// Changes bytes behind everybody's back, on the medium too.
+    /// Corrupts bytes, on the medium too.
     pub(super) fn rot(&mut self, change: impl Fn(&mut [u8])) {
         change(&mut self.now);
         if let Some(base) = &mut self.base {
@@ -73,7 +73,7 @@ impl Content {
         self.change(Change::SetLen(len));
     }
 
-    /// A write that is durable when it returns. What else is pending stays as it is.
+    /// A write that is durable when it returns. Other pending changes stay pending.
     pub(super) fn write_durably(&mut self, at: usize, data: &[u8]) {
         let change = Change::Write { at, data: data.to_vec(), durable: true };
         if self.base.is_some() {
@@ -111,7 +111,7 @@ impl Content {
         self.lossy = true;
     }
 
-    /// Forgets what the cache takes for written and the medium has not.
+    /// Drops cached pages that the medium does not have.
     pub(super) fn drop_clean(&mut self) {
         if let (true, Some(base)) = (self.lossy, &self.base) {
             self.now = base.clone();
@@ -120,13 +120,13 @@ impl Content {
         }
     }
 
-    /// What a power cut leaves: any mixture of what was durable and what was not yet, page by page or sector by
+    /// What survives a power cut: any mixture of durable and pending changes, page by page or sector by
     /// sector, in any order.
     pub(super) fn after_power_cut(&self, chance: &mut Chance) -> Vec<u8> {
         let Some(base) = &self.base else { return self.now.clone() };
         let count = self.pending.len();
         let mode = chance.below(4);
-        // How many of the changes something has seen, of which it has certainly seen the first few.
+        // The number of changes applied, of which the first few are certain.
         let seen = |certain: usize, chance: &mut Chance| match mode {
             0 => certain,
             1 => count,
@@ -147,7 +147,7 @@ impl Content {
         out
     }
 
-    /// How many of the changes are durable in a range, because a write of them is.
+    /// How many of the changes a write of this range makes durable.
     fn certain(&self, range: &Range<usize>) -> usize {
         let durable =
             |change: &Change| matches!(change, Change::Write { durable: true, .. }) && change.touches(range);
@@ -180,7 +180,7 @@ impl Change {
         }
     }
 
-    /// Applies the part that lies in `range`; lengths are somebody else's business.
+    /// Applies the part that lies in `range`; the caller handles lengths.
     fn apply_within(&self, out: &mut [u8], range: &Range<usize>) {
         match self {
             Change::Write { at, data, .. } => {
@@ -199,7 +199,7 @@ impl Change {
     }
 }
 
-/// The sectors of a write that reached the medium before it failed: none, all, the first few, or any.
+/// The sectors of a failed write that reached the medium: none, all, the first few, or any.
 pub(super) fn torn_ranges(len: usize, chance: &mut Chance) -> Vec<Range<usize>> {
     let sectors = len.div_ceil(SECTOR_BYTES);
     let sector = |i: usize| i * SECTOR_BYTES..((i + 1) * SECTOR_BYTES).min(len);

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use super::{Fate, Op, SimDisk, Target, content::torn_ranges, digest, power_is_off, whole_or_torn};
+use super::{Op, Outcome, SimDisk, Target, content::torn_ranges, digest, power_is_off, whole_or_torn};
 use crate::disk::{BLOCK_BYTES, DiskFile};
 
 /// An open file of the disk.
@@ -20,7 +20,7 @@ pub(super) struct SimFile {
 }
 
 impl SimFile {
-    /// What the kernel refuses of a direct file.
+    /// What the kernel refuses for a direct file.
     fn check_aligned(&self, address: usize, len: usize, position: u64) -> io::Result<()> {
         let aligned = [address, len, position as usize].iter().all(|n| n.is_multiple_of(BLOCK_BYTES));
         if self.direct && !aligned { Err(io::ErrorKind::InvalidInput.into()) } else { Ok(()) }
@@ -39,8 +39,8 @@ impl DiskFile for SimFile {
 
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
         self.check_aligned(buf.as_ptr() as usize, buf.len(), position)?;
-        let (mut state, fate) = self.disk.begin(Op::Read, Target::File(self), position)?;
-        if let Fate::Torn(error) = fate {
+        let (mut state, outcome) = self.disk.begin(Op::Read, Target::File(self), position)?;
+        if let Outcome::Torn(error) = outcome {
             return Err(error);
         }
         let content = &state.files[&self.id];
@@ -63,19 +63,19 @@ impl DiskFile for SimFile {
         bufs.iter().try_for_each(|b| self.check_aligned(b.as_ptr() as usize, b.len(), position))?;
         let mut data = Vec::new();
         bufs.iter().for_each(|buf| data.extend_from_slice(buf));
-        let (mut state, fate) =
+        let (mut state, outcome) =
             self.disk.begin(Op::Write, Target::File(self), position ^ digest(&data) << 32)?;
         let at = position as usize;
         let room = state.len_max(self.id).saturating_sub(position).min(data.len() as u64) as usize;
-        match fate {
-            Fate::Done => {
+        match outcome {
+            Outcome::Done => {
                 let fits = if room < data.len() { room / BLOCK_BYTES * BLOCK_BYTES } else { room };
                 if fits > 0 {
                     state.write(self.id, at, &data[..fits], self.durable);
                 }
                 if fits < data.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
             }
-            Fate::Torn(error) => {
+            Outcome::Torn(error) => {
                 let kept = torn_ranges(room, &mut state.chance);
                 for range in kept {
                     state.write(self.id, at + range.start, &data[range], self.durable);
@@ -86,15 +86,15 @@ impl DiskFile for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let (mut state, fate) = self.disk.begin(Op::Sync, Target::File(self), 0)?;
+        let (mut state, outcome) = self.disk.begin(Op::Sync, Target::File(self), 0)?;
         let state = &mut *state;
         let content = state.files.get_mut(&self.id).expect("an open file has its content");
-        match fate {
-            Fate::Done => {
+        match outcome {
+            Outcome::Done => {
                 content.sync();
                 Ok(())
             }
-            Fate::Torn(error) => {
+            Outcome::Torn(error) => {
                 content.sync_badly(&mut state.chance);
                 Err(error)
             }
@@ -111,11 +111,11 @@ impl DiskFile for SimFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.check_writable()?;
-        let (mut state, fate) = self.disk.begin(Op::SetLen, Target::File(self), len)?;
+        let (mut state, outcome) = self.disk.begin(Op::SetLen, Target::File(self), len)?;
         if len > state.len_max(self.id) {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        whole_or_torn(&mut state, fate, |state| {
+        whole_or_torn(&mut state, outcome, |state| {
             state.files.get_mut(&self.id).expect("an open file has its content").set_len(len as usize);
             Ok(())
         })

@@ -1,4 +1,4 @@
-//! A disk in memory that fails as disks fail: for tests.
+//! A simulated disk in memory, with the faults of real disks, for tests.
 
 mod chance;
 mod content;
@@ -23,26 +23,26 @@ use content::Content;
 use file::SimFile;
 use names::{Names, Node};
 
-/// What is done to a disk, for faults and counts.
+/// A disk operation, for fault injection and counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Op {
-    /// Opening a file; it makes one in some modes.
+    /// Opening a file, which creates it in some modes.
     Open,
-    /// Making a directory.
+    /// Creating a directory.
     CreateDir,
     /// Reading a file.
     Read,
     /// Writing a file.
     Write,
-    /// Making a file's bytes durable.
+    /// Syncing a file.
     Sync,
-    /// Cutting or extending a file.
+    /// Truncating or extending a file.
     SetLen,
     /// Renaming a file.
     Rename,
     /// Removing a file.
     Remove,
-    /// Making a directory's names durable.
+    /// Syncing a directory.
     SyncDir,
     /// Listing a directory.
     List,
@@ -59,28 +59,28 @@ type Hook = Arc<dyn Fn(Op, &Path) + Send + Sync>;
 
 /// A disk in memory. Clones are the same disk.
 ///
-/// Everything it does follows from the seed and the order of the calls; [`fingerprint`](SimDisk::fingerprint)
-/// tells two runs apart.
+/// Its behaviour follows from the seed and the order of the calls alone;
+/// [`fingerprint`](SimDisk::fingerprint) shows whether two runs differ.
 ///
-/// Fault budget, that is, what it may do and what it never does:
-/// * **Power cut** ([`crash`](SimDisk::crash)): of what was written through the cache and not synced, each 4 KiB
-///   page or each 512-byte sector survives in any version that it had since the last sync, whatever the order of
-///   the writes; so does the length. Names that were made, renamed or removed since the directory's last
-///   `sync_dir` survive one by one, in any combination; one rename is never half done. What was synced, or
-///   written to a direct file by a call that returned, always survives.
-/// * **Power cut during an operation** ([`cut_power_after`](SimDisk::cut_power_after)): that operation has none,
-///   some or all of its effect: any subset of a write's sectors, a name changed or not. It and all later ones
-///   fail. A sector is never torn.
-/// * **End of the process** ([`kill`](SimDisk::kill)): nothing is lost, and what was not durable still is not.
-/// * **Errors** ([`fail`](SimDisk::fail)): the operation has none, some or all of its effect. After a failed sync
-///   the cache takes for written what it did not write, so that a second sync succeeds and the bytes are gone with
-///   the next power cut, or when the file is opened for reading from the medium.
-/// * **Full disk** ([`set_capacity`](SimDisk::set_capacity)): a write that makes a file longer keeps what fits and
-///   fails with `StorageFull`; bytes that a file has already can always be written.
-/// * **Rot** ([`flip`](SimDisk::flip), [`overwrite`](SimDisk::overwrite), [`spoil`](SimDisk::spoil)): only where
-///   and when a test says so. Reads never give other bytes than those on the disk.
-/// * **Short reads** ([`set_short_reads`](SimDisk::set_short_reads)): a read may give fewer bytes than there are,
-///   never none, and whole blocks from a direct file.
+/// Fault budget: what the disk may do and what it never does:
+/// * **Power cut** ([`crash`](SimDisk::crash)): of what was written through the cache and not synced, each 4
+///   KiB page or each 512-byte sector survives in any version that it had since the last sync, regardless of
+///   the order of the writes; the same holds for the length. Names that were created, renamed or removed
+///   since the directory's last `sync_dir` survive individually, in any combination; a rename is atomic. What
+///   was synced, or written to a direct file by a call that returned, always survives.
+/// * **Power cut during an operation** ([`cut_power_after`](SimDisk::cut_power_after)): that operation has
+///   none, some or all of its effect: any subset of a write's sectors, a name changed or not. It and all
+///   later ones fail. A sector is never torn.
+/// * **End of the process** ([`kill`](SimDisk::kill)): nothing is lost, and what was not durable stays so.
+/// * **Errors** ([`fail`](SimDisk::fail)): the operation has none, some or all of its effect. After a failed
+///   sync the cache considers the lost pages written, so that a second sync succeeds and the bytes are gone
+///   after the next power cut, or when the file is opened for reading from the medium.
+/// * **Full disk** ([`set_capacity`](SimDisk::set_capacity)): a write that extends a file keeps what fits and
+///   fails with `StorageFull`; existing bytes of a file can always be overwritten.
+/// * **Bit rot** ([`flip`](SimDisk::flip), [`overwrite`](SimDisk::overwrite), [`spoil`](SimDisk::spoil)):
+///   only where and when a test asks for it. Reads return exactly the bytes on the disk.
+/// * **Short reads** ([`set_short_reads`](SimDisk::set_short_reads)): a read may return fewer bytes than
+///   there are, but at least one, and whole blocks from a direct file.
 #[derive(Clone)]
 pub struct SimDisk {
     inner: Arc<Inner>,
@@ -114,10 +114,10 @@ struct State {
     fingerprint: u64,
 }
 
-/// What becomes of an operation.
-enum Fate {
+/// The outcome of an operation.
+enum Outcome {
     Done,
-    /// It fails, and has some of its effect.
+    /// It fails after some of its effect.
     Torn(io::Error),
 }
 
@@ -143,7 +143,7 @@ impl SimDisk {
         self.inner.state.lock()
     }
 
-    /// Cuts the power: this disk does nothing any more, and the one that is given back has what survived.
+    /// Cuts the power: this disk stops working, and the returned one has what survived.
     pub fn crash(&self) -> SimDisk {
         self.end(|state| {
             let names = state.names.after_power_cut(&mut state.chance);
@@ -155,8 +155,8 @@ impl SimDisk {
         })
     }
 
-    /// Ends the process that uses the disk: its handles do nothing any more, and the disk that is given back
-    /// has everything; what was not durable still is not.
+    /// Ends the process that uses the disk: its handles stop working, and the returned disk has everything;
+    /// what was not durable stays so.
     pub fn kill(&self) -> SimDisk {
         if self.state().off {
             return self.crash();
@@ -164,7 +164,7 @@ impl SimDisk {
         self.end(|state| (state.names.clone(), std::mem::take(&mut state.files)))
     }
 
-    /// Another disk with the same content, durable and not; this one goes on.
+    /// A copy of the disk with the same durable and pending content; this one keeps working.
     pub fn fork(&self) -> SimDisk {
         let mut state = self.state();
         let (names, files) = (state.names.clone(), state.files.clone());
@@ -179,56 +179,56 @@ impl SimDisk {
         state.successor(names, files)
     }
 
-    /// Cuts the power during the operation behind the next `count` ones that can change the disk. For
-    /// `count` = 0, 1, 2 … this covers every moment of a run.
+    /// Cuts the power during the operation that follows the next `count` operations that can change the disk.
+    /// `count` = 0, 1, 2 … covers every moment of a run.
     pub fn cut_power_after(&self, count: u64) {
         let mut state = self.state();
         state.cut_after = Some(state.changes + count);
     }
 
-    /// Whether the power is cut.
+    /// Whether the power is off.
     pub fn is_off(&self) -> bool {
         self.state().off
     }
 
-    /// Operations so far that could change the disk.
+    /// Number of operations so far that could change the disk.
     pub fn changes(&self) -> u64 {
         self.state().changes
     }
 
-    /// Operations of one kind so far.
+    /// Number of operations of one kind so far.
     pub fn count(&self, op: Op) -> u64 {
         self.state().counts.get(&op).copied().unwrap_or(0)
     }
 
-    /// Lets the `nth` operation of a kind from now on fail, 1 being the next, counting those on a path that
-    /// contains `name_part`. It fails once.
+    /// Makes the `nth` operation of a kind from now on fail once; 1 is the next one. Counts only operations
+    /// on a path that contains `name_part`.
     pub fn fail(&self, op: Op, name_part: &str, nth: u64, error: io::ErrorKind) {
         let fault = Fault { op, name_part: name_part.to_string(), countdown: nth, error };
         self.state().faults.push(fault);
     }
 
-    /// How many bytes all files may have together; `None` for any.
+    /// Limits the total bytes of all files; `None` removes the limit.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity_bytes = bytes;
     }
 
-    /// Whether reads may give fewer bytes than there are.
+    /// Sets whether reads may return fewer bytes than there are.
     pub fn set_short_reads(&self, short: bool) {
         self.state().short_reads = short;
     }
 
-    /// Whether files that are asked for as direct are opened through the page cache, as some file systems do.
+    /// Sets whether direct files are opened through the page cache, as some file systems do.
     pub fn set_refuses_direct(&self, refuses: bool) {
         self.state().refuses_direct = refuses;
     }
 
-    /// Calls `hook` before each operation, without any lock held: it may block, or change the disk's faults.
+    /// Calls `hook` before each operation with no lock held: it may block, or change the disk's faults.
     pub fn set_hook(&self, hook: impl Fn(Op, &Path) + Send + Sync + 'static) {
         *self.inner.hook.lock() = Some(Arc::new(hook));
     }
 
-    /// Turns over the bits of `mask` at `offset`, on the medium.
+    /// Flips the bits of `mask` at `offset`, on the medium.
     pub fn flip(&self, path: impl AsRef<Path>, offset: u64, mask: u8) -> io::Result<()> {
         self.rot(path.as_ref(), offset, 1, |bytes| bytes[0] ^= mask)
     }
@@ -254,7 +254,7 @@ impl SimDisk {
         Ok(())
     }
 
-    /// Lets reads that touch `range` fail from now on.
+    /// Makes reads that touch `range` fail from now on.
     pub fn spoil(&self, path: impl AsRef<Path>, range: Range<u64>) -> io::Result<()> {
         self.state().content(path.as_ref())?.spoil(range.start as usize..range.end as usize);
         Ok(())
@@ -265,7 +265,7 @@ impl SimDisk {
         Ok(self.state().content(path.as_ref())?.bytes().to_vec())
     }
 
-    /// Puts a file in place, durably.
+    /// Creates a file with this content, durably.
     pub fn write_file(&self, path: impl AsRef<Path>, bytes: &[u8]) -> io::Result<()> {
         let path = path.as_ref();
         let mut state = self.state();
@@ -284,13 +284,13 @@ impl SimDisk {
         named.map(|(path, id)| (path.into(), state.files[&id].bytes().to_vec())).collect()
     }
 
-    /// A number that two disks share when the same was done to both, down to the bytes.
+    /// A fingerprint that is equal for two disks with the same history, down to the bytes.
     pub fn fingerprint(&self) -> u64 {
         self.state().fingerprint
     }
 
-    /// Notes an operation and decides what becomes of it. An open file goes by the name that it has now.
-    fn begin(&self, op: Op, target: Target<'_>, detail: u64) -> io::Result<(MutexGuard<'_, State>, Fate)> {
+    /// Records an operation and decides its outcome. An open file is matched by its current name.
+    fn begin(&self, op: Op, target: Target<'_>, detail: u64) -> io::Result<(MutexGuard<'_, State>, Outcome)> {
         let hook = self.inner.hook.lock().clone();
         if let Some(hook) = hook {
             let path = self.state().path(&target);
@@ -300,19 +300,19 @@ impl SimDisk {
         if state.off {
             return Err(power_is_off());
         }
-        let fate = state.fate(op, &target, detail);
-        Ok((state, fate))
+        let outcome = state.outcome(op, &target, detail);
+        Ok((state, outcome))
     }
 }
 
-/// What an operation is done to.
+/// The target of an operation.
 enum Target<'a> {
     Path(&'a Path),
     File(&'a SimFile),
 }
 
 impl State {
-    /// A disk with this content that has the same limits and none of the faults.
+    /// A disk with this content and the same limits, without the faults.
     fn successor(&mut self, names: Names, mut files: BTreeMap<u64, Content>) -> SimDisk {
         let named: Vec<u64> = names.files().into_iter().map(|(_, file)| file).collect();
         files.retain(|id, _| named.contains(id));
@@ -355,7 +355,7 @@ impl State {
         }
     }
 
-    fn fate(&mut self, op: Op, target: &Target<'_>, detail: u64) -> Fate {
+    fn outcome(&mut self, op: Op, target: &Target<'_>, detail: u64) -> Outcome {
         *self.counts.entry(op).or_default() += 1;
         self.note(op as u64);
         self.note(match target {
@@ -367,24 +367,24 @@ impl State {
             self.changes += 1;
             if self.cut_after.is_some_and(|count| self.changes > count) {
                 self.off = true;
-                return Fate::Torn(power_is_off());
+                return Outcome::Torn(power_is_off());
             }
         }
         if self.faults.iter().all(|fault| fault.op != op) {
-            return Fate::Done;
+            return Outcome::Done;
         }
         let path = self.path(target);
         let path = path.to_string_lossy();
         let hits =
             |fault: &&mut Fault| fault.op == op && fault.countdown > 0 && path.contains(&fault.name_part);
-        // An operation that one fault hits is not counted for the ones behind it.
+        // An operation that one fault hits does not count for the later ones.
         for fault in self.faults.iter_mut().filter(hits) {
             fault.countdown -= 1;
             if fault.countdown == 0 {
-                return Fate::Torn(fault.error.into());
+                return Outcome::Torn(fault.error.into());
             }
         }
-        Fate::Done
+        Outcome::Done
     }
 
     fn note(&mut self, value: u64) {
@@ -420,17 +420,17 @@ impl State {
     }
 }
 
-/// Runs `change` if the operation is done; if it is torn, perhaps.
+/// Runs `change` if the operation succeeds; if it is torn, perhaps.
 fn whole_or_torn<T>(
     state: &mut State,
-    fate: Fate,
+    outcome: Outcome,
     change: impl FnOnce(&mut State) -> io::Result<T>,
 ) -> io::Result<T> {
-    match fate {
-        Fate::Done => change(state),
-        Fate::Torn(error) => {
+    match outcome {
+        Outcome::Done => change(state),
+        Outcome::Torn(error) => {
             if state.chance.coin() {
-                // What it would have given is not known to a caller that got the error.
+                // The caller got the error and never sees the result.
                 let _ = change(state);
             }
             Err(error)
@@ -440,9 +440,9 @@ fn whole_or_torn<T>(
 
 impl Disk for SimDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        let (mut state, fate) = self.begin(Op::Open, Target::Path(path), mode as u64)?;
+        let (mut state, outcome) = self.begin(Op::Open, Target::Path(path), mode as u64)?;
         let writes = !matches!(mode, OpenMode::Read | OpenMode::DirectRead);
-        let id = whole_or_torn(&mut state, fate, |state| {
+        let id = whole_or_torn(&mut state, outcome, |state| {
             let id = match state.names.file(path) {
                 Err(e) if writes && e.kind() == io::ErrorKind::NotFound => state.add_file(path)?,
                 found => found?,
@@ -462,24 +462,24 @@ impl Disk for SimDisk {
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        let (mut state, fate) = self.begin(Op::CreateDir, Target::Path(path), 0)?;
-        whole_or_torn(&mut state, fate, |state| state.names.add_dir(path))
+        let (mut state, outcome) = self.begin(Op::CreateDir, Target::Path(path), 0)?;
+        whole_or_torn(&mut state, outcome, |state| state.names.add_dir(path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let (mut state, fate) =
+        let (mut state, outcome) =
             self.begin(Op::Rename, Target::Path(from), digest(to.as_os_str().as_encoded_bytes()))?;
-        whole_or_torn(&mut state, fate, |state| state.names.rename(from, to))
+        whole_or_torn(&mut state, outcome, |state| state.names.rename(from, to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        let (mut state, fate) = self.begin(Op::Remove, Target::Path(path), 0)?;
-        whole_or_torn(&mut state, fate, |state| state.names.remove(path))
+        let (mut state, outcome) = self.begin(Op::Remove, Target::Path(path), 0)?;
+        whole_or_torn(&mut state, outcome, |state| state.names.remove(path))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>> {
-        let (state, fate) = self.begin(Op::List, Target::Path(dir), 0)?;
-        if let Fate::Torn(error) = fate {
+        let (state, outcome) = self.begin(Op::List, Target::Path(dir), 0)?;
+        if let Outcome::Torn(error) = outcome {
             return Err(error);
         }
         let inside = state.names.list(dir)?.into_iter();
@@ -491,8 +491,8 @@ impl Disk for SimDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let (mut state, fate) = self.begin(Op::SyncDir, Target::Path(dir), 0)?;
-        whole_or_torn(&mut state, fate, |state| state.names.sync_dir(dir))
+        let (mut state, outcome) = self.begin(Op::SyncDir, Target::Path(dir), 0)?;
+        whole_or_torn(&mut state, outcome, |state| state.names.sync_dir(dir))
     }
 
     fn free_bytes(&self) -> io::Result<u64> {

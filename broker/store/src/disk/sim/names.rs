@@ -1,4 +1,4 @@
-//! The names of a disk: what a lookup finds, and what a power cut leaves.
+//! The names of a disk: what a lookup finds, and what survives a power cut.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,7 +8,7 @@ use std::{
 
 use super::chance::Chance;
 
-/// A file or directory, for as long as the disk lives.
+/// A file or directory; ids are not reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Node {
     File(u64),
@@ -18,9 +18,9 @@ pub(super) enum Node {
 /// A name in a directory.
 type Place = (u64, String);
 
-/// One step that takes effect whole or not at all.
+/// One atomic change.
 #[derive(Clone, Debug)]
-struct Step {
+struct NameChange {
     removes: Option<(Place, Node)>,
     adds: Option<(Place, Node)>,
 }
@@ -30,8 +30,8 @@ struct Step {
 pub(super) struct Names {
     now: BTreeMap<Place, Node>,
     durable: BTreeMap<Place, Node>,
-    /// Steps that no `sync_dir` has covered, in order.
-    pending: Vec<Step>,
+    /// Changes that no `sync_dir` has covered, oldest first.
+    pending: Vec<NameChange>,
     next_dir: u64,
 }
 
@@ -73,19 +73,19 @@ impl Names {
         }
     }
 
-    fn step(&mut self, step: Step) {
-        step.apply(&mut self.now);
-        self.pending.push(step);
+    fn apply(&mut self, change: NameChange) {
+        change.apply(&mut self.now);
+        self.pending.push(change);
     }
 
-    /// Gives `file` a name that nothing has.
+    /// Links `file` under a name that is not in use.
     pub(super) fn add_file(&mut self, path: &Path, file: u64) -> io::Result<()> {
         let adds = Some((self.place(path)?, Node::File(file)));
-        self.step(Step { removes: None, adds });
+        self.apply(NameChange { removes: None, adds });
         Ok(())
     }
 
-    /// Makes a directory and those above it, durably.
+    /// Creates a directory and its parents, durably.
     pub(super) fn add_dir(&mut self, path: &Path) -> io::Result<()> {
         let mut dir = ROOT;
         for name in parts(path) {
@@ -108,14 +108,14 @@ impl Names {
     pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         let (from, to) = (self.place(from)?, self.place(to)?);
         let node = *self.now.get(&from).ok_or_else(not_found)?;
-        self.step(Step { removes: Some((from, node)), adds: Some((to, node)) });
+        self.apply(NameChange { removes: Some((from, node)), adds: Some((to, node)) });
         Ok(())
     }
 
     pub(super) fn remove(&mut self, path: &Path) -> io::Result<()> {
         let place = self.place(path)?;
         let node = Node::File(self.file(path)?);
-        self.step(Step { removes: Some((place, node)), adds: None });
+        self.apply(NameChange { removes: Some((place, node)), adds: None });
         Ok(())
     }
 
@@ -126,7 +126,7 @@ impl Names {
         Ok(inside.map(|((_, name), node)| (name.clone(), *node)).collect())
     }
 
-    /// Makes a directory's names durable, and the earlier steps that concern the same names elsewhere.
+    /// Makes a directory's names durable, and earlier changes of the same names elsewhere.
     pub(super) fn sync_dir(&mut self, path: &Path) -> io::Result<()> {
         let dir = self.dir_of(&parts(path))?;
         let mut covered = BTreeSet::new();
@@ -148,7 +148,7 @@ impl Names {
         Ok(())
     }
 
-    /// What a power cut leaves: none, all, the first few or any of the steps that were not durable.
+    /// What survives a power cut: none, all, the first few or any of the changes that were not durable.
     pub(super) fn after_power_cut(&self, chance: &mut Chance) -> Names {
         let mut now = self.durable.clone();
         let count = self.pending.len();
@@ -190,7 +190,7 @@ impl Names {
     }
 }
 
-impl Step {
+impl NameChange {
     fn places(&self) -> impl Iterator<Item = &Place> {
         self.removes.iter().chain(&self.adds).map(|(place, _)| place)
     }

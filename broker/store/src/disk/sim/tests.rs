@@ -1,4 +1,4 @@
-//! The faulty disk keeps to its fault budget, and uses all of it.
+//! The simulated disk stays within its fault budget, and uses all of it.
 
 use std::io::IoSlice;
 

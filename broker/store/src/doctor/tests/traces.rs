@@ -1,5 +1,5 @@
-//! Where what a group began or ended with is gone: what is known all the same is written again, and what nobody can
-//! know is said.
+//! Groups that have lost their beginning or end: what is known from elsewhere is recreated, and what cannot
+//! be known is reported.
 
 use super::*;
 
@@ -8,17 +8,17 @@ fn alone(
     found: &BTreeMap<RaftGroupId, Beginning>,
     identity: Option<&[u8]>,
     uncertain: bool,
-) -> Option<Refound> {
+) -> Option<RecreatedMembership> {
     assert!(found.values().flat_map(|group| &group.memberships).count() > 0 || identity.is_some());
     let term = found.values().map(|group| group.term_max).max()?;
     let vote = Bytes::from(format!("term {term}, {}", if uncertain { "or later" } else { "certainly" }));
-    Some(Refound { id: LogId::new(3, 0), kind: 1, members: payload(TWO, 0), vote })
+    Some(RecreatedMembership { id: LogId::new(3, 0), kind: 1, members: payload(TWO, 0), vote })
 }
 
 const ALONE: Replicas = Replicas {
     membership_kind: Some(1),
     checkpoint_members: Some(|head| Some(Bytes::copy_from_slice(head))),
-    refound: Some(alone),
+    recreate_membership: Some(alone),
 };
 
 #[test]
@@ -28,9 +28,9 @@ fn a_first_entry_that_is_known_is_written_again_and_costs_nothing() {
     disk.overwrite(&path, offset + 20, &[0xee; 60]).expect("there");
     assert_eq!(report(&disk).log.groups[1].missing, Some((0, 0)));
     assert_eq!(report(&disk).entries_lost(), 60, "nobody knows it");
-    let told = inspect_disk(&disk_of(&disk), &ALONE).expect("looked at");
-    assert_eq!((told.is_sound(), told.entries_lost()), (false, 0));
-    assert_eq!(told.log.refounded, [RaftGroupId(0), TWO], "of the metadata group nothing is left");
+    let report = inspect_disk(&disk_of(&disk), &ALONE).expect("inspected");
+    assert_eq!((report.is_sound(), report.entries_lost()), (false, 0));
+    assert_eq!(report.log.recreated_groups, [RaftGroupId(0), TWO], "of the metadata group nothing is left");
     repair_log(&disk_of(&disk), config(), &ALONE).expect("repaired");
     let disk = disk.crash();
     let wal = open_log(&disk).expect("opens");
@@ -39,8 +39,8 @@ fn a_first_entry_that_is_known_is_written_again_and_costs_nothing() {
         assert_eq!(wal.group(group).state().vote.as_deref(), Some(&b"term 3, or later"[..]), "{group}");
     }
     drop(wal);
-    let told = inspect_disk(&disk_of(&disk), &ALONE).expect("looked at");
-    assert!(told.is_sound() && told.log.without_members.is_empty(), "{:?}", told.log);
+    let report = inspect_disk(&disk_of(&disk), &ALONE).expect("inspected");
+    assert!(report.is_sound() && report.log.without_members.is_empty(), "{:?}", report.log);
 }
 
 #[test]
@@ -52,15 +52,15 @@ fn a_log_that_opens_and_has_lost_its_first_entry_is_not_sound() {
     append(&wal, TWO, 0..3);
     wal.shutdown();
     assert!(report(&disk).is_sound(), "to those who do not know what it means");
-    let judge = Replicas { refound: None, ..ALONE };
-    let told = inspect_disk(&disk_of(&disk), &judge).expect("looked at");
-    assert_eq!((told.is_sound(), &told.log.without_members[..]), (false, &[ONE][..]));
-    assert_eq!(repair_log(&disk_of(&disk), config(), &judge).expect("looked at"), Repaired::Nothing);
+    let judge = Replicas { recreate_membership: None, ..ALONE };
+    let report = inspect_disk(&disk_of(&disk), &judge).expect("inspected");
+    assert_eq!((report.is_sound(), &report.log.without_members[..]), (false, &[ONE][..]));
+    assert_eq!(repair_log(&disk_of(&disk), config(), &judge).expect("inspected"), Repaired::Nothing);
     repair_log(&disk_of(&disk), config(), &ALONE).expect("repaired");
-    let told = inspect_disk(&disk_of(&disk), &ALONE).expect("looked at");
-    assert!(told.is_sound(), "{:?}", told.log);
+    let report = inspect_disk(&disk_of(&disk), &ALONE).expect("inspected");
+    assert!(report.is_sound(), "{:?}", report.log);
     assert_eq!(
-        told.log.groups.iter().map(|group| group.group).collect::<Vec<_>>(),
+        report.log.groups.iter().map(|group| group.group).collect::<Vec<_>>(),
         [ONE, TWO],
         "no other is made up"
     );

@@ -1,4 +1,4 @@
-//! One thing at a time.
+//! Single operations.
 
 use super::*;
 
@@ -176,7 +176,7 @@ fn a_partition_that_moves_to_another_group_is_flushed_in_order() {
     tables.insert(old, LogId::new(1, 5), P1, batch(0, 10, 20, 1));
     tables.insert(new, LogId::new(1, 1), P1, batch(10, 10, 20, 1));
     tables.applied(new, LogId::new(1, 1));
-    // The old group's entry is not known to be complete: nothing behind it may be flushed before it.
+    // The old group's entry is not known to be complete: nothing after it may be flushed before it.
     assert_eq!(tables.flush().expect("flushes").groups, []);
     tables.applied(old, LogId::new(1, 5));
     assert_eq!(tables.flush().expect("flushes").groups, [(old, LogId::new(1, 5)), (new, LogId::new(1, 1))]);
@@ -218,10 +218,10 @@ fn a_manifest_of_which_it_is_not_known_whether_it_is_there_names_only_what_is_th
         let disk = SimDisk::new(seed);
         let tables = open(&disk);
         all.iter().enumerate().for_each(|(n, batch)| put(&tables, n as u64, P1, batch.clone()));
-        // Of the two of a manifest's rename and what follows it, either may or may not have had its effect.
+        // A manifest's rename and the sync after it: either may or may not have taken effect.
         let (op, nth) = if seed % 2 == 0 { (Op::Rename, 1) } else { (Op::SyncDir, 2) };
         disk.fail(op, "", nth, std::io::ErrorKind::Other);
-        tables.flush().expect_err("told to fail");
+        tables.flush().expect_err("an injected fault");
         drop(tables);
         let (tables, manifest) = Tables::open(Arc::new(disk.kill()), TablesConfig::tiny()).expect("opens");
         outcomes.push(manifest.runs());

@@ -1,4 +1,4 @@
-//! Log compaction: what must stay stays where it is, what is hidden goes, and doing it again changes nothing.
+//! Log compaction: what must stay stays at its offset, hidden values go, and repeating it changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -14,7 +14,7 @@ const CONTROL: i16 = 0x20;
 
 type Pair<'a> = (&'a str, Option<&'a str>);
 
-/// A batch of keys and values, each a millisecond later than the one before.
+/// A batch of keys and values with timestamps one millisecond apart.
 fn pairs(base: i64, timestamp_ms: i64, pairs: &[Pair<'_>]) -> StoredBatch {
     made(base, timestamp_ms, Codec::None, NO_PRODUCER, 0, pairs)
 }
@@ -40,7 +40,7 @@ fn made(
     stored(&with_attributes(&builder.build().expect("a batch"), attributes), base)
 }
 
-/// Sets attribute bits and makes the CRC right again.
+/// Sets attribute bits and corrects the CRC.
 fn with_attributes(batch: &[u8], bits: i16) -> Bytes {
     let mut bytes = batch.to_vec();
     bytes[22] |= bits as u8;
@@ -68,7 +68,7 @@ fn policy_at(now_ms: i64) -> PartitionPolicy {
     PartitionPolicy { compact: Some(compact), ..keep(P1) }
 }
 
-/// Compacts until nothing is due; says how many rounds that took.
+/// Compacts until nothing is due; returns the number of rounds.
 fn compact_at(tables: &Tables, now_ms: i64) -> usize {
     merge_all(tables, &|_| policy_at(now_ms))
 }
@@ -129,7 +129,7 @@ fn the_newest_value_of_each_key_stays_at_its_offset() {
     let expected = said(&[(3, "c=1"), (4, "b=2"), (5, "a=3"), (6, "d=1")]);
     assert_eq!(texts(&tables), expected);
     assert_eq!(texts(&open(&disk)), expected);
-    // A value that came later hides one that was compacted before.
+    // A later value hides one that was compacted before.
     put(&tables, 3, P1, pairs(7, 40, &[("c", Some("2"))]));
     tables.flush().expect("flushes");
     compact_at(&tables, 200);
@@ -289,7 +289,7 @@ fn each_producers_newest_batch_stays_even_without_its_records() {
             .collect()
     };
     assert_eq!(producers(&tables), [(7, 1, 1, 1), (8, 0, 1, 3)]);
-    // A newer batch of the producer makes the empty one superfluous; time makes the other one so.
+    // A newer batch of the producer makes the empty one unnecessary; time does the same for the other one.
     put(&tables, 4, P1, made(6, 50, Codec::None, (7, 1, 2), 0, &[("z", Some("1"))]));
     tables.flush().expect("flushes");
     compact_at(&tables, 200);
@@ -426,7 +426,7 @@ fn more_keys_than_fit_into_memory_take_several_rounds() {
     assert!(texts.iter().all(|(at, text)| *at >= 400 && text.ends_with("round 2")));
 }
 
-/// What a history of a compacted partition must keep.
+/// What compaction must keep of a history of a partition.
 struct Expect {
     all: BTreeMap<i64, Seen>,
     /// Offset of the newest value of each key, once it counts.
@@ -496,7 +496,7 @@ impl Expect {
 fn random_histories_keep_the_newest_value_of_every_key() {
     let mut removed = 0;
     for seed in 0..30 {
-        let mut dice = Dice::new(seed);
+        let mut rng = TestRng::new(seed);
         let disk = SimDisk::new(seed);
         let mut tables = open(&disk);
         let (mut next, mut now) = (0, 1000);
@@ -509,10 +509,10 @@ fn random_histories_keep_the_newest_value_of_every_key() {
         };
         let mut log = Vec::new();
         for step in 0..120 {
-            now += dice.roll(300) as i64;
-            match dice.roll(20) {
+            now += rng.roll(300) as i64;
+            match rng.roll(20) {
                 0..15 => {
-                    let batch = random_batch(&mut dice, next, now, &expect.open);
+                    let batch = random_batch(&mut rng, next, now, &expect.open);
                     next = batch.next_offset;
                     expect.add(&batch);
                     put(&tables, log.len() as u64, P1, batch.clone());
@@ -537,21 +537,21 @@ fn random_histories_keep_the_newest_value_of_every_key() {
 }
 
 fn random_batch(
-    dice: &mut Dice,
+    rng: &mut TestRng,
     base: i64,
     now: i64,
     open: &HashMap<i64, Vec<(Vec<u8>, i64)>>,
 ) -> StoredBatch {
-    let producer = dice.roll(3) as i64 + 1;
-    if open.contains_key(&producer) && dice.roll(2) == 0 {
-        return marker(base, producer, dice.roll(3) > 0);
+    let producer = rng.roll(3) as i64 + 1;
+    if open.contains_key(&producer) && rng.roll(2) == 0 {
+        return marker(base, producer, rng.roll(3) > 0);
     }
-    let keys: Vec<String> = (0..1 + dice.roll(6)).map(|_| format!("k{}", dice.roll(25))).collect();
-    let value = format!("value {}", dice.roll(1000));
+    let keys: Vec<String> = (0..1 + rng.roll(6)).map(|_| format!("k{}", rng.roll(25))).collect();
+    let value = format!("value {}", rng.roll(1000));
     let rows: Vec<Pair<'_>> =
-        keys.iter().map(|key| (key.as_str(), (dice.roll(4) > 0).then_some(value.as_str()))).collect();
-    let codec = CODECS[dice.roll(5) as usize];
-    match dice.roll(3) {
+        keys.iter().map(|key| (key.as_str(), (rng.roll(4) > 0).then_some(value.as_str()))).collect();
+    let codec = CODECS[rng.roll(5) as usize];
+    match rng.roll(3) {
         0 => made(base, now, codec, (producer, 0, base as i32), TRANSACTIONAL, &rows),
         1 => made(base, now, codec, (producer + 10, 0, base as i32), 0, &rows),
         _ => made(base, now, codec, NO_PRODUCER, 0, &rows),

@@ -1,4 +1,4 @@
-//! Inserts, reads, flushes, checkpoints and merges at once, from several threads.
+//! Concurrent inserts, reads, flushes, checkpoints and merges from several threads.
 
 use std::sync::{
     Barrier,
@@ -14,8 +14,8 @@ fn entry(round: i64) -> StoredBatch {
     batch(round * 3, 3, 40, round)
 }
 
-/// What the threads share: how far each group is applied.
-struct Shared {
+/// State shared by the threads: the applied mark of each group.
+struct TestState {
     tables: Tables,
     end: Vec<AtomicI64>,
     log_start: Vec<AtomicI64>,
@@ -28,7 +28,7 @@ fn group(partition: u64) -> RaftGroupId {
     RaftGroupId(1 + partition as u32)
 }
 
-fn write(shared: &Shared, partition: u64) {
+fn write(shared: &TestState, partition: u64) {
     shared.start.wait();
     for round in 0..ROUNDS {
         let id = LogId::new(1, round as u64);
@@ -36,7 +36,7 @@ fn write(shared: &Shared, partition: u64) {
         shared.tables.applied(group(partition), id);
         shared.end[partition as usize].store(round * 3 + 3, SeqCst);
         if round % 8 == 7 {
-            // Others get a chance to look on while there is something to see.
+            // Lets other threads run while data is in memory.
             let (reads, flushes) = (shared.reads.load(SeqCst), shared.tables.stats().flushes);
             let seen = || shared.reads.load(SeqCst) > reads && shared.tables.stats().flushes > flushes;
             (0..10_000).take_while(|_| !seen()).for_each(|_| std::thread::yield_now());
@@ -48,15 +48,15 @@ fn write(shared: &Shared, partition: u64) {
     }
 }
 
-/// Reads everything that is there, again and again: no batch may be missing, come twice or be another one.
-fn read(shared: &Shared, seed: u64) {
-    let mut dice = Dice::new(seed);
+/// Reads everything repeatedly: no batch may be missing, duplicated or wrong.
+fn read(shared: &TestState, seed: u64) {
+    let mut rng = TestRng::new(seed);
     shared.start.wait();
     while !shared.done.load(SeqCst) {
-        let partition = dice.roll(PARTITIONS);
+        let partition = rng.roll(PARTITIONS);
         let end = shared.end[partition as usize].load(SeqCst);
         let low = shared.log_start[partition as usize].load(SeqCst);
-        let mut offset = low + dice.roll((end - low).max(0) as u64 + 1) as i64;
+        let mut offset = low + rng.roll((end - low).max(0) as u64 + 1) as i64;
         while offset < end {
             let slices = fetch(&shared.tables, PartitionId(partition), offset, 500).expect("reads");
             let batches = batches_of(&slices);
@@ -73,7 +73,7 @@ fn read(shared: &Shared, seed: u64) {
     }
 }
 
-fn keep_house(shared: &Shared) {
+fn flush_and_merge(shared: &TestState) {
     shared.start.wait();
     let policy = |id: PartitionId| PartitionPolicy {
         log_start: shared.log_start[id.0 as usize].load(SeqCst),
@@ -85,7 +85,7 @@ fn keep_house(shared: &Shared) {
     }
 }
 
-fn check_point(shared: &Shared) {
+fn save_checkpoints(shared: &TestState) {
     shared.start.wait();
     while !shared.done.load(SeqCst) {
         for partition in 0..PARTITIONS {
@@ -101,7 +101,7 @@ fn check_point(shared: &Shared) {
 #[test]
 fn readers_see_every_batch_while_everything_else_goes_on() {
     let disk = SimDisk::new(4);
-    let shared = Shared {
+    let shared = TestState {
         tables: open(&disk),
         end: (0..PARTITIONS).map(|_| AtomicI64::new(0)).collect(),
         log_start: (0..PARTITIONS).map(|_| AtomicI64::new(0)).collect(),
@@ -122,8 +122,8 @@ fn readers_see_every_batch_while_everything_else_goes_on() {
             let shared = &shared;
             scope.spawn(move || read(shared, seed));
         }
-        scope.spawn(|| keep_house(&shared));
-        scope.spawn(|| check_point(&shared));
+        scope.spawn(|| flush_and_merge(&shared));
+        scope.spawn(|| save_checkpoints(&shared));
         writers.into_iter().for_each(|writer| writer.join().expect("writes"));
         shared.done.store(true, SeqCst);
     });

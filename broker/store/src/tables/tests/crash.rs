@@ -1,11 +1,11 @@
-//! The power is cut at every moment of a history; what was flushed is there, and only that is said to be.
+//! A power cut at every moment of a history: what was flushed is present, and nothing else claims to be.
 
 use super::*;
 
-/// A history of inserts, flushes, checkpoints and merges that stops at the first error. Says what it was told to
-/// be durable: entries flushed, and the newest checkpoint.
+/// A history of inserts, flushes, checkpoints and merges that stops at the first error. Records what was
+/// reported durable: flushed entries, and the newest checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Told {
+struct Reported {
     flushed: Option<u64>,
     checkpoint: Option<u64>,
 }
@@ -21,19 +21,19 @@ fn policy(id: PartitionId) -> PartitionPolicy {
     PartitionPolicy { log_start: if id.0 == 1 { 6 } else { 0 }, ..keep(id) }
 }
 
-fn history(disk: &SimDisk, told: &mut Told) -> Option<()> {
+fn history(disk: &SimDisk, reported: &mut Reported) -> Option<()> {
     let (tables, _) = Tables::open(Arc::new(disk.clone()), TablesConfig::tiny()).ok()?;
     for index in 0..ENTRIES {
         let (partition, batch) = entry(index);
         put(&tables, index, partition, batch);
         if index % 4 == 3 {
             let flushed = tables.flush().ok()?;
-            told.flushed = flushed.groups.first().map(|(_, id)| id.index);
+            reported.flushed = flushed.groups.first().map(|(_, id)| id.index);
         }
         if index % 9 == 8 {
             tables.save_state(GROUP, LogId::new(1, index), &index.to_le_bytes()).ok()?;
-            told.checkpoint = Some(index);
-            told.flushed = told.flushed.max(Some(index));
+            reported.checkpoint = Some(index);
+            reported.flushed = reported.flushed.max(Some(index));
         }
         if index % 6 == 5 {
             tables.merge_once(&policy).ok()?;
@@ -42,19 +42,19 @@ fn history(disk: &SimDisk, told: &mut Told) -> Option<()> {
     Some(())
 }
 
-/// Opens what is left, checks it against what was told, and lets it live on.
-fn check(disk: &SimDisk, told: &Told, context: &str) {
+/// Opens what is left, checks it against what was reported durable, and continues the history.
+fn check(disk: &SimDisk, reported: &Reported, context: &str) {
     let opened = Tables::open(Arc::new(disk.clone()), TablesConfig::tiny());
     let (tables, manifest) = opened.unwrap_or_else(|e| panic!("{context}: {e}"));
     tables.validate();
     let flushed = manifest.flushed.get(&GROUP).map(|id| id.index);
-    assert!(flushed >= told.flushed, "{context}: flushed up to {flushed:?}, told {told:?}");
+    assert!(flushed >= reported.flushed, "{context}: flushed up to {flushed:?}, reported {reported:?}");
     let loaded = tables.load_state(GROUP).unwrap_or_else(|e| panic!("{context}: {e}"));
     let checkpoint = loaded.map(|(id, state)| {
         assert_eq!(state[..], id.index.to_le_bytes(), "{context}");
         id.index
     });
-    assert!(checkpoint >= told.checkpoint, "{context}: checkpoint {checkpoint:?}, told {told:?}");
+    assert!(checkpoint >= reported.checkpoint, "{context}: checkpoint {checkpoint:?}, reported {reported:?}");
     assert!(checkpoint <= flushed, "{context}: the checkpoint counts on batches that no run has");
     // The log brings the rest, from the checkpoint on.
     tables.set_log_start(PartitionId(1), 6);
@@ -90,9 +90,9 @@ fn a_power_cut_at_any_moment_loses_nothing_that_was_told_to_be_durable() {
         loop {
             let disk = SimDisk::new(seed * 1000 + moments);
             disk.cut_power_after(moments);
-            let mut told = Told::default();
-            let ended = history(&disk, &mut told);
-            check(&disk.crash(), &told, &format!("seed {seed}, power cut after {moments} operations"));
+            let mut reported = Reported::default();
+            let ended = history(&disk, &mut reported);
+            check(&disk.crash(), &reported, &format!("seed {seed}, power cut after {moments} operations"));
             if ended.is_some() {
                 break;
             }
@@ -108,13 +108,13 @@ fn the_end_of_the_process_at_any_moment_followed_by_a_power_cut_loses_nothing_ei
     loop {
         let disk = SimDisk::new(moments);
         disk.cut_power_after(moments);
-        let mut told = Told::default();
-        let ended = history(&disk, &mut told);
-        // The next process dies while it recovers, too.
+        let mut reported = Reported::default();
+        let ended = history(&disk, &mut reported);
+        // The next process dies during its recovery, too.
         let disk = disk.crash();
         disk.cut_power_after(moments % 7);
         drop(Tables::open(Arc::new(disk.clone()), TablesConfig::tiny()));
-        check(&disk.crash(), &told, &format!("power cut after {moments} operations, then again"));
+        check(&disk.crash(), &reported, &format!("power cut after {moments} operations, then again"));
         if ended.is_some() {
             break;
         }
@@ -138,14 +138,14 @@ fn a_full_disk_is_an_error_and_room_makes_it_go_on() {
     assert!(tables.save_state(GROUP, LogId::new(1, ENTRIES - 1), b"state").is_err());
     disk.set_capacity(None);
     tables.flush().expect("room again");
-    check(&disk.crash(), &Told { flushed: Some(ENTRIES - 1), checkpoint: None }, "after a full disk");
+    check(&disk.crash(), &Reported { flushed: Some(ENTRIES - 1), checkpoint: None }, "after a full disk");
 }
 
 #[test]
 fn the_same_seed_gives_the_same_bytes() {
     let print = || {
         let disk = SimDisk::new(9);
-        history(&disk, &mut Told::default()).expect("no fault");
+        history(&disk, &mut Reported::default()).expect("no fault");
         (disk.fingerprint(), disk.files())
     };
     assert!(print() == print());

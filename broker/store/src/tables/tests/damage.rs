@@ -1,4 +1,4 @@
-//! Every flipped bit is seen: damaged bytes are never given to anyone, and never removed.
+//! Every flipped bit is detected: damaged bytes are never returned, and never removed.
 
 use super::*;
 
@@ -96,7 +96,7 @@ fn a_run_that_is_cut_or_gone_or_another_one_stops_the_start() {
         disk.write_file(&run, &whole[..len]).expect("written");
         assert!(matches!(opened(), Err(OpenError::Damaged(_))), "{len}");
     }
-    // A whole run, but not the one that the manifest means.
+    // A whole run, but not the one that the manifest names.
     let (other, _) = {
         let disk = SimDisk::new(2);
         let tables = open(&disk);
@@ -121,7 +121,7 @@ fn a_merge_leaves_a_damaged_run_alone_and_goes_on_with_the_others() {
     }
     let runs = run_files(&disk);
     disk.flip(&runs[1], 50, 1).expect("flipped");
-    let error = tables.merge_once(&keep).expect_err("the damage is told");
+    let error = tables.merge_once(&keep).expect_err("the damage is reported");
     assert!(matches!(error, MergeError::Read(ReadError::Damaged { .. })), "{error}");
     tables.validate();
     merge_all(&tables, &keep);
@@ -137,7 +137,7 @@ fn a_part_that_the_disk_cannot_read_is_told_and_the_others_come() {
     let (disk, whole) = store();
     let run = run_files(&disk)[0].clone();
     let tables = open(&disk);
-    // It is tried again once, without reading ahead.
+    // Retried once, without read-ahead.
     for _ in 0..2 {
         disk.fail(crate::disk::sim::Op::Read, "run-", 1, std::io::ErrorKind::Other);
     }
@@ -193,7 +193,7 @@ fn a_full_check_finds_each_flipped_byte_and_changes_nothing() {
             let before = disk.files();
             let found = verify(&as_disk).findings;
             assert!(!found.is_empty(), "{} at {at}", path.display());
-            // Without a manifest no run is known, so nothing more is found than that.
+            // Without a manifest no run is known, so nothing else is found.
             assert!(
                 found[0].to_string().contains(&path.display().to_string()),
                 "{} at {at}: {found:?}",

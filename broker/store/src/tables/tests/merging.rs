@@ -1,4 +1,4 @@
-//! What merges do to many small parts, to few large ones, and to the dead.
+//! How merges treat many small parts, few large ones, and dead ones.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -85,7 +85,7 @@ fn runs_of_which_nothing_is_alive_are_dropped_and_their_files_when_nobody_reads_
 fn what_is_mostly_dead_is_emptied() {
     let disk = SimDisk::new(1);
     let tables = open(&disk);
-    // Large parts, which do not merge for locality's sake.
+    // Large parts, which do not merge for locality.
     for n in 0..4 {
         put(&tables, n, id(n), batch(0, 40, 100, 1));
     }
@@ -176,17 +176,17 @@ fn a_merge_does_not_undo_a_drop_or_a_log_start_that_came_while_it_ran() {
 #[test]
 fn merging_comes_to_an_end_whatever_the_parts_are_like() {
     for seed in 0..60 {
-        let mut dice = Dice::new(seed);
+        let mut rng = TestRng::new(seed);
         let disk = SimDisk::new(seed);
         let tables = open(&disk);
         let mut next = [0i64; 24];
-        let spread = 1 + dice.roll(24);
-        for index in 0..40 + dice.roll(200) {
-            let partition = dice.roll(24).min(dice.roll(spread)) as usize;
-            let batch = batch(next[partition], 1 + dice.roll(4) as usize, dice.roll(400) as usize, 1);
+        let spread = 1 + rng.roll(24);
+        for index in 0..40 + rng.roll(200) {
+            let partition = rng.roll(24).min(rng.roll(spread)) as usize;
+            let batch = batch(next[partition], 1 + rng.roll(4) as usize, rng.roll(400) as usize, 1);
             next[partition] = batch.next_offset;
             put(&tables, index, id(partition as u64), batch);
-            if dice.roll(12) == 0 {
+            if rng.roll(12) == 0 {
                 tables.flush().expect("flushes");
             }
         }

@@ -1,4 +1,4 @@
-//! The tables from the outside.
+//! The tables through their public interface.
 
 mod basics;
 mod compaction;
@@ -24,7 +24,7 @@ pub(super) const GROUP: RaftGroupId = RaftGroupId(1);
 pub(super) const P1: PartitionId = PartitionId(1);
 
 impl Tables {
-    /// Writes a checkpoint of a state that is at hand.
+    /// Writes a checkpoint of an in-memory state.
     pub(crate) fn save_state(
         &self,
         group: RaftGroupId,
@@ -43,13 +43,13 @@ impl Tables {
     }
 }
 
-/// A source of chance that a seed determines.
+/// A seeded source of random numbers.
 #[derive(Clone, Debug)]
-pub(super) struct Dice(u64);
+pub(super) struct TestRng(u64);
 
-impl Dice {
-    pub(super) fn new(seed: u64) -> Dice {
-        Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+impl TestRng {
+    pub(super) fn new(seed: u64) -> TestRng {
+        TestRng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
     pub(super) fn roll(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 << 13;
@@ -70,7 +70,7 @@ pub(super) fn batch(base: i64, count: usize, bytes: usize, timestamp_ms: i64) ->
     stored(&builder.build().expect("a batch"), base)
 }
 
-/// A batch as it is applied at `base`.
+/// A batch as applied at `base`.
 pub(super) fn stored(batch: &[u8], base: i64) -> StoredBatch {
     let mut bytes = batch.to_vec();
     stamp(&mut bytes, base, 3);
@@ -80,7 +80,7 @@ pub(super) fn stored(batch: &[u8], base: i64) -> StoredBatch {
         base_offset: base,
         next_offset: header.next_offset(),
         max_timestamp: header.max_timestamp,
-        // Later than every timestamp, so that these are what counts.
+        // Later than every timestamp, so that the timestamps count.
         appended_ms: i64::MAX,
     }
 }
@@ -96,7 +96,7 @@ pub(super) fn put(tables: &Tables, index: u64, partition: PartitionId, batch: St
     tables.applied(GROUP, id);
 }
 
-/// Reads as a fetch does: memory, then the cache, then the disk.
+/// Reads in the order of a fetch: memory, then the cache, then the disk.
 pub(super) fn fetch(
     tables: &Tables,
     partition: PartitionId,
@@ -119,7 +119,7 @@ pub(super) fn batches_of(slices: &[Bytes]) -> Vec<Bytes> {
     slices.iter().flat_map(split).map(|batch| batch.expect("a whole batch")).collect()
 }
 
-/// All batches from `offset` on, fetched bit by bit. Checks each one, and that none comes twice.
+/// All batches from `offset` on, fetched in small reads. Checks each one, and that there are no duplicates.
 pub(super) fn fetch_all(
     tables: &Tables,
     partition: PartitionId,
@@ -145,7 +145,7 @@ pub(super) fn fetch_all(
     }
 }
 
-/// The policy of topics that are not compacted and lose nothing.
+/// The policy of topics without compaction and deletion.
 pub(super) fn keep(_: PartitionId) -> PartitionPolicy {
     PartitionPolicy { live: true, log_start: 0, compact: None }
 }

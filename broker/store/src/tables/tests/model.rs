@@ -7,7 +7,7 @@ use super::*;
 const PARTITIONS: u64 = 6;
 const GROUPS: u64 = 2;
 
-/// One entry of a group's log: what the machine's effects are.
+/// One entry of a group's log: the effects of the state machine.
 #[derive(Clone, Debug)]
 enum Entry {
     Insert(PartitionId, StoredBatch),
@@ -16,20 +16,20 @@ enum Entry {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Known {
+struct ModelPartition {
     batches: Vec<StoredBatch>,
     next_offset: i64,
     log_start: i64,
 }
 
-/// The tables, the log that feeds them, and what they must hold.
-struct World {
+/// The tables, the log that feeds them, and their expected content.
+struct ModelRun {
     disk: SimDisk,
     tables: Tables,
     logs: BTreeMap<RaftGroupId, Vec<Entry>>,
-    partitions: BTreeMap<PartitionId, Known>,
+    partitions: BTreeMap<PartitionId, ModelPartition>,
     next_partition: u64,
-    dice: Dice,
+    rng: TestRng,
     seed: u64,
 }
 
@@ -47,24 +47,24 @@ fn apply(tables: &Tables, group: RaftGroupId, index: usize, entry: &Entry) {
     tables.applied(group, id);
 }
 
-impl World {
-    fn new(seed: u64) -> World {
+impl ModelRun {
+    fn new(seed: u64) -> ModelRun {
         let disk = SimDisk::new(seed);
         disk.set_short_reads(seed.is_multiple_of(3));
         disk.set_refuses_direct(seed.is_multiple_of(5));
-        World {
+        ModelRun {
             tables: open(&disk),
             disk,
             logs: BTreeMap::new(),
-            partitions: (0..PARTITIONS).map(|n| (PartitionId(n), Known::default())).collect(),
+            partitions: (0..PARTITIONS).map(|n| (PartitionId(n), ModelPartition::default())).collect(),
             next_partition: PARTITIONS,
-            dice: Dice::new(seed),
+            rng: TestRng::new(seed),
             seed,
         }
     }
 
     fn any(&mut self) -> PartitionId {
-        let nth = self.dice.roll(self.partitions.len() as u64) as usize;
+        let nth = self.rng.roll(self.partitions.len() as u64) as usize;
         *self.partitions.keys().nth(nth).expect("there are always some")
     }
 
@@ -76,7 +76,7 @@ impl World {
     }
 
     fn step(&mut self) {
-        match self.dice.roll(100) {
+        match self.rng.roll(100) {
             0..60 => self.insert(),
             60..72 => drop(self.tables.flush().expect("flushes")),
             72..84 => self.merge(),
@@ -91,8 +91,8 @@ impl World {
 
     fn insert(&mut self) {
         let partition = self.any();
-        let (count, bytes) = (1 + self.dice.roll(8) as usize, self.dice.roll(150) as usize);
-        let timestamp = self.dice.roll(1000) as i64;
+        let (count, bytes) = (1 + self.rng.roll(8) as usize, self.rng.roll(150) as usize);
+        let timestamp = self.rng.roll(1000) as i64;
         let known = self.partitions.get_mut(&partition).expect("known");
         let batch = batch(known.next_offset, count, bytes, timestamp);
         known.next_offset = batch.next_offset;
@@ -113,7 +113,7 @@ impl World {
         let partition = self.any();
         let known = self.partitions.get_mut(&partition).expect("known");
         let room = known.next_offset - known.log_start;
-        known.log_start += self.dice.roll(room as u64 + 1) as i64;
+        known.log_start += self.rng.roll(room as u64 + 1) as i64;
         let offset = known.log_start;
         self.log(partition, Entry::LogStart(partition, offset));
     }
@@ -122,7 +122,7 @@ impl World {
         let partition = self.any();
         self.partitions.remove(&partition);
         self.log(partition, Entry::Drop(partition));
-        self.partitions.insert(PartitionId(self.next_partition), Known::default());
+        self.partitions.insert(PartitionId(self.next_partition), ModelPartition::default());
         self.next_partition += 1;
     }
 
@@ -135,7 +135,7 @@ impl World {
         self.reopen(self.disk.crash());
     }
 
-    /// Opens what is left and applies the log again, from somewhere at or below what is flushed on.
+    /// Reopens the tables and applies the log again, from an entry at or below the flushed mark.
     fn reopen(&mut self, disk: SimDisk) {
         self.disk = disk;
         let (tables, manifest) =
@@ -143,8 +143,8 @@ impl World {
         self.tables = tables;
         for (group, log) in &self.logs {
             let flushed = manifest.flushed.get(group).map_or(0, |id| id.index + 1);
-            let from = flushed - self.dice.roll(flushed.min(20) + 1);
-            // What the machine's checkpoint at that place says.
+            let from = flushed - self.rng.roll(flushed.min(20) + 1);
+            // As the machine's checkpoint at that entry says.
             for (partition, log_start) in log_starts(&log[..from as usize]) {
                 self.tables.set_log_start(partition, log_start);
             }
@@ -155,9 +155,8 @@ impl World {
     fn check(&mut self, partition: PartitionId) {
         let known = &self.partitions[&partition];
         let context = format!("seed {}, {partition}", self.seed);
-        let offset =
-            known.log_start + self.dice.roll((known.next_offset - known.log_start) as u64 + 1) as i64;
-        let max_bytes = [1, 300, 1500, 100_000][self.dice.roll(4) as usize];
+        let offset = known.log_start + self.rng.roll((known.next_offset - known.log_start) as u64 + 1) as i64;
+        let max_bytes = [1, 300, 1500, 100_000][self.rng.roll(4) as usize];
         let expected: Vec<&StoredBatch> = known.batches.iter().filter(|b| b.next_offset > offset).collect();
         let read = fetch_all(&self.tables, partition, offset, max_bytes).expect("reads");
         let bytes: Vec<&Bytes> = expected.iter().map(|batch| &batch.bytes).collect();
@@ -168,7 +167,7 @@ impl World {
             expected.len()
         );
 
-        let time = self.dice.roll(1100) as i64;
+        let time = self.rng.roll(1100) as i64;
         let live = || known.batches.iter().filter(|batch| batch.next_offset > known.log_start);
         let found =
             self.tables.first_batch_at_or_after_time(partition, time, known.log_start).expect("reads");
@@ -196,23 +195,23 @@ fn log_starts(log: &[Entry]) -> BTreeMap<PartitionId, i64> {
 fn random_histories_give_what_a_list_gives() {
     let mut merges = 0;
     for seed in 0..40 {
-        let mut world = World::new(seed);
+        let mut run = ModelRun::new(seed);
         for _ in 0..250 {
-            world.step();
-            merges += world.tables.stats().merges;
+            run.step();
+            merges += run.tables.stats().merges;
         }
-        world.tables.validate();
-        let partitions: Vec<PartitionId> = world.partitions.keys().copied().collect();
-        partitions.into_iter().for_each(|partition| world.check(partition));
+        run.tables.validate();
+        let partitions: Vec<PartitionId> = run.partitions.keys().copied().collect();
+        partitions.into_iter().for_each(|partition| run.check(partition));
         let log_starts: BTreeMap<PartitionId, i64> =
-            world.partitions.iter().map(|(id, known)| (*id, known.log_start)).collect();
+            run.partitions.iter().map(|(id, known)| (*id, known.log_start)).collect();
         let policy = |id: PartitionId| PartitionPolicy {
             live: log_starts.contains_key(&id),
             log_start: log_starts.get(&id).copied().unwrap_or(i64::MAX),
             compact: None,
         };
-        merge_all(&world.tables, &policy);
-        let (runs, files) = (world.tables.stats().runs as usize, run_files(&world.disk).len());
+        merge_all(&run.tables, &policy);
+        let (runs, files) = (run.tables.stats().runs as usize, run_files(&run.disk).len());
         assert!(files <= runs + 1, "seed {seed}: {files} files for {runs} runs");
     }
     assert!(merges > 0, "the histories must merge to show anything");

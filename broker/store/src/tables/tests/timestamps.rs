@@ -1,4 +1,4 @@
-//! Ages and lookups by time, where batches have no timestamps, or headers that are not true.
+//! Ages and lookups by time for batches without timestamps or with wrong headers.
 
 use std::{
     fs::{self, File},
@@ -12,7 +12,7 @@ use millstream_model::batch::{
 use super::*;
 use crate::disk::OsDisk;
 
-/// The newest of a partition's pieces, and what a lookup by time gives.
+/// Age of the newest piece of a partition, and the result of a lookup by time.
 fn age(tables: &Tables) -> Option<i64> {
     tables.pieces(P1).iter().map(|piece| piece.age_from_ms).max()
 }
@@ -35,7 +35,7 @@ fn appended(batch: StoredBatch, appended_ms: i64) -> StoredBatch {
 fn a_batch_is_as_old_as_its_timestamp_or_its_append_also_in_runs_that_were_merged_and_opened_again() {
     let disk = SimDisk::new(1);
     let mut tables = open(&disk);
-    // Without timestamps, from a clock that is far ahead, and as it should be.
+    // Without timestamps, from a clock that is far ahead, and correct ones.
     let batches = [(-1, 5000), (9_000_000, 5001), (4000, 5002)];
     for (n, (timestamp, appended_ms)) in (0..).zip(batches) {
         put(&tables, n, P1, appended(batch(n as i64 * 10, 10, 40, timestamp), appended_ms));
@@ -94,7 +94,7 @@ fn a_batch_of_an_unchecked_entry_is_found_by_the_times_of_its_records() {
 /// Run and manifest as version 0.1 wrote them.
 const OLD_MANIFEST: &[u8] = include_bytes!("v1/manifest");
 const OLD_RUN: &[u8] = include_bytes!("v1/run-0000000000000000.run");
-/// Time of the first record in it; the next ones come a second apart.
+/// Time of the first record in it; the next ones follow one second apart.
 const BEGIN_MS: i64 = 1_760_000_000_000;
 
 /// A time after every test.
@@ -104,9 +104,9 @@ fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as i64
 }
 
-/// A store with a run of version 1, of four partitions: batches of five records each, whose headers' largest timestamps
-/// are -1, whatever the codec; then 0, one that is too small, and a true one; then records without timestamps; then
-/// true ones.
+/// A store with a run of version 1, of four partitions: batches of five records each, whose headers' largest
+/// timestamps are -1, with any codec; then 0, one that is too small, and a correct one; then records without
+/// timestamps; then correct ones.
 fn old_store(dir: &tempfile::TempDir) -> (Tables, Vec<PartitionId>) {
     let tables = dir.path().join("tables");
     fs::create_dir_all(&tables).expect("made");
@@ -117,7 +117,7 @@ fn old_store(dir: &tempfile::TempDir) -> (Tables, Vec<PartitionId>) {
     File::options().write(true).open(run).expect("there").set_modified(UNIX_EPOCH).expect("set");
     let tables = open_old(dir);
     let partitions = tables.partitions_in_runs();
-    // Their ids are in the order in which they were made.
+    // Their ids are in the order of creation.
     assert_eq!(partitions.iter().map(|&p| tables.end_in_runs(p)).collect::<Vec<_>>(), ENDS.map(Some));
     (tables, partitions)
 }
@@ -129,7 +129,8 @@ fn open_old(dir: &tempfile::TempDir) -> Tables {
     Tables::open(Arc::new(OsDisk::new(dir.path()).expect("a directory")), config).expect("opens").0
 }
 
-/// `behind`: the first batch behind those of version 1 in the first partition, and the first with timestamps in the third.
+/// `behind`: the first batch after those of version 1 in the first partition, and the first with timestamps
+/// in the third.
 fn check_old(tables: &Tables, partitions: &[PartitionId], behind: (Option<i64>, Option<i64>), context: &str) {
     let [minus, zero, none, right] = partitions[..] else { panic!("{partitions:?}") };
     for partition in [minus, zero, right] {
@@ -155,7 +156,7 @@ fn a_run_of_an_earlier_version_is_no_older_than_its_file_and_its_records_are_fou
     check_old(&tables, &partitions, (None, None), "version 1");
     let newest: Vec<_> = partitions.iter().map(|&partition| newest(&tables, partition)).collect();
     assert_eq!(newest, [Some(10), Some(10), Some(0), Some(5)]);
-    // Merged with others: what is written has true headers and an age of its own.
+    // Merged with others: the result has correct headers and an age of its own.
     for (n, end) in ENDS.into_iter().enumerate() {
         put(&tables, 1000 + n as u64, partitions[n], appended(batch(end, 1, 10, LATER_MS), LATER_MS + 9));
     }

@@ -1,4 +1,5 @@
-//! The log from the outside: what was acknowledged comes back, and damage is told from a torn tail.
+//! The log through its public interface: what was acknowledged comes back, and damage is distinguished from a
+//! torn tail.
 
 use std::{
     fs::{self, OpenOptions},
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::disk::OsDisk;
 
-// The control breaks these on purpose; that it is caught is a simulation of its own.
+// The control switches these off on purpose; a separate simulation shows that this is caught.
 #[cfg(not(feature = "unsafe-ack-before-sync"))]
 mod faults;
 
@@ -36,14 +37,14 @@ fn open(dir: &TempDir) -> Result<(Wal, RecoveryReport), OpenError> {
 }
 
 fn append(log: &GroupLog, from: u64, count: u64, bytes: usize) {
-    let (tell, told) = mpsc::channel();
+    let (result_tx, result_rx) = mpsc::channel();
     let drafts = (from..from + count).map(|index| Draft {
         id: LogId::new(1, index),
         kind: 7,
         payload: Bytes::from(vec![index as u8; bytes]),
     });
-    log.append(drafts, move |result| tell.send(result).expect("the test waits")).expect("an append");
-    told.recv().expect("an answer").expect("durable");
+    log.append(drafts, move |result| result_tx.send(result).expect("the test waits")).expect("an append");
+    result_rx.recv().expect("an answer").expect("durable");
 }
 
 fn check(log: &GroupLog, indexes: Range<u64>, bytes: usize) {
@@ -137,7 +138,7 @@ fn six_appends() -> (TempDir, std::path::PathBuf, usize) {
         append(&log, index, 1, 5000);
     }
     let end = wal.shared.with(|log| log.end().offset());
-    // As if killed: neither a seal nor a shutdown touches the files any more.
+    // As if killed: no seal or shutdown touches the files.
     let copy = TempDir::new().expect("a directory");
     fs::create_dir(copy.path().join("wal")).expect("a directory");
     let path = copy.path().join("wal").join(layout::file_name(1));

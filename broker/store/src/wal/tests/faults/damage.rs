@@ -1,4 +1,4 @@
-//! Bytes that are not those that were written: rot is told from a torn write.
+//! Bytes that differ from what was written: bit rot is distinguished from a torn write.
 
 use super::*;
 use crate::wal::layout::FILE_HEAD_BYTES;
@@ -30,7 +30,7 @@ fn of_the_last_write_before_a_kill_a_wrong_bit_is_told_from_a_torn_write_and_a_l
         rotten.flip(file(1), (last + bit / 8) as u64, 1 << (bit % 8)).expect("there");
         assert_eq!(damage(try_open(&rotten, &[])), (file_name(1), last + bit / 8), "bit {bit}");
     }
-    // This is what a torn write looks like, so the entry goes: see docs/formats.md.
+    // A torn write looks the same, so the entry is dropped: see docs/formats.md.
     disk.overwrite(file(1), (last + 512) as u64, &[0; 512]).expect("there");
     let (wal, report) = try_open(&disk, &[]).expect("opens");
     assert!(report.torn);
@@ -77,7 +77,7 @@ fn a_log_that_was_stopped_says_where_it_ends_and_is_not_searched_for_more() {
         stopped_reads + 2 <= killed_reads,
         "{stopped_reads} reads after a stop, {killed_reads} after a kill"
     );
-    // And its last write cannot rot unseen, seal or no seal.
+    // Rot in its last write is detected, with or without a seal.
     let end = FILE_HEAD_BYTES + 3 * 8192;
     stopped.overwrite(file(1), end as u64, &[0; 4096]).expect("there");
     assert_eq!(damage(open(&stopped).map(|wal| (wal, RecoveryReport::default()))), (file_name(1), end));
@@ -115,7 +115,7 @@ fn a_file_that_is_cut_short_is_judged_as_a_torn_tail_is() {
     {
         expect(&open(&cut(len)), GROUP, 0..entries, 5000);
     }
-    // A log that was stopped in order, or that goes on in another file, said where it ends.
+    // A log that was stopped cleanly, or that continues in another file, has recorded where it ends.
     drop(open(&disk));
     for said in [stopped(), disk] {
         let whole = said.read_file(file(1)).expect("there");

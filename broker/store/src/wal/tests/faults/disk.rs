@@ -81,7 +81,11 @@ fn a_failed_sync_of_a_new_file_or_its_name_ends_the_log_and_a_full_disk_does_not
     assert_eq!(wal.step(), Step::Blocked);
     assert_eq!(wal.step(), Step::Blocked);
     assert!(wal.waits_for_room());
-    assert_eq!(acknowledged.load(Relaxed), 0, "nobody is told before everything in front is durable");
+    assert_eq!(
+        acknowledged.load(Relaxed),
+        0,
+        "no append is acknowledged before everything before it is durable"
+    );
     assert_eq!(used_bytes(&disk), used, "a file that could not be made takes no room");
     disk.set_capacity(None);
     assert_eq!((wal.step(), acknowledged.load(Relaxed)), (Step::Wrote, 27));
@@ -104,18 +108,18 @@ fn a_log_on_a_full_disk_stops_when_it_is_told_to() {
     let disk = SimDisk::new(8);
     let (wal, _) = Wal::open(Arc::new(disk.clone()), config(), &RecoveryBase::default()).expect("opens");
     disk.set_capacity(Some(0));
-    let (tell, told) = mpsc::channel();
+    let (result_tx, result_rx) = mpsc::channel();
     for index in 0..40 {
-        let tell = tell.clone();
+        let result_tx = result_tx.clone();
         wal.group(GROUP)
-            .append([draft(index, 6000)], move |result| drop(tell.send(result)))
+            .append([draft(index, 6000)], move |result| drop(result_tx.send(result)))
             .expect("appended");
     }
-    // Not before the writer is stuck: it has told about everything that fits, and no more comes.
+    // Not before the writer is stuck: it has acknowledged everything that fits, and nothing more arrives.
     wal.shutdown();
-    drop(tell);
-    let results: Vec<_> = told.iter().collect();
-    assert_eq!(results.len(), 40, "everybody is told");
+    drop(result_tx);
+    let results: Vec<_> = result_rx.iter().collect();
+    assert_eq!(results.len(), 40, "every append gets a result");
     let durable = results.iter().filter(|result| result.is_ok()).count();
     assert!(results.iter().skip(durable).all(Result::is_err), "none behind the first that is not durable");
     disk.set_capacity(None);

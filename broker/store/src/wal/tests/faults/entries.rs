@@ -1,4 +1,4 @@
-//! What a group's part of the log holds: appending, truncating, purging, reading.
+//! A group's part of the log: append, truncate, purge, read.
 
 use std::sync::{Mutex, mpsc};
 
@@ -14,7 +14,7 @@ fn entries_are_not_misplaced_when_the_file_with_those_before_them_is_used_again(
     let disk = SimDisk::new(1);
     let wal = open(&disk);
     write(&wal, GROUP, 0..3, 3000);
-    // The next files repeat this mark, which is far behind when they are the oldest.
+    // The next files repeat this mark, which is stale when they are the oldest.
     wal.group(GROUP).purge(LogId::new(1, 1)).expect("purged");
     write(&wal, GROUP, 3..20, 3000);
     wal.group(GROUP).purge(LogId::new(1, 12)).expect("purged");
@@ -79,7 +79,7 @@ fn there_is_room_for_so_many_groups_and_no_more() {
     }
     let refused = wal.group(RaftGroupId(groups_max)).save_vote(&[1; 256], |_| {});
     assert_eq!(refused, Err(AppendError::TooManyGroups { groups_max: groups_max as usize }));
-    // With every group's state in each file there is still room for the largest entry.
+    // With every group's state in each file there is still space for the largest entry.
     write(&wal, GROUP, 0..10, 40_000);
     expect(&wal, GROUP, 0..10, 40_000);
 }
@@ -123,7 +123,7 @@ fn a_purged_entry_whose_file_is_used_again_is_purged_and_not_damaged() {
     let (id, slot) = wal.shared.with(|log| (LogId::new(1, 0), log.group(GROUP).slots[0].clone()));
     wal.group(GROUP).purge(LogId::new(1, 11)).expect("purged");
     wal.reclaim().expect("reclaimed");
-    // As a reader does that looked the entry up just before.
+    // Like a reader that looked the entry up just before.
     let read = wal.shared.read_payload(GROUP, id, &slot);
     assert_eq!(read, Err(ReadError::Purged { group: GROUP, index: 0, first: 12 }));
 }
@@ -181,17 +181,17 @@ fn appends_that_come_while_a_write_is_under_way_share_the_next_one() {
             }
         }
     });
-    let (tell, told) = mpsc::channel();
+    let (result_tx, result_rx) = mpsc::channel();
     let mut append = |index| {
-        let tell = tell.clone();
+        let result_tx = result_tx.clone();
         wal.group(GROUP)
-            .append([draft(index, 100)], move |result| drop(tell.send(result)))
+            .append([draft(index, 100)], move |result| drop(result_tx.send(result)))
             .expect("appended");
     };
     append(0);
     inside.recv().expect("the first write is under way");
     (1..20).for_each(&mut append);
     go.send(()).expect("the writer waits");
-    (0..20).for_each(|_| told.recv().expect("told").expect("durable"));
+    (0..20).for_each(|_| result_rx.recv().expect("a result").expect("durable"));
     assert_eq!(wal.stats().syncs.read().count, 2);
 }

@@ -1,4 +1,4 @@
-//! Files that are missing, that are used again, or that something else has left.
+//! Files that are missing, recycled, or left by something else.
 
 use std::path::Path;
 
@@ -74,7 +74,7 @@ fn what_an_earlier_life_of_a_file_left_is_never_taken_for_the_log() {
     wal.group(GROUP).purge(LogId::new(1, 59)).expect("purged");
     wal.reclaim().expect("reclaimed");
     drop(wal);
-    // Even if the file gets the very number that it had before.
+    // Even if the file gets the same number as before.
     let disk = disk.kill();
     let spare =
         disk.files().into_keys().find(|path| path.to_string_lossy().contains("spare-")).expect("one is free");
@@ -104,7 +104,7 @@ fn what_a_torn_write_left_in_a_file_is_not_taken_up_when_the_file_is_begun_again
     };
     let wal = open(&disk);
     write(&wal, GROUP, 0..2, 100);
-    // One write of several segments, which begins the second file; its first segment does not get there.
+    // One write of several segments, which begins the second file; its first segment is not written.
     append(&wal, GROUP, 2..8, 4000, &Arc::default());
     assert_eq!(wal.step(), Step::Wrote);
     assert_eq!(log_files(&disk), [1, 2]);
@@ -117,7 +117,7 @@ fn what_a_torn_write_left_in_a_file_is_not_taken_up_when_the_file_is_begun_again
     assert_eq!(wal.step(), Step::Wrote);
     drop(wal);
     let last = open(&disk.crash()).group(GROUP).state().last.expect("the first entries").index;
-    assert_eq!(last, before, "nobody was told of the others");
+    assert_eq!(last, before, "the others were not acknowledged");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! One test for each way in which a log can go wrong, over the faulty disk.
+//! One test for each failure mode of a log, over the simulated disk.
 
 use std::{
     ops::Range,
@@ -39,7 +39,7 @@ fn draft(index: u64, bytes: usize) -> Draft<Bytes> {
     Draft { id: LogId::new(1, index), kind: 1, payload: Bytes::from(vec![index as u8; bytes]) }
 }
 
-/// Appends entries without writing them; the count goes up when they are acknowledged.
+/// Appends entries without writing them; the counter goes up when they are acknowledged.
 fn append(wal: &Wal, group: RaftGroupId, indexes: Range<u64>, bytes: usize, acknowledged: &Arc<AtomicUsize>) {
     for index in indexes {
         let acknowledged = acknowledged.clone();
@@ -48,12 +48,12 @@ fn append(wal: &Wal, group: RaftGroupId, indexes: Range<u64>, bytes: usize, ackn
                 acknowledged.fetch_add(1, Relaxed);
             }
         };
-        // An error is a log that has failed: nothing is acknowledged.
+        // An error means that the log has failed: nothing is acknowledged.
         let _ = wal.group(group).append([draft(index, bytes)], done);
     }
 }
 
-/// Appends entries, each with a write of its own.
+/// Appends entries, each with its own write.
 fn write(wal: &Wal, group: RaftGroupId, indexes: Range<u64>, bytes: usize) {
     for index in indexes {
         let acknowledged = Arc::default();
@@ -62,7 +62,7 @@ fn write(wal: &Wal, group: RaftGroupId, indexes: Range<u64>, bytes: usize) {
     }
 }
 
-/// The group has exactly these entries, all of `bytes`.
+/// Asserts that the group has exactly these entries, all of `bytes`.
 fn expect(wal: &Wal, group: RaftGroupId, indexes: Range<u64>, bytes: usize) {
     let entries = wal.group(group).read(indexes.clone(), usize::MAX).expect("readable");
     assert_eq!(entries.len() as u64, indexes.end - indexes.start);
@@ -107,14 +107,14 @@ fn six_writes(sealed: bool) -> (SimDisk, Vec<usize>) {
     (disk.kill(), starts)
 }
 
-/// The same, stopped in order.
+/// The same, stopped cleanly.
 fn stopped() -> SimDisk {
     let (wal, disk, _) = log_of_six_writes();
     wal.shutdown();
     disk.kill()
 }
 
-/// Changes a frame of [`six_writes`] that is at `at`, and makes its checksum right again.
+/// Changes the frame of [`six_writes`] at `at`, and corrects its checksum.
 fn forge_frame(disk: &SimDisk, at: usize, change: impl FnOnce(&mut [u8])) {
     let mut frame = disk.read_file(file(1)).expect("there")[at..at + 5040].to_vec();
     change(&mut frame);
@@ -123,7 +123,7 @@ fn forge_frame(disk: &SimDisk, at: usize, change: impl FnOnce(&mut [u8])) {
     disk.overwrite(file(1), at as u64, &frame).expect("there");
 }
 
-/// A log of several files, the oldest of which were used again.
+/// A log of several files, the oldest of which were recycled.
 fn many_files() -> SimDisk {
     let disk = SimDisk::new(3);
     let wal = open(&disk);

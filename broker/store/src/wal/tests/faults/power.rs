@@ -1,11 +1,11 @@
-//! The power goes, or the process is killed.
+//! Power cuts and kills.
 
 use std::sync::Mutex;
 
 use super::*;
 
-/// What a broker does in its life, in one row, with the count of what was acknowledged: a start, writes over many
-/// files, purges, files that are used again, a second start. Ends early when the disk does nothing any more.
+/// One lifetime of a broker, with the count of what was acknowledged: a start, writes over many files,
+/// purges, recycled files, a second start. Ends early when the disk stops working.
 fn a_life(disk: &SimDisk) -> (usize, usize) {
     let (first, second) = (Arc::<AtomicUsize>::default(), Arc::default());
     let run = |rounds: std::ops::Range<u64>| {
@@ -15,7 +15,7 @@ fn a_life(disk: &SimDisk) -> (usize, usize) {
             append(&wal, OTHER, round * 2..round * 2 + 2, 100, &second);
             wal.step();
             if round % 3 == 2 {
-                // An error is a log that has failed.
+                // An error means that the log has failed.
                 let _ = wal.group(GROUP).purge(LogId::new(1, round * 4 + 2));
                 let _ = wal.group(OTHER).purge(LogId::new(1, round * 2 - 3));
                 let _ = wal.reclaim();
@@ -62,7 +62,7 @@ fn the_power_can_go_at_every_operation_of_a_life_and_again_at_every_one_of_the_n
                 a_life(&disk);
                 let disk = disk.crash();
                 disk.cut_power_after(second);
-                // It may fail or be through: then everything was covered.
+                // It may fail or succeed: then everything was covered.
                 if let Ok((wal, _)) = try_open(&disk, &[]) {
                     wal.step();
                 }
@@ -85,7 +85,7 @@ fn what_a_killed_process_left_in_the_page_cache_counts_only_once_it_is_synced() 
         let wal = open(&disk);
         write(&wal, GROUP, 0..2, 1000);
         append(&wal, GROUP, 2..3, 1000, &Arc::default());
-        // The write gets into the cache, and the process ends before the sync.
+        // The write reaches the cache, and the process ends before the sync.
         let inside = disk.clone();
         let killed = Arc::new(Mutex::new(None));
         let slot = killed.clone();
