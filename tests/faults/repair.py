@@ -288,7 +288,7 @@ def without_members(made):
         try:
             broker.start(START_SECONDS)
         except StartFailed as failed:
-            assert "exit 1" in str(failed) and "has lost who belongs to it" in str(failed), failed
+            assert "exit 1" in str(failed) and "has lost its membership" in str(failed), failed
             return "exit 1 with its reason"
         finally:
             broker.kill()

@@ -1,9 +1,9 @@
-//! How many proposals groups of one voter take, and at what cost: idle first, then with writers that each wait for
-//! their answer before they go on.
+//! Measures the proposal rate of single-voter groups and its cost: first idle, then with writers that each
+//! wait for a reply before the next proposal.
 //!
-//! `group_load DIR GROUPS WRITERS BYTES SECONDS [EVERY_US]`; with EVERY_US each writer starts a proposal that often
-//! at most.
-#![allow(clippy::disallowed_methods)] // It measures, and decides nothing.
+//! `group_load DIR GROUPS WRITERS BYTES SECONDS [EVERY_US]`; EVERY_US is the shortest interval between two
+//! proposals of a writer.
+#![allow(clippy::disallowed_methods)] // A load generator measures time.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ use millstream_store::{
     wal::{RecoveryBase, Wal, WalConfig},
 };
 
-/// Applies nothing.
+/// A machine that does nothing.
 struct Idle;
 
 impl Machine for Idle {

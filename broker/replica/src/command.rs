@@ -1,11 +1,11 @@
-//! What a Raft entry carries, before and after it is in the log's memory.
+//! The payload of a Raft entry, before and after it is in the log's memory.
 
 use std::fmt;
 
 use bytes::Bytes;
 use millstream_store::wal::FramePayload;
 
-/// A command on its way into, or out of, a group's log.
+/// A command to be written to, or read from, a group's log.
 pub struct Command(Body);
 
 enum Body {
@@ -14,17 +14,17 @@ enum Body {
 }
 
 impl Command {
-    /// A command that is yet to be written into the log.
+    /// A command that is not encoded yet.
     pub fn staged(payload: impl FramePayload + Send + Sync + 'static) -> Command {
         Command(Body::Staged(Box::new(payload)))
     }
 
-    /// A command that is already encoded.
+    /// An encoded command.
     pub fn encoded(bytes: Bytes) -> Command {
         Command(Body::Logged(bytes))
     }
 
-    /// The encoded bytes; free for a command that was read from the log, one copy otherwise.
+    /// The encoded bytes; without a copy for a command that was read from the log, with one copy otherwise.
     pub fn into_bytes(self) -> Bytes {
         match self.0 {
             Body::Logged(bytes) => bytes,
@@ -69,8 +69,8 @@ impl fmt::Display for Command {
 mod tests {
     use super::*;
 
-    struct Twice(Bytes);
-    impl FramePayload for Twice {
+    struct Doubled(Bytes);
+    impl FramePayload for Doubled {
         fn len(&self) -> usize {
             self.0.len() * 2
         }
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_staged_command_has_the_bytes_that_it_writes() {
-        let command = Command::staged(Twice(Bytes::from_static(b"ab")));
+        let command = Command::staged(Doubled(Bytes::from_static(b"ab")));
         assert_eq!(FramePayload::len(&command), 4);
         assert_eq!(command.into_bytes(), Bytes::from_static(b"abab"));
     }

@@ -11,10 +11,10 @@ use openraft_rt_tokio::TokioRuntime;
 
 use crate::command::Command;
 
-/// What applying one entry gave.
+/// The reply of an entry that was applied.
 #[derive(Debug, Default)]
 pub enum Reply {
-    /// Nothing to say: a blank or membership entry.
+    /// A blank or membership entry, which has no reply.
     #[default]
     None,
     /// From a shard's machine.
@@ -31,10 +31,10 @@ impl RaftTypeConfig for TypeConfig {
     type D = Command;
     type R = Reply;
     type NodeId = u64;
-    // A member is a node id and nothing else: where it is can change, and the transport knows it.
+    // A member is only a node id: its address can change, and the transport knows it.
     type Node = ();
     type Term = u64;
-    // One leader in a term at most: the term can be what Kafka calls the leader epoch.
+    // At most one leader per term, so that the term can serve as Kafka's leader epoch.
     type LeaderId = leader_id_std::LeaderId<u64, u64>;
     type Vote = openraft::impls::Vote<Self::LeaderId>;
     type Payload = openraft::EntryPayload<Command, u64, ()>;
@@ -77,7 +77,7 @@ pub(crate) fn from_raft(id: &RaftLogId) -> LogId {
 pub struct Timing {
     /// Time between a leader's heartbeats.
     pub heartbeat_ms: u64,
-    /// A follower that hears nothing for this long or longer starts an election.
+    /// A follower that receives nothing for at least this long starts an election.
     pub election_min_ms: u64,
     /// Upper end of the random election timeout.
     pub election_max_ms: u64,
@@ -90,19 +90,19 @@ impl Default for Timing {
 }
 
 impl Timing {
-    /// openraft's configuration with everything set that Millstream's design depends on.
+    /// openraft's configuration, with every setting explicit that Millstream's design depends on.
     pub(crate) fn raft_config(self) -> Result<Arc<Config>, ConfigError> {
         let config = Config {
             cluster_name: "millstream".to_string(),
             heartbeat_interval: self.heartbeat_ms,
             election_timeout_min: self.election_min_ms,
             election_timeout_max: self.election_max_ms,
-            // Checkpoints and purges are driven by the store, which knows what is flushed.
+            // The store triggers checkpoints and purges, because it knows what is flushed.
             snapshot_policy: SnapshotPolicy::Never,
             max_in_snapshot_log_to_keep: u64::MAX,
             enable_pre_vote: Some(true),
-            // A restarted leader stands for election again: its new term's first entry is what tells that
-            // everything before it is applied.
+            // A restarted leader stands for election again: once its new term's first entry is applied,
+            // everything before it is.
             enable_leader_restore: Some(false),
             ..Config::default()
         };

@@ -1,4 +1,4 @@
-//! One replica of one Raft group, as the rest of the broker sees it.
+//! One replica of one Raft group, as the interface for the rest of the broker.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,7 +37,7 @@ use {crate::log_store::Vote, openraft::raft::VoteRequest};
 /// Why a group's replica could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The timing is not one that Raft can work with.
+    /// The timing is invalid.
     #[error("the Raft timing is refused: {0}")]
     Timing(String),
     /// The log or the checkpoint could not be read.
@@ -45,23 +45,23 @@ pub enum StartError {
     Storage {
         /// The group.
         group: RaftGroupId,
-        /// What the storage or openraft said.
+        /// The error of the storage or openraft.
         reason: String,
     },
-    /// It has votes or entries, and neither its log nor its checkpoint says who belongs to it.
-    #[error("{group} has lost who belongs to it: its log was damaged or cut")]
+    /// It has votes or entries, and neither its log nor its checkpoint has a membership.
+    #[error("{group} has lost its membership: its log is damaged or truncated")]
     NoMembers {
         /// The group.
         group: RaftGroupId,
     },
-    /// It belongs to others, or not to this node alone.
+    /// Its only voter is not this node.
     #[error("{group} belongs to {}, and this is node {node}", listed(members))]
     OtherMembers {
         /// The group.
         group: RaftGroupId,
         /// This node.
         node: NodeId,
-        /// Those whose votes count in it.
+        /// The voters of the group.
         members: Vec<NodeId>,
     },
     /// The replica stopped while it was starting.
@@ -69,7 +69,7 @@ pub enum StartError {
     Stopped {
         /// The group.
         group: RaftGroupId,
-        /// What openraft said.
+        /// openraft's error.
         reason: String,
     },
 }
@@ -85,15 +85,15 @@ pub enum ProposeError {
     /// Certainly not applied: another node leads, or this one leads in another term.
     #[error("this node does not lead the group in that term")]
     NotLeader,
-    /// It may yet be applied, or never: the replica stopped or lost the lead before it could tell.
-    #[error("what became of the proposal is not known here")]
+    /// The proposal may be applied or not: the replica stopped or lost the lead before it had the outcome.
+    #[error("the outcome of the proposal is unknown")]
     Unknown,
 }
 
-/// The result of a proposal: where it stands in the log and what applying it gave.
+/// The result of a proposal: its log id and the reply.
 pub type Outcome = Result<(LogId, Reply), ProposeError>;
 
-/// Whether this node leads its group, for those who wait for it.
+/// Whether this node leads its group, for tasks that wait for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lead {
     No,
@@ -104,7 +104,7 @@ enum Lead {
 
 /// The term that is led.
 pub(crate) struct Led {
-    /// The term in which this node leads with all earlier entries applied; 0 when it does not.
+    /// The term in which this node leads with all earlier entries applied; 0 when it does not lead.
     term: AtomicU64,
     changed: watch::Sender<Lead>,
 }
@@ -118,7 +118,7 @@ impl Led {
         self.term.load(Acquire)
     }
 
-    /// Waits until this node leads in a term above `term`; never ends once the replica has stopped.
+    /// Waits until this node leads in a term above `term`; pends forever once the replica has stopped.
     pub(crate) async fn lead_after(&self, term: u64) -> u64 {
         let mut changed = self.changed.subscribe();
         match changed
@@ -131,7 +131,7 @@ impl Led {
         }
     }
 
-    /// Records a change; nothing comes after the end.
+    /// Records a change; nothing follows the end.
     fn set(&self, lead: Lead) {
         self.changed.send_if_modified(|known| {
             if *known == Lead::Over {
@@ -143,7 +143,7 @@ impl Led {
     }
 }
 
-/// A replica of one group. [`shutdown`](Group::shutdown) stops it and waits for that; dropping it only stops it.
+/// A replica of one group. [`shutdown`](Group::shutdown) stops it and waits for that; a drop only stops it.
 pub struct Group {
     id: RaftGroupId,
     node: NodeId,
@@ -156,8 +156,8 @@ pub struct Group {
 }
 
 impl Group {
-    /// Opens the replica on its log and its newest checkpoint, and starts it. It reaches its peers by `transport`, and
-    /// theirs reach it by [`handle`](Group::handle).
+    /// Opens the replica on its log and its newest checkpoint, and starts it. It sends requests to its peers
+    /// with `transport`, and receives theirs through [`handle`](Group::handle).
     pub async fn start(
         id: RaftGroupId,
         node: NodeId,
@@ -185,9 +185,9 @@ impl Group {
         self.id
     }
 
-    /// Makes this node lead: a pristine group gets this node as its only voter, one of which it is the only voter holds
-    /// an election, and any other is refused: an election in it would never end, and who belongs to a group is never
-    /// guessed. Returns when this node leads and everything that was in the log is applied.
+    /// Makes this node lead: a pristine group gets this node as its only voter; a group with this node as its
+    /// only voter holds an election. Any other group is refused: an election in it would never end, and
+    /// membership is never guessed. Returns when this node leads and every entry of the log is applied.
     pub async fn lead_alone(&self) -> Result<(), StartError> {
         let mut led = self.led.changed.subscribe();
         if !self.bootstrap(&BTreeSet::from([self.node])).await? {
@@ -198,8 +198,8 @@ impl Group {
         if *lead == Lead::Over { Err(self.stopped(&"it has failed or was shut down")) } else { Ok(()) }
     }
 
-    /// Gives a pristine group its first voters, of which this node is one; says whether it was pristine. It may be
-    /// called on every voter, with the same voters.
+    /// Gives a pristine group its first voters, which must include this node; returns whether it was
+    /// pristine. Every voter may call this, with the same voters.
     pub async fn bootstrap(&self, voters: &BTreeSet<NodeId>) -> Result<bool, StartError> {
         assert!(voters.contains(&self.node), "{} bootstraps {} for others: {voters:?}", self.node, self.id);
         if self.raft.is_initialized().await.map_err(|e| self.stopped(&e))? {
@@ -210,7 +210,7 @@ impl Group {
         Ok(true)
     }
 
-    /// Gives a peer's request to this replica.
+    /// Handles a peer's request.
     pub async fn handle(&self, request: PeerRequest) -> Result<PeerResponse, PeerUnreachable> {
         transport::handle(&self.raft, request).await.map_err(|error| {
             tracing::debug!(group = %self.id, %error, "a peer's request failed");
@@ -234,12 +234,12 @@ impl Group {
         StartError::Stopped { group: self.id, reason: reason.to_string() }
     }
 
-    /// The term in which this node leads and may propose; `None` when it may not.
+    /// The term in which this node leads and may propose; `None` if it may not.
     pub fn led_term(&self) -> Option<u64> {
         Some(self.led.term()).filter(|&term| term > 0)
     }
 
-    /// Waits until this node leads in a term above `term`, and returns that term; never ends once the replica has stopped.
+    /// Waits until this node leads in a term above `term`, and returns that term; pends forever once the replica has stopped.
     pub async fn lead_after(&self, term: u64) -> u64 {
         self.led.lead_after(term).await
     }
@@ -268,20 +268,21 @@ impl Group {
         self.led.clone()
     }
 
-    /// Proposes a command in the given term and calls `done` with the outcome, exactly once: from the task that
-    /// applies, or from another one, but never before this returns on its own thread, so that a caller may hold a
-    /// lock that `done` takes. Proposals are appended in the order of the calls.
+    /// Proposes a command in the given term and calls `done` with the outcome, exactly once: from the task
+    /// that applies, or from another one, but never on this thread before this returns, so that a caller may
+    /// hold a lock that `done` takes. Proposals are appended in the order of the calls.
     pub fn propose(&self, term: u64, command: Command, done: impl FnOnce(Outcome) + Send + 'static) {
         let done = OnDrop(Some(Box::new(done)));
         let callback =
             Callback(Box::new(move |result: ClientWriteResult<TypeConfig>| done.call(outcome(result))));
         let raft = self.raft.clone();
         let send = async move {
-            // An error means that the replica is gone: the callback was dropped, which told the caller.
+            // An error means that the replica has stopped: the dropped callback has reported it.
             let _ = raft.write(command).with_leader(CommittedLeaderId { term }).responder(callback).await;
         };
-        // The channel to the replica has room for far more proposals than are ever in flight, so that the first
-        // poll sends; were it ever full, order would be lost, and the apply-time check would refuse.
+        // The channel to the replica has space for far more proposals than are ever in flight, so the first
+        // poll sends. If it were full, the order would be lost, and the check on apply would refuse the
+        // proposal.
         let mut send = Box::pin(tokio::task::coop::unconstrained(send));
         if send.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
             tracing::warn!(group = %self.id, "the replica's queue is full");
@@ -291,19 +292,20 @@ impl Group {
 
     /// Proposes and waits for the outcome.
     pub async fn write(&self, term: u64, command: Command) -> Outcome {
-        let (tell, told) = tokio::sync::oneshot::channel();
+        let (reply_tx, reply_rx) = tokio::sync::oneshot::channel();
         self.propose(term, command, move |outcome| {
-            // Nobody waits any more: the outcome stands in the log all the same.
-            let _ = tell.send(outcome);
+            // The receiver is gone: the outcome is in the log all the same.
+            let _ = reply_tx.send(outcome);
         });
-        told.await.unwrap_or(Err(ProposeError::Unknown))
+        reply_rx.await.unwrap_or(Err(ProposeError::Unknown))
     }
 
-    /// Makes a checkpoint of the machine as it is now, or later, durable; returns where the newest one stands, or
-    /// `None` when nothing is applied yet. A machine that has not moved since the last one is not written again.
+    /// Writes a checkpoint of the machine's current state, or a later one, durably; returns the position of
+    /// the newest one, or `None` if nothing is applied yet. If nothing was applied since the last one, it is
+    /// not written again.
     pub async fn checkpoint(&self) -> Result<Option<LogId>, StartError> {
         let (raft, progress, busy) = (self.raft.clone(), self.progress.clone(), self.checkpointing.clone());
-        // In a task of its own, so that a caller that goes away leaves none half done.
+        // In a task of its own, so that it is completed even if the caller is dropped.
         let done = tokio::spawn(async move {
             let _one_at_a_time = busy.lock().await;
             checkpoint(&raft, &progress).await
@@ -314,11 +316,11 @@ impl Group {
         }
     }
 
-    /// Lets the log forget entries up to `index`, as far as a checkpoint covers them and no peer is being sent
-    /// them.
+    /// Lets the log purge entries up to `index` that a checkpoint covers and that are not being sent to a
+    /// peer.
     pub async fn purge(&self, index: u64) -> Result<(), StartError> {
         self.raft.trigger().purge_log(index).await.map_err(|e| self.stopped(&e))?;
-        // The replica does one thing after the other: when it answers, the log has forgotten.
+        // The replica handles requests one after the other: when it answers, the log has purged.
         self.raft.with_raft_state(|_| ()).await.map_err(|e| self.stopped(&e))
     }
 
@@ -365,7 +367,7 @@ async fn checkpoint(
     }
 }
 
-/// Keeps `led` true, and the replica's clock stopped while nobody needs it.
+/// Keeps `led` up to date, and stops the replica's clock while it is not needed.
 async fn watch_leadership(
     node: NodeId,
     raft: Raft<TypeConfig, MachineAdapter>,
@@ -382,7 +384,7 @@ async fn watch_leadership(
         };
         let ready = leads && *opened.borrow_and_update() >= term;
         led.set(if ready { Lead::InTerm(term) } else { Lead::No });
-        // A leader that is the only voter has nobody to send heartbeats to and no rival: it needs no ticks.
+        // A leader that is the only voter has no peer to send heartbeats to and no rival: it needs no ticks.
         raft.runtime_config().tick(!(leads && alone));
         let gone = tokio::select! {
             changed = metrics.changed() => changed.is_err(),
@@ -398,9 +400,9 @@ fn outcome(result: ClientWriteResult<TypeConfig>) -> Outcome {
     match result {
         Ok(response) => Ok((from_raft(&response.log_id), response.data)),
         Err(ClientWriteError::ForwardToLeader(_)) => Err(ProposeError::NotLeader),
-        // The entry was in the log, and another node may have it still.
+        // The entry was in the log, and another node may still have it.
         Err(ClientWriteError::LogEntryDiscarded(_)) => Err(ProposeError::Unknown),
-        // These are told to whoever changes the membership, which no proposal of a command does.
+        // Only changes of membership get these errors, never a proposal of a command.
         Err(ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)) => {
             Err(ProposeError::NotLeader)
         }
@@ -421,7 +423,7 @@ impl OnDrop {
 impl Drop for OnDrop {
     fn drop(&mut self) {
         let Some(done) = self.0.take() else { return };
-        // Whoever drops it may be the one who just proposed it, to a replica that is gone.
+        // The caller of `propose` may be the one that drops it, if the replica has stopped.
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn(async move { done(Err(ProposeError::Unknown)) })),
             Err(_) => done(Err(ProposeError::Unknown)),

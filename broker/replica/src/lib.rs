@@ -1,11 +1,12 @@
 //! Millstream's Raft groups: the only crate that names openraft.
 //!
-//! Invariants, each said as an absence:
+//! Invariants:
 //! 1. No proposal is applied in another term than the one that it was made in.
-//! 2. No node says that it leads before its own first entry of the term is applied, and so everything before it.
-//! 3. No outcome is told twice, and none is left untold.
+//! 2. No node reports that it leads before its own first entry of the term, and so everything before it, is
+//!    applied.
+//! 3. Every outcome is reported exactly once.
 //! 4. No log entry is purged that the newest checkpoint does not cover.
-//! 5. No group that had members is given others than its log and its checkpoint name.
+//! 5. No group that had members gets others than its log and its checkpoint name.
 
 mod command;
 mod config;

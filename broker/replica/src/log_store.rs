@@ -1,7 +1,7 @@
 //! openraft's log storage on the node's shared write-ahead log.
 //!
-//! Votes, the committed mark, truncations, purges and entries of every group are frames of the one log; their
-//! order in it is the order of the calls, so a vote can never be older on disk than an entry that follows it.
+//! Votes, the committed mark, truncations, purges and entries of every group are frames of the one log, in
+//! the order of the calls, so a vote can never be older on disk than an entry that follows it.
 
 use std::{
     fmt::Debug,
@@ -37,7 +37,7 @@ const KIND_BLANK: u8 = 0;
 const KIND_COMMAND: u8 = 1;
 pub(crate) const KIND_MEMBERSHIP: u8 = 2;
 
-/// Most bytes of entries that one read gives, beyond the first entry.
+/// Most bytes of entries that one read returns, beyond the first entry.
 const READ_BYTES_MAX: usize = 4 << 20;
 /// Length of an encoded vote: term u64, node u64, committed u8.
 const VOTE_BYTES: usize = 17;
@@ -52,7 +52,7 @@ impl LogStore {
         LogStore(log)
     }
 
-    /// Whether entries were purged, for which there must be a checkpoint.
+    /// Whether entries were purged, which requires a checkpoint.
     pub(crate) fn is_cut(&self) -> bool {
         self.0.state().purged.is_some()
     }
@@ -116,7 +116,8 @@ fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
     (start, end)
 }
 
-/// Entries one by one, read a few MiB at a time: what is to be applied after a restart may be all of the log.
+/// An iterator over entries that reads a few MiB at a time: after a restart the whole log may have to be
+/// applied.
 struct Entries {
     log: GroupLog,
     next: u64,
@@ -142,15 +143,15 @@ impl Stream for Entries {
 
 /// The last entry of each term in `first..=last`.
 ///
-/// This is what openraft's own search gives and builds upon, although the trait's documentation speaks of first
-/// entries. Only terms are looked at, so nothing is read from the disk.
+/// This is what openraft's own search returns and relies on, although the trait's documentation speaks of
+/// first entries. Only terms are compared, so nothing is read from disk.
 fn key_log_ids(first: LogId, last: LogId, term_at: impl Fn(u64) -> Option<u64>) -> io::Result<Vec<LogId>> {
     let term =
         |index| term_at(index).ok_or_else(|| io::Error::other(format!("the log has no entry {index}")));
     let mut ids = Vec::new();
     let mut newest = first;
     while newest.term < last.term {
-        // The entry at `low` is of the newest term that is known, the one at `high` of a later one.
+        // The entry at `low` has the newest known term, the one at `high` a later one.
         let (mut low, mut high) = (newest.index, last.index);
         while low + 1 < high {
             let middle = low + (high - low) / 2;
@@ -169,7 +170,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         range: RB,
     ) -> io::Result<Vec<Entry>> {
         let (start, end) = bounds(&range);
-        // openraft takes what is left of a range whose beginning is purged.
+        // openraft accepts the rest of a range whose beginning is purged.
         let first = self.0.state().purged.map_or(0, |purged| purged.index + 1);
         self.read(start.max(first), end, usize::MAX)
     }
@@ -214,11 +215,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let (done, durable) = oneshot::channel();
-        let tell = move |result: Result<(), _>| {
+        let done = move |result: Result<(), _>| {
             // The receiver is gone only when the group shuts down.
             let _ = done.send(result);
         };
-        self.0.save_vote(&encode_vote(vote), tell).map_err(io::Error::other)?;
+        self.0.save_vote(&encode_vote(vote), done).map_err(io::Error::other)?;
         durable.await.map_err(io::Error::other)?.map_err(io::Error::other)
     }
 

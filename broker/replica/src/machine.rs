@@ -27,36 +27,36 @@ use crate::{
     membership,
 };
 
-/// A checkpoint's bytes do not describe a machine.
+/// The bytes of a checkpoint are invalid.
 #[derive(Debug, thiserror::Error)]
 #[error("the checkpoint cannot be read: {0}")]
 pub struct RestoreError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 
 /// A group's replicated state.
 ///
-/// Contract: `apply` is called once for each command, in log order, from one task at a time; it depends only
-/// on the state and the command, and never fails: what a command may not do is in its reply. After a restart
-/// commands are applied again from the checkpoint on.
+/// Contract: `apply` is called once per command, in log order, from one task at a time; it depends only on
+/// the state and the command, and never fails: a refusal is part of the reply. After a restart commands are
+/// applied again from the checkpoint on.
 pub trait Machine: Send + Sync + 'static {
     /// Applies the command of the entry at `id`.
     fn apply(&self, id: LogId, command: Bytes) -> Reply;
-    /// Says that everything up to `id`, blank and membership entries included, is applied.
+    /// Reports that everything up to `id`, blank and membership entries included, is applied.
     fn applied(&self, id: LogId);
-    /// The whole state as it is now, to be written for [`restore`](Machine::restore) while commands are applied. Taking
-    /// it is quick and needs little memory: a machine shares what it can with its snapshot.
+    /// A snapshot of the whole state, to be written for [`restore`](Machine::restore) while commands are
+    /// applied. Taking it is fast and needs little memory: a machine shares what it can with its snapshot.
     fn snapshot(&self) -> Snapshot;
-    /// Replaces the state by one that is read piece by piece.
+    /// Replaces the state with one that is read piece by piece.
     fn restore(&self, state: &mut dyn Read) -> Result<(), RestoreError>;
 }
 
-/// Writes a machine's state, piece by piece.
+/// A function that writes a machine's state, piece by piece.
 pub type Snapshot = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send + Sync>;
 
-/// What openraft takes for a snapshot: a checkpoint's file, or `None` where there is nothing newer.
+/// The snapshot type for openraft: a checkpoint's file, or `None` if there is no newer one.
 pub(crate) type CheckpointData = Option<Checkpoint>;
 
-/// What a checkpoint holds in front of the machine's state: u32 length of the membership's log id and membership, and
-/// these.
+/// The header of a checkpoint, before the machine's state: u32 length of the membership's log id and
+/// membership, then both.
 fn encode_head(member: &StoredMembership) -> Vec<u8> {
     let members = membership::encode(member.membership());
     let mut out = Vec::with_capacity(members.len() + CHECKPOINT_HEAD_BYTES);
@@ -73,7 +73,7 @@ const CHECKPOINT_HEAD_BYTES: usize = 21;
 /// Longest membership that is read: far more than a cluster's takes.
 const MEMBERSHIP_BYTES_MAX: u32 = 1 << 20;
 
-/// Reads what stands in front of the machine's state.
+/// Reads the header.
 fn decode_head(mut data: impl Read) -> io::Result<StoredMembership> {
     let mut head = [0; CHECKPOINT_HEAD_BYTES];
     data.read_exact(&mut head)?;
@@ -93,8 +93,7 @@ fn decode_head(mut data: impl Read) -> io::Result<StoredMembership> {
     Ok(StoredMembership::new(id, members))
 }
 
-/// What a checkpoint, of which there may be only the beginning, says of who belongs to the group; nothing where it names
-/// nobody.
+/// The membership in a checkpoint, of which only the beginning may be given; `None` if it names no node.
 pub(crate) fn checkpoint_members(data: &[u8]) -> Option<Bytes> {
     let stored = decode_head(data).ok()?;
     let members = stored.membership();
@@ -112,14 +111,14 @@ pub(crate) struct MachineAdapter {
     progress: Arc<Progress>,
 }
 
-/// How far a machine is, for whoever holds the group.
+/// The progress of a machine, for the holders of its group.
 #[derive(Debug)]
 pub(crate) struct Progress {
-    /// Index behind the last applied entry.
+    /// Index after the last applied entry.
     next: AtomicU64,
-    /// Term of the newest blank entry that is applied: a leader's first.
+    /// Term of the newest applied blank entry: a leader's first.
     opened_term: watch::Sender<u64>,
-    /// Why the last checkpoint could not be written, whenever one could not.
+    /// The error of each checkpoint that could not be written.
     checkpoint_failed: watch::Sender<Arc<str>>,
 }
 
@@ -129,24 +128,24 @@ impl Progress {
         Progress { next: AtomicU64::new(0), opened_term: watch::channel(0).0, checkpoint_failed }
     }
 
-    /// Index behind the last applied entry.
+    /// Index after the last applied entry.
     pub(crate) fn next(&self) -> u64 {
         self.next.load(Acquire)
     }
 
-    /// Changes whenever a checkpoint could not be written.
+    /// Changes with each checkpoint that could not be written.
     pub(crate) fn checkpoint_failed(&self) -> watch::Receiver<Arc<str>> {
         self.checkpoint_failed.subscribe()
     }
 
-    /// Follows the term of the newest blank entry that is applied.
+    /// Follows the term of the newest applied blank entry.
     pub(crate) fn opened_term(&self) -> watch::Receiver<u64> {
         self.opened_term.subscribe()
     }
 }
 
 impl MachineAdapter {
-    /// Restores the machine from the newest checkpoint, if there is one; there must be one if `log_is_cut`.
+    /// Restores the machine from the newest checkpoint, if there is one; `log_is_cut` requires one.
     pub(crate) fn open(
         group: RaftGroupId,
         machine: Arc<dyn Machine>,
@@ -161,7 +160,7 @@ impl MachineAdapter {
             None if log_is_cut => {
                 let file = Tables::checkpoint_path(group);
                 return Err(io::Error::other(format!(
-                    "{} is missing, and the log begins behind it",
+                    "{} is missing, and the log begins after it",
                     file.display()
                 )));
             }
@@ -185,7 +184,7 @@ impl MachineAdapter {
         self.progress.next.store(id.index + 1, Release);
     }
 
-    /// Everything that a checkpoint holds.
+    /// The content of a checkpoint.
     fn state(&self) -> Snapshot {
         let (head, state) = (encode_head(&self.membership), self.machine.snapshot());
         Box::new(move |out| out.write_all(&head).and_then(|()| state(out)))
@@ -228,7 +227,7 @@ impl RaftStateMachine<TypeConfig> for MachineAdapter {
                     Reply::None
                 }
             };
-            // Before the answer: whoever hears it may ask how far the machine is.
+            // Before the reply: its receiver may ask for the machine's progress.
             self.applied(entry.log_id);
             if let Some(responder) = responder {
                 responder.send(reply);
@@ -280,7 +279,7 @@ pub(crate) struct CheckpointBuilder {
     tables: Arc<Tables>,
     progress: Arc<Progress>,
     meta: SnapshotMetaOf<TypeConfig>,
-    /// `None` once it is written.
+    /// `None` once written.
     state: Option<Snapshot>,
 }
 
@@ -294,8 +293,9 @@ impl RaftSnapshotBuilder<TypeConfig> for CheckpointBuilder {
         };
         match save_checkpoint(self.tables.clone(), self.group, id, state).await {
             Ok(snapshot) => Ok(RaftSnapshot { meta: self.meta.clone(), snapshot }),
-            // An error here would stop the replica for good. A full disk is no reason for that: the checkpoint before
-            // is as good as it was, only the log cannot be shortened yet. openraft passes over what is not newer.
+            // An error here would stop the replica for good, which a full disk does not justify: the previous
+            // checkpoint is still valid, only the log cannot be purged yet. openraft ignores a snapshot that
+            // is not newer.
             Err(error) => {
                 self.progress.checkpoint_failed.send_replace(error.to_string().into());
                 Ok(RaftSnapshot { meta: SnapshotMeta::default(), snapshot: None })

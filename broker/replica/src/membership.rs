@@ -1,8 +1,8 @@
-//! The membership of a group, as bytes: in membership entries and in checkpoints.
+//! The encoding of a group's membership, in membership entries and in checkpoints.
 //!
-//! Layout, little endian: version u8 = 2; count u8 of voter sets, each a u16 count and that many u64 node ids;
-//! u16 count of nodes (voters and learners), each a u64 id. In version 1 each node's id is followed by a u16 length and
-//! that many bytes of an address, which is passed over: members are known by id only.
+//! Layout, little endian: version u8 = 2; count u8 of voter sets, each a u16 count and that many u64 node
+//! ids; u16 count of nodes (voters and learners), each a u64 id. In version 1 each node's id is followed by a
+//! u16 length and that many bytes of an address, which is ignored: members are known by id only.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::config::Membership;
 const VERSION: u8 = 2;
 const VERSION_WITH_ADDRESSES: u8 = 1;
 
-/// Why bytes are not a membership.
+/// Why a membership cannot be decoded.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum MembershipError {
     #[error("the membership ends after {0} bytes")]

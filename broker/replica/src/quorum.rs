@@ -1,22 +1,22 @@
-//! Who belongs to a group and how far each replica is, as its leader knows it.
+//! The membership of a group and the progress of each replica, in the view of its leader.
 
 use millstream_model::NodeId;
 use openraft::async_runtime::watch::WatchReceiver;
 
 use crate::group::Group;
 
-/// A group as its leader knows it.
+/// A group in the view of its leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quorum {
     /// The leader, which is this node.
     pub leader: NodeId,
     /// The term in which it leads.
     pub term: u64,
-    /// Index behind the last committed entry.
+    /// Index after the last committed entry.
     pub committed_end: u64,
-    /// Replicas whose votes count.
+    /// Voters.
     pub voters: Vec<QuorumReplica>,
-    /// Replicas that only follow.
+    /// Learners.
     pub learners: Vec<QuorumReplica>,
 }
 
@@ -25,12 +25,12 @@ pub struct Quorum {
 pub struct QuorumReplica {
     /// Its node.
     pub node: NodeId,
-    /// Index behind the last entry that it is known to have; `None` when nothing is known of it.
+    /// Index after its last known entry; `None` if nothing is known.
     pub log_end: Option<u64>,
 }
 
 impl Group {
-    /// The group's members and their progress; `None` when this node does not lead it.
+    /// The group's members and their progress; `None` if this node does not lead it.
     pub fn quorum(&self) -> Option<Quorum> {
         let term = self.led_term()?;
         let metrics = self.raft().metrics().borrow_watched().clone();

@@ -1,10 +1,11 @@
-//! What a repair of a damaged log may write for a group that has lost what it began with.
+//! What a repair of a damaged log may write for a group that has lost its first entry.
 //!
-//! The first entry of every group is its founding membership, and no group starts without one. On a node that is the
-//! only member of its groups that entry is known without being read: node and place are those of every other group. In
-//! a cluster it is not, and is never made up: a node that says of itself who belongs to its group could lead beside the
-//! others. So everything that was found has to name one and the same node as the only one, and where no membership is
-//! left at all, the note that the node made when it started alone ([`identity`]) and all votes have to.
+//! The first entry of every group is its initial membership, and no group starts without one. On a node that
+//! is the only member of its groups that entry is known without being read: node and position are the same
+//! for every group. In a cluster it is unknown and never guessed: a node that invented the membership of its
+//! group could lead beside the other members. So everything found must name the same single node, and where
+//! no membership is left at all, the identity file that the node wrote when it started alone ([`identity`])
+//! and all votes must name it.
 
 use std::collections::BTreeMap;
 
@@ -20,19 +21,19 @@ use crate::{
     membership,
 };
 
-/// What the doctor has to know.
+/// What the doctor must know of replicas.
 pub const REPLICAS: Replicas = Replicas {
     membership_kind: Some(KIND_MEMBERSHIP),
     checkpoint_members: Some(checkpoint_members),
     recreate_membership: Some(recreate),
 };
 
-/// Each start takes a term. Where votes are lost it cannot be told how many were; so many are left out, lest a term that
-/// clients have seen comes again with other records.
+/// Each start takes a term. The number of lost votes is unknown, so this many terms are skipped: a term that
+/// clients have seen must not return with other records.
 const LOST_TERMS: u64 = 100;
 
-/// What a node notes of itself in its data directory while it is the only one of its cluster, from its first start on.
-/// A node that gets peers must take that back before they belong to any of its groups.
+/// The content of the file that a node has in its data directory from its first start on while it is the only
+/// one of its cluster. A node that gets peers must remove it before they join any of its groups.
 pub fn identity(node: NodeId) -> String {
     format!("millstream 1\nnode {}\nalone\n", node.0)
 }
@@ -62,7 +63,7 @@ fn recreate(
     let term = terms.max().unwrap_or_default() + if votes_uncertain { LOST_TERMS } else { 0 };
     let vote = Vote { leader_id: LeaderId { term, voted_for: node }, committed: false };
     Some(RecreatedMembership {
-        // Where openraft puts a group's first membership.
+        // The log id that openraft gives a group's first membership.
         id: LogId::new(0, 0),
         kind: KIND_MEMBERSHIP,
         members,
@@ -70,18 +71,18 @@ fn recreate(
     })
 }
 
-/// The only node of all groups, with the membership that says so.
+/// The only node of all groups, with the encoded membership.
 fn only_member(found: &BTreeMap<RaftGroupId, Beginning>, identity: Option<&[u8]>) -> Option<(u64, Bytes)> {
     let memberships = found.values().flat_map(|group| &group.memberships);
-    let told: Vec<(u64, &Bytes)> = memberships
+    let named: Vec<(u64, &Bytes)> = memberships
         .map(|bytes| Some((only_node(&membership::decode(bytes).ok()?)?, bytes)))
         .collect::<Option<_>>()?;
-    let Some((node, members)) = told.first() else {
+    let Some((node, members)) = named.first() else {
         let node = node_of(identity?)?;
         let alone = Membership::new_with_defaults(vec![[node].into()], [node]);
         return Some((node, membership::encode(&alone).into()));
     };
-    told.iter().all(|(other, _)| other == node).then(|| (*node, (*members).clone()))
+    named.iter().all(|(other, _)| other == node).then(|| (*node, (*members).clone()))
 }
 
 /// The node of a membership that has no other, not even as a learner.

@@ -1,5 +1,5 @@
-//! How replicas of a group reach one another: a seam, so that a process, a simulation and a node without peers differ
-//! only in what is behind it.
+//! The transport between replicas of a group: the seam at which a process, a simulation and a node without
+//! peers differ.
 
 use std::{
     fmt,
@@ -27,9 +27,9 @@ use crate::{
 /// Carries requests between replicas of the same group on different nodes.
 ///
 /// Contract: a request reaches the group's replica on the target node at most once, through
-/// [`Group::handle`](crate::Group::handle), and the response is that replica's. An error says nothing of whether the
-/// request arrived. A dropped call may or may not have arrived. Requests may overtake one another. The transport knows
-/// where a node is; a node id is all that groups store of their members.
+/// [`Group::handle`](crate::Group::handle), and the response is that replica's. An error does not say whether
+/// the request arrived, and neither does a dropped call. Requests may overtake one another. The transport
+/// knows the nodes' addresses; groups store only node ids.
 pub trait Transport: Send + Sync + 'static {
     /// Sends one request and waits for its response.
     fn call(
@@ -40,20 +40,20 @@ pub trait Transport: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<PeerResponse, PeerUnreachable>>;
 }
 
-/// A node could not be asked, or did not answer.
+/// A node could not be reached, or did not respond.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("node {node} cannot be reached: {reason}")]
 pub struct PeerUnreachable {
-    /// The node that was to be asked.
+    /// The target node.
     pub node: NodeId,
-    /// What the transport knows.
+    /// The transport's error.
     pub reason: &'static str,
 }
 
-/// What one replica asks of another.
+/// A request between replicas.
 pub struct PeerRequest(pub(crate) Request);
 
-/// What a replica answers to another.
+/// A response between replicas.
 pub struct PeerResponse(pub(crate) Response);
 
 pub(crate) enum Request {
@@ -90,7 +90,7 @@ impl fmt::Debug for PeerResponse {
     }
 }
 
-/// Gives a peer's request to this node's replica.
+/// Handles a peer's request on this node.
 pub(crate) async fn handle(
     raft: &Raft<TypeConfig, MachineAdapter>,
     request: PeerRequest,
@@ -109,12 +109,12 @@ pub(crate) async fn handle(
     }))
 }
 
-/// The transport of a node that runs alone: it reaches no one.
+/// The transport of a node that runs alone: it reaches no other node.
 #[derive(Clone, Copy, Debug)]
 pub struct NoPeers;
 
 impl NoPeers {
-    /// One for every group of the process.
+    /// The transport for all groups of the process.
     pub fn shared() -> Arc<dyn Transport> {
         static ONE: LazyLock<Arc<NoPeers>> = LazyLock::new(|| Arc::new(NoPeers));
         ONE.clone()
@@ -157,7 +157,7 @@ impl RaftNetworkFactory<TypeConfig> for Connector {
 /// Why there is no response.
 enum CallError {
     Unreachable(PeerUnreachable),
-    /// openraft gives a request up only much later; a connection that hangs must not hold replication up.
+    /// openraft abandons a request only much later, and a connection that hangs must not block replication.
     TimedOut(PeerUnreachable),
 }
 
@@ -185,7 +185,7 @@ impl Connection {
         match tokio::time::timeout(option.soft_ttl(), call).await {
             Ok(Ok(response)) => Ok(response.0),
             Ok(Err(error)) => Err(CallError::Unreachable(error)),
-            Err(_) => Err(CallError::TimedOut(self.unreachable("it does not answer in time"))),
+            Err(_) => Err(CallError::TimedOut(self.unreachable("the request timed out"))),
         }
     }
 
@@ -193,9 +193,9 @@ impl Connection {
         PeerUnreachable { node: self.target, reason }
     }
 
-    /// The response is of another kind than the request: the peer is not what it should be.
+    /// The response is of another kind than the request: the peer is not a replica of the group.
     fn mismatch(&self) -> CallError {
-        CallError::Unreachable(self.unreachable("it answers something that was not asked"))
+        CallError::Unreachable(self.unreachable("its response does not match the request"))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Bytes of commands and snapshots: little endian, lengths in front, every read checked against what is left.
+//! The encoding of commands and snapshots: little endian, length-prefixed, with every read bounds-checked.
 
 use std::{
     collections::BTreeMap,
@@ -7,47 +7,47 @@ use std::{
 
 use bytes::Bytes;
 
-/// Why bytes are not a command or a snapshot.
+/// Why bytes cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// They end too early.
-    #[error("the bytes end: {needed} more are needed and {left} are left")]
+    /// The bytes are truncated.
+    #[error("the bytes are truncated: {needed} bytes are needed and {left} are left")]
     Truncated {
-        /// Bytes that the next field takes.
+        /// Length of the next field.
         needed: usize,
-        /// Bytes that there are.
+        /// Length of the remaining bytes.
         left: usize,
     },
-    /// They were written by a later version, or by something else.
+    /// The version is not supported.
     #[error("version {found} is unknown; this broker reads version {known}")]
     Version {
-        /// The version that they name.
+        /// The version found.
         found: u8,
-        /// The newest version that this build knows.
+        /// The newest version that this build supports.
         known: u8,
     },
-    /// There is no such command.
+    /// The kind of command is unknown.
     #[error("commands of kind {0} are unknown")]
     Kind(u8),
-    /// Something follows the end.
+    /// Bytes follow the end.
     #[error("{0} bytes follow the end")]
     Trailing(usize),
     /// A text is not UTF-8.
     #[error("a text is not UTF-8")]
     Text,
-    /// A field has a value that it cannot have.
+    /// The value of a field is invalid.
     #[error("{field} cannot be {value}")]
     Value {
-        /// What the field is.
+        /// Name of the field.
         field: &'static str,
         /// Its value.
         value: i64,
     },
-    /// Their source cannot be read.
+    /// Reading the source failed.
     #[error("the bytes cannot be read: {0}")]
     Source(io::ErrorKind),
-    /// A record batch is not one.
-    #[error("a record batch cannot be read: {0}")]
+    /// A record batch is invalid.
+    #[error("a record batch is invalid: {0}")]
     Batch(#[from] millstream_model::batch::BatchError),
 }
 
@@ -114,8 +114,8 @@ impl<'a> Input<'a> {
         Ok(i64::from_le_bytes(self.array()?))
     }
 
-    /// A u32 count of things that take at least `bytes_min` bytes each, so that a count never asks for more
-    /// memory than its bytes are worth.
+    /// A u32 count of items of at least `bytes_min` bytes each, so that a forged count cannot allocate more
+    /// memory than the remaining bytes justify.
     pub(crate) fn count(&mut self, bytes_min: usize) -> Result<usize, DecodeError> {
         let count = self.u32()? as usize;
         let needed = count.saturating_mul(bytes_min);
@@ -140,7 +140,7 @@ impl<'a> Input<'a> {
         (0..count).map(|_| Ok((self.text()?, self.text()?))).collect()
     }
 
-    /// Ends the reading: nothing may be left.
+    /// Ends decoding: no bytes may be left.
     pub(crate) fn end(self) -> Result<(), DecodeError> {
         if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::Trailing(self.rest.len())) }
     }
@@ -149,10 +149,10 @@ impl<'a> Input<'a> {
 /// Bytes of a snapshot that are read or written at once.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// Reads a snapshot item by item. Holds no more of its bytes than the longest item, or one piece, takes.
+/// Reads a snapshot item by item. Buffers at most the longest item or one piece.
 pub(crate) struct Items<R> {
     source: R,
-    /// What was read of the source; up to `at` it has been decoded.
+    /// The buffered part of the source, decoded up to `at`.
     buffer: Vec<u8>,
     at: usize,
     ended: bool,
@@ -163,8 +163,8 @@ impl<R: Read> Items<R> {
         Items { source, buffer: Vec::new(), at: 0, ended: false }
     }
 
-    /// Decodes the next item. `read` is called again from the item's first byte when more of it has been read, so it
-    /// must change nothing.
+    /// Decodes the next item. `read` is called again from the item's first byte when more bytes are
+    /// available, so it must have no side effects.
     pub(crate) fn item<T>(
         &mut self,
         read: impl Fn(&mut Input<'_>) -> Result<T, DecodeError>,
@@ -183,7 +183,7 @@ impl<R: Read> Items<R> {
         }
     }
 
-    /// Reads as much again as an unfinished item has, so that a long one is decoded few times.
+    /// Doubles the bytes of an unfinished item, so that a long one is decoded few times.
     fn fill(&mut self) -> Result<(), DecodeError> {
         self.buffer.drain(..self.at);
         self.at = 0;
@@ -198,7 +198,7 @@ impl<R: Read> Items<R> {
         self.item(|input| input.u32())
     }
 
-    /// Ends the reading: nothing may be left.
+    /// Ends decoding: no bytes may be left.
     pub(crate) fn end(mut self) -> Result<(), DecodeError> {
         if !self.ended {
             self.fill()?;
@@ -210,7 +210,7 @@ impl<R: Read> Items<R> {
     }
 }
 
-/// Writes at the end of a buffer.
+/// Appends to a buffer.
 #[derive(Default)]
 pub(crate) struct Output {
     bytes: Vec<u8>,
@@ -262,7 +262,7 @@ impl Output {
         self.raw(&value.to_le_bytes());
     }
 
-    /// A count or a length. What is counted is bounded by frames and limits, far below 2³².
+    /// A count or a length. All counts are bounded by limits far below 2³².
     pub(crate) fn count(&mut self, value: usize) {
         assert!(value <= u32::MAX as usize, "{value} does not fit into a u32");
         self.u32(value as u32);
@@ -288,12 +288,12 @@ impl Output {
         }
     }
 
-    /// Writes the buffer out once it has a piece: called after each item, it bounds what is held.
+    /// Flushes the buffer once it holds a piece; called after each item, it bounds the memory.
     pub(crate) fn spill(&mut self, out: &mut dyn Write) -> io::Result<()> {
         if self.bytes.len() < PIECE_BYTES { Ok(()) } else { self.flush(out) }
     }
 
-    /// Writes the buffer out and empties it.
+    /// Flushes the buffer.
     pub(crate) fn flush(&mut self, out: &mut dyn Write) -> io::Result<()> {
         out.write_all(&self.bytes)?;
         self.bytes.clear();
@@ -313,7 +313,7 @@ impl Output {
 mod tests {
     use super::*;
 
-    /// Gives one byte at a time.
+    /// A reader that returns one byte at a time.
     struct Slowly<'a>(&'a [u8]);
 
     impl Read for Slowly<'_> {

@@ -1,32 +1,33 @@
-//! What openraft names of the published crate `base2histogram`, without its tables.
+//! The part of the published crate `base2histogram` that openraft uses, without its tables.
 //!
-//! openraft notes how large the batches are that it replicates, for its feature `runtime-stats`. It is off, so nobody can ask for what was noted;
-//! whoever turns it on finds that this crate does not have all that it needs, and takes the published one. That one computes tables of every
-//! precision when the first histogram is made: 26 MiB that are never looked at and never given back, two thirds of what an idle broker
-//! held (docs/adr/0013-histograms-of-openraft.md).
+//! openraft records the sizes of the batches that it replicates, for its feature `runtime-stats`. The feature
+//! is off here, so the values cannot be read; with the feature on, this crate does not compile, and the
+//! published one must be used. The published crate computes tables of every precision when the first
+//! histogram is created: 26 MiB that are never read and never freed, two thirds of the memory of an idle
+//! broker (docs/adr/0013-histograms-of-openraft.md).
 
 use std::{fmt, marker::PhantomData};
 
-/// Takes values and forgets them. `T` is what windows of the published crate carry.
+/// A histogram that discards its values. `T` is the data of windows in the published crate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Histogram<T = ()> {
     of: PhantomData<T>,
 }
 
 impl<T> Histogram<T> {
-    /// One without values.
+    /// An empty histogram.
     pub fn new() -> Self {
         Histogram { of: PhantomData }
     }
 
-    /// Forgets a value.
+    /// Discards a value.
     pub fn record(&mut self, _value: u64) {}
 
-    /// Forgets a value that came `_count` times.
+    /// Discards a value that occurred `_count` times.
     pub fn record_n(&mut self, _value: u64, _count: u64) {}
 
     /// # Panics
-    /// Always: there are no values. openraft calls it with `runtime-stats` only.
+    /// Always: there are no values. openraft calls it only with `runtime-stats`.
     pub fn percentile_stats(&self) -> PercentileStats {
         panic!(
             "openraft's runtime-stats needs the published crate base2histogram: take its patch out of Cargo.toml"
@@ -34,9 +35,9 @@ impl<T> Histogram<T> {
     }
 }
 
-/// How many values there were, and the value that so many percent of them do not exceed.
+/// The number of values, and percentiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // Each name says its percentile.
+#[allow(missing_docs)] // The names are the percentiles.
 pub struct PercentileStats {
     pub samples: u64,
     pub p0_1: u64,
@@ -55,18 +56,18 @@ impl fmt::Display for PercentileStats {
     }
 }
 
-/// A drawing of histograms, which nobody can look at.
+/// A chart of histograms that cannot be read.
 #[derive(Clone, Debug, Default)]
 pub struct AsciiChart {}
 
 impl AsciiChart {
-    /// One without histograms.
+    /// An empty chart.
     pub fn new() -> Self {
         AsciiChart {}
     }
 
-    /// Leaves the histogram out.
-    #[allow(clippy::should_implement_trait)] // It is the published crate's name.
+    /// Discards the histogram.
+    #[allow(clippy::should_implement_trait)] // The name in the published crate.
     pub fn add<T>(self, _name: &str, _histogram: Histogram<T>) -> Self {
         self
     }

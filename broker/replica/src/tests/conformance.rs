@@ -1,4 +1,4 @@
-//! openraft's suite for storages, on our log and machine over a real disk.
+//! openraft's storage test suite, on our log and machine over a real disk.
 
 use std::{
     fmt::Debug,
@@ -35,8 +35,8 @@ use crate::{
 
 type Entry = EntryOf<TypeConfig>;
 
-/// The suite has logs that begin at index 1. Ours begin at 0, as Raft's do, and refuse a gap; so a blank entry that
-/// nobody sees is put in front.
+/// The suite's logs begin at index 1. Ours begin at 0, as Raft's do, and refuse a gap; so a hidden blank
+/// entry is prepended.
 #[derive(Clone)]
 struct FromAnywhere {
     log: LogStore,
@@ -122,17 +122,17 @@ impl RaftLogStorage<TypeConfig> for FromAnywhere {
     }
 }
 
-/// Makes an empty store for each test.
+/// Creates an empty store for each test.
 struct Stores;
 
-/// Keeps a store's directory and its writer while a test uses them.
-struct Kept {
+/// Keeps a store's directory and its writer alive during a test.
+struct OpenStore {
     _wal: Wal,
     _dir: TempDir,
 }
 
-impl StoreBuilder<TypeConfig, FromAnywhere, MachineAdapter, Kept> for Stores {
-    async fn build(&self) -> Result<(Kept, FromAnywhere, MachineAdapter), StorageError<TypeConfig>> {
+impl StoreBuilder<TypeConfig, FromAnywhere, MachineAdapter, OpenStore> for Stores {
+    async fn build(&self) -> Result<(OpenStore, FromAnywhere, MachineAdapter), StorageError<TypeConfig>> {
         let dir = TempDir::new().expect("a directory");
         let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(dir.path()).expect("a disk"));
         let (tables, _) = Tables::open(disk.clone(), TablesConfig::default()).expect("opens");
@@ -140,7 +140,7 @@ impl StoreBuilder<TypeConfig, FromAnywhere, MachineAdapter, Kept> for Stores {
         let log = FromAnywhere { log: LogStore::new(wal.group(GROUP)), first: Arc::default() };
         let (machine, progress) = (Arc::new(Recorder::default()), Arc::new(Progress::new()));
         let machine = MachineAdapter::open(GROUP, machine, Arc::new(tables), progress, false).expect("opens");
-        Ok((Kept { _wal: wal, _dir: dir }, log, machine))
+        Ok((OpenStore { _wal: wal, _dir: dir }, log, machine))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Power cuts at every moment of a run, and disks that fail.
+//! Power cuts at every moment of a run, and disk faults.
 
 use std::{
     io,
@@ -17,14 +17,15 @@ fn command(life: usize, n: usize) -> Bytes {
     format!("life {life} command {n}").into()
 }
 
-/// What is known of one life of a node: what it proposed, in order, and which of these were acknowledged.
+/// One lifetime of a node: what it proposed, in order, and which proposals were acknowledged.
 #[derive(Default)]
 struct Life {
     proposed: Vec<Bytes>,
     acknowledged: Vec<Bytes>,
 }
 
-/// Starts, proposes in twos and threes, checkpoints and purges in between; ends when the disk does.
+/// Starts, proposes in twos and threes, with checkpoints and purges in between; ends when the disk stops
+/// working.
 async fn live(disk: &SimDisk, life: usize, known: &mut Life) -> Option<Node> {
     let node = Node::start(disk).await.ok()?;
     let acknowledged = Arc::new(Mutex::new(Vec::new()));
@@ -43,7 +44,7 @@ async fn live(disk: &SimDisk, life: usize, known: &mut Life) -> Option<Node> {
             });
         }
         drop(all);
-        // Every proposal is told, whatever happens to the disk.
+        // Every proposal gets an outcome, whatever happens to the disk.
         assert_eq!(done.recv().await, None);
         if n % 4 == 3
             && let Ok(Some(at)) = node.group.checkpoint().await
@@ -55,7 +56,8 @@ async fn live(disk: &SimDisk, life: usize, known: &mut Life) -> Option<Node> {
     Some(node)
 }
 
-/// Each life's proposals that were applied are a beginning of what it proposed, with everything acknowledged.
+/// The applied proposals of each lifetime are a prefix of what it proposed that includes everything
+/// acknowledged.
 fn check(applied: &[Bytes], lives: &[Life], moment: &str) {
     let mut rest = applied;
     for (at, life) in lives.iter().enumerate() {

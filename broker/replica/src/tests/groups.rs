@@ -1,4 +1,4 @@
-//! What a group promises while nothing fails.
+//! The guarantees of a group without faults.
 
 use std::{
     io,
@@ -37,26 +37,29 @@ fn commands_are_applied_in_the_order_of_the_proposals() {
     run(async {
         let node = Node::start(&SimDisk::new(1)).await.expect("starts");
         let term = node.term();
-        let told = Arc::new(Mutex::new(Vec::new()));
+        let outcomes = Arc::new(Mutex::new(Vec::new()));
         let (all, mut done) = tokio::sync::mpsc::channel::<()>(1);
         for n in 0..500 {
-            let (told, all) = (told.clone(), all.clone());
+            let (outcomes, all) = (outcomes.clone(), all.clone());
             node.group.propose(term, Command::encoded(command(n)), move |outcome| {
                 let (id, _) = outcome.expect("it is applied");
-                told.lock().expect("nobody panicked").push((n, id));
+                outcomes.lock().expect("no panic").push((n, id));
                 drop(all);
             });
         }
         drop(all);
-        assert_eq!(done.recv().await, None, "every proposal was told");
+        assert_eq!(done.recv().await, None, "every proposal got an outcome");
         assert_eq!(node.machine.applied(), (0..500).map(command).collect::<Vec<_>>());
-        let told = told.lock().expect("nobody panicked");
-        assert!(told.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1), "{told:?}");
-        assert!(told.iter().all(|(_, id)| id.term == term));
+        let outcomes = outcomes.lock().expect("no panic");
+        assert!(
+            outcomes.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1),
+            "{outcomes:?}"
+        );
+        assert!(outcomes.iter().all(|(_, id)| id.term == term));
     });
 }
 
-/// Assembled in the log's memory.
+/// Encoded in the log's memory.
 struct Written(&'static [u8]);
 
 impl FramePayload for Written {
@@ -219,7 +222,7 @@ fn checkpoints_that_nobody_waits_for_do_not_hold_up_the_next() {
         let node = Node::start(&SimDisk::new(8)).await.expect("starts");
         for n in 0..20 {
             let (id, _) = node.write(command(n)).await.expect("applied");
-            // Begun, and given up at once.
+            // Started, and dropped at once.
             let given_up = tokio::time::timeout(std::time::Duration::ZERO, node.group.checkpoint()).await;
             if let Ok(at) = given_up {
                 assert!(at.expect("written") >= Some(id));
@@ -249,16 +252,16 @@ fn a_log_that_is_longer_than_one_read_is_applied_again_whole() {
 }
 
 #[test]
-fn every_proposal_is_told_once_even_when_the_group_ends() {
+fn every_proposal_ends_once_even_when_the_group_ends() {
     run(async {
         let node = Node::start(&SimDisk::new(10)).await.expect("starts");
-        let told: Arc<Vec<AtomicUsize>> = Arc::new((0..300).map(|_| AtomicUsize::new(0)).collect());
+        let calls: Arc<Vec<AtomicUsize>> = Arc::new((0..300).map(|_| AtomicUsize::new(0)).collect());
         let (all, mut done) = tokio::sync::mpsc::channel::<()>(1);
         let term = node.term();
         for n in 0..300 {
-            let (told, all) = (told.clone(), all.clone());
+            let (calls, all) = (calls.clone(), all.clone());
             node.group.propose(term, Command::encoded(command(n)), move |_| {
-                told[n].fetch_add(1, SeqCst);
+                calls[n].fetch_add(1, SeqCst);
                 drop(all);
             });
             if n == 200 {
@@ -266,29 +269,29 @@ fn every_proposal_is_told_once_even_when_the_group_ends() {
             }
         }
         drop(all);
-        assert_eq!(done.recv().await, None, "all are told");
-        assert!(told.iter().all(|count| count.load(SeqCst) == 1), "each once");
+        assert_eq!(done.recv().await, None, "every proposal got an outcome");
+        assert!(calls.iter().all(|count| count.load(SeqCst) == 1), "each once");
         assert_eq!(node.group.led_term(), None);
     });
 }
 
 #[test]
 fn nobody_is_told_while_it_still_proposes() {
-    // On one thread a task that is spawned runs only when this one waits.
+    // On a single thread a spawned task runs only when this one waits.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let node = Node::start(&SimDisk::new(12)).await.expect("starts");
         let term = node.term();
         node.group.shutdown().await;
         let held = Arc::new(Mutex::new(()));
-        let (tell, told) = tokio::sync::oneshot::channel();
-        let guard = held.lock().expect("nobody panicked");
+        let (reply_tx, reply_rx) = tokio::sync::oneshot::channel();
+        let guard = held.lock().expect("no panic");
         let taken = held.clone();
         node.group.propose(term, Command::encoded(command(0)), move |outcome| {
-            let _ = tell.send((taken.try_lock().is_ok(), outcome.is_err()));
+            let _ = reply_tx.send((taken.try_lock().is_ok(), outcome.is_err()));
         });
         drop(guard);
-        assert_eq!(told.await, Ok((true, true)), "the lock is free, and nothing was applied");
+        assert_eq!(reply_rx.await, Ok((true, true)), "the lock is free, and nothing was applied");
     });
 }
 
@@ -298,7 +301,7 @@ fn a_group_that_is_dropped_stops() {
         let Node { group, machine, wal, tables, .. } = Node::start(&SimDisk::new(11)).await.expect("starts");
         group.write(1, Command::encoded(command(0))).await.expect("applied");
         drop(group);
-        // The machine is let go when the tasks of the replica are gone.
+        // The machine is dropped when the tasks of the replica have ended.
         while Arc::strong_count(&machine) > 1 {
             tokio::task::yield_now().await;
         }
@@ -306,7 +309,7 @@ fn a_group_that_is_dropped_stops() {
     });
 }
 
-/// The log of a group that has this vote and, as its only entry, this membership.
+/// The log of a group with this vote and, as its only entry, this membership.
 fn log_with(vote: &[u8], members: Option<Vec<u8>>) -> SimDisk {
     let disk = SimDisk::new(13);
     let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
@@ -331,7 +334,7 @@ fn who_belongs_to_a_group_is_never_made_up() {
     run(async {
         let vote = encode_vote(&Vote { leader_id: LeaderId { term: 4, voted_for: 1 }, committed: true });
         let cases = [
-            (None, "shard-3 has lost who belongs to it"),
+            (None, "shard-3 has lost its membership"),
             (Some(members(&[2])), "shard-3 belongs to node 2, and this is node 1"),
             (Some(members(&[1, 2, 5])), "shard-3 belongs to node 1 and node 2 and node 5"),
         ];

@@ -1,4 +1,4 @@
-//! Groups on a disk in memory that loses power, and openraft's own suite on a real one.
+//! Groups on a simulated disk that loses power, and openraft's own suite on a real one.
 
 mod conformance;
 mod crashes;

@@ -1,4 +1,4 @@
-//! One group on one disk, and a machine that remembers what it was told.
+//! One group on one disk, and a machine that records its commands.
 
 use std::{
     io::{self, Read},
@@ -24,7 +24,7 @@ use crate::{
 pub(super) const GROUP: RaftGroupId = RaftGroupId(3);
 const NODE: NodeId = NodeId(1);
 
-/// Keeps every command in the order in which it was applied.
+/// Records every command in the order of application.
 #[derive(Default)]
 pub(super) struct Recorder {
     applied: watch::Sender<Vec<Bytes>>,
@@ -36,7 +36,7 @@ impl Recorder {
         self.applied.borrow().clone()
     }
 
-    /// Waits until what is applied is as asked.
+    /// Waits until the applied commands satisfy a condition.
     pub(super) async fn wait_for(&self, applied: impl FnMut(&Vec<Bytes>) -> bool) {
         self.applied.subscribe().wait_for(applied).await.expect("the sender is alive");
     }
@@ -106,14 +106,14 @@ pub(super) fn wal_config() -> WalConfig {
 }
 
 impl Node {
-    /// Opens the store that is on the disk and leads its group alone.
+    /// Opens the store on the disk and leads its group alone.
     pub(super) async fn start(disk: &SimDisk) -> Result<Node, String> {
         let node = Node::open(disk, NODE, Timing::default(), NoPeers::shared()).await?;
         node.group.lead_alone().await.map_err(|e| e.to_string())?;
         Ok(node)
     }
 
-    /// Opens the store that is on the disk and starts its group's replica.
+    /// Opens the store on the disk and starts its group's replica.
     pub(super) async fn open(
         disk: &SimDisk,
         id: NodeId,
@@ -143,21 +143,21 @@ impl Node {
         self.group.write(self.group.led_term().unwrap_or(u64::MAX), Command::encoded(command.into())).await
     }
 
-    /// Ends without any farewell: what was not durable is lost.
+    /// Cuts the power: what was not durable is lost.
     pub(super) async fn lose_power(self) -> SimDisk {
         let survived = self.disk.crash();
         self.end().await;
         survived
     }
 
-    /// Ends without any farewell to the group; the machine goes on running.
+    /// Kills the process; the power stays on.
     pub(super) async fn kill(self) -> SimDisk {
         let survived = self.disk.kill();
         self.end().await;
         survived
     }
 
-    /// The disk does nothing any more: whatever is still going on changes nothing.
+    /// The disk stops working: anything still running changes nothing.
     async fn end(self) {
         self.group.shutdown().await;
     }

@@ -1,4 +1,4 @@
-//! Three replicas of one group, each on a disk of its own, on a network that can be cut.
+//! Three replicas of one group, each on a disk of its own, on a network with partitions.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,11 +13,11 @@ use millstream_store::disk::sim::SimDisk;
 use super::node::{GROUP, Node, run};
 use crate::{Command, Group, PeerRequest, PeerResponse, PeerUnreachable, Timing, Transport};
 
-/// Short, so that a failover does not take long; long enough for a busy machine.
+/// Short, so that a failover is fast; long enough for a busy machine.
 const TIMING: Timing = Timing { heartbeat_ms: 100, election_min_ms: 500, election_max_ms: 1000 };
 const IDS: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
 
-/// The replicas that run, and the links between them that are cut.
+/// The running replicas, and the broken links between them.
 #[derive(Default)]
 struct Network {
     replicas: Mutex<BTreeMap<NodeId, Arc<Group>>>,
@@ -42,7 +42,7 @@ impl Network {
     }
 }
 
-/// One node's way to the others.
+/// A node's transport.
 struct Link {
     from: NodeId,
     network: Arc<Network>,
@@ -62,7 +62,7 @@ impl Transport for Link {
             let replica = network.replicas.lock().expect("no panic").get(&to).cloned();
             let replica = replica.filter(|_| !network.is_cut(from, to)).ok_or(unreachable("no link"))?;
             let response = replica.handle(request).await?;
-            // A response can be lost where the request was not.
+            // The response can be lost even if the request was not.
             if network.is_cut(to, from) { Err(unreachable("no link back")) } else { Ok(response) }
         })
     }
@@ -86,7 +86,7 @@ impl Cluster {
         }
         let voters = BTreeSet::from(IDS);
         let bootstrapped = join_all(cluster.nodes.values().map(|node| node.group.bootstrap(&voters))).await;
-        // One that has heard of its peers already is no longer pristine.
+        // One that has received a request of a peer is no longer pristine.
         assert!(bootstrapped.into_iter().any(|first| first.unwrap_or(false)));
         cluster
     }
@@ -125,10 +125,10 @@ impl Cluster {
         }
     }
 
-    /// Waits until all nodes have applied what was acknowledged last, then compares: the same commands everywhere, all
-    /// that were acknowledged, in their order, each once.
+    /// Waits until all nodes have applied the last acknowledged command, then compares: all have the same
+    /// commands, including all acknowledged ones, in order, each once.
     async fn check(&mut self) {
-        // After this write every replica has everything before it, also what was never acknowledged.
+        // After this write every replica has everything before it, including what was never acknowledged.
         self.write(1).await;
         let last = self.acknowledged.last().expect("one was written").clone();
         join_all(self.nodes.values().map(|node| node.machine.wait_for(|applied| applied.contains(&last))))
@@ -218,7 +218,8 @@ fn a_replica_that_was_away_while_the_log_was_purged_gets_the_checkpoint() {
         let (away, follower) = (others.next().expect("three nodes"), others.next().expect("three nodes"));
         let disk_of_away = cluster.lose_power(away).await;
         cluster.write(10).await;
-        // The follower, because openraft's leader keeps what it is trying to send to the replica that is away.
+        // The follower, because openraft's leader keeps the entries that it is trying to send to the missing
+        // replica.
         let (node, last) = (&cluster.nodes[&follower], cluster.acknowledged.last().cloned());
         node.machine.wait_for(|applied| applied.last() == last.as_ref()).await;
         let at = node.group.checkpoint().await.expect("written").expect("something is applied");

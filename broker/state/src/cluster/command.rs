@@ -1,7 +1,7 @@
-//! The metadata group's commands as bytes.
+//! The encoding of the metadata group's commands.
 //!
-//! Little endian. Each begins with a version u8 = 1 and a kind u8. A text is a u32 length and UTF-8; an optional
-//! one has a u8 in front; texts are a u32 count of pairs.
+//! Little endian. Each begins with a version u8 = 1 and a kind u8. A text is a u32 length and UTF-8; an
+//! optional text is preceded by a u8; texts are a u32 count of pairs.
 //!
 //! | kind | command | body |
 //! | --- | --- | --- |
@@ -38,95 +38,95 @@ const KIND_ALLOCATE_PRODUCER_IDS: u8 = 9;
 const KIND_UPDATE_FEATURES: u8 = 10;
 const KIND_ADOPT_PARTITION: u8 = 11;
 
-/// Keys with their new values; `None` takes a key away.
+/// Keys with their new values; `None` removes a key.
 pub(super) type Changes = Vec<(String, Option<String>)>;
 
 /// A command of the metadata group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClusterCommand {
-    /// Gives the cluster its id and its shards, once.
+    /// Sets the cluster's id and number of shards, once.
     Found {
-        /// The id, as Kafka prints it.
+        /// The id in Kafka's text form.
         cluster_id: String,
         /// Number of shards.
         shards: u32,
     },
-    /// Notes how a broker is reached.
+    /// Registers a broker's address.
     RegisterBroker {
-        /// Its id.
+        /// Broker id.
         node: NodeId,
-        /// How it is reached.
+        /// Its address.
         broker: Broker,
     },
-    /// Forgets a broker.
+    /// Unregisters a broker.
     UnregisterBroker {
-        /// Its id.
+        /// Broker id.
         node: NodeId,
     },
-    /// Makes a topic.
+    /// Creates a topic.
     CreateTopic {
-        /// Its name.
+        /// Topic name.
         name: String,
-        /// Its id.
+        /// Topic id.
         id: TopicId,
         /// Number of partitions.
         partitions: u32,
-        /// Most shards that they are spread over.
+        /// Most shards to spread them over.
         shards_max: u32,
-        /// Configuration keys that are set on it.
+        /// Its configuration overrides.
         configs: BTreeMap<String, String>,
-        /// The proposer's clock, in milliseconds.
+        /// Time of the proposal, in milliseconds.
         now_ms: i64,
     },
-    /// Removes a topic.
+    /// Deletes a topic.
     DeleteTopic {
-        /// Its name.
+        /// Topic name.
         name: String,
     },
-    /// Grows a topic.
+    /// Adds partitions to a topic.
     CreatePartitions {
-        /// Its name.
+        /// Topic name.
         name: String,
-        /// Partitions that it is to have.
+        /// The new number of partitions.
         total: u32,
-        /// Most shards that all its partitions are spread over.
+        /// Most shards to spread all its partitions over.
         shards_max: u32,
     },
-    /// Sets and takes away configuration keys of a topic.
+    /// Changes configuration overrides of a topic.
     AlterTopicConfigs {
-        /// Its name.
+        /// Topic name.
         name: String,
-        /// The keys.
+        /// The changes.
         changes: Vec<(String, Option<String>)>,
     },
-    /// Sets and takes away configuration keys of one broker, or of all.
+    /// Changes configuration overrides of one broker, or of all.
     AlterBrokerConfigs {
-        /// The broker; `None` is all.
+        /// Broker id; `None` for all.
         node: Option<NodeId>,
-        /// The keys.
+        /// The changes.
         changes: Vec<(String, Option<String>)>,
     },
-    /// Gives out a block of producer ids.
+    /// Allocates a block of producer ids.
     AllocateProducerIds {
         /// Number of ids.
         count: u32,
     },
-    /// Sets levels of features; level 0 takes one away.
+    /// Sets feature levels; level 0 removes a feature.
     UpdateFeatures {
         /// Names and levels.
         levels: Vec<(String, u16)>,
     },
-    /// Makes a topic of a partition that is there and that no topic has: the entries that made its own are lost.
+    /// Recreates the topic of an existing partition without one: the entries that created it are lost.
     AdoptPartition {
-        /// The topic's name.
+        /// Topic name.
         name: String,
-        /// The topic's id.
+        /// Topic id.
         id: TopicId,
         /// The partition.
         partition: PartitionId,
-        /// The shard that it is in.
+        /// Its shard.
         shard: RaftGroupId,
-        /// The proposer's clock, in milliseconds.
+        /// Time of the proposal, in milliseconds.
         now_ms: i64,
     },
 }
@@ -145,7 +145,7 @@ impl ClusterCommand {
     }
 }
 
-/// Reads a command.
+/// Decodes a command.
 pub fn decode(command: &[u8]) -> Result<ClusterCommand, DecodeError> {
     let mut input = Input::new(command);
     let version = input.u8()?;
@@ -233,7 +233,7 @@ fn write_changes(out: &mut Output, changes: &[(String, Option<String>)]) {
     }
 }
 
-/// A command that gives the cluster its id and its shards; a cluster that has them keeps them.
+/// Encodes a command that sets the cluster's id and number of shards; a cluster that has them keeps them.
 pub fn encode_found(cluster_id: &str, shards: u32) -> Bytes {
     let mut out = Output::command(VERSION, KIND_FOUND);
     out.text(cluster_id);
@@ -241,7 +241,7 @@ pub fn encode_found(cluster_id: &str, shards: u32) -> Bytes {
     out.into_command()
 }
 
-/// A command that notes how a broker is reached.
+/// Encodes a command that registers a broker's address.
 pub fn encode_register_broker(node: NodeId, broker: &Broker) -> Bytes {
     let mut out = Output::command(VERSION, KIND_REGISTER_BROKER);
     out.u64(node.0);
@@ -249,14 +249,14 @@ pub fn encode_register_broker(node: NodeId, broker: &Broker) -> Bytes {
     out.into_command()
 }
 
-/// A command that forgets a broker.
+/// Encodes a command that unregisters a broker.
 pub fn encode_unregister_broker(node: NodeId) -> Bytes {
     let mut out = Output::command(VERSION, KIND_UNREGISTER_BROKER);
     out.u64(node.0);
     out.into_command()
 }
 
-/// A command that makes a topic with so many partitions, spread over at most `shards_max` shards.
+/// Encodes a command that creates a topic with this many partitions, spread over at most `shards_max` shards.
 pub fn encode_create_topic(
     name: &str,
     id: TopicId,
@@ -274,14 +274,14 @@ pub fn encode_create_topic(
     out.into_command()
 }
 
-/// A command that removes a topic.
+/// Encodes a command that deletes a topic.
 pub fn encode_delete_topic(name: &str) -> Bytes {
     let mut out = Output::command(VERSION, KIND_DELETE_TOPIC);
     out.text(name);
     out.into_command()
 }
 
-/// A command that grows a topic to `total` partitions, spread over at most `shards_max` shards.
+/// Encodes a command that grows a topic to `total` partitions, spread over at most `shards_max` shards.
 pub fn encode_create_partitions(name: &str, total: u32, shards_max: u32) -> Bytes {
     let mut out = Output::command(VERSION, KIND_CREATE_PARTITIONS);
     out.text(name);
@@ -290,7 +290,7 @@ pub fn encode_create_partitions(name: &str, total: u32, shards_max: u32) -> Byte
     out.into_command()
 }
 
-/// A command that sets keys of a topic, or with `None` takes them away.
+/// Encodes a command that sets overrides of a topic, or removes them with `None`.
 pub fn encode_alter_topic_configs(name: &str, changes: &[(String, Option<String>)]) -> Bytes {
     let mut out = Output::command(VERSION, KIND_ALTER_TOPIC_CONFIGS);
     out.text(name);
@@ -298,7 +298,7 @@ pub fn encode_alter_topic_configs(name: &str, changes: &[(String, Option<String>
     out.into_command()
 }
 
-/// A command that sets keys of one broker, or of all, or with `None` takes them away.
+/// Encodes a command that sets overrides of one broker or of all, or removes them with `None`.
 pub fn encode_alter_broker_configs(node: Option<NodeId>, changes: &[(String, Option<String>)]) -> Bytes {
     let mut out = Output::command(VERSION, KIND_ALTER_BROKER_CONFIGS);
     out.u64(node.map_or(0, |node| node.0.saturating_add(1)));
@@ -306,14 +306,14 @@ pub fn encode_alter_broker_configs(node: Option<NodeId>, changes: &[(String, Opt
     out.into_command()
 }
 
-/// A command that gives out a block of producer ids.
+/// Encodes a command that allocates a block of producer ids.
 pub fn encode_allocate_producer_ids(count: u32) -> Bytes {
     let mut out = Output::command(VERSION, KIND_ALLOCATE_PRODUCER_IDS);
     out.u32(count);
     out.into_command()
 }
 
-/// A command that sets levels of features; level 0 takes one away.
+/// Encodes a command that sets feature levels; level 0 removes a feature.
 pub fn encode_update_features(levels: &[(String, u16)]) -> Bytes {
     let mut out = Output::command(VERSION, KIND_UPDATE_FEATURES);
     out.count(levels.len());
@@ -324,7 +324,7 @@ pub fn encode_update_features(levels: &[(String, u16)]) -> Bytes {
     out.into_command()
 }
 
-/// A command that makes a topic of a partition that is there and that no topic has.
+/// Encodes a command that recreates the topic of an existing partition.
 pub fn encode_adopt_partition(
     name: &str,
     id: TopicId,

@@ -1,4 +1,4 @@
-//! Why the metadata group did nothing.
+//! Why a metadata command was refused.
 
 use millstream_model::{NodeId, PartitionId, RaftGroupId, TopicId};
 
@@ -7,24 +7,24 @@ use super::names::TopicNameError;
 /// Why a command changed nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClusterError {
-    /// The cluster has no id and no shards yet.
-    #[error("the cluster is not founded yet")]
+    /// The cluster is not bootstrapped: it has no id and no shards yet.
+    #[error("the cluster is not bootstrapped yet")]
     NotFounded,
-    /// A cluster needs shards, and not too many.
+    /// The number of shards is out of range.
     #[error("a cluster has 1 to {shards_max} shards, not {shards}")]
     InvalidShards {
-        /// Shards that were asked for.
+        /// The requested number of shards.
         shards: u32,
-        /// The most that there may be.
+        /// The limit.
         shards_max: u32,
     },
-    /// Not a name for a topic.
+    /// The topic name is invalid.
     #[error(transparent)]
     InvalidTopicName(#[from] TopicNameError),
-    /// The name is taken.
+    /// The topic exists.
     #[error("topic '{name}' already exists")]
     TopicExists {
-        /// The name.
+        /// The topic name.
         name: String,
     },
     /// Another topic's name differs only in `.` and `_`.
@@ -32,62 +32,62 @@ pub enum ClusterError {
         "topic '{name}' collides with existing topic '{existing}': their names differ only in '.' and '_'"
     )]
     TopicNameCollides {
-        /// The name.
+        /// The topic name.
         name: String,
         /// The other topic's name.
         existing: String,
     },
-    /// The id is zero or another topic's.
-    #[error("topic id {id:?} cannot be given")]
+    /// The id is zero or in use.
+    #[error("topic id {id:?} is zero or in use")]
     TopicIdTaken {
-        /// The id.
+        /// The topic id.
         id: TopicId,
     },
-    /// There is no such topic.
+    /// The topic does not exist.
     #[error("topic '{name}' does not exist")]
     UnknownTopic {
-        /// The name.
+        /// The topic name.
         name: String,
     },
-    /// The cluster takes no more topics.
-    #[error("the cluster has {topics_max} topics, and takes no more")]
+    /// The limit of topics is reached.
+    #[error("the cluster has reached its limit of {topics_max} topics")]
     TooManyTopics {
-        /// The most that it takes.
+        /// The limit.
         topics_max: usize,
     },
-    /// The cluster does not take so many partitions more.
-    #[error("the cluster has {have} partitions and takes {partitions_max}, not {more} more")]
+    /// The limit of partitions would be exceeded.
+    #[error("{more} more partitions exceed the limit of {partitions_max}: the cluster has {have}")]
     TooManyPartitions {
-        /// Partitions that there are.
+        /// Current number of partitions.
         have: usize,
-        /// Partitions that were asked for.
+        /// Requested number of additional partitions.
         more: usize,
-        /// The most that it takes.
+        /// The limit.
         partitions_max: usize,
     },
     /// A topic has at least one partition, and their number only grows.
-    #[error("the number of partitions is {have}, which cannot become {wanted}")]
+    #[error("the number of partitions cannot change from {have} to {wanted}")]
     InvalidPartitions {
-        /// Partitions that there are.
+        /// Current number of partitions.
         have: usize,
-        /// Partitions that were asked for.
+        /// Requested number of partitions.
         wanted: usize,
     },
-    /// Only a partition whose id was never given, in a shard of this cluster, can be adopted.
+    /// Only a partition whose id was never allocated, in a shard of this cluster, can be adopted.
     #[error("{partition} in {shard} cannot be adopted")]
     NotAnOrphan {
         /// The partition.
         partition: PartitionId,
-        /// The shard.
+        /// Its shard.
         shard: RaftGroupId,
     },
-    /// There is no such broker.
+    /// The broker is not registered.
     #[error("broker {node} is not registered")]
     UnknownBroker {
-        /// Its id.
+        /// Broker id.
         node: NodeId,
     },
-    /// No producer ids are left.
-    #[error("all producer ids are given out")]
+    /// The range of producer ids is exhausted.
+    #[error("all producer ids are allocated")]
     NoProducerIds,
 }

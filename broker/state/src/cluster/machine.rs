@@ -1,4 +1,4 @@
-//! The metadata group's machine.
+//! The metadata group's state machine.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,42 +23,43 @@ pub const PARTITIONS_MAX: usize = 100_000;
 /// Most shards of a cluster.
 pub const SHARDS_MAX: u32 = 1024;
 
-/// What a command did.
+/// The reply of a command that was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClusterReply {
-    /// The cluster has this id now, whether this command gave it or an earlier one.
+    /// The cluster's id, whether this command set it or an earlier one.
     Founded {
         /// The id.
         cluster_id: String,
     },
-    /// These partitions are new, and which shard takes them.
+    /// New partitions and their shards.
     Created {
-        /// In the order of their numbers.
+        /// By partition number.
         partitions: Vec<(PartitionId, RaftGroupId)>,
     },
-    /// These extents are to be dropped: each partition with a shard that holds some of it.
+    /// Extents to drop: each partition with a shard that has some of it.
     Deleted {
-        /// In the order of the partitions' numbers.
+        /// By partition number.
         partitions: Vec<(PartitionId, RaftGroupId)>,
     },
-    /// These producer ids are given: as many as were asked for, from here on.
+    /// An allocated block of producer ids, of the requested size.
     ProducerIds {
-        /// The first.
+        /// The first one.
         first: i64,
     },
     /// Done.
     Done,
 }
 
-/// What applying a command gave.
+/// The result of applying a command.
 pub type ClusterResult = Result<ClusterReply, ClusterError>;
 
 /// The cluster's metadata.
 ///
-/// Invariants: 1. Topic names are valid, and no two differ only in `.` and `_`. 2. Topic ids are neither zero nor
-/// shared. 3. No partition id is used twice, and each is below the next one. 4. Extents are in shards of this
-/// cluster, and their starts grow. 5. Each shard's load is the number of partitions whose last extent it has.
-/// 6. A topic has at least one partition. 7. There are no topics before the cluster is founded.
+/// Invariants: 1. Topic names are valid, and no two differ only in `.` and `_`. 2. Topic ids are nonzero and
+/// unique. 3. Partition ids are unique, and each is below the next one to allocate. 4. Extents are in shards
+/// of this cluster, and their starts increase. 5. Each shard's load is the number of partitions whose last
+/// extent it has. 6. A topic has at least one partition. 7. There are no topics before the cluster is
+/// bootstrapped.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterMachine {
     pub(super) cluster_id: String,
@@ -67,17 +68,17 @@ pub struct ClusterMachine {
     pub(super) topics: BTreeMap<String, Topic>,
     pub(super) broker_configs: BTreeMap<Option<NodeId>, BTreeMap<String, String>>,
     pub(super) features: BTreeMap<String, u16>,
-    /// Partition ids from here on are free.
+    /// The next partition id to allocate.
     pub(super) next_partition: u64,
     pub(super) next_producer: i64,
-    // What follows is derived from the topics.
+    // Derived from the topics:
     loads: Vec<u64>,
     ids: BTreeSet<TopicId>,
     by_collision_key: BTreeMap<String, String>,
 }
 
 impl ClusterMachine {
-    /// A cluster that is not founded.
+    /// A cluster that is not bootstrapped.
     pub fn new() -> ClusterMachine {
         ClusterMachine { next_partition: 1, ..ClusterMachine::default() }
     }
@@ -180,7 +181,7 @@ impl ClusterMachine {
         Ok(())
     }
 
-    /// Grows a topic to `total` partitions and puts it among the topics.
+    /// Grows a topic to `total` partitions and inserts it.
     fn place_partitions(&mut self, mut topic: Topic, total: u32, shards_max: u32) -> ClusterReply {
         let first = topic.partitions.len() as u32;
         let mut candidates = self.candidates(&topic);
@@ -232,7 +233,7 @@ impl ClusterMachine {
         Ok(ClusterReply::Deleted { partitions: extents.collect() })
     }
 
-    /// Afterwards its id, and all below it, are given.
+    /// Marks this id and all below it as allocated.
     fn adopt_partition(
         &mut self,
         name: String,
@@ -283,7 +284,7 @@ impl ClusterMachine {
         collision_key(&topic.name).map(|key| self.by_collision_key.insert(key, topic.name.clone()));
     }
 
-    /// Computes what is derived, after a restore.
+    /// Recomputes the derived fields after a restore.
     pub(super) fn index_all(&mut self) {
         self.loads = vec![0; self.shards as usize];
         let topics = std::mem::take(&mut self.topics);
@@ -301,22 +302,22 @@ impl ClusterMachine {
         self.shards > 0
     }
 
-    /// The cluster's id, as Kafka prints it; empty before it is founded.
+    /// The cluster's id in Kafka's text form; empty before the bootstrap.
     pub fn cluster_id(&self) -> &str {
         &self.cluster_id
     }
 
-    /// Number of shards; 0 before the cluster is founded.
+    /// Number of shards; 0 before the bootstrap.
     pub fn shard_count(&self) -> u32 {
         self.shards
     }
 
-    /// The first partition id that was never given.
+    /// The next partition id to allocate.
     pub fn next_partition(&self) -> PartitionId {
         PartitionId(self.next_partition)
     }
 
-    /// The first producer id that was never given.
+    /// The next producer id to allocate.
     pub fn next_producer(&self) -> i64 {
         self.next_producer
     }
@@ -347,7 +348,7 @@ impl ClusterMachine {
         self.loads.iter().sum::<u64>() as usize
     }
 
-    /// Configuration keys that were set on one broker, or with `None` on all.
+    /// Configuration overrides of one broker, or with `None` of all.
     pub fn broker_configs(&self, node: Option<NodeId>) -> Option<&BTreeMap<String, String>> {
         self.broker_configs.get(&node)
     }
@@ -357,12 +358,12 @@ impl ClusterMachine {
         self.features.iter().map(|(name, level)| (name.as_str(), *level))
     }
 
-    /// The whole replicated state; the same commands give the same bytes.
+    /// A snapshot of the whole replicated state; the same commands give the same bytes.
     pub fn snapshot(&self) -> ClusterSnapshot {
         snapshot::capture(self)
     }
 
-    /// A machine with the state that a [`snapshot`](ClusterMachine::snapshot) wrote.
+    /// Restores the state from a [`snapshot`](ClusterMachine::snapshot).
     pub fn restore(source: impl Read) -> Result<ClusterMachine, DecodeError> {
         snapshot::read(source)
     }

@@ -1,5 +1,4 @@
-//! What the metadata group replicates: brokers, topics, configurations, features, and the blocks and ids that it
-//! gives out once.
+//! The replicated metadata of the cluster: brokers, topics, configurations, features, and allocated ids.
 
 mod command;
 mod error;

@@ -1,29 +1,29 @@
-//! Topic names, as Kafka allows them, and the cluster's id.
+//! Validation of topic names by Kafka's rules, and the text form of the cluster id.
 
 /// Longest topic name, in characters, all of which take one byte.
 const NAME_BYTES_MAX: usize = 249;
 
-/// Topics that Kafka's clients know as the broker's own.
+/// Internal topics that Kafka clients know by name.
 const INTERNAL: [&str; 3] = ["__consumer_offsets", "__share_group_state", "__transaction_state"];
 
-/// Why a text is not a topic's name.
+/// Why a topic name is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TopicNameError {
-    /// There is none.
+    /// The name is empty.
     #[error("a topic's name cannot be empty")]
     Empty,
-    /// A path's name for itself or its parent.
+    /// The name is `.` or `..`, which mean directories in a path.
     #[error("a topic's name cannot be '.' or '..'")]
     Dots,
-    /// Too long.
+    /// The name is too long.
     #[error("a topic's name of {0} bytes is longer than {NAME_BYTES_MAX}")]
     TooLong(usize),
-    /// Another character.
+    /// The name has another character.
     #[error("a topic's name has only ASCII letters, digits, '.', '_' and '-', not {0:?}")]
     Character(char),
 }
 
-/// Checks a topic's name.
+/// Validates a topic name.
 pub fn validate_topic_name(name: &str) -> Result<(), TopicNameError> {
     if name.is_empty() {
         return Err(TopicNameError::Empty);
@@ -38,18 +38,18 @@ pub fn validate_topic_name(name: &str) -> Result<(), TopicNameError> {
     name.chars().find(|c| !legal(*c)).map_or(Ok(()), |c| Err(TopicNameError::Character(c)))
 }
 
-/// Whether the topic is one of the broker's own.
+/// Whether the topic is internal.
 pub fn is_internal(name: &str) -> bool {
     INTERNAL.contains(&name)
 }
 
-/// What two names that collide have in common: metrics write `.` as `_`. `None` when a name can collide with
-/// none but itself.
+/// The normalized name that colliding names share: metrics write `.` as `_`. `None` if the name can only
+/// collide with itself.
 pub(super) fn collision_key(name: &str) -> Option<String> {
     name.contains(['.', '_']).then(|| name.replace('.', "_"))
 }
 
-/// The text of a cluster's id, as Kafka writes a UUID: base64 for URLs, without padding.
+/// The text form of a cluster id, like Kafka's UUIDs: URL-safe base64 without padding.
 pub fn cluster_id_text(uuid: [u8; 16]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let bits = u128::from_be_bytes(uuid);

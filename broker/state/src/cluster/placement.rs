@@ -1,30 +1,30 @@
 //! Which shard a new partition goes to: weighted rendezvous hashing with a load bound.
 //!
-//! Every replica computes the same, so there is no floating point in it. The result is recorded as an extent and
-//! never computed again, so the rule may change from version to version of the command that uses it.
+//! Every replica computes the same result, so the code uses no floating point. The result is recorded as an
+//! extent and never computed again, so the rule may change with the version of the command that uses it.
 
 use millstream_model::{RaftGroupId, TopicId};
 
-/// A shard that may take partitions.
+/// A candidate for new partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// The shard.
     pub shard: RaftGroupId,
-    /// Its share of all partitions, relative to the other candidates'; at least 1.
+    /// Its weight relative to the other candidates; at least 1.
     pub weight: u32,
-    /// Partitions that it has.
+    /// Number of its partitions.
     pub load: u64,
-    /// Partitions of this topic that it has.
+    /// Number of its partitions of this topic.
     pub topic_load: u64,
 }
 
-/// Above its fair share a shard takes one eighth more, rounded up.
+/// A shard may exceed its fair share by one eighth, rounded up.
 const SLACK: u64 = 8;
 
-/// Chooses a shard for each partition number of `numbers`, and counts it in the candidates' loads.
+/// Chooses a shard for each partition number of `numbers`, and updates the candidates' loads.
 ///
-/// No shard gets more of a topic than its share, rounded up; and none goes above its share of all partitions
-/// and the slack, unless the topic cannot be spread otherwise. `candidates` must not be empty.
+/// No shard gets more of a topic than its share, rounded up; and none exceeds its share of all partitions
+/// plus the slack, unless the topic cannot be spread otherwise. `candidates` must not be empty.
 pub fn place(
     topic: TopicId,
     numbers: std::ops::Range<u32>,
@@ -52,10 +52,10 @@ pub fn place(
         .collect()
 }
 
-/// Chooses the shards, at most `shards_max` and at least one, that a topic is spread over, and puts them first.
+/// Chooses between one and `shards_max` shards to spread a topic over, and moves them to the front.
 ///
-/// A topic that is spread less needs fewer proposals for the batches of one request. Shards that have part of it
-/// stay chosen; then those with room come before those without. `candidates` must not be empty.
+/// A topic on fewer shards needs fewer proposals for the batches of one request. Shards that have part of it
+/// stay chosen; then those below their bound come before those at it. `candidates` must not be empty.
 pub fn narrow(topic: TopicId, candidates: &mut [Candidate], shards_max: usize) -> &mut [Candidate] {
     let weights: u64 = candidates.iter().map(|c| u64::from(c.weight)).sum();
     let total = candidates.iter().map(|c| c.load).sum::<u64>();
@@ -69,7 +69,7 @@ pub fn narrow(topic: TopicId, candidates: &mut [Candidate], shards_max: usize) -
     &mut candidates[..count]
 }
 
-/// Stands for a topic where shards are drawn for all of its partitions together.
+/// The partition number used to draw shards for all partitions of a topic together.
 const WHOLE_TOPIC: u32 = u32::MAX;
 
 fn seed(topic: TopicId) -> u64 {
@@ -77,7 +77,7 @@ fn seed(topic: TopicId) -> u64 {
 }
 
 /// Rendezvous order: each shard draws an exponentially distributed time with its weight as the rate, and the
-/// earliest wins. Where all weights are the same the logarithm changes nothing and is left out.
+/// earliest wins. With equal weights the logarithm does not change the order and is left out.
 fn time(seed: u64, number: u32, candidate: &Candidate, even: bool) -> u128 {
     let drawn = hash(seed ^ hash(u64::from(number) << 32 | u64::from(candidate.shard.0)));
     if even {
@@ -87,11 +87,11 @@ fn time(seed: u64, number: u32, candidate: &Candidate, even: bool) -> u128 {
     }
 }
 
-/// `-log2((x + 1) / 2⁶⁴)` with 32 bits behind the point.
+/// `-log2((x + 1) / 2⁶⁴)` with 32 fractional bits.
 fn negative_log2(x: u64) -> u64 {
     let x = u128::from(x) + 1;
     let whole = 127 - u64::from(x.leading_zeros());
-    // The mantissa in [1, 2) with 63 bits behind the point; squaring it gives one bit of the logarithm each.
+    // The mantissa in [1, 2) with 63 fractional bits; each squaring gives one bit of the logarithm.
     let mut mantissa = x << (63 - whole.min(63)) >> u64::from(whole == 64);
     let mut fraction = 0;
     for _ in 0..32 {
@@ -107,7 +107,7 @@ fn u64_of(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
 
-/// Mixes all bits of `x` into all others.
+/// Mixes all bits of `x`.
 fn hash(x: u64) -> u64 {
     let x = (x ^ x >> 32).wrapping_mul(0x9fb2_1c65_1e98_df25);
     let x = (x ^ x >> 29).wrapping_mul(0xd6e8_feb8_6659_fd93);
@@ -134,7 +134,7 @@ mod tests {
         TopicId(id)
     }
 
-    /// Places a whole topic of its own.
+    /// Places a new topic.
     fn place_topic(n: u32, partitions: u32, candidates: &mut [Candidate]) -> Vec<RaftGroupId> {
         candidates.iter_mut().for_each(|c| c.topic_load = 0);
         place(topic(n), 0..partitions, candidates)

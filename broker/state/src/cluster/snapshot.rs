@@ -1,4 +1,4 @@
-//! The metadata group's state as bytes.
+//! The encoding of the metadata group's state.
 //!
 //! Little endian, texts as in commands: version u8 = 1; cluster id text; shards u32; next partition u64; next
 //! producer i64; brokers, broker configs, features and topics, each a u32 count and that many, sorted by key.
@@ -21,12 +21,12 @@ const VERSION: u8 = 1;
 const EXTENT_BYTES: usize = 16;
 const PARTITION_BYTES_MIN: usize = 10 + EXTENT_BYTES;
 
-/// The metadata group's state as it was when it was captured. It is small: a few dozen bytes for each partition.
+/// The captured state of the metadata group. It is small: a few dozen bytes per partition.
 #[derive(Debug)]
 pub struct ClusterSnapshot(Vec<u8>);
 
 impl ClusterSnapshot {
-    /// Writes it.
+    /// Writes the snapshot.
     pub fn write_to(self, out: &mut dyn Write) -> io::Result<()> {
         out.write_all(&self.0)
     }

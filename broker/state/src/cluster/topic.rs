@@ -1,35 +1,35 @@
-//! The nouns of the metadata group.
+//! The types of the metadata group.
 
 use std::collections::BTreeMap;
 
 use millstream_model::{PartitionId, RaftGroupId, TopicId};
 
-/// The offsets of a partition that one shard holds: from `start` to the next extent's.
+/// An extent: the offsets of a partition that one shard holds, from `start` to the start of the next extent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// First offset.
     pub start: i64,
     /// The shard.
     pub shard: RaftGroupId,
-    /// Added to a term of the shard it gives the leader epoch that clients see.
+    /// Added to the shard's term it gives the leader epoch that clients see.
     pub epoch: i32,
 }
 
-/// A partition's extents in the order of their offsets; there is always one.
+/// A partition's extents, sorted by offset; there is always at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extents {
     first: Extent,
-    // Almost no partition has more; those that have pay for them.
+    // Nearly all partitions have only one, so the others are boxed.
     more: Box<[Extent]>,
 }
 
 impl Extents {
-    /// One extent.
+    /// A single extent.
     pub fn new(first: Extent) -> Extents {
         Extents { first, more: Box::default() }
     }
 
-    /// Extents from a list, unless that is empty.
+    /// Extents from a list; `None` if it is empty.
     pub(super) fn from_list(list: Vec<Extent>) -> Option<Extents> {
         let (first, more) = list.split_first()?;
         Some(Extents { first: *first, more: more.into() })
@@ -40,7 +40,7 @@ impl Extents {
         self.more.last().copied().unwrap_or(self.first)
     }
 
-    /// All, the oldest first.
+    /// All extents, the oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &Extent> + Clone {
         std::iter::once(&self.first).chain(&*self.more)
     }
@@ -54,7 +54,7 @@ impl Extents {
 /// A partition of a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partition {
-    /// The internal id, never given twice.
+    /// The internal id; never reused.
     pub id: PartitionId,
     /// Where its records are.
     pub extents: Extents,
@@ -63,21 +63,21 @@ pub struct Partition {
 /// A topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topic {
-    /// Its name.
+    /// Topic name.
     pub name: String,
-    /// Its id; a topic made again under the same name has another.
+    /// Its id; a topic that is recreated under the same name gets another one.
     pub id: TopicId,
     /// Its partitions; the index is Kafka's partition number.
     pub partitions: Vec<Partition>,
-    /// The configuration keys that were set on it.
+    /// Its configuration overrides.
     pub configs: BTreeMap<String, String>,
-    /// Whether it belongs to the broker.
+    /// Whether it is internal.
     pub internal: bool,
-    /// When it was made, in milliseconds.
+    /// Creation time, in milliseconds.
     pub created_ms: i64,
 }
 
-/// A broker of the cluster, as clients reach it.
+/// A broker's address for clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broker {
     /// Advertised host.

@@ -1,4 +1,4 @@
-//! One group's members and the rules among them; the course of a rebalance is in `rebalance.rs`.
+//! One group's members and the rules among them; the steps of a rebalance are in `rebalance.rs`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,14 +18,14 @@ use super::{
     },
 };
 
-/// Memory that an id takes which was given to a member and not used yet, about; a new member takes no less.
+/// Approximate memory of an allocated member id that is not used yet; a new member takes at least as much.
 const GIVEN_ID_BYTES: usize = 384;
 
-/// A member and what it waits for.
+/// A member and its parked requests.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) record: MemberRecord,
-    /// It has not heard of its join yet.
+    /// The answer to its join has not been sent yet.
     pub(super) is_new: bool,
     pub(super) join: Option<Ticket>,
     pub(super) sync: Option<Ticket>,
@@ -35,21 +35,24 @@ pub(super) struct Member {
 /// A classic group.
 ///
 /// Invariants, checked by [`validate`](ClassicGroup::validate):
-/// 1. `joining` is the number of members with a parked join; `supported` counts the members that know a protocol;
-///    `instances` names exactly the static members.
+/// 1. `joining` is the number of members with a parked join; `supported` counts the members that support a
+///    protocol; `instances` has exactly the static members.
 /// 2. The group has a leader exactly when it has members, and the leader is one of them.
-/// 3. Empty means no members; stable and completing mean some; preparing means that the end of waiting is set.
-/// 4. A sync is parked only while the group is completing; a join is parked while it is preparing, or, for a static
-///    member whose new id is being written, while it is stable.
-/// 5. Whoever waits for nothing has a deadline, and so has every id that was given and not used yet.
-/// 6. Members that have not synced are members, and while there are any, the end of waiting for them is set.
+/// 3. An empty group has no members; a stable or completing one has some; in a preparing one the join
+///    deadline is set.
+/// 4. A sync is parked only while the group is completing; a join is parked while it is preparing, or, for a
+///    static member whose new id is being written, while it is stable.
+/// 5. A member without a parked request has a deadline, and so has every allocated id that is not used yet.
+/// 6. Members that have not synced are members, and while there are any, the sync deadline is set.
+/// 7. `member_bytes` is the memory of the members' records.
+/// 8. An assignment is being written only while the group is completing.
 /// 7. `member_bytes` is what the members' records take.
 /// 8. An assignment is being written only while the group is completing.
 #[derive(Debug)]
 pub(super) struct ClassicGroup {
     pub(super) name: Arc<str>,
     pub(super) phase: Phase,
-    /// Whether the rebalance that goes on began with an empty group.
+    /// Whether the current rebalance started from an empty group.
     pub(super) from_empty: bool,
     pub(super) state_since_ms: i64,
     pub(super) protocol_type: Option<String>,
@@ -60,19 +63,19 @@ pub(super) struct ClassicGroup {
     pub(super) instances: BTreeMap<Arc<str>, Arc<str>>,
     pub(super) supported: BTreeMap<Arc<str>, usize>,
     pub(super) joining: usize,
-    /// Memory that the members take, about.
+    /// Approximate memory of the members.
     member_bytes: usize,
-    /// Ids that were given to members which have not joined under them yet.
+    /// Ids that were given to members that have not joined under them yet.
     pub(super) given_ids: BTreeMap<Arc<str>, Alarm>,
     pub(super) not_synced: BTreeSet<Arc<str>>,
     pub(super) new_member_added: bool,
-    /// While an initial rebalance waits: how much longer it may be extended.
+    /// During an initial rebalance: by how much the wait may still be extended.
     pub(super) initial_left_ms: Option<u64>,
     pub(super) join_alarm: Alarm,
     pub(super) sync_alarm: Alarm,
     pub(super) subscribed: Option<BTreeSet<String>>,
     pub(super) assigning: Option<WriteId>,
-    /// Whether the replicated state has the group.
+    /// Whether the group is in the replicated state.
     pub(super) stored: bool,
 }
 
@@ -104,7 +107,7 @@ impl ClassicGroup {
         }
     }
 
-    /// The group as the replicated state has it; every member gets a full session.
+    /// The group from its replicated state; every member gets a full session.
     pub(super) fn load(name: Arc<str>, record: Option<&GroupRecord>, turn: &mut Turn<'_>) -> ClassicGroup {
         let mut group = ClassicGroup::new(name, turn.now.wall_ms);
         group.stored = true;
@@ -125,7 +128,7 @@ impl ClassicGroup {
         group
     }
 
-    /// Whether nothing is lost when the group is forgotten.
+    /// Whether the group can be dropped without loss.
     pub(super) fn is_void(&self) -> bool {
         !self.stored && self.members.is_empty() && self.given_ids.is_empty()
     }
@@ -138,7 +141,7 @@ impl ClassicGroup {
         self.protocol_type.as_deref() == Some(subscription::CONSUMER)
     }
 
-    /// Whether a tool must leave the topic's offsets alone.
+    /// Whether a tool must not delete the topic's offsets.
     pub(super) fn is_subscribed(&self, topic: &str) -> bool {
         self.subscribed.as_ref().map_or(self.uses_consumer_protocol(), |topics| topics.contains(topic))
     }
@@ -154,7 +157,7 @@ impl ClassicGroup {
         subscription::subscribed(self.members.values().map(|member| member.metadata(protocol)))
     }
 
-    /// Checks that a member is who it says.
+    /// Validates a member's identity.
     pub(super) fn check_member(&self, id: &str, instance_id: Option<&str>) -> Result<(), GroupError> {
         if let Some(instance) = instance_id {
             match self.instances.get(instance) {
@@ -171,7 +174,7 @@ impl ClassicGroup {
         if member.generation == self.generation { Ok(()) } else { Err(GroupError::IllegalGeneration) }
     }
 
-    /// Whether a member that joins with these has something in common with all others.
+    /// Whether a joining member with these protocols shares one with all others.
     pub(super) fn supports(&self, protocol_type: &str, protocols: &[(Arc<str>, Bytes)]) -> bool {
         if self.phase == Phase::Empty {
             return !protocol_type.is_empty() && !protocols.is_empty();
@@ -180,7 +183,7 @@ impl ClassicGroup {
         self.protocol_type.as_deref() == Some(protocol_type) && protocols.iter().any(|(name, _)| by_all(name))
     }
 
-    /// Each member votes for the first of its protocols that all know; equal votes go to the first by name.
+    /// Each member votes for the first of its protocols that all support; ties go to the first by name.
     pub(super) fn select_protocol(&self) -> Option<String> {
         let everyone = self.members.len();
         let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
@@ -223,7 +226,7 @@ impl ClassicGroup {
         }
     }
 
-    /// Takes a member out and answers with `error` what it waits for.
+    /// Removes a member and answers its parked requests with `error`.
     pub(super) fn take_out(
         &mut self,
         id: &str,
@@ -241,9 +244,9 @@ impl ClassicGroup {
         }
         if let Some(ticket) = member.join.take() {
             self.joining -= 1;
-            let told =
+            let current_id =
                 if error == GroupError::FencedInstance { member.record.id.clone() } else { Arc::default() };
-            effects.push(Effect::Joined(ticket, Err(JoinRefusal { error, member_id: told })));
+            effects.push(Effect::Joined(ticket, Err(JoinRefusal { error, member_id: current_id })));
         }
         if let Some(ticket) = member.sync.take() {
             effects.push(Effect::Synced(ticket, Err(error)));
@@ -255,7 +258,8 @@ impl ClassicGroup {
         Some(member)
     }
 
-    /// Gives a static member's place, assignment included, to a new id; whoever used the old one is fenced.
+    /// Moves a static member, assignment included, to a new id; a client that still uses the old one is
+    /// fenced.
     pub(super) fn replace(&mut self, old_id: &str, new_id: &Arc<str>, effects: &mut Vec<Effect>) {
         let led = self.leads(old_id);
         let Some(old) = self.take_out(old_id, GroupError::FencedInstance, effects) else { return };
@@ -265,7 +269,7 @@ impl ClassicGroup {
         }
     }
 
-    /// Takes over what a member says in a new join.
+    /// Updates the member from a new join.
     pub(super) fn update(
         &mut self,
         id: &str,
@@ -280,7 +284,7 @@ impl ClassicGroup {
         member.record.rebalance_timeout_ms = request.rebalance_timeout_ms;
         member.record.session_timeout_ms = request.session_timeout_ms;
         match member.join.replace(ticket) {
-            // The client gave that request up: it sends one at a time.
+            // The client abandoned that request: it sends one at a time.
             Some(older) => effects.push(refuse(older, GroupError::RebalanceInProgress, &member.record.id)),
             None => self.joining += 1,
         }
@@ -288,12 +292,12 @@ impl ClassicGroup {
         self.count_protocols(&request.protocols);
     }
 
-    /// Memory that it takes, about.
+    /// Its approximate memory.
     pub(super) fn bytes(&self) -> usize {
         GROUP_BYTES + self.name.len() + self.member_bytes + self.given_ids.len() * GIVEN_ID_BYTES
     }
 
-    /// By how much it would grow if this member joined.
+    /// By how much the group would grow if this member joined.
     pub(super) fn growth(&self, request: &JoinRequest) -> usize {
         let known = self.members.get(&request.member_id);
         let old = known.map_or(0, |member| protocol_bytes(&member.record.protocols));
@@ -313,7 +317,7 @@ impl ClassicGroup {
         assert_eq!(self.member_bytes, bytes, "{}: bytes", self.name);
     }
 
-    /// Gives the member a full session from now on.
+    /// Restarts the member's session.
     pub(super) fn restart_session(&mut self, id: &str, turn: &mut Turn<'_>) {
         let Some(member) = self.members.get_mut(id) else { return };
         let at = turn.now.mono_ms + member.record.session_timeout_ms.max(0) as u64;
@@ -321,7 +325,7 @@ impl ClassicGroup {
         member.alarm.set(at, &self.name, || Timer::Member(id.clone()), &mut turn.shared.deadlines);
     }
 
-    /// Makes sure that the leader is one who takes part; false when nobody does.
+    /// Ensures that the leader has a parked join; false if no member has one.
     pub(super) fn elect_joined_leader(&mut self) -> bool {
         let takes_part = |member: &Member| member.join.is_some();
         let Some(leader) = &self.leader else { return false };
@@ -370,7 +374,7 @@ impl ClassicGroup {
         Synced { protocol_type: self.protocol_type.clone(), protocol: self.protocol.clone(), assignment }
     }
 
-    /// The current generation as it is replicated.
+    /// The current generation in its replicated form.
     pub(super) fn record(&self) -> GroupRecord {
         GroupRecord {
             protocol_type: self.protocol_type.clone(),

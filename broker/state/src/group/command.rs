@@ -1,4 +1,4 @@
-//! The group commands.
+//! The encoding of the group commands.
 
 use std::sync::Arc;
 
@@ -7,51 +7,51 @@ use bytes::Bytes;
 use super::record::{CommittedOffset, GroupRecord};
 use crate::wire::{DecodeError, Input, Output};
 
-/// Kind of the one group command: a list of operations.
+/// The only kind of group command: a list of operations.
 pub const GROUP_COMMAND_KIND: u8 = 64;
 const VERSION: u8 = 1;
 
-/// One change of the groups of a shard.
+/// One change of a shard's groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GroupOp {
     /// Sets a group's generation.
     Put {
-        /// The group's name.
+        /// Group name.
         group: Arc<str>,
         /// Its state.
         record: GroupRecord,
     },
-    /// Removes a group with its offsets.
+    /// Deletes a group with its offsets.
     Remove {
-        /// The group's name.
+        /// Group name.
         group: Arc<str>,
     },
-    /// Sets committed offsets.
+    /// Commits offsets.
     Commit {
-        /// The group's name.
+        /// Group name.
         group: Arc<str>,
-        /// One for each partition.
+        /// One per partition.
         offsets: Vec<OffsetEntry>,
     },
-    /// Removes committed offsets.
+    /// Deletes committed offsets.
     DeleteOffsets {
-        /// The group's name.
+        /// Group name.
         group: Arc<str>,
         /// Topics and partitions.
         partitions: Vec<(Arc<str>, i32)>,
     },
-    /// Removes every group's offsets of a topic, because the topic is gone.
+    /// Deletes all groups' offsets of a topic, because the topic was deleted.
     DropTopic {
-        /// The topic's name.
+        /// Topic name.
         topic: Arc<str>,
     },
-    /// Removes what has expired of a group, and the group itself when it is empty and has no offsets left.
+    /// Deletes a group's expired offsets, and the group itself if it is empty and has no offsets left.
     Expire {
-        /// The group's name.
+        /// Group name.
         group: Arc<str>,
         /// Wall-clock time of the leader, in milliseconds.
         now_ms: i64,
-        /// For how long offsets are kept, in milliseconds.
+        /// Retention time of offsets, in milliseconds.
         retention_ms: i64,
     },
 }
@@ -59,7 +59,7 @@ pub enum GroupOp {
 /// A partition's new committed offset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OffsetEntry {
-    /// The topic's name.
+    /// Topic name.
     pub topic: Arc<str>,
     /// The partition's number.
     pub partition: i32,
@@ -74,7 +74,7 @@ const DELETE_OFFSETS: u8 = 4;
 const DROP_TOPIC: u8 = 5;
 const EXPIRE: u8 = 6;
 
-/// Encodes a command that does all of `ops`, in their order.
+/// Encodes a command that applies `ops` in order.
 pub fn encode<'a>(ops: impl ExactSizeIterator<Item = &'a GroupOp>) -> Bytes {
     let mut out = Output::command(VERSION, GROUP_COMMAND_KIND);
     out.count(ops.len());
@@ -82,7 +82,7 @@ pub fn encode<'a>(ops: impl ExactSizeIterator<Item = &'a GroupOp>) -> Bytes {
     out.into_command()
 }
 
-/// Reads a command that [`encode`] wrote.
+/// Decodes a command from [`encode`].
 pub fn decode(command: &[u8]) -> Result<Vec<GroupOp>, DecodeError> {
     let mut input = Input::new(command);
     let version = input.u8()?;
@@ -100,7 +100,7 @@ pub fn decode(command: &[u8]) -> Result<Vec<GroupOp>, DecodeError> {
 }
 
 impl GroupOp {
-    /// The group that it changes; `None` where it may change any.
+    /// The group that it changes; `None` if it may change any.
     pub(super) fn group(&self) -> Option<&Arc<str>> {
         match self {
             GroupOp::Put { group, .. }
@@ -112,7 +112,7 @@ impl GroupOp {
         }
     }
 
-    /// About how many bytes the operation takes in a log entry.
+    /// Approximate size of the operation in a log entry.
     pub fn size_hint(&self) -> usize {
         match self {
             GroupOp::Put { group, record } => {
@@ -201,7 +201,7 @@ fn read_offsets(input: &mut Input<'_>) -> Result<Vec<OffsetEntry>, DecodeError> 
     let mut last: Option<Arc<str>> = None;
     let entry = |_| {
         let text = input.text()?;
-        // Partitions of one topic follow each other and share its name.
+        // Partitions of the same topic are adjacent and share its name.
         let topic = last.take().filter(|topic| **topic == *text).unwrap_or_else(|| text.into());
         last = Some(topic.clone());
         Ok(OffsetEntry { topic, partition: input.i32()?, committed: CommittedOffset::read(input)? })

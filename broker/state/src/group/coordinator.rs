@@ -1,4 +1,4 @@
-//! The coordinator of one shard's groups: what its leader runs on top of the replicated state.
+//! The coordinator of one shard's groups: the leader runs it on top of the replicated state.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -8,7 +8,7 @@ use std::{
 use super::{
     GroupMachine, GroupRecord,
     classic::{ClassicGroup, refuse},
-    rebalance::{Shared, Turn},
+    rebalance::{CoordinatorState, Turn},
     record::GROUP_BYTES,
     types::{
         Effect, GroupConfig, GroupError, GroupView, JoinRequest, MEMBER_BYTES_MAX, MemberRef, Now, Phase,
@@ -16,39 +16,39 @@ use super::{
     },
 };
 
-/// Fewest entries of the heap of deadlines from which stale ones are looked for.
+/// Smallest size of the deadline heap at which stale entries are removed.
 const DEADLINES_MIN: usize = 1024;
 
-/// The groups of one shard, as their coordinator knows them.
+/// The groups of one shard, in their coordinator.
 ///
-/// Every method takes the time and leaves effects behind, which the caller carries out in their order; it tells the
-/// end of each write with [`written`](Coordinator::written). A parked join or sync is answered exactly once, at the
-/// latest by [`resign`](Coordinator::resign).
+/// Every method takes the current time and leaves effects, which the caller carries out in order; it reports
+/// the result of each write with [`written`](Coordinator::written). A parked join or sync is answered exactly
+/// once, at the latest by [`resign`](Coordinator::resign).
 #[derive(Debug, Default)]
 pub struct Coordinator {
     groups: HashMap<Arc<str>, ClassicGroup>,
-    shared: Shared,
-    /// Memory that the groups take, about.
+    shared: CoordinatorState,
+    /// Approximate memory of the groups.
     bytes: usize,
-    /// Size of the heap at which stale entries are thrown out.
+    /// Size of the heap at which stale entries are removed.
     deadlines_max: usize,
 }
 
 impl Coordinator {
-    /// A coordinator that knows no group yet.
+    /// A coordinator without groups.
     pub fn new(config: GroupConfig) -> Coordinator {
-        let shared = Shared { config, bytes_left: usize::MAX, ..Shared::default() };
+        let shared = CoordinatorState { config, bytes_left: usize::MAX, ..CoordinatorState::default() };
         Coordinator { groups: HashMap::new(), shared, bytes: 0, deadlines_max: DEADLINES_MIN }
     }
 
-    /// Takes over every group of the replicated state; all members get a full session from now on.
+    /// Loads every group of the replicated state; all members get a full session from now on.
     pub fn load(&mut self, now: Now, machine: &GroupMachine) {
         for (name, state) in machine.groups() {
             self.load_one(now, name.clone(), state.record());
         }
     }
 
-    /// Takes over one group that it does not know and the replicated state has.
+    /// Loads one group of the replicated state that it does not have.
     pub fn load_one(&mut self, now: Now, name: Arc<str>, record: Option<&GroupRecord>) {
         if let Entry::Vacant(place) = self.groups.entry(name) {
             let mut turn = Turn { now, shared: &mut self.shared };
@@ -61,22 +61,22 @@ impl Coordinator {
         }
     }
 
-    /// Memory that its groups take, about, beside the replicated state.
+    /// Approximate memory of its groups, without the replicated state.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Says by how many bytes groups may grow in what is decided next; what would need more is refused.
+    /// Sets by how many bytes groups may grow from now on; requests that need more are refused.
     pub fn set_bytes_left(&mut self, bytes: usize) {
         self.shared.bytes_left = bytes;
     }
 
-    /// Whether it knows the group.
+    /// Whether it has the group.
     pub fn knows(&self, group: &str) -> bool {
         self.groups.contains_key(group)
     }
 
-    /// The effects since the last call.
+    /// Takes the effects since the last call.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.shared.effects)
     }
@@ -122,12 +122,12 @@ impl Coordinator {
         self.bytes -= self.groups.remove(group).map_or(0, |known| known.bytes());
     }
 
-    /// A member joins; the answer comes as [`Effect::Joined`].
+    /// Handles a join; the answer comes as [`Effect::Joined`].
     pub fn join(&mut self, now: Now, mut request: JoinRequest, ticket: Ticket) {
         if let Err(error) = self.check_join(&mut request) {
             return self.shared.effects.push(refuse(ticket, error, &request.member_id));
         }
-        // Only a new member makes a group.
+        // Only a new member creates a group.
         if request.member_id.is_empty() && !self.knows(&request.group) {
             self.insert(&request.group, now.wall_ms);
         }
@@ -146,7 +146,7 @@ impl Coordinator {
         if !sessions.contains(&request.session_timeout_ms) {
             return Err(GroupError::InvalidSessionTimeout);
         }
-        // A protocol that is named twice counts once.
+        // Duplicate protocols count once.
         let mut names: Vec<Arc<str>> = Vec::with_capacity(request.protocols.len());
         request.protocols.retain(|(name, _)| {
             let first = !names.contains(name);
@@ -168,7 +168,7 @@ impl Coordinator {
         if too_many { Err(GroupError::Full) } else { Ok(()) }
     }
 
-    /// A member asks for its assignment; the answer comes as [`Effect::Synced`].
+    /// Handles a sync; the answer comes as [`Effect::Synced`].
     pub fn sync(&mut self, now: Now, request: SyncRequest, ticket: Ticket) {
         let refused = if request.group.is_empty() {
             Some(GroupError::InvalidGroupId)
@@ -181,7 +181,7 @@ impl Coordinator {
         }
     }
 
-    /// A member is alive; an error tells it what to do.
+    /// Handles a heartbeat; an error says what the member must do.
     pub fn heartbeat(&mut self, now: Now, group: &str, member: &MemberRef) -> Result<(), GroupError> {
         if group.is_empty() {
             return Err(GroupError::InvalidGroupId);
@@ -190,7 +190,7 @@ impl Coordinator {
             .unwrap_or(Err(GroupError::UnknownMember))
     }
 
-    /// Members leave; each has its own answer.
+    /// Removes members; returns one result per member.
     pub fn leave(
         &mut self,
         now: Now,
@@ -204,7 +204,7 @@ impl Coordinator {
         Ok(self.on(now, group, |group, turn| group.leave(members, turn)).unwrap_or_else(unknown))
     }
 
-    /// Whether offsets may be committed; if so, the group exists from now on.
+    /// Checks that offsets may be committed; if so, the group exists from now on.
     pub fn commit(&mut self, now: Now, group: &Arc<str>, member: &MemberRef) -> Result<(), GroupError> {
         if !self.knows(group) {
             if member.generation >= 0 {
@@ -223,7 +223,7 @@ impl Coordinator {
         self.on(now, group, commit).unwrap_or(Err(GroupError::UnknownMember))
     }
 
-    /// Forgets an empty group that a tool deletes; the caller removes it from the replicated state.
+    /// Drops an empty group that a tool deletes; the caller removes it from the replicated state.
     pub fn delete(&mut self, group: &str) -> Result<(), GroupError> {
         match self.groups.get(group).map(|known| known.phase) {
             None => Err(GroupError::GroupNotFound),
@@ -245,17 +245,17 @@ impl Coordinator {
         Ok(topics.iter().map(free).collect())
     }
 
-    /// Topics that the group's members subscribe to, as far as they are consumers and tell.
+    /// Topics that the group's members subscribe to, if they are consumers and send them.
     pub fn subscribed_topics(&self, group: &str) -> impl Iterator<Item = &str> {
         let known = self.groups.get(group).and_then(|known| known.subscribed.as_ref());
         known.into_iter().flatten().map(String::as_str)
     }
 
-    /// Groups of which something would expire.
+    /// Groups with expired offsets.
     pub fn expiring(&self, machine: &GroupMachine, wall_ms: i64, retention_ms: i64) -> Vec<Arc<str>> {
         let settled = |name: &str| {
             self.groups.get(name).is_none_or(|group| {
-                // Who is about to join finds the offsets where they are.
+                // A member that is about to join finds its offsets unchanged.
                 group.given_ids.is_empty() && matches!(group.phase, Phase::Empty | Phase::Stable)
             })
         };
@@ -263,7 +263,7 @@ impl Coordinator {
         expires.filter(|(name, _)| settled(name)).map(|(name, _)| name.clone()).collect()
     }
 
-    /// Forgets a group that has left the replicated state, unless somebody joined meanwhile.
+    /// Drops a group that was removed from the replicated state, unless a member has joined meanwhile.
     pub fn forget(&mut self, group: &str) {
         if let Some(known) = self.groups.get_mut(group) {
             known.stored = false;
@@ -273,18 +273,18 @@ impl Coordinator {
         }
     }
 
-    /// A write that an effect asked for has ended.
+    /// Reports the result of a write that an effect requested.
     pub fn written(&mut self, now: Now, id: WriteId, result: Result<(), GroupError>) {
         let Some((name, write)) = self.shared.writes.remove(&id) else { return };
         self.on(now, &name, |group, turn| group.written(id, write, result.err(), turn));
     }
 
-    /// When [`tick`](Coordinator::tick) has something to do, on the monotonic clock.
+    /// The next time that [`tick`](Coordinator::tick) must run, on the monotonic clock.
     pub fn next_deadline_ms(&self) -> Option<u64> {
         self.shared.deadlines.next_ms()
     }
 
-    /// Carries out everything that is due.
+    /// Handles all deadlines that have passed.
     pub fn tick(&mut self, now: Now) {
         while let Some(entry) = self.shared.deadlines.pop_due(now.mono_ms) {
             let name = entry.1.clone();
@@ -297,12 +297,12 @@ impl Coordinator {
         }
     }
 
-    /// One group as tools see it.
+    /// The description of one group.
     pub fn view(&self, group: &str) -> Option<GroupView> {
         self.groups.get(group).map(ClassicGroup::view)
     }
 
-    /// Every group with its state and protocol type, in no order.
+    /// Every group with its state and protocol type, unsorted.
     pub fn list(&self) -> impl Iterator<Item = (&Arc<str>, Phase, Option<&str>)> {
         self.groups.iter().map(|(name, group)| (name, group.phase, group.protocol_type.as_deref()))
     }
@@ -310,7 +310,7 @@ impl Coordinator {
     /// Checks every invariant of every group.
     ///
     /// # Panics
-    /// With the group and the values when one does not hold.
+    /// With the group and the values if an invariant is violated.
     pub fn validate(&self) {
         let bytes: usize = self.groups.values().map(ClassicGroup::bytes).sum();
         assert_eq!(self.bytes, bytes, "the groups' bytes");

@@ -1,25 +1,25 @@
-//! Deadlines of all groups of a coordinator in one heap.
+//! The deadlines of all groups of a coordinator, in one heap.
 //!
-//! A heartbeat only moves a number: the heap keeps one entry for each member, at the deadline that the member had
-//! when the entry was made, and an entry that comes up too early goes back in.
+//! A heartbeat only updates a number: the heap has one entry per member, at the deadline at the time of its
+//! insertion, and an entry that comes up too early is reinserted.
 
 use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 
-/// What is due in a group.
+/// The kinds of deadlines.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
-    /// The end of waiting for joins.
+    /// The join deadline of a rebalance.
     Join,
-    /// The end of waiting for syncs.
+    /// The sync deadline of a rebalance.
     Sync,
-    /// The end of a member's session, or of the time that a new id waits for its member.
+    /// The end of a member's session, or of the time to join under an allocated id.
     Member(Arc<str>),
 }
 
-/// Time, group, what is due.
+/// Time, group and kind.
 pub(super) type Entry = (u64, Arc<str>, Timer);
 
-/// The heap.
+/// The heap of deadlines.
 #[derive(Debug, Default)]
 pub(super) struct Deadlines {
     heap: BinaryHeap<Reverse<Entry>>,
@@ -50,16 +50,16 @@ impl Deadlines {
 #[derive(Debug, Default)]
 pub(super) struct Alarm {
     due_ms: Option<u64>,
-    /// Time of the earliest entry in the heap; others are stale.
+    /// Time of the valid entry in the heap; others are stale.
     entry_ms: Option<u64>,
 }
 
-/// What an entry that came up means.
+/// The outcome of an entry that came up.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Ring {
-    /// Nothing: it was moved or called off.
+    /// Nothing is due: the deadline was moved or cancelled.
     Stale,
-    /// The deadline is over.
+    /// The deadline has passed.
     Over,
 }
 
@@ -91,7 +91,7 @@ impl Alarm {
         self.entry_ms == Some(entry.0)
     }
 
-    /// Takes an entry that came up; one that came too early goes back in.
+    /// Handles an entry that came up; one that is too early is reinserted.
     pub(super) fn ring(&mut self, entry: Entry, all: &mut Deadlines) -> Ring {
         if self.entry_ms != Some(entry.0) {
             return Ring::Stale;

@@ -18,28 +18,28 @@ use crate::wire::{DecodeError, Items, Output};
 
 const SNAPSHOT_VERSION: u8 = 1;
 
-/// A snapshot's bytes do not describe groups.
+/// The bytes of a snapshot are invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the groups cannot be read: {0}")]
 pub struct GroupRestoreError(#[from] pub DecodeError);
 
-/// What a group command gave: one outcome for each of its operations.
+/// The reply of a group command: one outcome per operation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupReply {
     /// In the order of the operations.
     pub outcomes: Vec<GroupOutcome>,
 }
 
-/// What one operation gave.
+/// The outcome of one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupOutcome {
     /// It is done.
     Done,
-    /// It is done, and this is gone.
+    /// Done, and this was removed.
     Removed {
-        /// How many committed offsets.
+        /// Number of committed offsets.
         offsets: usize,
-        /// Whether a group went with its last offset.
+        /// Whether the group was removed with its last offset.
         group: bool,
     },
 }
@@ -49,18 +49,18 @@ pub enum GroupOutcome {
 pub struct GroupState {
     record: Option<GroupRecord>,
     offsets: BTreeMap<Arc<str>, BTreeMap<i32, CommittedOffset>>,
-    /// Memory that both take, about.
+    /// Approximate memory of both.
     bytes: usize,
 }
 
 /// The replicated groups of one shard.
 ///
 /// Invariants, checked by [`validate`](GroupMachine::validate):
-/// 1. No group has neither a record nor an offset, and no topic of a group has no offset.
-/// 2. No record's members share an id or an instance id; they are sorted by id.
+/// 1. Every group has a record or an offset, and every topic of a group has an offset.
+/// 2. A record's members have unique ids and instance ids, and are sorted by id.
 /// 3. A record with members has a protocol type, a protocol and a leader among the members; one without has
 ///    neither protocol nor leader.
-/// 4. `bytes` is what the groups take, each with its name.
+/// 4. `bytes` is the memory of the groups with their names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupMachine {
     /// Shared with snapshots that are being written.
@@ -68,15 +68,14 @@ pub struct GroupMachine {
     bytes: usize,
 }
 
-/// The groups of a shard as they were when it was made. Shared with the machine, which copies a group when it changes
-/// one.
+/// The captured groups of a shard. Shared with the machine, which copies a group on write.
 #[derive(Debug)]
 pub struct GroupSnapshot {
     groups: BTreeMap<Arc<str>, Arc<GroupState>>,
 }
 
 impl GroupSnapshot {
-    /// Writes it in pieces, and forgets each group that is written.
+    /// Writes the snapshot in pieces, and drops each group after it is written.
     pub fn write_to(self, to: &mut dyn Write) -> io::Result<()> {
         let mut out = Output::default();
         out.u8(SNAPSHOT_VERSION);
@@ -157,7 +156,7 @@ impl GroupState {
         self.bytes -= old.map_or(0, |old| old.bytes());
     }
 
-    /// Memory that it takes, counted anew.
+    /// Its memory, computed from scratch.
     fn measure(&self) -> usize {
         let topics = self.offsets.iter().map(|(topic, all)| {
             TOPIC_BYTES + topic.len() + all.values().map(CommittedOffset::bytes).sum::<usize>()
@@ -170,7 +169,7 @@ impl GroupState {
         let (mut growth, mut last_new) = (0, None);
         for entry in offsets {
             let topic = self.offsets.get(&entry.topic);
-            // Partitions of one topic follow each other.
+            // Partitions of the same topic are adjacent.
             if topic.is_none() && last_new.replace(&entry.topic) != Some(&entry.topic) {
                 growth += TOPIC_BYTES + entry.topic.len();
             }
@@ -189,7 +188,7 @@ impl GroupState {
         removed
     }
 
-    /// Keeps the offsets for which `keep` says so and tells how many went.
+    /// Keeps the offsets for which `keep` returns true, and returns how many were removed.
     fn retain(&mut self, keep: impl Fn(&str, &CommittedOffset) -> bool) -> usize {
         let before = self.offset_count();
         self.offsets.retain(|topic, all| {
@@ -212,7 +211,7 @@ impl GroupState {
         record.subscribed_topics().map(Expiry::Unsubscribed)
     }
 
-    /// Whether an offset would go, or the group would, if it expired now.
+    /// Whether an offset, or the group, would be removed if it expired now.
     pub fn would_expire(&self, now_ms: i64, retention_ms: i64) -> bool {
         let Some(rule) = self.expiry() else { return false };
         let gone = |(topic, _, committed): (&Arc<str>, i32, &CommittedOffset)| {
@@ -223,7 +222,7 @@ impl GroupState {
 }
 
 impl GroupRecord {
-    /// The topics that the members subscribe to; `None` when they are not consumers or do not tell.
+    /// The topics that the members subscribe to; `None` if they are not consumers or do not send them.
     fn subscribed_topics(&self) -> Option<std::collections::BTreeSet<String>> {
         let protocol = self.protocol.as_deref()?;
         let metadata = self.members.iter().map(|member| {
@@ -234,13 +233,13 @@ impl GroupRecord {
     }
 }
 
-/// When a group's offsets end.
+/// When a group's offsets expire.
 enum Expiry {
-    /// A fixed time after each commit: nobody uses the group's membership.
+    /// A fixed time after each commit: the group has no members that use it.
     SinceCommit,
-    /// A fixed time after the group became empty, or after a later commit (by a tool, say).
+    /// A fixed time after the group became empty, or after a later commit (of a tool, for example).
     SinceEmpty(i64),
-    /// As `SinceCommit`, for topics that no member subscribes to.
+    /// Like `SinceCommit`, for topics that no member subscribes to.
     Unsubscribed(std::collections::BTreeSet<String>),
 }
 
@@ -260,7 +259,7 @@ impl Expiry {
 }
 
 impl GroupMachine {
-    /// No groups.
+    /// A machine without groups.
     pub fn new() -> GroupMachine {
         GroupMachine::default()
     }
@@ -283,7 +282,7 @@ impl GroupMachine {
     /// Applies the command of the entry at `id`.
     ///
     /// # Panics
-    /// On a command that this build does not know: passing over it would let replicas differ.
+    /// On a command that this build does not know: skipping it would make replicas differ.
     pub fn apply(&mut self, id: LogId, command: Bytes) -> GroupReply {
         match command::decode(&command) {
             Ok(ops) => GroupReply { outcomes: ops.into_iter().map(|op| self.apply_one(op)).collect() },
@@ -301,12 +300,12 @@ impl GroupMachine {
         outcome
     }
 
-    /// Memory that a group takes, about; 0 where there is none of that name.
+    /// Approximate memory of a group; 0 if it does not exist.
     fn bytes_of(&self, group: &str) -> usize {
         self.groups.get(group).map_or(0, |state| GROUP_BYTES + group.len() + state.bytes)
     }
 
-    /// Memory that all groups take, about.
+    /// Approximate memory of all groups.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -351,7 +350,7 @@ impl GroupMachine {
         Arc::make_mut(self.groups.entry(group).or_default())
     }
 
-    /// Changes a group's offsets; a group that has nothing left afterwards goes.
+    /// Changes a group's offsets; a group without any content is removed.
     fn change(&mut self, group: &str, change: impl FnOnce(&mut GroupState) -> usize) -> GroupOutcome {
         let Some(state) = self.groups.get_mut(group) else {
             return GroupOutcome::Removed { offsets: 0, group: false };
@@ -393,12 +392,12 @@ impl GroupMachine {
         })
     }
 
-    /// The groups as they are now, to be written while the machine goes on.
+    /// A snapshot of the groups, to be written while commands are applied.
     pub fn snapshot(&self) -> GroupSnapshot {
         GroupSnapshot { groups: self.groups.clone() }
     }
 
-    /// The state that a snapshot wrote.
+    /// Restores the state from a snapshot.
     pub fn restore(source: impl Read) -> Result<GroupMachine, GroupRestoreError> {
         GroupMachine::restore_items(Items::new(source))
     }
@@ -421,7 +420,7 @@ impl GroupMachine {
     /// Checks every invariant.
     ///
     /// # Panics
-    /// With the group and the values when one does not hold.
+    /// With the group and the values if an invariant is violated.
     pub fn validate(&self) {
         let bytes: usize = self.groups.keys().map(|group| self.bytes_of(group)).sum();
         assert_eq!(self.bytes, bytes, "the groups' bytes");

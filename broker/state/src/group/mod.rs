@@ -1,11 +1,12 @@
-//! Consumer groups: what of them is replicated, and the coordinator that decides.
+//! Consumer groups: their replicated state, and the coordinator that decides.
 //!
-//! [`GroupMachine`] holds what must survive a failover: each group's last complete generation and its committed
-//! offsets. [`Coordinator`] is what the leader of a shard runs on top: joins, syncs, heartbeats and their deadlines.
-//! It is rebuilt from the machine whenever a node begins to lead, and every member then gets a full session timeout.
+//! [`GroupMachine`] holds what must survive a failover: each group's last complete generation and its
+//! committed offsets. The leader of a shard runs a [`Coordinator`] on top: joins, syncs, heartbeats and their
+//! deadlines. It is rebuilt from the machine whenever a node starts to lead, and every member then gets a
+//! full session timeout.
 //!
-//! Group commands have the kinds 64 to 127; 64 carries any number of operations, so that whatever waits for a shard
-//! shares one log entry.
+//! Group commands have the kinds 64 to 127. Kind 64 carries any number of operations, so that all operations
+//! pending for a shard share one log entry.
 
 mod classic;
 mod command;

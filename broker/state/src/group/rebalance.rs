@@ -1,5 +1,5 @@
-//! The course of a rebalance: who joins is waited for, a generation begins, its leader's assignment is written, and
-//! everyone gets a share.
+//! The steps of a rebalance: members join, a generation starts, its leader's assignment is written, and every
+//! member gets its part.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -12,9 +12,9 @@ use super::{
     types::{Effect, GENERATION_BYTES_MAX, GroupConfig, GroupError, Now, Phase, Ticket, WriteId},
 };
 
-/// What all groups of a coordinator share.
+/// State that all groups of a coordinator share.
 #[derive(Debug, Default)]
-pub(super) struct Shared {
+pub(super) struct CoordinatorState {
     pub(super) config: GroupConfig,
     pub(super) deadlines: Deadlines,
     pub(super) effects: Vec<Effect>,
@@ -24,26 +24,26 @@ pub(super) struct Shared {
     pub(super) bytes_left: usize,
 }
 
-/// What a group waits for when it writes.
+/// What a pending write of a group contains.
 #[derive(Debug)]
 pub(super) enum Write {
-    /// The generation with its assignments, one for each member.
+    /// The generation with its assignments, one per member.
     Assignments(Vec<(Arc<str>, Bytes)>),
     /// A static member's new id, and the answer to its join.
     Replaced {
         id: Arc<str>,
-        /// The leader that the answer names to a client which would otherwise assign anew.
+        /// The leader named in the answer to a client that would otherwise assign again.
         old_leader: Option<Arc<str>>,
         can_skip_assignment: bool,
     },
-    /// That the group is empty: nobody waits.
+    /// The empty generation: no request depends on it.
     Emptied,
 }
 
-/// One input's surroundings.
+/// The context of one input.
 pub(super) struct Turn<'a> {
     pub(super) now: Now,
-    pub(super) shared: &'a mut Shared,
+    pub(super) shared: &'a mut CoordinatorState,
 }
 
 impl Turn<'_> {
@@ -62,7 +62,7 @@ impl ClassicGroup {
         self.state_since_ms = turn.now.wall_ms;
     }
 
-    /// After a change of the members: begins a rebalance, or goes on with the one that is under way.
+    /// After a change of the members: starts a rebalance, or continues the current one.
     pub(super) fn rebalance_or_complete(&mut self, turn: &mut Turn<'_>) {
         if self.phase == Phase::PreparingRebalance {
             self.complete_if_joined(turn)
@@ -71,7 +71,7 @@ impl ClassicGroup {
         }
     }
 
-    /// Begins a rebalance.
+    /// Starts a rebalance.
     pub(super) fn prepare(&mut self, turn: &mut Turn<'_>) {
         if self.phase == Phase::CompletingRebalance {
             self.fail_syncs(GroupError::RebalanceInProgress, turn);
@@ -113,14 +113,15 @@ impl ClassicGroup {
         }
     }
 
-    /// Completes the join phase if everyone is there; an initial rebalance waits for its time instead.
+    /// Completes the join phase if every member has joined; an initial rebalance waits for its deadline
+    /// instead.
     pub(super) fn complete_if_joined(&mut self, turn: &mut Turn<'_>) {
         if self.phase == Phase::PreparingRebalance && self.all_joined() && !self.from_empty {
             self.complete(turn);
         }
     }
 
-    /// Ends the join phase: dynamic members that did not join are out, a generation begins.
+    /// Ends the join phase: dynamic members that did not join are removed, and a generation starts.
     fn complete(&mut self, turn: &mut Turn<'_>) {
         self.join_alarm.cancel();
         self.initial_left_ms = None;
@@ -172,7 +173,7 @@ impl ClassicGroup {
         turn.shared.effects.push(Effect::Joined(ticket, Ok(self.joined(id))));
     }
 
-    /// Parks the leader's sync and writes what it assigned.
+    /// Parks the leader's sync and writes its assignments.
     pub(super) fn assign(&mut self, assignments: &[(Arc<str>, Bytes)], turn: &mut Turn<'_>) {
         if self.assigning.is_some() {
             return;
@@ -180,13 +181,13 @@ impl ClassicGroup {
         let mut given: HashMap<&str, &Bytes> = assignments.iter().map(|(id, bytes)| (&**id, bytes)).collect();
         let mut record = self.record();
         for member in &mut record.members {
-            // A member that the leader left out gets nothing.
+            // A member that the leader left out gets an empty assignment.
             member.assignment = given.remove(&*member.id).cloned().unwrap_or_default();
         }
         let all =
             record.members.iter().map(|member| (member.id.clone(), member.assignment.clone())).collect();
         let op = GroupOp::Put { group: self.name.clone(), record };
-        // The replicated state gets the assignments, too.
+        // The replicated state contains the assignments, too.
         let growth = 2 * assignments.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
         let held = 2 * self.members.values().map(|member| member.record.assignment.len()).sum::<usize>();
         let refused = if op.size_hint() > GENERATION_BYTES_MAX {
@@ -209,8 +210,8 @@ impl ClassicGroup {
         }
     }
 
-    /// Sets a member's assignment and answers its parked sync. Its session begins anew, because no deadline of it
-    /// counted while the sync was parked.
+    /// Sets a member's assignment and answers its parked sync. Its session restarts, because it had no
+    /// deadline while the sync was parked.
     fn answer_sync(&mut self, id: &str, assignment: Bytes, error: Option<GroupError>, turn: &mut Turn<'_>) {
         self.set_assignment(id, assignment.clone());
         let Some(member) = self.members.get_mut(id) else { return };
@@ -251,7 +252,7 @@ impl ClassicGroup {
         }
     }
 
-    /// Puts a new id in a static member's place. While nothing else changes, the group stays as it is.
+    /// Moves a static member to a new id. Unless something else changes, the group stays stable.
     pub(super) fn write_replaced(&mut self, write: Write, turn: &mut Turn<'_>) {
         let op = GroupOp::Put { group: self.name.clone(), record: self.record() };
         turn.write(&self.name, op, write);
@@ -266,7 +267,7 @@ impl ClassicGroup {
         turn: &mut Turn<'_>,
     ) {
         if self.phase != Phase::Stable {
-            // A rebalance began meanwhile, and the parked join takes part in it.
+            // A rebalance started meanwhile, and the parked join takes part in it.
             return;
         }
         let mut joined = self.joined(id);
@@ -287,7 +288,7 @@ impl ClassicGroup {
         self.restart_session(id, turn);
     }
 
-    /// Something of this group may be due.
+    /// A deadline of this group may have passed.
     pub(super) fn ring(&mut self, entry: Entry, turn: &mut Turn<'_>) {
         let deadlines = &mut turn.shared.deadlines;
         match entry.2.clone() {
@@ -319,7 +320,7 @@ impl ClassicGroup {
     fn joins_over(&mut self, turn: &mut Turn<'_>) {
         let delay = turn.shared.config.initial_rebalance_delay_ms;
         match self.initial_left_ms {
-            // Someone joined while the group waited for more: wait once more.
+            // A member joined during the wait: extend it once.
             Some(left) if left > 0 && self.new_member_added => {
                 self.new_member_added = false;
                 self.wait_for_more(delay.min(left), left.saturating_sub(delay), turn);
@@ -342,7 +343,7 @@ impl ClassicGroup {
     fn session_over(&mut self, id: &str, turn: &mut Turn<'_>) {
         let Some(member) = self.members.get(id) else { return };
         if !member.is_new && (member.join.is_some() || member.sync.is_some()) {
-            // It waits for us, not the other way round; the answer begins a session.
+            // The member is waiting for the group; the answer starts a session.
             return;
         }
         self.take_out(id, GroupError::UnknownMember, &mut turn.shared.effects);
@@ -366,7 +367,7 @@ impl ClassicGroup {
         self.synced_once(id);
         let Some(member) = self.members.get_mut(id) else { return };
         if let Some(older) = member.sync.replace(ticket) {
-            // The client gave that request up: it sends one at a time.
+            // The client abandoned that request: it sends one at a time.
             turn.shared.effects.push(Effect::Synced(older, Err(GroupError::RebalanceInProgress)));
         }
     }
@@ -381,7 +382,7 @@ impl ClassicGroup {
     /// Checks every invariant.
     ///
     /// # Panics
-    /// With the group and the values when one does not hold.
+    /// With the group and the values if an invariant is violated.
     pub(super) fn validate(&self) {
         let name = &self.name;
         let joins = self.members.values().filter(|m| m.join.is_some()).count();

@@ -1,4 +1,4 @@
-//! The replicated shape of a group, and its bytes.
+//! The replicated form of a group, and its encoding.
 
 use std::sync::Arc;
 
@@ -8,16 +8,16 @@ use crate::wire::{DecodeError, Input, Output};
 
 /// A group's last complete generation.
 ///
-/// Its members are those that got the assignment; a group without members is empty.
+/// Its members are those that got an assignment; a group without members is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupRecord {
-    /// What the members speak among themselves: `consumer`, `connect`; `None` when only offsets were committed.
+    /// The protocol type: `consumer`, `connect`; `None` if only offsets were committed.
     pub protocol_type: Option<String>,
     /// The generation's number.
     pub generation: i32,
     /// The protocol that the members agreed on, that is, an assignor.
     pub protocol: Option<String>,
-    /// Id of the member that assigns.
+    /// Id of the leader, which assigns.
     pub leader: Option<Arc<str>>,
     /// Wall-clock time of the last change of state, in milliseconds.
     pub state_since_ms: i64,
@@ -28,21 +28,21 @@ pub struct GroupRecord {
 /// A member of a group's generation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemberRecord {
-    /// The id that the coordinator gave.
+    /// Member id, from the coordinator.
     pub id: Arc<str>,
-    /// The id that a static member gave itself.
+    /// Instance id of a static member.
     pub instance_id: Option<Arc<str>>,
-    /// What the client calls itself.
+    /// Client id.
     pub client_id: String,
-    /// The client's address, as Kafka shows it.
+    /// The client's address in Kafka's form.
     pub client_host: String,
-    /// How long a rebalance waits for the member.
+    /// Rebalance timeout.
     pub rebalance_timeout_ms: i32,
-    /// How long the member may be silent.
+    /// Session timeout.
     pub session_timeout_ms: i32,
-    /// Protocols that the member knows, the preferred one first, each with the member's metadata.
+    /// Protocols that the member supports, the preferred one first, each with the member's metadata.
     pub protocols: Vec<(Arc<str>, Bytes)>,
-    /// What the leader assigned to the member.
+    /// The member's assignment.
     pub assignment: Bytes,
 }
 
@@ -51,29 +51,29 @@ pub struct MemberRecord {
 pub struct CommittedOffset {
     /// The offset of the next record to read.
     pub offset: i64,
-    /// Epoch of the last record read, or -1.
+    /// Leader epoch of the last record read, or -1.
     pub leader_epoch: i32,
-    /// The client's note.
+    /// The client's metadata string.
     pub metadata: String,
     /// Wall-clock time of the commit, in milliseconds.
     pub commit_ms: i64,
-    /// When the commit itself said that it ends, which old clients do.
+    /// Expiry time from the commit itself, which old clients send.
     pub expire_ms: Option<i64>,
 }
 
-/// Memory that a group, a topic of it, a committed offset, a member and a protocol of a member take beside their texts and
-/// blobs, about: with their places in maps that are half full.
+/// Approximate memory of a group, a topic of it, a committed offset, a member and a protocol of a member,
+/// beside their texts and blobs: with their share of half-full maps.
 pub(super) const GROUP_BYTES: usize = 320;
 pub(super) const TOPIC_BYTES: usize = 112;
 const OFFSET_BYTES: usize = 128;
 const MEMBER_BYTES: usize = 384;
 const PROTOCOL_BYTES: usize = 48;
 
-/// Fewest bytes of an encoded member: six lengths, two timeouts, one mark.
+/// Smallest size of an encoded member: six lengths, two timeouts, one flag.
 const MEMBER_BYTES_MIN: usize = 29;
 
 impl GroupRecord {
-    /// Memory that it takes, about.
+    /// Its approximate memory.
     pub(super) fn bytes(&self) -> usize {
         self.members.iter().map(MemberRecord::bytes).sum()
     }
@@ -100,13 +100,13 @@ impl GroupRecord {
     }
 }
 
-/// Memory that a member's protocols take, about.
+/// Approximate memory of a member's protocols.
 pub(super) fn protocol_bytes(protocols: &[(Arc<str>, Bytes)]) -> usize {
     protocols.iter().map(|(name, metadata)| PROTOCOL_BYTES + name.len() + metadata.len()).sum()
 }
 
 impl MemberRecord {
-    /// Memory that it takes, about.
+    /// Its approximate memory.
     pub(super) fn bytes(&self) -> usize {
         let names = 2 * self.id.len() + self.client_id.len() + self.client_host.len();
         let instance = self.instance_id.as_ref().map_or(0, |id| 2 * id.len());
@@ -150,7 +150,7 @@ impl MemberRecord {
 }
 
 impl CommittedOffset {
-    /// Memory that it takes, about.
+    /// Its approximate memory.
     pub(super) fn bytes(&self) -> usize {
         OFFSET_BYTES + self.metadata.len()
     }

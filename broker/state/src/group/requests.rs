@@ -1,4 +1,4 @@
-//! What members ask of a group, case by case as Kafka answers.
+//! The requests of members to a group, with Kafka's rules.
 
 use std::sync::Arc;
 
@@ -34,8 +34,8 @@ impl ClassicGroup {
         }
     }
 
-    /// While the group waits for joins, those who have joined count, so that the last ones to come back are those
-    /// who find no room.
+    /// While the group waits for joins, only members that have joined count, so the last ones to rejoin are
+    /// refused if the group is full.
     fn has_room(&self, id: &str, members_max: usize) -> bool {
         if self.given_ids.len() >= members_max
             && !self.members.contains_key(id)
@@ -70,7 +70,7 @@ impl ClassicGroup {
         if !request.two_steps {
             return self.add(id, request, ticket, turn);
         }
-        // A member that never hears its id, and tries again, leaves nothing but this.
+        // If the answer with its id is lost and the member tries again, this is all that remains of it.
         let mut alarm = Alarm::default();
         let at = turn.now.mono_ms + request.session_timeout_ms.max(0) as u64;
         alarm.set(at, &self.name, || Timer::Member(id.clone()), &mut turn.shared.deadlines);
@@ -90,7 +90,7 @@ impl ClassicGroup {
             assignment: Default::default(),
         });
         (member.is_new, member.join) = (true, Some(ticket));
-        // Its session cannot count before it hears its id; but if its connection is gone, it never will.
+        // Its session cannot start before it gets its id; but if its connection is closed, it never will.
         let at = turn.now.mono_ms + NEW_MEMBER_JOIN_MS;
         member.alarm.set(at, &self.name, || Timer::Member(id.clone()), &mut turn.shared.deadlines);
         if self.members.is_empty() {
@@ -101,7 +101,7 @@ impl ClassicGroup {
         self.rebalance_or_complete(turn);
     }
 
-    /// A static member starts anew: whatever ran under its instance id before is fenced.
+    /// A static member restarts: the client that used its instance id before is fenced.
     fn join_in_place_of(
         &mut self,
         old_id: &str,
@@ -120,7 +120,7 @@ impl ClassicGroup {
                 let can_skip_assignment = request.can_skip_assignment;
                 self.write_replaced(Write::Replaced { id, old_leader, can_skip_assignment }, turn);
             }
-            // The leader may be assigning to the old id right now.
+            // The leader may be assigning to the old id at this moment.
             Phase::Stable | Phase::CompletingRebalance => self.prepare(turn),
             Phase::PreparingRebalance | Phase::Empty => self.complete_if_joined(turn),
         }
@@ -134,9 +134,9 @@ impl ClassicGroup {
         let same = self.members.get(id).is_some_and(|member| member.record.protocols == request.protocols);
         let answer_again = match self.phase {
             Phase::Empty | Phase::PreparingRebalance => false,
-            // It may not have got the answer to its first join.
+            // The answer to its first join may have been lost.
             Phase::CompletingRebalance => same,
-            // A leader that joins again wants a new assignment: its topics may have changed.
+            // A leader that rejoins wants a new assignment: its topics may have changed.
             Phase::Stable => same && !self.leads(id),
         };
         if answer_again {
@@ -179,14 +179,14 @@ impl ClassicGroup {
         if self.phase == Phase::PreparingRebalance { Err(GroupError::RebalanceInProgress) } else { Ok(()) }
     }
 
-    /// A member is alive.
+    /// A member's heartbeat.
     pub(super) fn heartbeat(&mut self, member: &MemberRef, turn: &mut Turn<'_>) -> Result<(), GroupError> {
         self.check_generation(member)?;
         self.restart_session(&member.id, turn);
         if self.phase == Phase::PreparingRebalance { Err(GroupError::RebalanceInProgress) } else { Ok(()) }
     }
 
-    /// Members leave, or a tool removes static ones by their instance id alone. Each has its own answer.
+    /// Members leave, or a tool removes static ones by their instance id alone. Returns one result each.
     pub(super) fn leave(
         &mut self,
         members: &[MemberRef],
@@ -216,22 +216,22 @@ impl ClassicGroup {
         Ok(())
     }
 
-    /// Whether offsets may be committed by this member, or by somebody who is no member.
+    /// Whether offsets may be committed by this member, or by a client without membership.
     pub(super) fn commit(&mut self, member: &MemberRef, turn: &mut Turn<'_>) -> Result<(), GroupError> {
         if member.generation < 0 && self.phase == Phase::Empty {
             return Ok(());
         }
         let claims = member.generation >= 0 || !member.id.is_empty() || member.instance_id.is_some();
         if !claims {
-            // Members own the group's offsets while there are any. An empty group does not get here.
+            // While a group has members, only they may commit. An empty group does not get here.
             return Err(GroupError::UnknownMember);
         }
         self.check_generation(member)?;
         match self.phase {
-            // It knows the generation but not its assignment: it is to sync first.
+            // It knows the generation but not its assignment: it must sync first.
             Phase::CompletingRebalance => Err(GroupError::RebalanceInProgress),
             Phase::Stable | Phase::PreparingRebalance => {
-                // A commit is as good as a heartbeat.
+                // A commit counts as a heartbeat.
                 self.restart_session(&member.id, turn);
                 Ok(())
             }

@@ -1,15 +1,15 @@
-//! What consumers tell each other in a join, as far as the coordinator looks inside: their topics.
+//! The part of the consumers' join metadata that the coordinator reads: their topics.
 
 use std::collections::BTreeSet;
 
-/// The protocol type of consumers; only its metadata is looked into.
+/// The protocol type of consumers; only its metadata is read.
 pub(super) const CONSUMER: &str = "consumer";
 
-/// Most topics of one subscription that are looked at.
+/// Most topics of one subscription that are read.
 const TOPICS_MAX: usize = 100_000;
 
-/// The topics of one member's subscription: int16 version, int32 count, int16-prefixed names, then what later
-/// versions add. `None` when the bytes are something else.
+/// The topics of one member's subscription: int16 version, int32 count, int16-prefixed names, then fields of
+/// later versions. `None` if the bytes are something else.
 fn topics(metadata: &[u8]) -> Option<Vec<&str>> {
     let (version, rest) = metadata.split_first_chunk::<2>()?;
     let (count, mut rest) = rest.split_first_chunk::<4>()?;
@@ -28,7 +28,7 @@ fn topics(metadata: &[u8]) -> Option<Vec<&str>> {
     Some(out)
 }
 
-/// The topics that any member subscribes to; `None` when that cannot be told, so that all count as subscribed.
+/// The topics that any member subscribes to; `None` if unknown, so that all count as subscribed.
 pub(super) fn subscribed<'a>(metadata: impl Iterator<Item = &'a [u8]>) -> Option<BTreeSet<String>> {
     let mut all = BTreeSet::new();
     for one in metadata {

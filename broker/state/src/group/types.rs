@@ -1,4 +1,4 @@
-//! What goes into the coordinator and what comes out.
+//! The coordinator's inputs and outputs.
 
 use std::sync::Arc;
 
@@ -6,21 +6,21 @@ use bytes::Bytes;
 
 use super::GroupOp;
 
-/// Both clocks, read once for each input.
+/// Both clocks, read once per input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
-    /// Milliseconds that only grow; deadlines are in these.
+    /// Monotonic milliseconds, for deadlines.
     pub mono_ms: u64,
-    /// Wall-clock time in milliseconds; goes into replicated state.
+    /// Wall-clock time in milliseconds, for replicated state.
     pub wall_ms: i64,
 }
 
-/// The bounds of the coordinator.
+/// The limits of the coordinator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupConfig {
-    /// Least session timeout that a member may ask for, in milliseconds.
+    /// Smallest session timeout that a member may request, in milliseconds.
     pub session_timeout_min_ms: i32,
-    /// Greatest session timeout, in milliseconds.
+    /// Largest session timeout, in milliseconds.
     pub session_timeout_max_ms: i32,
     /// How long an empty group waits for more members after the first, in milliseconds.
     pub initial_rebalance_delay_ms: u64,
@@ -45,124 +45,124 @@ impl Default for GroupConfig {
     }
 }
 
-/// A new member that has not heard of its join for this long is taken to be gone, in milliseconds: until then its
-/// session timeout says nothing, because it has no id to send heartbeats with.
+/// A new member whose join has not been answered for this long is taken to be gone, in milliseconds. Until
+/// then its session timeout does not apply, because it has no id for heartbeats.
 pub(super) const NEW_MEMBER_JOIN_MS: u64 = 300_000;
 /// Most bytes of one member's protocols.
 pub(super) const MEMBER_BYTES_MAX: usize = 1 << 20;
-/// Most bytes of one generation: it has to fit into a log entry.
+/// Most bytes of one generation: it must fit into a log entry.
 pub(super) const GENERATION_BYTES_MAX: usize = 16 << 20;
 
-/// Names a request that waits for its answer; chosen by the caller, never used twice.
+/// Identifies a request that waits for its answer; chosen by the caller and never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
 
-/// Names a write that the coordinator waits for.
+/// Identifies a write that the coordinator waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WriteId(pub u64);
 
 /// Why a request of a member or a tool was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GroupError {
-    /// An empty name where members are concerned.
-    #[error("the group's name is empty")]
+    /// A request of a member with an empty group name.
+    #[error("the group name is empty")]
     InvalidGroupId,
-    /// Outside the bounds.
+    /// The session timeout is out of range.
     #[error("the session timeout is outside the broker's bounds")]
     InvalidSessionTimeout,
-    /// No such group, where a tool asks for one.
+    /// The group does not exist.
     #[error("the group does not exist")]
     GroupNotFound,
-    /// No such member; it joins again as a new one.
-    #[error("the group does not know the member")]
+    /// The member is unknown; it must join again as a new one.
+    #[error("the member is not in the group")]
     UnknownMember,
-    /// The member is to join again under the id that comes with this.
-    #[error("the member has to join under the id that it was given")]
+    /// The member must join again under the id in the answer.
+    #[error("the member must join under the id that it was given")]
     MemberIdRequired,
     /// Another client joined under the same instance id.
     #[error("another client joined under the same instance id")]
     FencedInstance,
-    /// Not the current generation.
+    /// The generation is not current.
     #[error("the generation is not the group's current one")]
     IllegalGeneration,
-    /// The member is to join again.
+    /// The member must join again.
     #[error("the group is rebalancing")]
     RebalanceInProgress,
-    /// Nothing that all members speak.
+    /// No protocol is supported by all members.
     #[error("the group's members share no protocol with this one")]
     InconsistentProtocol,
-    /// No room.
-    #[error("the group has as many members as it may have")]
+    /// The group is full.
+    #[error("the group has reached its limit of members")]
     Full,
-    /// The group has members.
+    /// The group is not empty.
     #[error("the group has members")]
     NotEmpty,
     /// Too many bytes of metadata or assignments.
     #[error("the group's metadata or assignments are too large")]
     TooLarge,
-    /// Ask for the coordinator again.
+    /// The client must look up the coordinator again.
     #[error("this node does not coordinate the group")]
     NotCoordinator,
-    /// All groups together hold as many bytes as they may.
-    #[error("the groups of this broker hold as many bytes as groups.bytes.max allows")]
+    /// The groups have reached their limit of memory.
+    #[error("the groups of this broker have reached groups.bytes.max")]
     OutOfBytes,
-    /// Retry: it may or may not have happened.
-    #[error("the coordinator cannot answer now")]
+    /// The result is unknown: the client must retry.
+    #[error("the coordinator is not available")]
     Unavailable,
 }
 
-/// A member wants to be part of the next generation.
+/// A request to join the next generation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JoinRequest {
-    /// The group's name.
+    /// Group name.
     pub group: Arc<str>,
-    /// The member's id; empty for one that has none yet.
+    /// Member id; empty for a member that has none yet.
     pub member_id: Arc<str>,
-    /// The id that a static member gave itself.
+    /// Instance id of a static member.
     pub instance_id: Option<Arc<str>>,
-    /// What the client calls itself.
+    /// Client id.
     pub client_id: String,
     /// The client's address.
     pub client_host: String,
-    /// How long the member may be silent.
+    /// Session timeout.
     pub session_timeout_ms: i32,
-    /// How long a rebalance waits for the member.
+    /// Rebalance timeout.
     pub rebalance_timeout_ms: i32,
-    /// What the members speak.
+    /// Protocol type.
     pub protocol_type: String,
     /// Protocols with the member's metadata, the preferred one first.
     pub protocols: Vec<(Arc<str>, Bytes)>,
-    /// End of the new member's id, unique for ever.
+    /// Suffix of the new member's id, globally unique.
     pub fresh_id: Arc<str>,
     /// Whether a new member first gets its id and then joins.
     pub two_steps: bool,
-    /// Whether the client knows that a leader need not assign.
+    /// Whether the client understands a leader that need not assign.
     pub can_skip_assignment: bool,
 }
 
-/// A member is part of a generation.
+/// A member has joined a generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Joined {
-    /// The member's id.
+    /// Member id.
     pub member_id: Arc<str>,
     /// The generation.
     pub generation: i32,
-    /// What the members speak.
+    /// Protocol type.
     pub protocol_type: Option<String>,
     /// The chosen protocol.
     pub protocol: Option<String>,
-    /// The member that assigns.
+    /// Member id of the leader.
     pub leader: Arc<str>,
-    /// Whether the leader is to keep the assignment as it is.
+    /// Whether the leader must keep the current assignment.
     pub skip_assignment: bool,
     /// All members, for the leader; empty for others.
     pub members: Vec<JoinedMember>,
 }
 
-/// A member as the leader sees it.
+/// A member in the leader's view.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JoinedMember {
-    /// Its id.
+    /// Member id.
     pub id: Arc<str>,
     /// Its instance id.
     pub instance_id: Option<Arc<str>>,
@@ -170,34 +170,34 @@ pub struct JoinedMember {
     pub metadata: Bytes,
 }
 
-/// A join came to nothing.
+/// A join was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JoinRefusal {
-    /// Why.
+    /// The reason.
     pub error: GroupError,
-    /// The id that the answer names: with [`GroupError::MemberIdRequired`] the one to join under.
+    /// The member id in the answer: with [`GroupError::MemberIdRequired`] the one to join under.
     pub member_id: Arc<str>,
 }
 
-/// A member asks for its assignment; the leader brings everyone's.
+/// A member's request for its assignment; the leader sends all assignments.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SyncRequest {
-    /// The group's name.
+    /// Group name.
     pub group: Arc<str>,
     /// The member.
     pub member: MemberRef,
-    /// What the member takes to be the protocol type.
+    /// The protocol type that the member expects.
     pub protocol_type: Option<String>,
-    /// What the member takes to be the protocol.
+    /// The protocol that the member expects.
     pub protocol: Option<String>,
     /// From the leader: members and assignments.
     pub assignments: Vec<(Arc<str>, Bytes)>,
 }
 
-/// Who a member says that it is.
+/// The identity that a request claims.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemberRef {
-    /// Its id; may be empty where a simple consumer or a tool asks.
+    /// Member id; may be empty for a simple consumer or a tool.
     pub id: Arc<str>,
     /// Its instance id.
     pub instance_id: Option<Arc<str>>,
@@ -208,26 +208,26 @@ pub struct MemberRef {
 /// A member's assignment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Synced {
-    /// What the members speak.
+    /// Protocol type.
     pub protocol_type: Option<String>,
     /// The chosen protocol.
     pub protocol: Option<String>,
-    /// What the leader assigned.
+    /// Its assignment by the leader.
     pub assignment: Bytes,
 }
 
-/// What the shell has to do, in this order.
+/// What the caller must do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Answer a join.
     Joined(Ticket, Result<Joined, JoinRefusal>),
     /// Answer a sync.
     Synced(Ticket, Result<Synced, GroupError>),
-    /// Replicate, then tell the coordinator.
+    /// Replicate, then report the result to the coordinator.
     Write(WriteId, GroupOp),
 }
 
-/// Kafka's states of a group.
+/// Kafka's group states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// No members.
@@ -236,12 +236,12 @@ pub enum Phase {
     PreparingRebalance,
     /// Waiting for the leader's assignment.
     CompletingRebalance,
-    /// Everyone has an assignment.
+    /// Every member has an assignment.
     Stable,
 }
 
 impl Phase {
-    /// Kafka's name of it.
+    /// Kafka's name of the state.
     pub fn name(self) -> &'static str {
         match self {
             Phase::Empty => "Empty",
@@ -252,12 +252,12 @@ impl Phase {
     }
 }
 
-/// A group as tools see it.
+/// The description of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupView {
     /// Its state.
     pub phase: Phase,
-    /// What its members speak.
+    /// Protocol type.
     pub protocol_type: Option<String>,
     /// The chosen protocol, while the group is stable.
     pub protocol: Option<String>,
@@ -265,14 +265,14 @@ pub struct GroupView {
     pub members: Vec<MemberView>,
 }
 
-/// A member as tools see it.
+/// The description of a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberView {
-    /// Its id.
+    /// Member id.
     pub id: Arc<str>,
     /// Its instance id.
     pub instance_id: Option<Arc<str>>,
-    /// What the client calls itself.
+    /// Client id.
     pub client_id: String,
     /// The client's address.
     pub client_host: String,

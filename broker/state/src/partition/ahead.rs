@@ -1,4 +1,4 @@
-//! A partition as its leader sees it while batches are in flight.
+//! A partition's state with its batches in flight, for its leader.
 
 use millstream_model::batch::BatchHeader;
 
@@ -8,10 +8,10 @@ use super::{
     producers::{ProducersAhead, mark},
 };
 
-/// What a partition will be once its batches in flight are applied: only what differs from the applied state.
+/// A partition's state after its batches in flight: only what differs from the applied state.
 ///
-/// It is made from the applied state with the first batch, and must be dropped when the last one is applied or
-/// when one of them does not end as foreseen.
+/// It is created from the applied state with the first batch, and must be dropped when the last one is
+/// applied or when one of them has another outcome than predicted.
 #[derive(Clone, Debug)]
 pub struct PartitionAhead {
     next_offset: i64,
@@ -29,7 +29,7 @@ impl PartitionAhead {
         self.next_offset
     }
 
-    /// What to do with a batch, as [`PartitionState::check`] will see it.
+    /// The verdict on a batch, as [`PartitionState::check`] will give it.
     pub fn check(&self, applied: &PartitionState, header: &BatchHeader) -> Verdict {
         match self.producers.get(header.producer_id).filter(|_| header.is_idempotent()) {
             Some(producer) => producer.check(header),
@@ -37,8 +37,8 @@ impl PartitionAhead {
         }
     }
 
-    /// Notes a batch as on its way; gives the offset of its first record. `max_timestamp` is the batch's as it
-    /// will be stored.
+    /// Records a batch as in flight; returns the offset of its first record. `max_timestamp` is that of the
+    /// batch as it will be stored.
     pub fn advance(&mut self, applied: &PartitionState, header: &BatchHeader, max_timestamp: i64) -> i64 {
         let base_offset = self.next_offset;
         if header.is_idempotent() {

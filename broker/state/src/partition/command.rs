@@ -1,7 +1,7 @@
-//! A shard's commands as bytes.
+//! The encoding of a shard's commands.
 //!
-//! Little endian. Each begins with a version u8 = 1 and a kind u8. Kinds 1 to 63 are of partitions, 64 to 127 of
-//! consumer groups (see [`crate::group`]); those are handed on whole.
+//! Little endian. Each begins with a version u8 = 1 and a kind u8. Kinds 1 to 63 are of partitions, 64 to 127
+//! of consumer groups (see [`crate::group`]); those are passed on undecoded.
 //!
 //! | kind | command | body |
 //! | --- | --- | --- |
@@ -38,19 +38,19 @@ const APPEND_HEAD_BYTES: usize = 14;
 /// Partition, length.
 const TABLE_ROW_BYTES: usize = 12;
 
-/// A partition to be opened in a shard.
+/// A partition to create in a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewPartition {
     /// Its id.
     pub id: PartitionId,
-    /// Offset of its first record here.
+    /// Offset of its first record in this shard.
     pub start_offset: i64,
-    /// Added to the shard's term it is the leader epoch that clients see.
+    /// Added to the shard's term it gives the leader epoch that clients see.
     pub epoch_base: i32,
 }
 
 impl From<PartitionId> for NewPartition {
-    /// A partition that has never been anywhere else.
+    /// A partition that was in no other shard before.
     fn from(id: PartitionId) -> NewPartition {
         NewPartition { id, start_offset: 0, epoch_base: 0 }
     }
@@ -61,26 +61,26 @@ impl From<PartitionId> for NewPartition {
 pub enum ShardCommand {
     /// Appends batches.
     Append(AppendCommand),
-    /// Opens partitions.
+    /// Creates partitions.
     CreatePartitions(Vec<NewPartition>),
-    /// Forgets partitions.
+    /// Drops partitions.
     DropPartitions(Vec<PartitionId>),
     /// Moves log starts up.
     SetLogStart(Vec<(PartitionId, i64)>),
-    /// A command of the groups, whole.
+    /// A command of the groups, undecoded.
     Group(Bytes),
-    /// Forgets producers that have not written since a time in milliseconds.
+    /// Removes producers that have not written since a time in milliseconds.
     ExpireProducers {
         /// That time.
         before_ms: i64,
     },
-    /// Moves ends of partitions up to where their records end: the entries that brought these are lost.
+    /// Moves the ends of partitions up to where their records end: the entries of these records are lost.
     Extend(Vec<(PartitionId, i64)>),
 }
 
-/// Batches of several partitions, all in the memory of the command that brought them.
+/// Batches of several partitions, slices of the command's memory.
 ///
-/// Its table and the header of each batch were checked when it was decoded.
+/// The table and the header of each batch were checked when the command was decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppendCommand {
     now_ms: i64,
@@ -90,7 +90,7 @@ pub struct AppendCommand {
 }
 
 impl AppendCommand {
-    /// The proposer's clock, in milliseconds.
+    /// Time of the proposal, in milliseconds.
     pub fn now_ms(&self) -> i64 {
         self.now_ms
     }
@@ -131,7 +131,7 @@ impl AppendCommand {
     }
 }
 
-/// Reads a command.
+/// Decodes a command.
 pub fn decode(command: Bytes) -> Result<ShardCommand, DecodeError> {
     let mut input = Input::new(&command);
     let version = input.u8()?;
@@ -196,13 +196,13 @@ fn decode_append(command: Bytes, headers_checked: bool) -> Result<ShardCommand, 
     Ok(ShardCommand::Append(AppendCommand { now_ms, count, headers_checked, bytes: command }))
 }
 
-/// Length of an append command for batches of these lengths, the batches included.
+/// Length of an append command for batches of these lengths, including the batches.
 pub fn append_command_len(table: &[(PartitionId, usize)]) -> usize {
     APPEND_HEAD_BYTES + table.iter().map(|(_, length)| TABLE_ROW_BYTES + length).sum::<usize>()
 }
 
-/// Writes everything of an append command that goes before the batches; gives its length. The batches follow,
-/// end to end, in the order of the table.
+/// Writes the part of an append command that precedes the batches; returns its length. The batches follow end
+/// to end, in the order of the table.
 pub fn write_append_head(out: &mut [u8], now_ms: i64, table: &[(PartitionId, usize)]) -> usize {
     let (head, rest) = out.split_at_mut(APPEND_HEAD_BYTES);
     head[0] = VERSION;
@@ -216,7 +216,7 @@ pub fn write_append_head(out: &mut [u8], now_ms: i64, table: &[(PartitionId, usi
     APPEND_HEAD_BYTES + table.len() * TABLE_ROW_BYTES
 }
 
-/// A command that opens partitions.
+/// Encodes a command that creates partitions.
 pub fn encode_create_partitions(partitions: &[NewPartition]) -> Bytes {
     let mut out = Output::command(VERSION, KIND_CREATE);
     out.count(partitions.len());
@@ -228,7 +228,7 @@ pub fn encode_create_partitions(partitions: &[NewPartition]) -> Bytes {
     out.into_command()
 }
 
-/// A command that forgets partitions and their records.
+/// Encodes a command that drops partitions and their records.
 pub fn encode_drop_partitions(partitions: &[PartitionId]) -> Bytes {
     let mut out = Output::command(VERSION, KIND_DROP);
     out.count(partitions.len());
@@ -236,12 +236,12 @@ pub fn encode_drop_partitions(partitions: &[PartitionId]) -> Bytes {
     out.into_command()
 }
 
-/// A command that moves log starts up; records below them are gone.
+/// Encodes a command that moves log starts up; records below them are deleted.
 pub fn encode_set_log_start(moves: &[(PartitionId, i64)]) -> Bytes {
     encode_offsets(KIND_SET_LOG_START, moves)
 }
 
-/// A command that moves ends of partitions up, to where their records end.
+/// Encodes a command that moves the ends of partitions up to where their records end.
 pub fn encode_extend(ends: &[(PartitionId, i64)]) -> Bytes {
     encode_offsets(KIND_EXTEND, ends)
 }
@@ -256,7 +256,7 @@ fn encode_offsets(kind: u8, offsets: &[(PartitionId, i64)]) -> Bytes {
     out.into_command()
 }
 
-/// A command that forgets producers that have not written for `expiration_ms`.
+/// Encodes a command that removes producers that have not written for `expiration_ms`.
 pub fn encode_expire_producers(now_ms: i64, expiration_ms: i64) -> Bytes {
     let mut out = Output::command(VERSION, KIND_EXPIRE_PRODUCERS);
     out.i64(now_ms.saturating_sub(expiration_ms));

@@ -1,6 +1,6 @@
-//! Which leader epoch wrote from which offset on.
+//! The leader epochs of a partition and their start offsets.
 
-/// Most epochs that are kept of one partition; the oldest go first.
+/// Most epochs kept per partition; the oldest are removed first.
 pub const EPOCHS_MAX: usize = 1024;
 
 /// The first offset that an epoch wrote.
@@ -10,7 +10,7 @@ pub(super) struct EpochStart {
     pub(super) offset: i64,
 }
 
-/// The epochs of one partition. Invariant: epochs and offsets both grow strictly.
+/// The epochs of one partition. Invariant: epochs and offsets both increase strictly.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Epochs {
     starts: Vec<EpochStart>,
@@ -25,7 +25,7 @@ impl Epochs {
         self.starts.last().map(|start| start.epoch)
     }
 
-    /// Notes that `epoch` writes at `offset`. An epoch that is not newer than the latest changes nothing.
+    /// Records that `epoch` writes at `offset`. An epoch that is not newer than the latest changes nothing.
     pub(super) fn note(&mut self, epoch: i32, offset: i64) {
         if self.latest().is_some_and(|latest| latest >= epoch) {
             return;
@@ -33,13 +33,13 @@ impl Epochs {
         if self.starts.len() == EPOCHS_MAX {
             self.starts.remove(0);
         }
-        // Most partitions see one epoch for a long time.
+        // Most partitions have one epoch for a long time.
         self.starts.reserve_exact(1);
         self.starts.push(EpochStart { epoch, offset });
     }
 
-    /// The largest epoch up to `epoch` and the offset behind its last record, as Kafka answers
-    /// `OffsetForLeaderEpoch`. An epoch that is older than all gets the offset where the first one starts.
+    /// The largest epoch up to `epoch` and its end offset, as Kafka answers `OffsetForLeaderEpoch`. An epoch
+    /// older than all gets the start offset of the first one.
     pub(super) fn end_of(&self, epoch: i32, next_offset: i64) -> (i32, i64) {
         let newer = self.starts.partition_point(|start| start.epoch <= epoch);
         let end = self.starts.get(newer).map_or(next_offset, |start| start.offset);
@@ -47,7 +47,7 @@ impl Epochs {
         (floor, end)
     }
 
-    /// Forgets epochs whose records are all gone.
+    /// Removes epochs whose records are all deleted.
     pub(super) fn cut_before(&mut self, log_start: i64) {
         let behind = self.starts.partition_point(|start| start.offset <= log_start);
         let gone = behind.saturating_sub(1);

@@ -1,4 +1,4 @@
-//! The machine of one shard.
+//! The state machine of one shard.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -18,24 +18,24 @@ use crate::{
     group::{GroupMachine, GroupReply, GroupRestoreError},
 };
 
-/// What became of one batch.
+/// The outcome of one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AppendOutcome {
-    /// It is in the log.
+    /// Appended.
     Appended {
         /// Offset of its first record.
         base_offset: i64,
     },
-    /// It was in the log before.
+    /// Already appended before.
     Duplicate {
         /// Offset of its first record.
         base_offset: i64,
-        /// Its largest timestamp, as it is stored.
+        /// Its largest timestamp, as stored.
         max_timestamp: i64,
     },
-    /// The producer may not append it.
+    /// Refused because of its producer's state.
     Refused(ProduceRefusal),
-    /// It was stamped with another offset than the next one; nothing was appended.
+    /// Stamped with another offset than the next one; nothing was appended.
     OffsetMismatch {
         /// The next offset.
         expected: i64,
@@ -46,77 +46,77 @@ pub enum AppendOutcome {
     UnknownPartition,
 }
 
-/// What applying a command gave.
+/// The result of applying a command.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ShardReply {
-    /// One outcome for each batch, in their order.
+    /// One outcome per batch, in order.
     Append(Vec<AppendOutcome>),
-    /// What the groups' machine said.
+    /// The reply of the groups' machine.
     Group(GroupReply),
     /// Done.
     Done,
 }
 
-/// What a command does to what lies outside of the machine. To be carried out in order.
+/// An effect outside of the machine, to be carried out in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// A batch is to be readable.
+    /// Make a batch readable.
     Insert {
-        /// Its partition.
+        /// Partition id.
         partition: PartitionId,
-        /// The batch, in the memory of the command that brought it.
+        /// The batch, a slice of the command's memory.
         batch: Bytes,
         /// Offset of its first record.
         base_offset: i64,
-        /// Offset behind its last record.
+        /// Offset after its last record.
         next_offset: i64,
         /// Its largest timestamp, in milliseconds.
         max_timestamp: i64,
-        /// When its leader took it, in milliseconds.
+        /// Time of the proposal, in milliseconds.
         appended_ms: i64,
         /// Whether the header's largest timestamp was compared with the records; an earlier version did not.
         header_checked: bool,
     },
-    /// Records below this offset are gone.
+    /// Records below this offset were deleted.
     LogStart {
         /// The partition.
         partition: PartitionId,
         /// The new log start.
         offset: i64,
     },
-    /// The partition and its records are gone.
+    /// The partition was dropped with its records.
     Dropped {
         /// The partition.
         partition: PartitionId,
     },
-    /// The partition is new.
+    /// The partition was created.
     Created {
         /// The partition.
         partition: PartitionId,
     },
 }
 
-/// Why bytes are not a shard's state.
+/// Why the bytes of a shard's state are invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum ShardRestoreError {
-    /// Not those of its partitions.
+    /// The partitions' part is invalid.
     #[error("the partitions' state cannot be read: {0}")]
     Partitions(#[from] DecodeError),
-    /// Not those of its groups.
+    /// The groups' part is invalid.
     #[error("the groups' state cannot be read: {0}")]
     Groups(#[from] GroupRestoreError),
 }
 
-/// What the machine has seen since it was made or restored. Not part of the replicated state.
+/// Counters since the machine was created or restored. Not part of the replicated state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShardStats {
     /// Batches appended.
     pub appended: u64,
-    /// Batches that were in the log before.
+    /// Duplicate batches.
     pub duplicates: u64,
-    /// Batches that were refused because of their producer.
+    /// Batches refused because of their producer.
     pub refused: u64,
-    /// Batches that were stamped with an offset that is not the next one: expected only around a change of leader.
+    /// Batches stamped with an offset that is not the next one: expected only around a change of leader.
     pub offset_mismatches: u64,
 }
 
@@ -146,7 +146,7 @@ impl ShardMachine {
         }
     }
 
-    /// Applies the command of the entry at `id`; what is to be done outside is added to `effects`.
+    /// Applies the command of the entry at `id`; adds effects to `effects`.
     pub fn apply(&mut self, id: LogId, command: ShardCommand, effects: &mut Vec<Effect>) -> ShardReply {
         match command {
             ShardCommand::Append(append) => return ShardReply::Append(self.append(&append, effects)),
@@ -204,8 +204,8 @@ impl ShardMachine {
             return AppendOutcome::Duplicate { base_offset, max_timestamp };
         }
         let (expected, found) = (state.next_offset(), header.base_offset);
-        // Before the refusal: behind a batch that was not appended this one is out of order through no fault of
-        // its producer, which must hear that it may retry.
+        // Before the refusal: after a batch that was not appended this one is out of order through no fault
+        // of its producer, which must learn that it may retry.
         if expected != found {
             return AppendOutcome::OffsetMismatch { expected, found };
         }
@@ -217,7 +217,7 @@ impl ShardMachine {
     }
 
     fn create(&mut self, new: NewPartition, effects: &mut Vec<Effect>) {
-        // A second creation, after a crash in the middle of a topic's, changes nothing.
+        // A second creation, after a crash in the middle of a topic's creation, changes nothing.
         if let Entry::Vacant(entry) = self.partitions.entry(new.id) {
             entry.insert(PartitionState::new(new.start_offset, new.epoch_base));
             effects.push(Effect::Created { partition: new.id });
@@ -246,24 +246,24 @@ impl ShardMachine {
         &self.groups
     }
 
-    /// Whether there is a producer that [`encode_expire_producers`](super::encode_expire_producers) with the
-    /// same arguments would forget.
+    /// Whether [`encode_expire_producers`](super::encode_expire_producers) with the same arguments would
+    /// remove a producer.
     pub fn has_expired_producers(&self, now_ms: i64, expiration_ms: i64) -> bool {
         let before_ms = now_ms.saturating_sub(expiration_ms);
         self.partitions.values().any(|partition| partition.producers.has_expired(before_ms))
     }
 
-    /// What the machine has seen so far.
+    /// Counters since the machine was created or restored.
     pub fn stats(&self) -> ShardStats {
         self.stats
     }
 
-    /// The whole replicated state as it is now; the same commands give the same bytes.
+    /// A snapshot of the whole replicated state; the same commands give the same bytes.
     pub fn snapshot(&self) -> ShardSnapshot {
         ShardSnapshot::capture(self)
     }
 
-    /// A machine with the state that a [`snapshot`](ShardMachine::snapshot) wrote.
+    /// Restores the state from a [`snapshot`](ShardMachine::snapshot).
     pub fn restore(source: impl Read) -> Result<ShardMachine, ShardRestoreError> {
         snapshot::read(source)
     }

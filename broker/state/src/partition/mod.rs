@@ -1,7 +1,7 @@
-//! What a shard replicates: the bookkeeping of its partitions, and the groups that it coordinates.
+//! The replicated state of a shard: its partitions, and the groups that it coordinates.
 //!
-//! Batches themselves pass through: they are cut out of the command that carries them, without a copy, and
-//! handed on as effects.
+//! The machine does not store batches: they are sliced out of their command without a copy and passed on as
+//! effects.
 
 mod ahead;
 mod command;

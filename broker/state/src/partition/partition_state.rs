@@ -1,4 +1,4 @@
-//! One partition's bookkeeping.
+//! The replicated state of one partition.
 
 use millstream_model::batch::BatchHeader;
 
@@ -7,18 +7,18 @@ use super::{
     producers::{Producers, mark},
 };
 
-/// Why a producer's batch is not appended.
+/// Why a producer's batch is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProduceRefusal {
-    /// A batch before it is missing.
-    #[error("sequence {found} does not follow; {expected} would")]
+    /// A preceding batch is missing.
+    #[error("sequence {found} is out of order; expected {expected}")]
     OutOfOrderSequence {
-        /// The sequence that would follow.
+        /// The expected sequence.
         expected: i32,
         /// The batch's first sequence.
         found: i32,
     },
-    /// A newer incarnation of the producer has written.
+    /// A newer epoch of the producer has written.
     #[error("producer epoch {found} is older than {current}")]
     InvalidProducerEpoch {
         /// The newest epoch.
@@ -26,7 +26,7 @@ pub enum ProduceRefusal {
         /// The batch's epoch.
         found: i16,
     },
-    /// It is in the log, but so far back that its offset is not known any more.
+    /// It was appended, but so long ago that its offset is no longer known.
     #[error("sequence {found} was appended before; the last one is {last}")]
     DuplicateSequence {
         /// The last sequence in the log.
@@ -36,36 +36,36 @@ pub enum ProduceRefusal {
     },
 }
 
-/// What to do with a batch.
+/// The verdict on a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Append it.
     Append,
-    /// It is there already.
+    /// Duplicate.
     Duplicate {
         /// Offset of its first record.
         base_offset: i64,
-        /// Its largest timestamp, as it is stored.
+        /// Its largest timestamp, as stored.
         max_timestamp: i64,
     },
-    /// Do not append it.
+    /// Refuse it.
     Refuse(ProduceRefusal),
 }
 
-/// A producer of a partition, to look at.
+/// The description of a partition's producer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProducerView {
-    /// Its id.
+    /// Producer id.
     pub id: i64,
     /// Its newest epoch.
     pub epoch: i16,
     /// Sequence of its last record.
     pub last_sequence: i32,
-    /// When its last batch was proposed, in milliseconds.
+    /// Time when its last batch was proposed, in milliseconds.
     pub last_write_ms: i64,
 }
 
-/// One partition's bookkeeping.
+/// The state of one partition.
 ///
 /// Invariants: 1. `0 <= log_start <= next_offset`. 2. Epochs grow, and each starts at an offset that is written.
 /// 3. Each producer's marks follow one another (see `producers.rs`).
@@ -90,7 +90,7 @@ impl PartitionState {
         }
     }
 
-    /// First offset that the partition still has.
+    /// First offset that is not deleted.
     pub fn log_start(&self) -> i64 {
         self.log_start
     }
@@ -100,7 +100,7 @@ impl PartitionState {
         self.next_offset
     }
 
-    /// Added to the shard's term it is the leader epoch that clients see.
+    /// Added to the shard's term it gives the leader epoch that clients see.
     pub fn epoch_base(&self) -> i32 {
         self.epoch_base
     }
@@ -110,13 +110,13 @@ impl PartitionState {
         self.epochs.latest()
     }
 
-    /// The largest epoch up to `epoch` and the offset behind its last record. `epoch` must not be newer than the
-    /// leader's: what that one wrote is not known here.
+    /// The largest epoch up to `epoch` and its end offset. `epoch` must not be newer than the leader's, whose
+    /// writes are not known here.
     pub fn end_offset_for_epoch(&self, epoch: i32) -> Option<(i32, i64)> {
         (epoch >= 0).then(|| self.epochs.end_of(epoch, self.next_offset))
     }
 
-    /// The producers whose batches are remembered, sorted by id.
+    /// The remembered producers, sorted by id.
     pub fn producers(&self) -> impl ExactSizeIterator<Item = ProducerView> {
         self.producers.iter().map(|(id, producer)| ProducerView {
             id,
@@ -126,8 +126,8 @@ impl PartitionState {
         })
     }
 
-    /// What to do with a batch: Kafka's rules for idempotent producers. A producer that is not known may begin
-    /// with any sequence.
+    /// The verdict on a batch by Kafka's rules for idempotent producers. An unknown producer may begin with
+    /// any sequence.
     pub fn check(&self, header: &BatchHeader) -> Verdict {
         if !header.is_idempotent() {
             return Verdict::Append;
@@ -135,8 +135,8 @@ impl PartitionState {
         self.producers.get(header.producer_id).map_or(Verdict::Append, |producer| producer.check(header))
     }
 
-    /// Notes a batch as appended at `base_offset`, which is the next offset. `max_timestamp` is the batch's as
-    /// it is stored, `now_ms` the time of the proposal.
+    /// Records a batch as appended at `base_offset`, which is the next offset. `max_timestamp` is the stored
+    /// one, `now_ms` the time of the proposal.
     pub fn advance(&mut self, header: &BatchHeader, base_offset: i64, max_timestamp: i64, now_ms: i64) {
         debug_assert_eq!(base_offset, self.next_offset, "a batch is appended at the end");
         self.epochs.note(header.leader_epoch, base_offset);
@@ -146,8 +146,8 @@ impl PartitionState {
         self.next_offset = end_of_batch(header, base_offset);
     }
 
-    /// Moves the end up to `end`, where the records end although the entries that brought the last of them are lost. What
-    /// their producers have written since is not known: they begin anew.
+    /// Moves the end up to `end`, where the records end although the entries of the last ones are lost. What
+    /// their producers have written since is unknown, so all producers start anew.
     pub(super) fn extend(&mut self, end: i64) {
         if end > self.next_offset {
             self.next_offset = end;
@@ -155,7 +155,7 @@ impl PartitionState {
         }
     }
 
-    /// Moves the log start up, as far as there are records; whether it moved.
+    /// Moves the log start up, at most to the end; returns whether it moved.
     pub(super) fn move_log_start(&mut self, to: i64) -> bool {
         let to = to.min(self.next_offset);
         if to <= self.log_start {
@@ -179,7 +179,7 @@ impl PartitionState {
     }
 }
 
-/// Offset behind a batch that begins at `base_offset`.
+/// Offset after a batch that begins at `base_offset`.
 pub(super) fn end_of_batch(header: &BatchHeader, base_offset: i64) -> i64 {
     base_offset + i64::from(header.last_offset_delta) + 1
 }

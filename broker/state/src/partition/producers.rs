@@ -1,8 +1,8 @@
 //! The idempotent producers of one partition: their epochs and last batches.
 //!
-//! The rules are Kafka's (its `ProducerAppendInfo` and `ProducerStateEntry`), with one difference: a batch that
-//! is surely in the log but older than the batches kept is refused as a duplicate, which clients take as done,
-//! and not as out of order, which some take as fatal.
+//! The rules are Kafka's (its `ProducerAppendInfo` and `ProducerStateEntry`), with one difference: a batch
+//! that was certainly appended but is older than the remembered ones is refused as a duplicate, which clients
+//! treat as success, and not as out of order, which some treat as fatal.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +10,12 @@ use millstream_model::batch::BatchHeader;
 
 use super::{ProduceRefusal, Verdict};
 
-/// Batches that are kept of each producer: as many as a client may have in flight.
+/// Batches remembered per producer: as many as a client may have in flight.
 pub const BATCHES_KEPT: usize = 5;
-/// Most producers of one partition. One more, and the half that has not written for longest is forgotten.
+/// Most producers of one partition. One more, and the half that has not written for longest is removed.
 pub const PRODUCERS_MAX: usize = 1 << 16;
 
-/// Where a batch of a producer went.
+/// Sequences and offset of a producer's batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) base_sequence: i32,
@@ -24,11 +24,11 @@ pub(super) struct Mark {
     pub(super) max_timestamp: i64,
 }
 
-/// What is known of one producer.
+/// The state of one producer.
 ///
-/// Invariants: 1. `1 <= count <= BATCHES_KEPT`. 2. Marks are in the order of the log: each begins behind the one
-/// before it, in sequence and in offset. 3. If `whole`, every sequence of this epoch from 0 to the last mark's
-/// end is in the log.
+/// Invariants: 1. `1 <= count <= BATCHES_KEPT`. 2. Marks are in log order: each begins after the previous
+/// one, in sequence and in offset. 3. If `whole`, every sequence of this epoch from 0 to the last mark's end
+/// was appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Producer {
     pub(super) epoch: i16,
@@ -38,7 +38,7 @@ pub(super) struct Producer {
     pub(super) marks: [Mark; BATCHES_KEPT],
 }
 
-/// The sequence behind `sequence`; they go from `i32::MAX` on to 0.
+/// The next sequence; sequences wrap from `i32::MAX` to 0.
 fn after(sequence: i32) -> i32 {
     if sequence == i32::MAX { 0 } else { sequence + 1 }
 }
@@ -59,7 +59,7 @@ impl Producer {
         self.marks().last().map_or(-1, |mark| mark.last_sequence)
     }
 
-    /// What to do with the producer's next batch.
+    /// The verdict on the producer's next batch.
     pub(super) fn check(&self, header: &BatchHeader) -> Verdict {
         let (epoch, first, last) = (header.producer_epoch, header.base_sequence, header.last_sequence());
         if epoch < self.epoch {
@@ -90,7 +90,7 @@ impl Producer {
         Verdict::Refuse(ProduceRefusal::OutOfOrderSequence { expected, found: first })
     }
 
-    /// Notes a batch that was appended.
+    /// Records an appended batch.
     pub(super) fn note(&mut self, header: &BatchHeader, mark: Mark) {
         if header.producer_epoch != self.epoch {
             *self = Producer { last_write_ms: self.last_write_ms, ..Producer::first(header, mark) };
@@ -121,11 +121,11 @@ impl Producer {
     }
 }
 
-/// Whether the batch lies wholly before the expected sequence. Half of all sequences count as before.
+/// Whether the batch is entirely before the expected sequence. Half of all sequences count as before.
 fn is_behind(first: i32, last: i32, expected: i32) -> bool {
     const HALF: i64 = 1 << 30;
     let distance = |sequence: i32| (i64::from(expected) - i64::from(sequence)).rem_euclid(1 << 31);
-    // A batch that begins before what is expected and ends behind it is neither old nor new.
+    // A batch that begins before the expected sequence and ends after it is neither old nor new.
     (1..HALF).contains(&distance(first)) && (1..=distance(first)).contains(&distance(last))
 }
 
@@ -138,7 +138,7 @@ pub(super) fn mark(header: &BatchHeader, base_offset: i64, max_timestamp: i64) -
     }
 }
 
-/// All producers of one partition. Takes no memory beyond itself while there are none.
+/// All producers of one partition. Allocates nothing while there are none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Producers {
     by_id: BTreeMap<i64, Producer>,
@@ -157,7 +157,7 @@ impl Producers {
         self.by_id.insert(id, producer);
     }
 
-    /// Notes an appended batch and when it was proposed.
+    /// Records an appended batch and the time of its proposal.
     pub(super) fn note(&mut self, header: &BatchHeader, mark: Mark, now_ms: i64) {
         let id = header.producer_id;
         if self.by_id.len() >= PRODUCERS_MAX && !self.by_id.contains_key(&id) {
@@ -171,7 +171,7 @@ impl Producers {
             }
             None => self.by_id.entry(id).or_insert(Producer::first(header, mark)),
         };
-        // Clocks of two leaders may differ; the time of the last write never goes back.
+        // Clocks of two leaders may differ; the time of the last write never decreases.
         producer.last_write_ms = producer.last_write_ms.max(now_ms);
     }
 
@@ -184,12 +184,12 @@ impl Producers {
         }
     }
 
-    /// Forgets those that have not written since `before_ms`.
+    /// Removes those that have not written since `before_ms`.
     pub(super) fn expire(&mut self, before_ms: i64) {
         self.by_id.retain(|_, producer| producer.last_write_ms > before_ms);
     }
 
-    /// Whether [`expire`](Producers::expire) would forget any.
+    /// Whether [`expire`](Producers::expire) would remove any.
     pub(super) fn has_expired(&self, before_ms: i64) -> bool {
         self.by_id.values().any(|producer| producer.last_write_ms <= before_ms)
     }
@@ -200,7 +200,7 @@ impl Producers {
     }
 }
 
-/// Producers as they will be: those that have batches in flight.
+/// The predicted state of producers with batches in flight.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ProducersAhead {
     by_id: BTreeMap<i64, Producer>,
@@ -211,7 +211,7 @@ impl ProducersAhead {
         self.by_id.get(&id)
     }
 
-    /// Notes a batch that is on its way; `applied` is what the producer was before any of these.
+    /// Records a batch in flight; `applied` is the producer's state before any of these.
     pub(super) fn note(&mut self, header: &BatchHeader, mark: Mark, applied: Option<&Producer>) {
         match (self.by_id.get_mut(&header.producer_id), applied) {
             (Some(ahead), _) => ahead.note(header, mark),

@@ -1,4 +1,4 @@
-//! A shard's state as bytes.
+//! The encoding of a shard's state.
 //!
 //! Little endian: version u8 = 1; count u32 of partitions, sorted by id, each: id u64, log start i64, next offset
 //! i64, epoch base i32, count u16 of epochs (epoch i32, offset i64), count u32 of producers, sorted by id (id i64,
@@ -22,10 +22,10 @@ use crate::{
 const VERSION: u8 = 1;
 const PRODUCER_BYTES_MIN: usize = 44;
 
-/// A shard's state as it was when it was captured.
+/// The captured state of a shard.
 ///
-/// The partitions, which change with every record, are bytes already; the groups, of which there is far more, are shared
-/// with the machine, which copies one of them when it changes it.
+/// The partitions, which change with every record, are already encoded; the groups, of which there is far
+/// more, are shared with the machine, which copies a group on write.
 #[derive(Debug)]
 pub struct ShardSnapshot {
     partitions: Vec<u8>,
@@ -45,7 +45,7 @@ impl ShardSnapshot {
         ShardSnapshot { partitions: out.into_bytes(), groups: machine.groups.snapshot() }
     }
 
-    /// Writes it in pieces.
+    /// Writes the snapshot in pieces.
     pub fn write_to(self, out: &mut dyn Write) -> io::Result<()> {
         out.write_all(&self.partitions)?;
         drop(self.partitions);

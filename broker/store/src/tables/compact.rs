@@ -244,7 +244,7 @@ struct SecondPass<'a> {
     end: i64,
 }
 
-impl Plan<'_> {
+impl SecondPass<'_> {
     fn verdict(&self, batch: &[u8], header: &BatchHeader, age_from_ms: i64) -> Verdict {
         if header.base_offset >= self.end || header.attributes.is_control() {
             return Verdict::Keep;
@@ -255,7 +255,7 @@ impl Plan<'_> {
         self.judge(batch, header, age_from_ms).unwrap_or(Verdict::Keep)
     }
 
-    /// Whether the batch must stay for its producer's sake, and be it empty.
+    /// Whether the batch must stay for its producer's sequence, even if empty.
     fn keeps_producer(&self, header: &BatchHeader, age_from_ms: i64) -> bool {
         let kept_until = age_from_ms.saturating_add(PRODUCER_KEPT_MS);
         self.scan.last_batch.get(&header.producer_id) == Some(&header.base_offset)

@@ -1,4 +1,4 @@
-//! Commands and snapshots as bytes: what is refused, and that nothing panics.
+//! Encodings of commands and snapshots: what is refused, and that nothing panics.
 
 use millstream_model::{NodeId, PartitionId, RaftGroupId};
 use proptest::prelude::*;
@@ -112,11 +112,11 @@ fn texts_are_utf8_and_counts_are_worth_their_bytes() {
     assert!(matches!(decode(&command), Err(DecodeError::Truncated { .. })));
 }
 
-/// A machine with something of everything.
+/// A machine with an example of everything.
 fn full() -> ClusterMachine {
     let mut machine = cluster();
     for (bytes, _) in every_command() {
-        // The topic is removed before it is grown: the rest of this makes another.
+        // The topic is deleted before it is grown: the rest of this creates another.
         let _ = apply(&mut machine, bytes);
     }
     created(create(&mut machine, "a.b", 9, 3));
@@ -182,7 +182,7 @@ proptest! {
                 let at = at.index(bytes.len());
                 bytes[at] = value;
                 if let Ok(command) = decode(&bytes) {
-                    // Whatever can be read can be applied.
+                    // Whatever decodes can be applied.
                     let _ = full().apply(LogId::new(1, 1), command);
                 }
             }

@@ -1,8 +1,8 @@
-//! The metadata group's machine through its commands' bytes, as the log gives them.
+//! The metadata group's machine, driven by encoded commands.
 
+mod cluster;
 mod encoding;
 mod model;
-mod rest;
 mod topics;
 
 use std::collections::BTreeMap;
@@ -38,7 +38,7 @@ fn create(machine: &mut ClusterMachine, name: &str, id: u8, partitions: u32) -> 
     apply(machine, encode_create_topic(name, topic_id(id), (partitions, 16), &BTreeMap::new(), 1000))
 }
 
-/// The ids and shards that a creation gave.
+/// The ids and shards of the created partitions.
 fn created(result: ClusterResult) -> Vec<(u64, u32)> {
     match result {
         Ok(ClusterReply::Created { partitions }) => {

@@ -1,4 +1,4 @@
-//! Random commands on two machines, one of which is restarted in between, and on a model of what is promised.
+//! Random commands on two machines, one of which is restarted in between, and on a model of the guarantees.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use crate::cluster::{
 const NAMES: [&str; 5] = ["a", "b.c", "b_c", "d", "not a name"];
 
 #[derive(Clone, Debug)]
-enum Step {
+enum ClusterStep {
     Create(usize, u8, u32),
     Delete(usize),
     Grow(usize, u32),
@@ -21,34 +21,34 @@ enum Step {
     Restart,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = ClusterStep> {
     let name = 0..NAMES.len();
     prop_oneof![
-        4 => (name.clone(), 0u8..8, 0u32..40).prop_map(|(name, id, count)| Step::Create(name, id, count)),
-        2 => name.clone().prop_map(Step::Delete),
-        2 => (name.clone(), 0u32..60).prop_map(|(name, total)| Step::Grow(name, total)),
-        1 => (name, prop::option::of("[a-c]{0,2}")).prop_map(|(name, value)| Step::Configure(name, value)),
-        1 => (0u32..2000).prop_map(Step::ProducerIds),
-        2 => Just(Step::Restart),
+        4 => (name.clone(), 0u8..8, 0u32..40).prop_map(|(name, id, count)| ClusterStep::Create(name, id, count)),
+        2 => name.clone().prop_map(ClusterStep::Delete),
+        2 => (name.clone(), 0u32..60).prop_map(|(name, total)| ClusterStep::Grow(name, total)),
+        1 => (name, prop::option::of("[a-c]{0,2}")).prop_map(|(name, value)| ClusterStep::Configure(name, value)),
+        1 => (0u32..2000).prop_map(ClusterStep::ProducerIds),
+        2 => Just(ClusterStep::Restart),
     ]
 }
 
-fn command(step: &Step) -> Option<Bytes> {
+fn command(step: &ClusterStep) -> Option<Bytes> {
     Some(match step {
-        Step::Create(name, id, count) => {
+        ClusterStep::Create(name, id, count) => {
             encode_create_topic(NAMES[*name], topic_id(*id), (*count, u32::from(*id)), &BTreeMap::new(), 5)
         }
-        Step::Delete(name) => encode_delete_topic(NAMES[*name]),
-        Step::Grow(name, total) => encode_create_partitions(NAMES[*name], *total, 5),
-        Step::Configure(name, value) => {
+        ClusterStep::Delete(name) => encode_delete_topic(NAMES[*name]),
+        ClusterStep::Grow(name, total) => encode_create_partitions(NAMES[*name], *total, 5),
+        ClusterStep::Configure(name, value) => {
             encode_alter_topic_configs(NAMES[*name], &[("k".into(), value.clone())])
         }
-        Step::ProducerIds(count) => encode_allocate_producer_ids(*count),
-        Step::Restart => return None,
+        ClusterStep::ProducerIds(count) => encode_allocate_producer_ids(*count),
+        ClusterStep::Restart => return None,
     })
 }
 
-/// What must hold of the answers: which topics there are, with how many partitions, and that ids are new.
+/// The guarantees for the replies: which topics exist, their numbers of partitions, and that ids are new.
 #[derive(Default)]
 struct Model {
     topics: BTreeMap<String, (u8, usize)>,
@@ -57,17 +57,17 @@ struct Model {
 }
 
 impl Model {
-    fn check(&mut self, step: &Step, result: &ClusterResult) -> bool {
+    fn check(&mut self, step: &ClusterStep, result: &ClusterResult) -> bool {
         let names: Vec<String> = self.topics.keys().map(|name| name.replace('.', "_")).collect();
         match (step, result) {
-            (Step::Create(name, id, count), Ok(ClusterReply::Created { partitions })) => {
+            (ClusterStep::Create(name, id, count), Ok(ClusterReply::Created { partitions })) => {
                 let free = !names.contains(&NAMES[*name].replace('.', "_"));
                 let id_free = *id != 0 && self.topics.values().all(|(other, _)| other != id);
                 self.topics.insert(NAMES[*name].into(), (*id, *count as usize));
                 let new = partitions.iter().all(|(id, _)| self.given.insert(id.0));
                 free && id_free && new && partitions.len() == *count as usize && *count > 0 && *name != 4
             }
-            (Step::Create(name, id, count), Err(_)) => {
+            (ClusterStep::Create(name, id, count), Err(_)) => {
                 let taken = names.contains(&NAMES[*name].replace('.', "_"));
                 taken
                     || *count == 0
@@ -75,10 +75,10 @@ impl Model {
                     || *id == 0
                     || self.topics.values().any(|(other, _)| other == id)
             }
-            (Step::Delete(name), Ok(ClusterReply::Deleted { partitions })) => {
+            (ClusterStep::Delete(name), Ok(ClusterReply::Deleted { partitions })) => {
                 self.topics.remove(NAMES[*name]).is_some_and(|(_, count)| count == partitions.len())
             }
-            (Step::Grow(name, total), Ok(ClusterReply::Created { partitions })) => {
+            (ClusterStep::Grow(name, total), Ok(ClusterReply::Created { partitions })) => {
                 let new = partitions.iter().all(|(id, _)| self.given.insert(id.0));
                 let topic = self.topics.get_mut(NAMES[*name]);
                 new && topic.is_some_and(|(_, count)| {
@@ -86,14 +86,16 @@ impl Model {
                     had < *count && partitions.len() == *count - had
                 })
             }
-            (Step::Grow(name, total), Err(_)) => {
+            (ClusterStep::Grow(name, total), Err(_)) => {
                 self.topics.get(NAMES[*name]).is_none_or(|(_, count)| *total as usize <= *count)
             }
-            (Step::Configure(name, _), Ok(ClusterReply::Done)) => self.topics.contains_key(NAMES[*name]),
-            (Step::Delete(name) | Step::Configure(name, _), Err(_)) => {
+            (ClusterStep::Configure(name, _), Ok(ClusterReply::Done)) => {
+                self.topics.contains_key(NAMES[*name])
+            }
+            (ClusterStep::Delete(name) | ClusterStep::Configure(name, _), Err(_)) => {
                 !self.topics.contains_key(NAMES[*name])
             }
-            (Step::ProducerIds(count), Ok(ClusterReply::ProducerIds { first })) => {
+            (ClusterStep::ProducerIds(count), Ok(ClusterReply::ProducerIds { first })) => {
                 let expected = self.next_producer;
                 self.next_producer += i64::from(*count);
                 *first == expected

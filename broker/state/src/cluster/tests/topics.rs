@@ -1,4 +1,4 @@
-//! Topics: made, grown, configured, removed.
+//! Topics: creation, growth, configuration, deletion.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! The replicated state by itself: commands, snapshots, and what cannot be read.
+//! The replicated state alone: commands, snapshots, and undecodable bytes.
 
 use super::*;
 

@@ -1,11 +1,11 @@
-//! Scripts against a coordinator whose writes are applied to a machine at once, or when the script says so.
+//! A test harness for a coordinator whose writes are applied to a machine at once, or when the test says so.
 
 mod commits;
 mod machine;
 mod property;
 mod rebalances;
 mod sessions;
-mod statics;
+mod static_members;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -17,13 +17,13 @@ use millstream_model::LogId;
 
 use super::*;
 
-/// A coordinator, the replicated state behind it and everything that was answered.
-pub(super) struct Play {
+/// A coordinator, its replicated state and all answers.
+pub(super) struct GroupHarness {
     pub(super) coordinator: Coordinator,
     pub(super) machine: GroupMachine,
     pub(super) now: Now,
     config: GroupConfig,
-    /// Writes are kept back while this is set.
+    /// While set, writes are held back.
     pub(super) hold: bool,
     held: VecDeque<(Option<WriteId>, GroupOp)>,
     index: u64,
@@ -32,7 +32,7 @@ pub(super) struct Play {
     synced: BTreeMap<Ticket, Result<Synced, GroupError>>,
 }
 
-/// How a member asks to join; tests change what they are about.
+/// A member's default join request, which tests modify.
 pub(super) fn joining(group: &str, id: &str) -> JoinRequest {
     JoinRequest {
         group: group.into(),
@@ -63,13 +63,13 @@ pub(super) fn static_member(id: &str, instance: &str, generation: i32) -> Member
     MemberRef { id: id.into(), instance_id: Some(instance.into()), generation }
 }
 
-impl Play {
-    pub(super) fn new() -> Play {
-        Play::with(GroupConfig::default())
+impl GroupHarness {
+    pub(super) fn new() -> GroupHarness {
+        GroupHarness::with(GroupConfig::default())
     }
 
-    pub(super) fn with(config: GroupConfig) -> Play {
-        Play {
+    pub(super) fn with(config: GroupConfig) -> GroupHarness {
+        GroupHarness {
             coordinator: Coordinator::new(config.clone()),
             machine: GroupMachine::new(),
             now: Now { mono_ms: 1_000_000, wall_ms: 1_700_000_000_000 },
@@ -88,7 +88,7 @@ impl Play {
         Ticket(self.last_ticket)
     }
 
-    /// Sends a join; its id's end is the ticket's number.
+    /// Sends a join; the suffix of its id is the ticket's number.
     pub(super) fn join(&mut self, mut request: JoinRequest) -> Ticket {
         let ticket = self.ticket();
         request.fresh_id = ticket.0.to_string().into();
@@ -97,7 +97,7 @@ impl Play {
         ticket
     }
 
-    /// Both steps of a new dynamic member; gives the ticket of the second.
+    /// Both steps of a new dynamic member's join; returns the ticket of the second.
     pub(super) fn join_new(&mut self, group: &str) -> (Arc<str>, Ticket) {
         let first = self.join(joining(group, ""));
         let refusal = self.joined(first).expect_err("a new member gets its id first");
@@ -159,7 +159,7 @@ impl Play {
     }
 
     pub(super) fn pass(&mut self, ms: u64) {
-        // Step by step, as deadlines come.
+        // One deadline at a time.
         let end = self.now.mono_ms + ms;
         while let Some(next) = self.coordinator.next_deadline_ms().filter(|next| *next <= end) {
             self.advance_to(next.max(self.now.mono_ms));
@@ -174,7 +174,7 @@ impl Play {
         self.settle();
     }
 
-    /// Carries out the effects until there are no more.
+    /// Carries out effects until none are left.
     pub(super) fn settle(&mut self) {
         loop {
             for effect in self.coordinator.take_effects() {
@@ -196,7 +196,7 @@ impl Play {
         self.machine.validate();
     }
 
-    /// Ends the oldest write that is kept back.
+    /// Completes the oldest write held back.
     pub(super) fn write_one(&mut self, result: Result<(), GroupError>) -> bool {
         let Some((id, op)) = self.held.pop_front() else { return false };
         if result.is_ok() {
@@ -209,7 +209,7 @@ impl Play {
         true
     }
 
-    /// A write that was kept back fails.
+    /// Fails a write held back.
     pub(super) fn fail_one(&mut self, error: GroupError) {
         assert!(self.write_one(Err(error)), "no write is kept back");
         self.settle();
@@ -245,7 +245,7 @@ impl Play {
         self.coordinator.view(group).map(|view| view.phase)
     }
 
-    /// The leading node is gone: another takes over from the replicated state. What was not written is lost.
+    /// A failover: another node takes over from the replicated state. What was not written is lost.
     pub(super) fn fail_over(&mut self) {
         self.coordinator.resign();
         self.settle_resigned();
@@ -271,7 +271,7 @@ impl Play {
         assert_eq!(answered as u64, self.last_ticket, "resigning answers every request");
     }
 
-    /// A stable group of `count` dynamic members; gives their ids, the leader first, and the generation.
+    /// A stable group of `count` dynamic members; returns their ids, the leader first, and the generation.
     pub(super) fn stable(&mut self, group: &str, count: usize) -> (Vec<Arc<str>>, i32) {
         let mut ids: Vec<Arc<str>> = Vec::new();
         let mut tickets = Vec::new();

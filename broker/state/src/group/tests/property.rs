@@ -1,11 +1,11 @@
-//! Random courses of events: whatever happens, every request is answered once, every invariant holds after every
-//! event, what was acknowledged survives a failover, and when everyone behaves the group becomes stable again.
+//! Random sequences of events: every request is answered once, every invariant holds after every event, what
+//! was acknowledged survives a failover, and once all clients behave the group becomes stable again.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// One event; members and groups are named by small numbers that are taken modulo what there is.
+/// One event; members and groups are numbers that are taken modulo the existing ones.
 #[derive(Clone, Debug)]
 enum Event {
     JoinNew { instance: Option<u8>, two_steps: bool },
@@ -37,7 +37,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// What a client believes.
+/// A client's view of its membership.
 #[derive(Clone, Debug, Default)]
 struct Client {
     id: Arc<str>,
@@ -47,8 +47,8 @@ struct Client {
     others: Vec<Arc<str>>,
 }
 
-struct World {
-    play: Play,
+struct Simulation {
+    harness: GroupHarness,
     clients: Vec<Client>,
     /// Joins in flight: ticket and client.
     joins: Vec<(Ticket, usize)>,
@@ -59,11 +59,11 @@ struct World {
 
 const GROUP: &str = "g";
 
-impl World {
-    fn new() -> World {
+impl Simulation {
+    fn new() -> Simulation {
         let config = GroupConfig { members_max: 5, ..GroupConfig::default() };
-        let play = Play::with(config);
-        World { play, clients: Vec::new(), joins: Vec::new(), acknowledged: None, next_offset: 0 }
+        let harness = GroupHarness::with(config);
+        Simulation { harness, clients: Vec::new(), joins: Vec::new(), acknowledged: None, next_offset: 0 }
     }
 
     fn request(&self, client: &Client, changed: bool) -> JoinRequest {
@@ -85,7 +85,7 @@ impl World {
 
     fn send_join(&mut self, at: usize, changed: bool, two_steps: bool) {
         let request = JoinRequest { two_steps, ..self.request(&self.clients[at], changed) };
-        let ticket = self.play.join(request);
+        let ticket = self.harness.join(request);
         self.joins.push((ticket, at));
         self.hear();
     }
@@ -94,12 +94,12 @@ impl World {
     fn hear(&mut self) {
         let mut left = Vec::new();
         for (ticket, at) in std::mem::take(&mut self.joins) {
-            if !self.play.has_joined(ticket) {
+            if !self.harness.has_joined(ticket) {
                 left.push((ticket, at));
                 continue;
             }
             let client = &mut self.clients[at];
-            match self.play.joined(ticket) {
+            match self.harness.joined(ticket) {
                 Ok(joined) => {
                     client.id = joined.member_id.clone();
                     client.generation = joined.generation;
@@ -123,7 +123,7 @@ impl World {
         member.generation += lie;
         let share = |id: &Arc<str>| (id.clone(), Bytes::copy_from_slice(id.as_bytes()));
         let assignments = client.others.iter().map(share).collect();
-        self.play.sync_with(SyncRequest {
+        self.harness.sync_with(SyncRequest {
             group: GROUP.into(),
             member,
             assignments,
@@ -153,28 +153,28 @@ impl World {
             Event::Heartbeat { who } => {
                 if let Some(at) = pick(who) {
                     let who = self.who(&self.clients[at]);
-                    let _ = self.play.heartbeat(GROUP, &who);
+                    let _ = self.harness.heartbeat(GROUP, &who);
                 }
             }
             Event::Leave { who } => {
                 if let Some(at) = pick(who) {
                     let who = self.who(&self.clients[at]);
-                    self.play.leave(GROUP, &[who]);
+                    self.harness.leave(GROUP, &[who]);
                 }
             }
             Event::Commit { who } => self.commit(pick(who)),
-            Event::Pass { ms } => self.play.pass(ms),
-            Event::Hold { hold: true } => self.play.hold = true,
-            Event::Hold { hold: false } => self.play.release(),
+            Event::Pass { ms } => self.harness.pass(ms),
+            Event::Hold { hold: true } => self.harness.hold = true,
+            Event::Hold { hold: false } => self.harness.release(),
             Event::FailWrite => {
-                if self.play.hold {
-                    self.play.write_one(Err(GroupError::Unavailable));
-                    self.play.settle();
+                if self.harness.hold {
+                    self.harness.write_one(Err(GroupError::Unavailable));
+                    self.harness.settle();
                 }
             }
             Event::FailOver => {
-                self.play.fail_over();
-                let kept = self.play.machine.group(GROUP).and_then(|g| g.offset("t", 0)).map(|c| c.offset);
+                self.harness.fail_over();
+                let kept = self.harness.machine.group(GROUP).and_then(|g| g.offset("t", 0)).map(|c| c.offset);
                 assert!(kept >= self.acknowledged, "{kept:?} after {:?} was acknowledged", self.acknowledged);
             }
         }
@@ -184,14 +184,14 @@ impl World {
     fn commit(&mut self, at: Option<usize>) {
         let who = at.map_or(member("", -1), |at| self.who(&self.clients[at]));
         self.next_offset += 1;
-        if self.play.commit(GROUP, &who, self.next_offset).is_ok() && !self.play.hold {
+        if self.harness.commit(GROUP, &who, self.next_offset).is_ok() && !self.harness.hold {
             self.acknowledged = Some(self.next_offset);
         }
     }
 
-    /// Everyone behaves from now on: clients join until they are in one generation, and sync.
+    /// From now on all clients behave: they join until they are in one generation, and sync.
     fn converge(&mut self) {
-        self.play.release();
+        self.harness.release();
         self.hear();
         self.clients.truncate(4);
         self.joins.retain(|(_, at)| *at < 4);
@@ -201,9 +201,9 @@ impl World {
         for client in &mut self.clients {
             *client = Client { instance: client.instance.clone(), ..Client::default() };
         }
-        // Whoever else is in the group is silent until it is out.
+        // Other members of the group send nothing until they are removed.
         for _ in 0..8 {
-            self.play.pass(100_000);
+            self.harness.pass(100_000);
         }
         for _ in 0..8 {
             for at in 0..self.clients.len() {
@@ -216,10 +216,10 @@ impl World {
         assert!(generations.windows(2).all(|pair| pair[0] == pair[1]), "{:?}", self.clients);
         let syncs: Vec<Ticket> = (0..self.clients.len()).map(|at| self.sync(at, 0)).collect();
         for (client, sync) in self.clients.iter().zip(syncs) {
-            assert_eq!(self.play.synced(sync).as_deref(), Ok(client.id.as_bytes()), "{client:?}");
+            assert_eq!(self.harness.synced(sync).as_deref(), Ok(client.id.as_bytes()), "{client:?}");
         }
         let expected = if self.clients.is_empty() { None } else { Some(Phase::Stable) };
-        assert_eq!(self.play.phase(GROUP).filter(|phase| *phase != Phase::Empty), expected);
+        assert_eq!(self.harness.phase(GROUP).filter(|phase| *phase != Phase::Empty), expected);
     }
 }
 
@@ -228,8 +228,8 @@ proptest! {
 
     #[test]
     fn whatever_happens_the_invariants_hold_and_the_group_comes_to_rest(events in prop::collection::vec(event(), 0..80)) {
-        let mut world = World::new();
-        events.into_iter().for_each(|event| world.act(event));
-        world.converge();
+        let mut simulation = Simulation::new();
+        events.into_iter().for_each(|event| simulation.act(event));
+        simulation.converge();
     }
 }

@@ -1,4 +1,4 @@
-//! Appending, and what is done outside because of it.
+//! Appends and their effects.
 
 use super::*;
 use crate::partition::{
@@ -181,7 +181,7 @@ fn an_end_moves_up_to_where_the_records_end_and_producers_begin_anew() {
     machine.validate();
     assert_eq!(next_offset(&machine, 1), 8);
     assert_eq!(machine.partition(PartitionId(1)).expect("there").producers().len(), 0);
-    // Sequence 40 would not follow 2, were the producer known.
+    // Sequence 40 would be out of order after 2 if the producer were known.
     append(&mut machine, &[draft(1, 8, 1).by(9, 0, 40)]);
     assert_eq!(next_offset(&machine, 1), 9);
 }

@@ -1,4 +1,4 @@
-//! Commands and snapshots as bytes: what is refused, and that nothing panics.
+//! Encodings of commands and snapshots: what is refused, and that nothing panics.
 
 use proptest::prelude::*;
 
@@ -99,7 +99,7 @@ fn a_table_that_lies_about_its_batches_is_refused() {
     let command = append_command(0, &[draft(1, 0, 1), draft(2, 0, 1)]);
     let lengths_at = [14 + 8, 14 + 12 + 8];
     let mut lies = command.to_vec();
-    // The first batch longer, the second shorter by as much: the sum still fits.
+    // The first batch longer, the second shorter by as much: the sum still matches.
     lies[lengths_at[0]] += 1;
     lies[lengths_at[1]] -= 1;
     assert!(matches!(decode(lies.into()), Err(DecodeError::Batch(_))));
@@ -117,7 +117,7 @@ fn a_batch_that_ends_before_it_begins_is_refused() {
     assert_eq!(refused, Err(DecodeError::Value { field: "a batch's last offset delta", value: -1 }));
 }
 
-/// A machine with something of everything.
+/// A machine with an example of everything.
 fn full() -> ShardMachine {
     let mut machine = shard();
     create(&mut machine, &[2]);
@@ -174,7 +174,7 @@ proptest! {
                 let at = at.index(bytes.len());
                 bytes[at] = value;
                 if let Ok(command) = decode(bytes.into()) && !matches!(command, ShardCommand::Group(_)) {
-                    // Whatever can be read can be applied.
+                    // Whatever decodes can be applied.
                     full().apply(LogId::new(1, 1), command, &mut Vec::new());
                 }
             }

@@ -1,8 +1,8 @@
-//! The shard machine through its commands' bytes, as the log gives them.
+//! The shard machine, driven by encoded commands.
 
 mod appends;
 mod encoding;
-mod lives;
+mod failovers;
 mod model;
 mod producers;
 
@@ -92,7 +92,7 @@ fn create(machine: &mut ShardMachine, ids: &[u64]) -> Vec<Effect> {
     apply(machine, encode_create_partitions(&new)).1
 }
 
-/// Appends at time 0 and gives what became of each batch.
+/// Appends at time 0 and returns the outcome of each batch.
 fn append(machine: &mut ShardMachine, drafts: &[Draft]) -> Vec<AppendOutcome> {
     match apply(machine, append_command(0, drafts)).0 {
         ShardReply::Append(outcomes) => outcomes,

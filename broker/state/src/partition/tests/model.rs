@@ -1,4 +1,4 @@
-//! The machine against a model that keeps every batch and looks everything up the long way.
+//! The machine against a model that keeps every batch and computes everything by brute force.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::partition::{
     ProduceRefusal, encode_drop_partitions, encode_expire_producers, encode_set_log_start,
 };
 
-/// Everything that one epoch of a producer wrote: first and last sequence, offset.
+/// What one epoch of a producer wrote: first and last sequence, offset.
 #[derive(Clone, Debug, Default)]
 struct Written {
     epoch: i16,
@@ -91,38 +91,38 @@ impl Partition {
     }
 }
 
-/// One step, in terms that the current state makes concrete.
+/// A random command, relative to the current state.
 #[derive(Clone, Debug)]
-enum Step {
+enum ShardStep {
     Create(u64),
     Drop(u64),
-    Append(Vec<Sketch>),
+    Append(Vec<BatchShape>),
     LogStart(u64, i64),
     Expire(i64),
-    /// One of the two machines is replaced by what its snapshot gives.
+    /// One of the two machines is replaced by its restored snapshot.
     Restart,
 }
 
-/// A batch, roughly: where its sequence and offset lie relative to those that would follow.
+/// A random batch: its sequence and offset relative to the expected ones.
 #[derive(Clone, Debug)]
-struct Sketch {
+struct BatchShape {
     partition: u64,
     records: i32,
     producer: Option<(i64, i16)>,
     sequence_off: i32,
     offset_off: i64,
-    /// Not a new batch but one that was sent before: 0 is the last one.
+    /// Instead of a new batch, repeats one that was sent before: 0 is the last one.
     again: Option<usize>,
 }
 
-fn sketch() -> impl Strategy<Value = Sketch> {
+fn shape() -> impl Strategy<Value = BatchShape> {
     let epoch = prop_oneof![20 => Just(0i16), 1 => Just(1), 1 => Just(2)];
     let producer = prop::option::weighted(0.9, (0i64..2, epoch));
     let sequence_off = prop_oneof![8 => Just(0), 1 => -8i32..0, 1 => 1i32..4];
     let offset_off = prop_oneof![15 => Just(0), 1 => -3i64..4];
     let again = prop::option::weighted(0.2, 0usize..8);
     (0u64..3, 1i32..4, producer, sequence_off, offset_off, again).prop_map(
-        |(partition, records, producer, sequence_off, offset_off, again)| Sketch {
+        |(partition, records, producer, sequence_off, offset_off, again)| BatchShape {
             partition,
             records,
             producer,
@@ -133,33 +133,33 @@ fn sketch() -> impl Strategy<Value = Sketch> {
     )
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = ShardStep> {
     prop_oneof![
-        3 => (0u64..3).prop_map(Step::Create),
-        1 => (0u64..3).prop_map(Step::Drop),
-        40 => proptest::collection::vec(sketch(), 1..5).prop_map(Step::Append),
-        2 => (0u64..3, 0i64..20).prop_map(|(id, to)| Step::LogStart(id, to)),
-        1 => (0i64..60).prop_map(Step::Expire),
-        3 => Just(Step::Restart),
+        3 => (0u64..3).prop_map(ShardStep::Create),
+        1 => (0u64..3).prop_map(ShardStep::Drop),
+        40 => proptest::collection::vec(shape(), 1..5).prop_map(ShardStep::Append),
+        2 => (0u64..3, 0i64..20).prop_map(|(id, to)| ShardStep::LogStart(id, to)),
+        1 => (0i64..60).prop_map(ShardStep::Expire),
+        3 => Just(ShardStep::Restart),
     ]
 }
 
-/// Makes the sketches of one command concrete, each as if those before it were appended.
-fn concrete(model: &Model, sketches: &[Sketch], now_ms: i64) -> Vec<Draft> {
+/// Makes the shapes of one command concrete, each as if the preceding ones were appended.
+fn concrete(model: &Model, shapes: &[BatchShape], now_ms: i64) -> Vec<Draft> {
     let mut model = model.clone();
     let mut drafts = Vec::new();
-    for sketch in sketches {
-        let partition = model.partitions.get(&sketch.partition).cloned().unwrap_or_default();
-        let offset = (partition.end + sketch.offset_off).max(0);
-        let mut made = draft(sketch.partition, offset, sketch.records);
-        if let Some((id, epoch)) = sketch.producer {
+    for shape in shapes {
+        let partition = model.partitions.get(&shape.partition).cloned().unwrap_or_default();
+        let offset = (partition.end + shape.offset_off).max(0);
+        let mut made = draft(shape.partition, offset, shape.records);
+        if let Some((id, epoch)) = shape.producer {
             let sent =
                 partition.producers.get(&id).filter(|w| w.epoch == epoch).map_or(&[][..], |w| &w.batches);
             let next = sent.last().map_or(0, |(_, last, _)| last + 1);
-            let before = sketch.again.and_then(|back| sent.iter().rev().nth(back));
+            let before = shape.again.and_then(|back| sent.iter().rev().nth(back));
             made = match before {
                 Some((first, last, _)) => Draft { records: last - first + 1, ..made }.by(id, epoch, *first),
-                None => made.by(id, epoch, (next + sketch.sequence_off).max(0)),
+                None => made.by(id, epoch, (next + shape.sequence_off).max(0)),
             };
         }
         model.append(&made, now_ms);
@@ -168,32 +168,32 @@ fn concrete(model: &Model, sketches: &[Sketch], now_ms: i64) -> Vec<Draft> {
     drafts
 }
 
-fn command(model: &mut Model, step: &Step, now_ms: i64) -> Option<(Bytes, Option<Vec<AppendOutcome>>)> {
+fn command(model: &mut Model, step: &ShardStep, now_ms: i64) -> Option<(Bytes, Option<Vec<AppendOutcome>>)> {
     let id = PartitionId;
     Some(match step {
-        Step::Restart => return None,
-        Step::Create(partition) => {
+        ShardStep::Restart => return None,
+        ShardStep::Create(partition) => {
             model.partitions.entry(*partition).or_default();
             (encode_create_partitions(&[id(*partition).into()]), None)
         }
-        Step::Drop(partition) => {
+        ShardStep::Drop(partition) => {
             model.partitions.remove(partition);
             (encode_drop_partitions(&[id(*partition)]), None)
         }
-        Step::LogStart(partition, to) => {
+        ShardStep::LogStart(partition, to) => {
             if let Some(state) = model.partitions.get_mut(partition) {
                 state.start = state.start.max((*to).min(state.end));
             }
             (encode_set_log_start(&[(id(*partition), *to)]), None)
         }
-        Step::Expire(idle_ms) => {
+        ShardStep::Expire(idle_ms) => {
             for state in model.partitions.values_mut() {
                 state.producers.retain(|_, written| written.last_ms > now_ms - idle_ms);
             }
             (encode_expire_producers(now_ms, *idle_ms), None)
         }
-        Step::Append(sketches) => {
-            let drafts = concrete(model, sketches, now_ms);
+        ShardStep::Append(shapes) => {
+            let drafts = concrete(model, shapes, now_ms);
             let outcomes = drafts.iter().map(|draft| model.append(draft, now_ms)).collect();
             (append_command(now_ms, &drafts), Some(outcomes))
         }

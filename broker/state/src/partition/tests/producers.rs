@@ -1,4 +1,4 @@
-//! Idempotent producers: what Kafka's rules say to each batch.
+//! Idempotent producers: the verdict of Kafka's rules on each batch.
 
 use super::*;
 use crate::partition::{
@@ -14,7 +14,7 @@ fn append_sequences(machine: &mut ShardMachine, sequences: impl IntoIterator<Ite
     }
 }
 
-/// What the next batch of one record by producer 7 would be told.
+/// The verdict on the next batch of one record by producer 7.
 fn told(machine: &mut ShardMachine, epoch: i16, sequence: i32) -> AppendOutcome {
     let at = next_offset(machine, 1);
     append_one(machine, draft(1, at, 1).by(7, epoch, sequence))
@@ -74,7 +74,7 @@ fn a_gap_is_out_of_order() {
 fn a_batch_that_is_cut_otherwise_is_out_of_order() {
     let mut machine = shard();
     append(&mut machine, &[draft(1, 0, 5).by(7, 0, 0)]);
-    // It begins in the middle of the first and ends behind it.
+    // It begins in the middle of the first and ends after it.
     let straddles = append_one(&mut machine, draft(1, 5, 5).by(7, 0, 3));
     assert_eq!(straddles, out_of_order(5, 3));
 }
@@ -82,7 +82,8 @@ fn a_batch_that_is_cut_otherwise_is_out_of_order() {
 #[test]
 fn a_gap_behind_a_batch_that_was_not_appended_may_be_tried_again() {
     let mut machine = shard();
-    // The first one's offset does not fit, so the second one's sequence does not follow through no fault of its own.
+    // The first one's offset is wrong, so the second one's sequence is out of order through no fault of its
+    // own.
     let outcomes = append(&mut machine, &[draft(1, 5, 1).by(7, 0, 0), draft(1, 6, 1).by(7, 0, 1)]);
     assert!(
         outcomes.iter().all(|o| matches!(o, AppendOutcome::OffsetMismatch { expected: 0, .. })),
@@ -113,7 +114,7 @@ fn an_unknown_producer_may_begin_anywhere() {
     let mut machine = shard();
     append_sequences(&mut machine, [41, 42]);
     assert_eq!(told(&mut machine, 0, 44), out_of_order(43, 44));
-    // What it wrote before it was forgotten is not known, so this is not surely a duplicate.
+    // What it wrote before it was removed is unknown, so this is not certainly a duplicate.
     assert_eq!(told(&mut machine, 0, 40), out_of_order(43, 40));
 }
 
@@ -132,7 +133,7 @@ fn sequences_go_round_at_their_end() {
 #[test]
 fn an_old_batch_is_a_duplicate_on_the_other_side_of_the_end_too() {
     let machine = shard();
-    // One large batch brings a producer that began at 0 near the end of the sequences.
+    // One large batch adds a producer that began at 0 near the end of the sequences.
     let mut state = machine.partition(PartitionId(1)).expect("there").clone();
     let header = |first: i32, delta: i32| {
         let mut header = draft(1, 0, 1).by(7, 0, first).header();
@@ -186,7 +187,7 @@ fn an_idle_producer_is_forgotten_and_a_busy_one_is_not() {
     let mut machine = shard();
     apply(&mut machine, append_command(1_000, &[draft(1, 0, 1).by(7, 0, 0)]));
     apply(&mut machine, append_command(5_000, &[draft(1, 1, 1).by(8, 0, 0)]));
-    // A clock that goes back makes no producer older.
+    // A clock that goes back does not make a producer older.
     apply(&mut machine, append_command(10, &[draft(1, 2, 1).by(8, 0, 1)]));
     assert!(!machine.has_expired_producers(10_999, 10_000));
     assert!(machine.has_expired_producers(11_000, 10_000));

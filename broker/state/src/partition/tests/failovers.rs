@@ -1,5 +1,5 @@
-//! A leader that stamps ahead of what is applied, followed by another one: the two sides of the contract between
-//! [`PartitionAhead`] and the machine.
+//! A leader that stamps ahead of the applied state, followed by another one: both sides of the contract
+//! between [`PartitionAhead`] and the machine.
 
 use std::collections::VecDeque;
 
@@ -8,14 +8,14 @@ use proptest::prelude::*;
 use super::*;
 use crate::partition::{PartitionAhead, Verdict};
 
-/// What happens next at the leader.
+/// One event at the leader.
 #[derive(Clone, Copy, Debug)]
 enum Event {
-    /// A producer sends its next batch, or its last one again.
+    /// A producer sends its next batch, or repeats its last one.
     Send { producer: i64, records: i32, again: bool },
     /// The oldest command in flight is applied.
     Apply,
-    /// The leader loses what is in flight, and the next one starts from what is applied.
+    /// The leader loses what is in flight, and the next one starts from the applied state.
     Fail { kept: usize },
 }
 
@@ -28,11 +28,12 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// A client that sends batches one behind the other, and all that are not acknowledged again after a failure.
+/// A client that sends batches one after the other, and after a failure repeats all that are not
+/// acknowledged.
 #[derive(Clone, Debug, Default)]
 struct Client {
     next_sequence: i32,
-    /// Sent and not acknowledged: first sequence and records.
+    /// Sent and not acknowledged: first sequence and number of records.
     unacked: VecDeque<(i32, i32)>,
 }
 
@@ -100,7 +101,7 @@ proptest! {
                     }
                 }
                 Event::Fail { kept } => {
-                    // The next leader's log has some of what was in flight, and nobody was told.
+                    // The next leader's log has some of what was in flight, and no client was notified.
                     for draft in leader.in_flight.drain(..).take(kept) {
                         let outcome = append_one(&mut machine, draft);
                         prop_assert_eq!(outcome, AppendOutcome::Appended { base_offset: draft.base_offset });

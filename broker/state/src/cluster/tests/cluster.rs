@@ -1,4 +1,4 @@
-//! Everything but topics: founding, brokers, producer ids, configurations, features.
+//! Bootstrap, brokers, producer ids, configurations, features.
 
 use millstream_model::NodeId;
 
