@@ -2,11 +2,15 @@
 
 use std::{
     io,
+    path::Path,
     sync::{Arc, Mutex},
 };
 
 use bytes::Bytes;
-use millstream_store::disk::sim::{Op, SimDisk};
+use millstream_store::disk::{
+    Disk,
+    sim::{Op, SimDisk},
+};
 
 use super::node::{Node, run};
 use crate::{Command, ProposeError};
@@ -108,7 +112,11 @@ fn a_disk_that_fails_ends_the_group_and_acknowledges_nothing() {
         let disk = SimDisk::new(8);
         let node = Node::start(&disk).await.expect("starts");
         node.write(command(0, 0)).await.expect("applied");
-        disk.fail(Op::Write, "wal", 1, io::ErrorKind::Other);
+        // Files that are prepared in the background may fail and be tried again: this one is in use.
+        let files = disk.list(Path::new("wal")).expect("lists");
+        let names = files.iter().map(|(name, _)| name).filter(|name| name.starts_with("wal-"));
+        let in_use = names.min().expect("a file");
+        disk.fail(Op::Write, in_use, 1, io::ErrorKind::Other);
         let outcome = node.write(command(0, 1)).await;
         assert!(matches!(outcome, Err(ProposeError::Unknown)), "{outcome:?}");
         assert_eq!(node.machine.applied(), [command(0, 0)]);
