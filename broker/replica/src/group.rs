@@ -137,6 +137,9 @@ impl Led {
             if *known == Lead::Over {
                 return false;
             }
+            if let (Lead::InTerm(before), Lead::InTerm(term)) = (*known, lead) {
+                assert!(before <= term, "led term {before}, and now {term}");
+            }
             self.term.store(if let Lead::InTerm(term) = lead { term } else { 0 }, Release);
             std::mem::replace(known, lead) != lead
         });

@@ -146,6 +146,7 @@ impl Stream for Entries {
 /// This is what openraft's own search returns and relies on, although the trait's documentation speaks of
 /// first entries. Only terms are compared, so nothing is read from disk.
 fn key_log_ids(first: LogId, last: LogId, term_at: impl Fn(u64) -> Option<u64>) -> io::Result<Vec<LogId>> {
+    assert!(first <= last, "a search from {first} to {last}");
     let term =
         |index| term_at(index).ok_or_else(|| io::Error::other(format!("the log has no entry {index}")));
     let mut ids = Vec::new();

@@ -179,6 +179,12 @@ impl MachineAdapter {
     }
 
     fn applied(&mut self, id: RaftLogId) {
+        assert!(
+            self.last_applied < Some(id),
+            "{}: {id} is applied after {:?}",
+            self.group,
+            self.last_applied
+        );
         self.last_applied = Some(id);
         self.machine.applied(from_raft(&id));
         self.progress.next.store(id.index + 1, Release);

@@ -121,6 +121,8 @@ impl Machine for ShardHost {
 
     fn restore(&self, state: &mut dyn Read) -> Result<(), RestoreError> {
         let machine = ShardMachine::restore(state).map_err(|e| RestoreError(Box::new(e)))?;
+        // The checkpoint's checksum is right, so a violation is a defect, not damage.
+        machine.validate();
         for (partition, state) in machine.partitions() {
             self.tables.set_log_start(partition, state.log_start());
         }

@@ -210,6 +210,8 @@ impl Machine for ClusterHost {
 
     fn restore(&self, state: &mut dyn Read) -> Result<(), RestoreError> {
         let machine = ClusterMachine::restore(state).map_err(|e| RestoreError(Box::new(e)))?;
+        // The checkpoint's checksum is right, so a violation is a defect, not damage.
+        machine.validate();
         let mut state = self.state.write();
         // Counters that were read before go on from where they are.
         let mut meters = std::mem::take(&mut state.1.meters);

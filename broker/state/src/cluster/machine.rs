@@ -85,6 +85,17 @@ impl ClusterMachine {
 
     /// Applies the command of the entry at `id`.
     pub fn apply(&mut self, _id: LogId, command: ClusterCommand) -> ClusterResult {
+        let next = (self.next_partition, self.next_producer);
+        let result = self.carry_out(command);
+        assert!(self.next_partition >= next.0, "partition ids are never reused: {next:?}");
+        assert!(self.next_producer >= next.1, "producer ids are never reused: {next:?}");
+        if cfg!(debug_assertions) {
+            self.validate();
+        }
+        result
+    }
+
+    fn carry_out(&mut self, command: ClusterCommand) -> ClusterResult {
         match command {
             ClusterCommand::Found { cluster_id, shards } => self.found(cluster_id, shards),
             ClusterCommand::RegisterBroker { node, broker } => {

@@ -295,7 +295,11 @@ impl GroupMachine {
         let before = group.as_ref().map_or(0, |group| self.bytes_of(group));
         let outcome = self.carry_out(op);
         if let Some(group) = group {
-            self.bytes = self.bytes + self.bytes_of(&group) - before;
+            assert!(self.bytes >= before, "{group} had {before} of {} bytes", self.bytes);
+            self.bytes = self.bytes - before + self.bytes_of(&group);
+            if cfg!(debug_assertions) {
+                self.validate_group(&group);
+            }
         }
         outcome
     }
@@ -424,15 +428,19 @@ impl GroupMachine {
     pub fn validate(&self) {
         let bytes: usize = self.groups.keys().map(|group| self.bytes_of(group)).sum();
         assert_eq!(self.bytes, bytes, "the groups' bytes");
-        for (name, state) in &self.groups {
-            assert_eq!(state.bytes, state.measure(), "the bytes of group {name}");
-            assert!(state.record.is_some() || !state.offsets.is_empty(), "group {name} has nothing");
-            for (topic, all) in &state.offsets {
-                assert!(!all.is_empty(), "group {name} has no offset of {topic}");
-            }
-            if let Some(record) = &state.record {
-                record.validate(name);
-            }
+        self.groups.keys().for_each(|name| self.validate_group(name));
+    }
+
+    /// Checks the invariants of one group, which need not exist.
+    fn validate_group(&self, name: &str) {
+        let Some(state) = self.groups.get(name) else { return };
+        assert_eq!(state.bytes, state.measure(), "the bytes of group {name}");
+        assert!(state.record.is_some() || !state.offsets.is_empty(), "group {name} has nothing");
+        for (topic, all) in &state.offsets {
+            assert!(!all.is_empty(), "group {name} has no offset of {topic}");
+        }
+        if let Some(record) = &state.record {
+            record.validate(name);
         }
     }
 }

@@ -194,6 +194,7 @@ impl ShardMachine {
             }
             outcomes.push(outcome);
         }
+        assert_eq!(outcomes.len(), append.len(), "one outcome for each batch");
         outcomes
     }
 
@@ -226,7 +227,13 @@ impl ShardMachine {
 
     fn set_log_start(&mut self, partition: PartitionId, to: i64, effects: &mut Vec<Effect>) {
         let Some(state) = self.partitions.get_mut(&partition) else { return };
+        let before = state.log_start();
         if state.move_log_start(to) {
+            assert!(
+                state.log_start() > before,
+                "{partition}: log start {before} moved to {}",
+                state.log_start()
+            );
             effects.push(Effect::LogStart { partition, offset: state.log_start() });
         }
     }
@@ -268,9 +275,10 @@ impl ShardMachine {
         snapshot::read(source)
     }
 
-    /// Checks the invariant.
+    /// Checks the invariants.
     pub fn validate(&self) {
         self.partitions.values().for_each(PartitionState::validate);
+        self.groups.validate();
     }
 }
 

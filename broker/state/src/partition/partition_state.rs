@@ -138,12 +138,16 @@ impl PartitionState {
     /// Records a batch as appended at `base_offset`, which is the next offset. `max_timestamp` is the stored
     /// one, `now_ms` the time of the proposal.
     pub fn advance(&mut self, header: &BatchHeader, base_offset: i64, max_timestamp: i64, now_ms: i64) {
-        debug_assert_eq!(base_offset, self.next_offset, "a batch is appended at the end");
+        assert_eq!(base_offset, self.next_offset, "a batch is appended at the end");
+        assert!(header.last_offset_delta >= 0, "a batch has at least one offset: {header:?}");
         self.epochs.note(header.leader_epoch, base_offset);
         if header.is_idempotent() {
             self.producers.note(header, mark(header, base_offset, max_timestamp), now_ms);
         }
         self.next_offset = end_of_batch(header, base_offset);
+        if cfg!(debug_assertions) {
+            self.validate_producer(header.producer_id);
+        }
     }
 
     /// Moves the end up to `end`, where the records end although the entries of the last ones are lost. What
@@ -153,6 +157,7 @@ impl PartitionState {
             self.next_offset = end;
             self.producers = Producers::default();
         }
+        assert!(self.log_start <= self.next_offset, "log start {} of {}", self.log_start, self.next_offset);
     }
 
     /// Moves the log start up, at most to the end; returns whether it moved.
@@ -161,6 +166,7 @@ impl PartitionState {
         if to <= self.log_start {
             return false;
         }
+        assert!(to <= self.next_offset, "log start {to} of {}", self.next_offset);
         self.log_start = to;
         self.epochs.cut_before(to);
         true
@@ -176,6 +182,18 @@ impl PartitionState {
         );
         self.epochs.validate(self.next_offset);
         self.producers.validate(self.next_offset);
+    }
+
+    /// Checks the invariants that a batch of this producer can violate.
+    fn validate_producer(&self, id: i64) {
+        assert!(
+            self.log_start <= self.next_offset,
+            "log start {} of {} (1)",
+            self.log_start,
+            self.next_offset
+        );
+        self.epochs.validate(self.next_offset);
+        self.producers.validate_one(id, self.next_offset);
     }
 }
 

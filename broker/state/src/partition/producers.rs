@@ -198,6 +198,13 @@ impl Producers {
         assert!(self.by_id.len() <= PRODUCERS_MAX, "{} producers of one partition", self.by_id.len());
         self.by_id.iter().for_each(|(id, producer)| producer.validate(*id, next_offset));
     }
+
+    pub(super) fn validate_one(&self, id: i64, next_offset: i64) {
+        assert!(self.by_id.len() <= PRODUCERS_MAX, "{} producers of one partition", self.by_id.len());
+        if let Some(producer) = self.by_id.get(&id) {
+            producer.validate(id, next_offset);
+        }
+    }
 }
 
 /// The predicted state of producers with batches in flight.

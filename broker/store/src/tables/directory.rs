@@ -26,6 +26,13 @@ impl Entry {
         self.parts.push(part);
     }
 
+    /// Checks invariants 1 and 2.
+    fn validate(&self, partition: PartitionId) {
+        let overlaps = |pair: &[Part]| pair[0].end > pair[1].start;
+        assert!(!self.parts.windows(2).any(overlaps), "{partition} overlaps");
+        assert!(self.parts.iter().all(|part| part.end > self.log_start), "{partition} has dead parts");
+    }
+
     fn remove_if(&mut self, gone: impl Fn(&Part) -> bool) {
         self.parts.retain(|part| {
             let gone = gone(part);
@@ -46,8 +53,9 @@ fn count_in(part: &Part) {
 }
 
 fn count_out(part: &Part) {
-    part.run.live_bytes.fetch_sub(u64::from(part.bytes), Relaxed);
-    part.run.live_parts.fetch_sub(1, Relaxed);
+    let bytes = part.run.live_bytes.fetch_sub(u64::from(part.bytes), Relaxed);
+    let parts = part.run.live_parts.fetch_sub(1, Relaxed);
+    assert!(bytes >= u64::from(part.bytes) && parts > 0, "run {} has {parts} live parts", part.run.id);
 }
 
 /// All partitions that have a run or a log start above 0.
@@ -92,7 +100,10 @@ impl Directory {
     pub(super) fn add(&self, partition: PartitionId, part: Part) {
         let mut shard = self.shards[shard_of(partition)].write();
         let entry = shard.entry(partition).or_default();
-        debug_assert!(entry.parts.last().is_none_or(|last| last.end <= part.start), "{partition}");
+        assert!(
+            entry.parts.last().is_none_or(|last| last.end <= part.start),
+            "{partition}: a flush overlaps a run"
+        );
         if part.end > entry.log_start {
             entry.push(part);
         }
@@ -107,6 +118,7 @@ impl Directory {
         entry.remove_if(|part| part.start >= start && part.end <= end);
         parts.into_iter().filter(|part| part.end > log_start).for_each(|part| entry.push(part));
         entry.parts.sort_by_key(|part| part.start);
+        entry.validate(partition);
     }
 
     /// Offset after the last that a run covers.
@@ -169,6 +181,7 @@ impl Directory {
         if offset > entry.log_start {
             entry.log_start = offset;
             entry.remove_if(|part| part.end <= offset);
+            entry.validate(partition);
         }
     }
 
@@ -184,9 +197,7 @@ impl Directory {
     pub(super) fn validate(&self) {
         for shard in &self.shards {
             for (partition, entry) in shard.read().iter() {
-                let parts = &entry.parts;
-                assert!(parts.windows(2).all(|pair| pair[0].end <= pair[1].start), "{partition} overlaps");
-                assert!(parts.iter().all(|part| part.end > entry.log_start), "{partition} has dead parts");
+                entry.validate(*partition);
             }
         }
     }

@@ -54,7 +54,14 @@ impl Tables {
             self.commit(|manifest| manifest.flushed.extend(&cut), &[])?;
         }
         for (group, id) in &cut {
-            self.mark(*group, |marks| marks.flushed = Some(*id));
+            self.mark(*group, |marks| {
+                assert!(
+                    marks.flushed <= Some(*id),
+                    "{group} was flushed to {:?}, and now to {id}",
+                    marks.flushed
+                );
+                marks.flushed = Some(*id);
+            });
         }
         self.memory.release(&cut);
         Ok(Flushed { groups: self.manifest.lock().flushed.iter().map(|(group, id)| (*group, *id)).collect() })
@@ -120,7 +127,11 @@ impl Tables {
         }
         self.commit(change, &runs)?;
         place(parts);
-        self.runs.write().extend(runs.into_iter().map(|run| (run.id, run)));
+        let mut live = self.runs.write();
+        for run in runs {
+            let id = run.id;
+            assert!(live.insert(id, run).is_none(), "run {id} is live already");
+        }
         Ok(())
     }
 
@@ -136,7 +147,9 @@ impl Tables {
         next.version += 1;
         next.next_run = self.next_run.load(Relaxed);
         for run in more {
-            next.runs.insert(run.id, RunRecord { file_bytes: run.file_bytes, index_crc: run.index_crc });
+            let record = RunRecord { file_bytes: run.file_bytes, index_crc: run.index_crc };
+            assert!(run.id < next.next_run, "run {} has an id that was never given", run.id);
+            assert!(next.runs.insert(run.id, record).is_none(), "run {} is in the manifest already", run.id);
         }
         change(&mut next);
         if let Err(error) = manifest::save(&*self.disk, &next) {
@@ -157,6 +170,8 @@ fn write_part(
     batches: &[StoredBatch],
 ) -> Result<(), WriteError> {
     let (Some(first), Some(last)) = (batches.first(), batches.last()) else { return Ok(()) };
+    let in_order = batches.windows(2).all(|pair| pair[0].next_offset <= pair[1].base_offset);
+    assert!(in_order, "{partition}: batches overlap in memory");
     writer.start_part(NewPart {
         partition,
         start: first.base_offset,

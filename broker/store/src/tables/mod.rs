@@ -350,7 +350,15 @@ impl Tables {
 
     /// Declares that every batch of the group's entries up to `id` was inserted.
     pub fn applied(&self, group: RaftGroupId, id: LogId) {
-        self.mark(group, |marks| marks.applied = Some(id));
+        self.mark(group, |marks| {
+            assert!(marks.applied <= Some(id), "{group}: {id} is applied after {:?}", marks.applied);
+            assert!(
+                marks.inserted <= Some(id),
+                "{group}: {:?} was inserted, only {id} is applied",
+                marks.inserted
+            );
+            marks.applied = Some(id);
+        });
     }
 
     /// Deletes the offsets below `offset`. A log start only moves up.

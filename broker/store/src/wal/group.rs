@@ -176,7 +176,16 @@ impl GroupLog {
         let payload_bytes = draft.payload.len();
         let head = log.head(FrameKind::Entry, draft.kind, self.group, draft.id);
         let (at, payload) = log.put(head, payload_bytes, |out| draft.payload.write(out));
-        log.group(self.group).slots.push_back(EntrySlot {
+        let index = log.group(self.group);
+        assert_eq!(draft.id.index, index.end(), "{} of {} is not the next entry", draft.id, self.group);
+        assert!(
+            index.last().is_none_or(|last| last.term <= draft.id.term),
+            "{} of {} after {:?}",
+            draft.id,
+            self.group,
+            index.last()
+        );
+        index.slots.push_back(EntrySlot {
             term: draft.id.term,
             kind: draft.kind,
             at,
@@ -215,6 +224,12 @@ impl GroupLog {
     pub fn truncate_after(&self, last: Option<LogId>) -> Result<(), AppendError> {
         self.shared.change(|log| {
             log.admit(self.group, 0)?;
+            let committed = log.group(self.group).committed;
+            assert!(
+                committed <= last,
+                "{} is cut after {last:?}, and {committed:?} is committed",
+                self.group
+            );
             let head =
                 log.head(FrameKind::Truncate, last.is_some().into(), self.group, last.unwrap_or_default());
             log.put(head, 0, |_| {});

@@ -236,6 +236,12 @@ impl Log {
             open.cursor += SEGMENT_HEAD_BYTES;
         }
         let range = open.cursor..open.cursor + bytes;
+        assert!(
+            range.end <= open.chunk.capacity(),
+            "a frame ends at {} of {}",
+            range.end,
+            open.chunk.capacity()
+        );
         open.cursor = range.end;
         let at = Position::new(seq, file_cursor + range.start - open.start);
         (open.chunk.clone(), range, at)
@@ -265,6 +271,10 @@ impl Log {
     }
 
     fn begin_file(&mut self) {
+        assert!(
+            self.sealed.last().is_none_or(|last| last.at.seq() == self.file.seq),
+            "a segment of a later file"
+        );
         self.previous_end = self.file_cursor;
         let bytes = next_file_bytes(self.file.bytes, self.later_file_bytes);
         self.file = FileInUse { seq: self.file.seq + 1, bytes };
@@ -323,6 +333,12 @@ impl Log {
             file: self.file,
         });
         self.file_cursor += end - open.start;
+        assert!(
+            self.file_cursor as u64 <= self.file.bytes,
+            "the log ends at {} of {:?}",
+            self.file_cursor,
+            self.file
+        );
         open.start = end;
         open.cursor = end;
         if end == open.chunk.capacity() {
@@ -440,7 +456,8 @@ impl SharedLog {
     }
 
     pub(super) fn set_durable(&self, end: Position) {
-        self.durable.store(end.to_bits(), Ordering::Release);
+        let before = self.durable.swap(end.to_bits(), Ordering::Release);
+        assert!(before <= end.to_bits(), "what is durable ended at {before}, and now at {}", end.to_bits());
     }
 
     /// Reads a payload back from its file and verifies it.
