@@ -13,10 +13,10 @@ impl Change {
         let broker = Broker { host, port, rack: self.inner.serve.rack.clone() };
         let (founded, registered) = self.inner.cluster.inspect(|machine| {
             let known = machine.brokers().find(|(id, _)| *id == node);
-            (machine.is_founded(), known.is_some_and(|(_, known)| *known == broker))
+            (machine.is_bootstrapped(), known.is_some_and(|(_, known)| *known == broker))
         });
         if !founded {
-            self.write_metadata(cluster::encode_found(&cluster_id, limits::SHARDS_DEFAULT)).await?;
+            self.write_metadata(cluster::encode_bootstrap(&cluster_id, limits::SHARDS_DEFAULT)).await?;
         }
         if !registered {
             self.write_metadata(cluster::encode_register_broker(node, &broker)).await?;

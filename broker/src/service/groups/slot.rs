@@ -9,7 +9,7 @@ use std::{
 use millstream_replica::{Command, Outcome, ProposeError, Reply};
 use millstream_state::{
     group::{
-        Coordinator, Effect, GroupConfig, GroupError, GroupMachine, GroupOp, GroupOutcome, JoinRefusal,
+        Coordinator, GroupConfig, GroupEffect, GroupError, GroupMachine, GroupOp, GroupOutcome, JoinRefusal,
         JoinRequest, Joined, Now, OffsetEntry, SyncRequest, Synced, Ticket, WriteId, encode,
     },
     partition::ShardReply,
@@ -365,13 +365,13 @@ impl State {
         for effect in self.coordinator.take_effects() {
             match effect {
                 // A connection that is gone needs no answer.
-                Effect::Joined(ticket, answer) => {
+                GroupEffect::Joined(ticket, answer) => {
                     drop(self.joins.remove(&ticket).map(|tell| tell.send(answer)))
                 }
-                Effect::Synced(ticket, answer) => {
+                GroupEffect::Synced(ticket, answer) => {
                     drop(self.syncs.remove(&ticket).map(|tell| tell.send(answer)))
                 }
-                Effect::Write(id, op) => self.enqueue(op, End::Coordinator(id)),
+                GroupEffect::Write(id, op) => self.enqueue(op, End::Coordinator(id)),
             }
         }
     }

@@ -5,7 +5,7 @@
 //!
 //! | kind | command | body |
 //! | --- | --- | --- |
-//! | 1 | found | cluster id text, shards u32 |
+//! | 1 | bootstrap | cluster id text, shards u32 |
 //! | 2 | register broker | node u64, host text, port u16, rack optional text |
 //! | 3 | unregister broker | node u64 |
 //! | 4 | create topic | name text, topic id 16 bytes, partitions u32, most shards u32, configs texts, now i64 (ms) |
@@ -26,7 +26,7 @@ use super::{Broker, ClusterMachine};
 use crate::wire::{DecodeError, Input, Output};
 
 const VERSION: u8 = 1;
-const KIND_FOUND: u8 = 1;
+const KIND_BOOTSTRAP: u8 = 1;
 const KIND_REGISTER_BROKER: u8 = 2;
 const KIND_UNREGISTER_BROKER: u8 = 3;
 const KIND_CREATE_TOPIC: u8 = 4;
@@ -45,7 +45,7 @@ pub(super) type Changes = Vec<(String, Option<String>)>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClusterCommand {
     /// Sets the cluster's id and number of shards, once.
-    Found {
+    Bootstrap {
         /// The id in Kafka's text form.
         cluster_id: String,
         /// Number of shards.
@@ -160,7 +160,7 @@ pub fn decode(command: &[u8]) -> Result<ClusterCommand, DecodeError> {
 
 fn decode_body(kind: u8, input: &mut Input<'_>) -> Result<ClusterCommand, DecodeError> {
     Ok(match kind {
-        KIND_FOUND => ClusterCommand::Found { cluster_id: input.text()?, shards: input.u32()? },
+        KIND_BOOTSTRAP => ClusterCommand::Bootstrap { cluster_id: input.text()?, shards: input.u32()? },
         KIND_REGISTER_BROKER => {
             ClusterCommand::RegisterBroker { node: NodeId(input.u64()?), broker: read_broker(input)? }
         }
@@ -234,8 +234,8 @@ fn write_changes(out: &mut Output, changes: &[(String, Option<String>)]) {
 }
 
 /// Encodes a command that sets the cluster's id and number of shards; a cluster that has them keeps them.
-pub fn encode_found(cluster_id: &str, shards: u32) -> Bytes {
-    let mut out = Output::command(VERSION, KIND_FOUND);
+pub fn encode_bootstrap(cluster_id: &str, shards: u32) -> Bytes {
+    let mut out = Output::command(VERSION, KIND_BOOTSTRAP);
     out.text(cluster_id);
     out.u32(shards);
     out.into_command()

@@ -9,7 +9,7 @@ use super::names::TopicNameError;
 pub enum ClusterError {
     /// The cluster is not bootstrapped: it has no id and no shards yet.
     #[error("the cluster is not bootstrapped yet")]
-    NotFounded,
+    NotBootstrapped,
     /// The number of shards is out of range.
     #[error("a cluster has 1 to {shards_max} shards, not {shards}")]
     InvalidShards {

@@ -27,7 +27,7 @@ pub const SHARDS_MAX: u32 = 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClusterReply {
     /// The cluster's id, whether this command set it or an earlier one.
-    Founded {
+    Bootstrapped {
         /// The id.
         cluster_id: String,
     },
@@ -97,7 +97,7 @@ impl ClusterMachine {
 
     fn carry_out(&mut self, command: ClusterCommand) -> ClusterResult {
         match command {
-            ClusterCommand::Found { cluster_id, shards } => self.found(cluster_id, shards),
+            ClusterCommand::Bootstrap { cluster_id, shards } => self.bootstrap(cluster_id, shards),
             ClusterCommand::RegisterBroker { node, broker } => {
                 self.brokers.insert(node, broker);
                 Ok(ClusterReply::Done)
@@ -134,16 +134,16 @@ impl ClusterMachine {
         }
     }
 
-    fn found(&mut self, cluster_id: String, shards: u32) -> ClusterResult {
+    fn bootstrap(&mut self, cluster_id: String, shards: u32) -> ClusterResult {
         if !(1..=SHARDS_MAX).contains(&shards) {
             return Err(ClusterError::InvalidShards { shards, shards_max: SHARDS_MAX });
         }
-        if !self.is_founded() {
+        if !self.is_bootstrapped() {
             self.cluster_id = cluster_id;
             self.shards = shards;
             self.loads = vec![0; shards as usize];
         }
-        Ok(ClusterReply::Founded { cluster_id: self.cluster_id.clone() })
+        Ok(ClusterReply::Bootstrapped { cluster_id: self.cluster_id.clone() })
     }
 
     fn create_topic(
@@ -161,8 +161,8 @@ impl ClusterMachine {
     }
 
     fn check_new_topic(&self, name: &str, id: TopicId, partitions: u32) -> Result<(), ClusterError> {
-        if !self.is_founded() {
-            return Err(ClusterError::NotFounded);
+        if !self.is_bootstrapped() {
+            return Err(ClusterError::NotBootstrapped);
         }
         validate_topic_name(name)?;
         if self.topics.contains_key(name) {
@@ -309,7 +309,7 @@ impl ClusterMachine {
     }
 
     /// Whether the cluster has its id and its shards.
-    pub fn is_founded(&self) -> bool {
+    pub fn is_bootstrapped(&self) -> bool {
         self.shards > 0
     }
 
@@ -402,7 +402,11 @@ impl ClusterMachine {
         }
         assert_eq!(self.loads, loads, "loads of the shards (5)");
         assert_eq!(self.ids, topic_ids, "topic ids (2)");
-        assert!(self.is_founded() || self.topics.is_empty(), "{} topics, not founded (7)", self.topics.len());
+        assert!(
+            self.is_bootstrapped() || self.topics.is_empty(),
+            "{} topics, not bootstrapped (7)",
+            self.topics.len()
+        );
     }
 
     fn validate_extents(&self, name: &str, partition: &Partition) {

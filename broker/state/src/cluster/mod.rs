@@ -10,8 +10,8 @@ mod topic;
 
 pub use command::{
     ClusterCommand, decode, encode_adopt_partition, encode_allocate_producer_ids,
-    encode_alter_broker_configs, encode_alter_topic_configs, encode_create_partitions, encode_create_topic,
-    encode_delete_topic, encode_found, encode_register_broker, encode_unregister_broker,
+    encode_alter_broker_configs, encode_alter_topic_configs, encode_bootstrap, encode_create_partitions,
+    encode_create_topic, encode_delete_topic, encode_register_broker, encode_unregister_broker,
     encode_update_features,
 };
 pub use error::ClusterError;

@@ -13,8 +13,8 @@ use super::{
     record::{GROUP_BYTES, GroupRecord, MemberRecord, protocol_bytes},
     subscription,
     types::{
-        Effect, GroupError, GroupView, JoinRefusal, JoinRequest, Joined, JoinedMember, MemberRef, MemberView,
-        Phase, Synced, Ticket, WriteId,
+        GroupEffect, GroupError, GroupView, JoinRefusal, JoinRequest, Joined, JoinedMember, MemberRef,
+        MemberView, Phase, Synced, Ticket, WriteId,
     },
 };
 
@@ -231,7 +231,7 @@ impl ClassicGroup {
         &mut self,
         id: &str,
         error: GroupError,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<GroupEffect>,
     ) -> Option<Member> {
         let mut member = self.members.remove(id)?;
         self.member_bytes -= member.record.bytes();
@@ -246,10 +246,10 @@ impl ClassicGroup {
             self.joining -= 1;
             let current_id =
                 if error == GroupError::FencedInstance { member.record.id.clone() } else { Arc::default() };
-            effects.push(Effect::Joined(ticket, Err(JoinRefusal { error, member_id: current_id })));
+            effects.push(GroupEffect::Joined(ticket, Err(JoinRefusal { error, member_id: current_id })));
         }
         if let Some(ticket) = member.sync.take() {
-            effects.push(Effect::Synced(ticket, Err(error)));
+            effects.push(GroupEffect::Synced(ticket, Err(error)));
         }
         if self.leads(id) {
             self.leader = self.members.keys().next().cloned();
@@ -260,7 +260,7 @@ impl ClassicGroup {
 
     /// Moves a static member, assignment included, to a new id; a client that still uses the old one is
     /// fenced.
-    pub(super) fn replace(&mut self, old_id: &str, new_id: &Arc<str>, effects: &mut Vec<Effect>) {
+    pub(super) fn replace(&mut self, old_id: &str, new_id: &Arc<str>, effects: &mut Vec<GroupEffect>) {
         let led = self.leads(old_id);
         let Some(old) = self.take_out(old_id, GroupError::FencedInstance, effects) else { return };
         self.insert(Member::new(MemberRecord { id: new_id.clone(), ..old.record }));
@@ -275,7 +275,7 @@ impl ClassicGroup {
         id: &str,
         request: &JoinRequest,
         ticket: Ticket,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<GroupEffect>,
     ) {
         let Some(member) = self.members.get_mut(id) else { return };
         let old_protocols = std::mem::replace(&mut member.record.protocols, request.protocols.clone());
@@ -418,6 +418,6 @@ impl Member {
     }
 }
 
-pub(super) fn refuse(ticket: Ticket, error: GroupError, member_id: &Arc<str>) -> Effect {
-    Effect::Joined(ticket, Err(JoinRefusal { error, member_id: member_id.clone() }))
+pub(super) fn refuse(ticket: Ticket, error: GroupError, member_id: &Arc<str>) -> GroupEffect {
+    GroupEffect::Joined(ticket, Err(JoinRefusal { error, member_id: member_id.clone() }))
 }

@@ -11,8 +11,8 @@ use super::{
     rebalance::{CoordinatorState, Turn},
     record::GROUP_BYTES,
     types::{
-        Effect, GroupConfig, GroupError, GroupView, JoinRequest, MEMBER_BYTES_MAX, MemberRef, Now, Phase,
-        SyncRequest, Ticket, WriteId,
+        GroupConfig, GroupEffect, GroupError, GroupView, JoinRequest, MEMBER_BYTES_MAX, MemberRef, Now,
+        Phase, SyncRequest, Ticket, WriteId,
     },
 };
 
@@ -77,7 +77,7 @@ impl Coordinator {
     }
 
     /// Takes the effects since the last call.
-    pub fn take_effects(&mut self) -> Vec<Effect> {
+    pub fn take_effects(&mut self) -> Vec<GroupEffect> {
         std::mem::take(&mut self.shared.effects)
     }
 
@@ -122,7 +122,7 @@ impl Coordinator {
         self.bytes -= self.groups.remove(group).map_or(0, |known| known.bytes());
     }
 
-    /// Handles a join; the answer comes as [`Effect::Joined`].
+    /// Handles a join; the answer comes as [`GroupEffect::Joined`].
     pub fn join(&mut self, now: Now, mut request: JoinRequest, ticket: Ticket) {
         if let Err(error) = self.check_join(&mut request) {
             return self.shared.effects.push(refuse(ticket, error, &request.member_id));
@@ -168,7 +168,7 @@ impl Coordinator {
         if too_many { Err(GroupError::Full) } else { Ok(()) }
     }
 
-    /// Handles a sync; the answer comes as [`Effect::Synced`].
+    /// Handles a sync; the answer comes as [`GroupEffect::Synced`].
     pub fn sync(&mut self, now: Now, request: SyncRequest, ticket: Ticket) {
         let refused = if request.group.is_empty() {
             Some(GroupError::InvalidGroupId)
@@ -177,7 +177,7 @@ impl Coordinator {
             if done.is_none() { Some(GroupError::UnknownMember) } else { None }
         };
         if let Some(error) = refused {
-            self.shared.effects.push(Effect::Synced(ticket, Err(error)));
+            self.shared.effects.push(GroupEffect::Synced(ticket, Err(error)));
         }
     }
 

@@ -26,6 +26,6 @@ pub use coordinator::Coordinator;
 pub use machine::{GroupMachine, GroupOutcome, GroupReply, GroupRestoreError, GroupSnapshot, GroupState};
 pub use record::{CommittedOffset, GroupRecord, MemberRecord};
 pub use types::{
-    Effect, GroupConfig, GroupError, GroupView, JoinRefusal, JoinRequest, Joined, JoinedMember, MemberRef,
-    MemberView, Now, Phase, SyncRequest, Synced, Ticket, WriteId,
+    GroupConfig, GroupEffect, GroupError, GroupView, JoinRefusal, JoinRequest, Joined, JoinedMember,
+    MemberRef, MemberView, Now, Phase, SyncRequest, Synced, Ticket, WriteId,
 };

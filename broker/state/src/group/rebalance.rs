@@ -9,7 +9,7 @@ use super::{
     GroupOp,
     classic::{ClassicGroup, refuse},
     deadlines::{Deadlines, Entry, Ring, Timer},
-    types::{Effect, GENERATION_BYTES_MAX, GroupConfig, GroupError, Now, Phase, Ticket, WriteId},
+    types::{GENERATION_BYTES_MAX, GroupConfig, GroupEffect, GroupError, Now, Phase, Ticket, WriteId},
 };
 
 /// State that all groups of a coordinator share.
@@ -17,7 +17,7 @@ use super::{
 pub(super) struct CoordinatorState {
     pub(super) config: GroupConfig,
     pub(super) deadlines: Deadlines,
-    pub(super) effects: Vec<Effect>,
+    pub(super) effects: Vec<GroupEffect>,
     pub(super) writes: HashMap<WriteId, (Arc<str>, Write)>,
     pub(super) last_write: u64,
     /// Bytes by which the groups may grow.
@@ -51,7 +51,7 @@ impl Turn<'_> {
         self.shared.last_write += 1;
         let id = WriteId(self.shared.last_write);
         self.shared.writes.insert(id, (group.clone(), waits));
-        self.shared.effects.push(Effect::Write(id, op));
+        self.shared.effects.push(GroupEffect::Write(id, op));
         id
     }
 }
@@ -170,7 +170,7 @@ impl ClassicGroup {
         member.is_new = false;
         let Some(ticket) = member.join.take() else { return };
         self.joining -= 1;
-        turn.shared.effects.push(Effect::Joined(ticket, Ok(self.joined(id))));
+        turn.shared.effects.push(GroupEffect::Joined(ticket, Ok(self.joined(id))));
     }
 
     /// Parks the leader's sync and writes its assignments.
@@ -217,7 +217,7 @@ impl ClassicGroup {
         let Some(member) = self.members.get_mut(id) else { return };
         let Some(ticket) = member.sync.take() else { return };
         let answer = error.map_or_else(|| Ok(self.synced(assignment)), Err);
-        turn.shared.effects.push(Effect::Synced(ticket, answer));
+        turn.shared.effects.push(GroupEffect::Synced(ticket, answer));
         self.restart_session(id, turn);
     }
 
@@ -282,7 +282,7 @@ impl ClassicGroup {
         self.joining -= 1;
         let answer = match error {
             Some(error) => refuse(ticket, error, &Arc::default()),
-            None => Effect::Joined(ticket, Ok(joined)),
+            None => GroupEffect::Joined(ticket, Ok(joined)),
         };
         turn.shared.effects.push(answer);
         self.restart_session(id, turn);
@@ -368,7 +368,7 @@ impl ClassicGroup {
         let Some(member) = self.members.get_mut(id) else { return };
         if let Some(older) = member.sync.replace(ticket) {
             // The client abandoned that request: it sends one at a time.
-            turn.shared.effects.push(Effect::Synced(older, Err(GroupError::RebalanceInProgress)));
+            turn.shared.effects.push(GroupEffect::Synced(older, Err(GroupError::RebalanceInProgress)));
         }
     }
 

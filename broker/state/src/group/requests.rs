@@ -7,7 +7,9 @@ use super::{
     deadlines::{Alarm, Timer},
     rebalance::{Turn, Write},
     record::MemberRecord,
-    types::{Effect, GroupError, JoinRequest, MemberRef, NEW_MEMBER_JOIN_MS, Phase, SyncRequest, Ticket},
+    types::{
+        GroupEffect, GroupError, JoinRequest, MemberRef, NEW_MEMBER_JOIN_MS, Phase, SyncRequest, Ticket,
+    },
 };
 
 impl ClassicGroup {
@@ -140,7 +142,7 @@ impl ClassicGroup {
             Phase::Stable => same && !self.leads(id),
         };
         if answer_again {
-            return turn.shared.effects.push(Effect::Joined(ticket, Ok(self.joined(id))));
+            return turn.shared.effects.push(GroupEffect::Joined(ticket, Ok(self.joined(id))));
         }
         self.update(id, request, ticket, &mut turn.shared.effects);
         self.rebalance_or_complete(turn);
@@ -150,13 +152,13 @@ impl ClassicGroup {
     pub(super) fn sync(&mut self, request: &SyncRequest, ticket: Ticket, turn: &mut Turn<'_>) {
         let id = &request.member.id;
         if let Err(error) = self.check_sync(request) {
-            return turn.shared.effects.push(Effect::Synced(ticket, Err(error)));
+            return turn.shared.effects.push(GroupEffect::Synced(ticket, Err(error)));
         }
         if self.phase == Phase::Stable {
             self.synced_once(id);
             let assignment = self.members.get(id).map(|member| member.record.assignment.clone());
             let synced = self.synced(assignment.unwrap_or_default());
-            return turn.shared.effects.push(Effect::Synced(ticket, Ok(synced)));
+            return turn.shared.effects.push(GroupEffect::Synced(ticket, Ok(synced)));
         }
         self.park_sync(id, ticket, turn);
         if self.leads(id) {

@@ -218,7 +218,7 @@ pub struct Synced {
 
 /// What the caller must do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
+pub enum GroupEffect {
     /// Answer a join.
     Joined(Ticket, Result<Joined, JoinRefusal>),
     /// Answer a sync.

@@ -13,14 +13,14 @@ fn broker(host: &str) -> Broker {
 }
 
 #[test]
-fn a_cluster_is_founded_once() {
+fn a_cluster_is_bootstrapped_once() {
     let mut machine = ClusterMachine::new();
-    assert!(!machine.is_founded());
-    let founded = Ok(ClusterReply::Founded { cluster_id: "first".into() });
-    assert_eq!(apply(&mut machine, encode_found("first", 4)), founded);
+    assert!(!machine.is_bootstrapped());
+    let bootstrapped = Ok(ClusterReply::Bootstrapped { cluster_id: "first".into() });
+    assert_eq!(apply(&mut machine, encode_bootstrap("first", 4)), bootstrapped);
     assert_eq!(
-        apply(&mut machine, encode_found("second", 8)),
-        founded,
+        apply(&mut machine, encode_bootstrap("second", 8)),
+        bootstrapped,
         "the answer tells the id that stands"
     );
     assert_eq!((machine.cluster_id(), machine.shard_count()), ("first", 4));
@@ -29,10 +29,10 @@ fn a_cluster_is_founded_once() {
 #[test]
 fn a_cluster_has_shards_but_not_too_many() {
     for shards in [0, SHARDS_MAX + 1] {
-        let refused = apply(&mut ClusterMachine::new(), encode_found("c", shards));
+        let refused = apply(&mut ClusterMachine::new(), encode_bootstrap("c", shards));
         assert_eq!(refused, Err(ClusterError::InvalidShards { shards, shards_max: SHARDS_MAX }));
     }
-    apply(&mut ClusterMachine::new(), encode_found("c", SHARDS_MAX)).expect("founded");
+    apply(&mut ClusterMachine::new(), encode_bootstrap("c", SHARDS_MAX)).expect("bootstrapped");
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn every_command() -> Vec<(Bytes, ClusterCommand)> {
     let configs = texts(&[("k", "v")]);
     let levels = vec![("f".to_string(), 3)];
     vec![
-        (encode_found("id", 3), ClusterCommand::Found { cluster_id: "id".into(), shards: 3 }),
+        (encode_bootstrap("id", 3), ClusterCommand::Bootstrap { cluster_id: "id".into(), shards: 3 }),
         (encode_register_broker(node, &broker), ClusterCommand::RegisterBroker { node, broker }),
         (encode_unregister_broker(node), ClusterCommand::UnregisterBroker { node }),
         (

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use millstream_model::{LogId, TopicId};
 
-use super::{ClusterMachine, ClusterReply, ClusterResult, decode, encode_create_topic, encode_found};
+use super::{ClusterMachine, ClusterReply, ClusterResult, decode, encode_bootstrap, encode_create_topic};
 
 fn apply(machine: &mut ClusterMachine, command: Bytes) -> ClusterResult {
     let command = decode(&command).expect("a command of ours");
@@ -26,7 +26,7 @@ fn apply(machine: &mut ClusterMachine, command: Bytes) -> ClusterResult {
 /// A cluster of 16 shards.
 fn cluster() -> ClusterMachine {
     let mut machine = ClusterMachine::new();
-    apply(&mut machine, encode_found("cluster", 16)).expect("founded");
+    apply(&mut machine, encode_bootstrap("cluster", 16)).expect("bootstrapped");
     machine
 }
 

@@ -124,7 +124,7 @@ fn ids_are_neither_zero_nor_shared() {
 #[test]
 fn there_are_no_topics_before_the_cluster() {
     let mut machine = ClusterMachine::new();
-    assert_eq!(create(&mut machine, "a", 1, 1), Err(ClusterError::NotFounded));
+    assert_eq!(create(&mut machine, "a", 1, 1), Err(ClusterError::NotBootstrapped));
 }
 
 #[test]

@@ -179,13 +179,13 @@ impl GroupHarness {
         loop {
             for effect in self.coordinator.take_effects() {
                 match effect {
-                    Effect::Joined(ticket, answer) => {
+                    GroupEffect::Joined(ticket, answer) => {
                         assert!(self.joined.insert(ticket, answer).is_none(), "{ticket:?} is answered twice");
                     }
-                    Effect::Synced(ticket, answer) => {
+                    GroupEffect::Synced(ticket, answer) => {
                         assert!(self.synced.insert(ticket, answer).is_none(), "{ticket:?} is answered twice");
                     }
-                    Effect::Write(id, op) => self.held.push_back((Some(id), op)),
+                    GroupEffect::Write(id, op) => self.held.push_back((Some(id), op)),
                 }
             }
             self.coordinator.validate();
@@ -262,9 +262,9 @@ impl GroupHarness {
     fn settle_resigned(&mut self) {
         for effect in self.coordinator.take_effects() {
             match effect {
-                Effect::Joined(ticket, answer) => drop(self.joined.insert(ticket, answer)),
-                Effect::Synced(ticket, answer) => drop(self.synced.insert(ticket, answer)),
-                Effect::Write(..) => {}
+                GroupEffect::Joined(ticket, answer) => drop(self.joined.insert(ticket, answer)),
+                GroupEffect::Synced(ticket, answer) => drop(self.synced.insert(ticket, answer)),
+                GroupEffect::Write(..) => {}
             }
         }
         let answered = self.joined.len() + self.synced.len();
