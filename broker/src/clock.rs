@@ -1,4 +1,4 @@
-//! The only source of time and chance in the broker.
+//! The only source of time and randomness in the broker.
 #![allow(clippy::disallowed_methods)]
 
 use std::{
@@ -17,12 +17,12 @@ pub fn monotonic() -> Instant {
     Instant::now()
 }
 
-/// The deadline that lies `after` from now.
+/// The deadline `after` from now.
 pub fn deadline(after: Duration) -> Instant {
     Instant::now() + after
 }
 
-/// 64 bits that nobody can guess from outside; the seed comes from the operating system.
+/// 64 unpredictable bits; the seed comes from the operating system.
 pub fn random_u64() -> u64 {
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u128(Instant::now().elapsed().as_nanos());

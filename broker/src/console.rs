@@ -1,5 +1,5 @@
-//! The one place that prints. A line that cannot be printed is no reason to end: `println!` and `eprintln!` would, so no
-//! other place may use them.
+//! All output to the console. A line that cannot be printed is not fatal: `println!` and `eprintln!` would
+//! panic, so they are not used elsewhere.
 
 use std::{
     fmt::Arguments,
@@ -9,16 +9,16 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// How long the last words of a broker wait for an output that takes nothing.
+/// How long the last line of a broker waits for a blocked output.
 const LAST_WORDS_WAIT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
-/// Prints a line on standard error; one that cannot be written is dropped.
+/// Prints a line to standard error; one that cannot be written is dropped.
 pub fn note(line: Arguments<'_>) {
-    // In one write, so that lines of several threads do not mix.
+    // In one write, so that lines of several threads do not interleave.
     let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
-/// Prints why a broker ends. Its reader may be stuck: after a moment the line is dropped.
+/// Prints why a broker ends. If the reader is stuck, the line is dropped after a moment.
 pub fn last_words(line: Arguments<'_>) {
     let stderr = io::stderr();
     let fd = stderr.as_fd();
@@ -28,14 +28,14 @@ pub fn last_words(line: Arguments<'_>) {
     }
 }
 
-/// Prints a line on standard output, from a thread of its own: a broker does not wait for its reader.
+/// Prints a line to standard output, from a separate thread: a broker does not wait for its reader.
 pub fn announce(line: String) {
     let print = move || {
         let mut out = io::stdout();
         if let Err(error) =
             out.write_all(line.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush())
         {
-            tracing::warn!(%error, "standard output takes nothing");
+            tracing::warn!(%error, "standard output is blocked");
         }
     };
     if let Err(error) = std::thread::Builder::new().name("stdout".into()).spawn(print) {

@@ -1,21 +1,21 @@
-//! Whether somebody waits for memory, for whoever can do something about it.
+//! Reports that a task waits for memory, to tasks that can free some.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use tokio::sync::Notify;
 
-/// Those who wait for memory of one kind.
+/// Counts the tasks that wait for one kind of memory.
 #[derive(Debug, Default)]
 pub(crate) struct MemoryPressure {
     waiting: AtomicUsize,
     began: Notify,
 }
 
-/// One who waits, until it is dropped.
+/// One waiting task, until it is dropped.
 pub(crate) struct Waits<'a>(&'a MemoryPressure);
 
 impl MemoryPressure {
-    /// Waits from now on.
+    /// Starts to wait.
     pub(crate) fn wait(&self) -> Waits<'_> {
         if self.waiting.fetch_add(1, Relaxed) == 0 {
             self.began.notify_one();
@@ -23,12 +23,12 @@ impl MemoryPressure {
         Waits(self)
     }
 
-    /// Whether somebody waits now.
+    /// Whether any task waits now.
     pub(crate) fn is_there(&self) -> bool {
         self.waiting.load(Relaxed) > 0
     }
 
-    /// Resolves when somebody waits.
+    /// Resolves when a task waits.
     pub(crate) async fn begins(&self) {
         while !self.is_there() {
             self.began.notified().await;

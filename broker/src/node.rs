@@ -1,4 +1,4 @@
-//! The composition root: opens the store, starts the groups, opens the doors, keeps house, stops.
+//! The composition root: opens the store, starts the groups, opens the listeners, starts maintenance, stops.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -45,31 +45,31 @@ const CHANGES_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Why a node could not start or had to stop: exit code 1.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// The operating system refused something.
+    /// An operation of the operating system failed.
     #[error("{what}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation.
         what: String,
-        /// Why it failed.
+        /// The cause.
         source: io::Error,
     },
-    /// A port cannot be opened.
+    /// A port cannot be bound.
     #[error("cannot listen on {address}: {source}")]
     Listen {
-        /// What was asked for.
+        /// The requested address.
         address: String,
-        /// Why it failed.
+        /// The cause.
         source: io::Error,
     },
-    /// The machine's own name is not one that clients can connect to.
+    /// Clients cannot connect to the machine's own name.
     #[error("{0}; give the address by which clients reach this broker with --advertised-kafka HOST:PORT")]
     Advertised(AddressError),
-    /// The data directory cannot be made or written.
+    /// The data directory cannot be created or written.
     #[error("the data directory {} cannot be used: {}", dir.display(), in_the_way(dir, source))]
     DataDir {
         /// The directory.
         dir: PathBuf,
-        /// Why it failed.
+        /// The cause.
         source: io::Error,
     },
     /// Another broker uses the directory.
@@ -80,7 +80,7 @@ pub enum NodeError {
     Store {
         /// The data directory.
         dir: PathBuf,
-        /// Why, with the file.
+        /// The cause, with the file.
         reason: String,
     },
     /// The token of the HTTP port cannot be read.
@@ -89,20 +89,20 @@ pub enum NodeError {
     /// A group cannot be started.
     #[error(transparent)]
     Start(StartError),
-    /// A group has lost what it starts from.
+    /// A group has lost its initial state.
     #[error("{reason}; look at it with `millstream doctor --data-dir {dir}`", dir = dir.display())]
     Lost {
         /// The data directory.
         dir: PathBuf,
-        /// Which group, and what.
+        /// The group, and the cause.
         reason: StartError,
     },
-    /// The store belongs to a node of another id.
+    /// The store belongs to another node id.
     #[error("{reason}: the store in {dir} was made with another --node-id", dir = dir.display())]
     Foreign {
         /// The data directory.
         dir: PathBuf,
-        /// Which group, and whose it is.
+        /// The group, and its node.
         reason: StartError,
     },
     /// The cluster's first entries could not be written.
@@ -110,7 +110,7 @@ pub enum NodeError {
     Metadata(#[from] TopicError),
 }
 
-/// Why a directory cannot be used. The system's own words for a file in its place do not say it.
+/// Why a directory cannot be used. The system's own error does not say that a file is in its place.
 fn in_the_way(dir: &Path, source: &io::Error) -> String {
     match dir.ancestors().find(|part| part.is_file()) {
         Some(file) => format!("{} is a file, not a directory", file.display()),
@@ -129,15 +129,15 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> NodeError {
     move |source| NodeError::Io { what, source }
 }
 
-/// The store of a node, open.
+/// The open store of a node.
 struct Store {
     disk: Arc<OsDisk>,
     wal: Arc<Wal>,
     tables: Arc<Tables>,
-    /// Set when everything is stopped but the log: what it cannot write from then on was promised to nobody.
+    /// Set when everything but the log is stopped: writes that fail from then on were not acknowledged.
     closing: Arc<AtomicBool>,
-    /// Rung when the tables' memory is full.
-    bell: Arc<Wakeup>,
+    /// Set when the tables' memory is full.
+    wakeup: Arc<Wakeup>,
     /// Paces the tables' merges.
     pacer: Arc<Pacer>,
     // Keeps the directory locked.
@@ -145,19 +145,19 @@ struct Store {
 }
 
 impl Store {
-    fn keep(&self, config: &ServeConfig, service: Service) -> io::Result<Maintenance> {
-        let kept =
+    fn start_maintenance(&self, config: &ServeConfig, service: Service) -> io::Result<Maintenance> {
+        let handles =
             StoreHandles { disk: self.disk.clone(), wal: self.wal.clone(), tables: self.tables.clone() };
-        Maintenance::start(service, kept, &config.data_dir, self.bell.clone(), self.pacer.clone())
+        Maintenance::start(service, handles, &config.data_dir, self.wakeup.clone(), self.pacer.clone())
     }
 }
 
-/// Runs a broker until it is told to stop.
+/// Runs a broker until it is asked to stop.
 pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError> {
     let started = clock::monotonic();
     let descriptors = net::Descriptors::take_all(config.broker.connections_max)
         .map_err(io_error("cannot open enough files"))?;
-    // Bound first, so that a taken port is told before anything is written.
+    // Bound first, so that a port in use is reported before anything is written.
     let kafka = net::bind(&config.kafka_addr, config.broker.send_buffer_bytes)
         .await
         .map_err(|source| NodeError::Listen { address: config.kafka_addr.to_string(), source })?;
@@ -168,14 +168,14 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
     let facts = facts(&config, kafka_addr, http_addr)?;
     let host = config.http_addr.host();
     let admin = admin::AdminServer::start(http, host, &config.broker, descriptors.http_connections)?;
-    // From here on, and not only when it is waited for: a start may take long, and whoever reads that the broker is ready
-    // may stop it at once.
+    // From here on, and not only when it is awaited: a start may take long, and a supervisor may stop the
+    // broker as soon as it is ready.
     let (mut endings, mut hangups) = (ShutdownSignals::new(), HangUps::new());
     let closing = Arc::new(AtomicBool::new(false));
     let opened = tokio::select! {
         opened = open(&config, descriptors, closing.clone(), &admin, facts) => opened?,
         _ = endings.next() => {
-            // Nothing was promised to anybody yet: what a start has written is what the next one finds.
+            // Nothing was acknowledged yet: the next start continues with what this one wrote.
             closing.store(true, Relaxed);
             tracing::info!("stopped before it was ready");
             admin.close();
@@ -183,7 +183,9 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
         }
     };
     let (store, service) = opened;
-    let keeper = store.keep(&config, service.clone()).map_err(io_error("cannot start the housekeeper"))?;
+    let maintenance = store
+        .start_maintenance(&config, service.clone())
+        .map_err(io_error("cannot start the maintenance threads"))?;
     let groups = GroupExpiry::start(service.clone());
     let repair = TopicRepair::start(service.clone());
     let dispatcher = kafka::Dispatcher::new(service.clone());
@@ -197,8 +199,8 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
     };
     admin.open(pages);
     if let Err(error) = write_addresses(&config.data_dir, kafka_addr, http_addr) {
-        // A hint for scripts: a full disk must not keep a broker from serving what it has.
-        tracing::warn!(%error, "addresses.json cannot be written");
+        // A hint for scripts: a full disk must not keep a broker from serving its data.
+        tracing::warn!(%error, "cannot write addresses.json");
     }
     tracing::info!(ready_ms = started.elapsed().as_millis() as u64, "ready");
     console::announce(format!(
@@ -214,7 +216,7 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
     service.finish_changes(CHANGES_WAIT_MAX).await;
     repair.shutdown().await;
     groups.shutdown().await;
-    keeper.shutdown().await;
+    maintenance.shutdown().await;
     for shard in service.shards() {
         shard.group().shutdown().await;
     }
@@ -223,7 +225,7 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
     Ok(())
 }
 
-/// Waits for a shutdown signal; reloads the configuration on each hang-up until then.
+/// Waits for a shutdown signal; reloads the configuration on each SIGHUP until then.
 async fn serve_until_ending(
     endings: &mut ShutdownSignals,
     hangups: &mut HangUps,
@@ -267,7 +269,7 @@ fn facts(config: &ServeConfig, kafka: SocketAddr, http: SocketAddr) -> Result<Br
     })
 }
 
-/// The address that clients get: the configured one, else the host that was asked for, or this machine's name when the
+/// The address for clients: the configured one, or else the listener's host, or this machine's name if the
 /// port is bound to every address.
 fn advertised(config: &ServeConfig, bound: SocketAddr) -> Result<Address, NodeError> {
     if let Some(address) = &config.advertised_kafka {
@@ -281,7 +283,7 @@ fn advertised(config: &ServeConfig, bound: SocketAddr) -> Result<Address, NodeEr
     Address::new(&host, bound.port()).map_err(NodeError::Advertised)
 }
 
-/// Opens the store and starts its groups; may be given up at any time.
+/// Opens the store and starts its groups; may be dropped at any time.
 async fn open(
     config: &ServeConfig,
     descriptors: net::Descriptors,
@@ -290,13 +292,13 @@ async fn open(
     facts: BrokerFacts,
 ) -> Result<(Store, Service), NodeError> {
     let given = config.clone();
-    // Reading a long log takes its time.
+    // Reading a long log takes time.
     let store = tokio::task::spawn_blocking(move || open_store(&given, descriptors, closing)).await;
     let store = store.map_err(|e| io_error("the store cannot be opened")(io::Error::other(e)))??;
     let service = start_groups(config, &store, facts, admin).await?;
     if let Err(error) = note_identity(&config.data_dir, NodeId(config.node_id)) {
-        // It only helps a repair: a full disk must not keep a broker from serving what it has.
-        tracing::warn!(%error, "the node's identity cannot be noted");
+        // Only repairs need it: a full disk must not keep a broker from serving its data.
+        tracing::warn!(%error, "cannot write the node's identity");
     }
     Ok((store, service))
 }
@@ -309,10 +311,10 @@ fn open_store(
     let dir = &config.data_dir;
     let disk = Arc::new(OsDisk::new(dir).map_err(unusable(dir))?);
     let lock = lock(dir)?;
-    let (bell, pacer) = (Arc::new(Wakeup::default()), Arc::new(Pacer::default()));
-    let (full, merges) = (bell.clone(), pacer.clone());
+    let (wakeup, pacer) = (Arc::new(Wakeup::default()), Arc::new(Pacer::default()));
+    let (full, merges) = (wakeup.clone(), pacer.clone());
     let tables_config = TablesConfig {
-        full: Arc::new(move || full.ring()),
+        full: Arc::new(move || full.wake()),
         pace: Arc::new(move |bytes| merges.pace(bytes)),
         memtable_bytes_max: config.broker.memtable_bytes,
         cache_bytes_max: config.broker.read_cache_bytes,
@@ -327,19 +329,19 @@ fn open_store(
     let spare_files_max = WalConfig::default().spare_files_max;
     let wal_config = WalConfig {
         file_bytes,
-        // On a small volume what is not needed now is room.
+        // On a small volume spare files would waste space.
         spare_files_max: if file_bytes < config.broker.wal_file_bytes { 1 } else { spare_files_max },
         gather: config.broker.wal_gather,
         writer_priority: config.broker.wal_writer_priority,
         salt: clock::random_u64() as u32,
-        // About what a flush gives back is kept for use again.
+        // About what a flush frees is handles for recycling.
         spare_bytes_max: config.broker.memtable_bytes / 2 * 5,
-        // A failed write is final: what may or may not be on disk is sorted out by the next start.
+        // A failed write is final: the next start determines what is on disk.
         on_failure: Arc::new(move |failed| {
             if is_closing.load(Relaxed) {
-                return tracing::warn!(%failed, "what was not acknowledged is not in the log");
+                return tracing::warn!(%failed, "unacknowledged writes are not in the log");
             }
-            tracing::error!(%failed, "the log has failed; the broker ends here and acknowledges nothing more");
+            tracing::error!(%failed, "the log has failed; stopping without further acknowledgements");
             telemetry::flush_log(telemetry::LAST_LINES_WAIT);
             console::last_words(format_args!("millstream: {failed}"));
             std::process::exit(1);
@@ -351,17 +353,17 @@ fn open_store(
         Wal::open(as_disk, wal_config, &RecoveryBase { flushed }).map_err(|e| unopened(dir, e))?;
     tracing::info!(files = report.files, frames = report.frames, torn = report.torn, "the log is open");
     log_memory_budget(&config.broker.memory);
-    Ok(Store { disk, wal: Arc::new(wal), tables: Arc::new(tables), closing, bell, pacer, _lock: lock })
+    Ok(Store { disk, wal: Arc::new(wal), tables: Arc::new(tables), closing, wakeup, pacer, _lock: lock })
 }
 
-/// Says so where the volume is so small that produce is refused early.
+/// Warns if the volume is so small that produce is refused early.
 fn log_file_bytes(config: &ServeConfig) -> u64 {
     let all = space_of(&config.data_dir).ok().map(|space| space.total_bytes);
     let file_bytes = config.broker.log_file_bytes(all);
     let needed = config.broker.volume_bytes_min(file_bytes);
     if let Some(all) = all.filter(|all| *all < needed) {
         tracing::warn!(
-            "the volume of the data directory has {} MiB, and should have {} MiB for disk.low.bytes, two times memtable.bytes and the log: produce may be refused while records are few",
+            "the volume of the data directory has {} MiB and needs {} MiB for disk.low.bytes, two memtables and the log: produce may be refused although there are few records",
             all >> 20,
             needed >> 20
         );
@@ -446,7 +448,7 @@ async fn start_groups(
     Ok(service)
 }
 
-/// Why a group does not start, with what can be done about it.
+/// Why a group does not start, with advice.
 fn not_started(dir: &Path) -> impl Fn(StartError) -> NodeError {
     let dir = dir.to_path_buf();
     move |reason| match reason {
@@ -458,7 +460,8 @@ fn not_started(dir: &Path) -> impl Fn(StartError) -> NodeError {
     }
 }
 
-/// Notes that this node is the only one of its cluster, which it leads: a repair may have nothing else to know it from.
+/// Records that this node, which leads its cluster, is the only one: a repair may have no other source for
+/// this.
 fn note_identity(dir: &Path, node: NodeId) -> io::Result<()> {
     let (path, new, text) = (dir.join(IDENTITY_NAME), dir.join("identity.new"), identity(node));
     if fs::read(&path).is_ok_and(|noted| noted == text.as_bytes()) {

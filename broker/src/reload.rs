@@ -1,4 +1,4 @@
-//! SIGHUP: the configuration file is read again, and what may change while the broker runs is changed.
+//! SIGHUP: reloads the configuration file and applies the changes that a running broker supports.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,28 +7,28 @@ use crate::{
     service::{GivenConfigs, Service},
 };
 
-/// What the configuration file changes.
+/// The changes of the configuration file.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Changes {
-    /// What counts from now on.
+    /// The new configuration.
     broker: BTreeMap<String, String>,
     topic: BTreeMap<String, String>,
-    /// Keys that have another value now.
+    /// Keys with another value now.
     changed: BTreeSet<String>,
-    /// Keys whose value counts from the next start on.
+    /// Keys whose new value requires a restart.
     at_start: BTreeSet<String>,
 }
 
-/// Reads the configuration again; one that cannot be read or used changes nothing.
+/// Reloads the configuration; an invalid one changes nothing.
 pub(crate) fn reload(now: &mut ServeConfig, service: &Service) {
     let read = match now.read_again() {
         Ok(Some(read)) => read,
-        Ok(None) => return tracing::info!("SIGHUP: there is no configuration file to read again"),
-        Err(error) => return tracing::error!(%error, "SIGHUP: the configuration stays as it is"),
+        Ok(None) => return tracing::info!("SIGHUP: there is no configuration file to reload"),
+        Err(error) => return tracing::error!(%error, "SIGHUP: configuration not reloaded"),
     };
     let changes = changes(now, &read);
     for key in &changes.at_start {
-        tracing::warn!(key, "SIGHUP: this key changes with the next start");
+        tracing::warn!(key, "SIGHUP: this key requires a restart");
     }
     service.set_given(GivenConfigs {
         node: now.node_id,
@@ -37,7 +37,7 @@ pub(crate) fn reload(now: &mut ServeConfig, service: &Service) {
     });
     (now.broker_set, now.topic_set) = (changes.broker, changes.topic);
     let changed = Vec::from_iter(changes.changed).join(", ");
-    tracing::info!(changed, "SIGHUP: the configuration file is read");
+    tracing::info!(changed, "SIGHUP: configuration reloaded");
 }
 
 fn changes(now: &ServeConfig, read: &ServeConfig) -> Changes {
@@ -67,7 +67,7 @@ fn changes(now: &ServeConfig, read: &ServeConfig) -> Changes {
     changes
 }
 
-/// Keys that only one of both has, or that have different values.
+/// Keys that only one of the two has, or that have different values.
 fn differing<'a>(
     a: &'a BTreeMap<String, String>,
     b: &'a BTreeMap<String, String>,

@@ -1,11 +1,11 @@
-//! Being told to end: Ctrl-C by people, SIGTERM by whatever supervises programs.
+//! Shutdown signals: Ctrl-C from a user, SIGTERM from a supervisor.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What a shell adds to the number of the signal that ended a program.
+/// A shell adds this to the number of the signal that ended a program.
 const EXIT_CODE_OF_SIGNALS: u8 = 128;
 
-/// How a program is told to end.
+/// The signal that asked the program to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShutdownSignal {
     /// SIGINT, by Ctrl-C.
@@ -15,7 +15,7 @@ pub enum ShutdownSignal {
 }
 
 impl ShutdownSignal {
-    /// What shells say of a program that ended by this: whoever calls a program need not know whether it heard the signal.
+    /// The exit code that shells use for a program ended by this signal, so that callers see no difference.
     pub fn exit_code(self) -> u8 {
         let signal = match self {
             ShutdownSignal::Interrupt => 2,
@@ -25,12 +25,13 @@ impl ShutdownSignal {
     }
 }
 
-/// The signals that ask a program to end in order. From when it is made they do not end the process by themselves.
+/// The signals that ask a program to shut down. Once it is created they no longer end the process by
+/// themselves.
 pub struct ShutdownSignals(Option<(Signal, Signal)>);
 
 impl ShutdownSignals {
     /// Must be called on a tokio runtime.
-    #[allow(clippy::new_without_default)] // A default needs no runtime.
+    #[allow(clippy::new_without_default)] // `Default` would need no runtime.
     pub fn new() -> ShutdownSignals {
         let both = signal(SignalKind::interrupt()).ok().zip(signal(SignalKind::terminate()).ok());
         if both.is_none() {
@@ -39,8 +40,8 @@ impl ShutdownSignals {
         ShutdownSignals(both)
     }
 
-    /// Waits for the next one; for ever where signals cannot be heard, and then they end the process. A call that is dropped
-    /// has taken nothing.
+    /// Waits for the next one; forever if signals cannot be received, in which case they end the process. A
+    /// dropped call loses nothing.
     pub async fn next(&mut self) -> ShutdownSignal {
         match &mut self.0 {
             None => std::future::pending().await,
@@ -51,14 +52,14 @@ impl ShutdownSignals {
         }
     }
 
-    /// Waits for the next one and ends the process at once: it was told to end before, and is asked not to finish either.
+    /// Waits for the next one and ends the process at once: it is the second request to end.
     pub async fn end_at_once(&mut self) -> ! {
         let ending = self.next().await;
         std::process::exit(ending.exit_code().into())
     }
 }
 
-/// The hang-up signals, which ask a daemon to read its configuration again. From when it is made they do not end the
+/// SIGHUP, which asks a daemon to reload its configuration. Once it is created the signal no longer ends the
 /// process.
 pub(crate) struct HangUps(Option<Signal>);
 
@@ -68,7 +69,7 @@ impl HangUps {
         HangUps(signal(SignalKind::hangup()).ok())
     }
 
-    /// Waits for the next one; for ever where signals cannot be heard.
+    /// Waits for the next one; forever if signals cannot be received.
     pub(crate) async fn next(&mut self) {
         match &mut self.0 {
             Some(hangups) => drop(hangups.recv().await),

@@ -1,15 +1,15 @@
-//! Names that were probably meant by one that is not there.
+//! Suggestions for a misspelled name ("did you mean").
 
 use strsim::osa_distance;
 
-/// Names that are told at most.
+/// Most names that are suggested.
 const NAMES_MAX: usize = 3;
-/// From so many signs on a part of a name stands for it.
+/// Shortest part of a name that counts as an abbreviation, in characters.
 const PART_SIGNS_MIN: usize = 3;
-/// One sign in so many may be wrong.
+/// One in this many characters may be wrong.
 const SIGNS_FOR_ONE_MISTAKE: usize = 3;
 
-/// The names that are nearly `typed`, the likeliest first.
+/// The names similar to `typed`, the likeliest first.
 pub fn nearest<'a>(typed: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let mut near: Vec<(usize, &str)> =
         names.into_iter().filter_map(|name| Some((mistakes(typed, name)?, name))).collect();
@@ -17,7 +17,7 @@ pub fn nearest<'a>(typed: &str, names: impl IntoIterator<Item = &'a str>) -> Vec
     near.into_iter().take(NAMES_MAX).map(|(_, name)| name).collect()
 }
 
-/// How many signs were mistyped if `name` was meant; none when it was not.
+/// The number of wrong characters if `name` was meant; `None` if it is too different.
 fn mistakes(typed: &str, name: &str) -> Option<usize> {
     let (typed, name) = (typed.to_lowercase(), name.to_lowercase());
     let (signs, distance) = (typed.chars().count(), osa_distance(&typed, &name));

@@ -161,7 +161,7 @@ def commands(broker):
 
 
 def hang_ups():
-    """SIGHUP ends nothing: the configuration file is read again."""
+    """SIGHUP ends nothing: the configuration is reloaded."""
     with tempfile.TemporaryDirectory(prefix="millstream-hang-up-") as folder:
         file, log = pathlib.Path(folder) / "millstream.toml", pathlib.Path(folder) / "log"
         file.write_text('"num.partitions" = 2\n"connections.max" = 100\n')
@@ -179,10 +179,10 @@ def hang_ups():
 
             assert partitions() == 2
             file.write_text('"num.partitions" = 3\n"connections.max" = 200\n')
-            hang_up("the configuration file is read")
-            assert "connections.max" in log.read_text().split("changes with the next start")[1].splitlines()[0]
+            hang_up("configuration reloaded")
+            assert "connections.max" in log.read_text().split("requires a restart")[1].splitlines()[0]
             assert partitions() == 3
             file.write_text("nonsense = = 1\n")
-            hang_up("the configuration stays as it is")
+            hang_up("configuration not reloaded")
             assert partitions() == 3
             serving.stops()

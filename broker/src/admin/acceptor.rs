@@ -1,5 +1,6 @@
-//! HTTP connections within limits: a bounded number at once, each phase of one within a time. When all are taken, the
-//! connection that has been idle longest makes room, so that a new one, such as a health probe, is always answered.
+//! HTTP connections with limits: a bounded number at once, and a timeout for each phase. When all are in use,
+//! the connection that has been idle longest is closed, so that a new one, such as a health probe, is always
+//! answered.
 
 use std::{
     collections::HashMap,
@@ -29,28 +30,28 @@ use tokio::{
 
 use crate::{clock, telemetry::Warnings};
 
-/// What a client may take its time for.
+/// The timeouts of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeouts {
-    /// From the opening of a connection, or an answer, to the whole head of the next request.
+    /// From the opening of the connection, or the last response, to the complete head of the next request.
     head: Duration,
-    /// To take an answer.
+    /// For reading a response.
     answer: Duration,
 }
 
 const TIMEOUTS: Timeouts = Timeouts { head: Duration::from_secs(10), answer: Duration::from_secs(60) };
-/// Largest head of a request; bytes of a body wait in the same buffer.
+/// Largest head of a request; body bytes wait in the same buffer.
 const HEAD_BYTES_MAX: usize = 64 << 10;
-/// One address may have this part of the connections.
+/// One address may have this fraction of the connections.
 const ADDRESS_SHARE: usize = 2;
-/// Pause after the system could not give another connection.
+/// Pause after the system refused another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The open connections of all listeners.
 pub(super) struct Connections {
     connections_max: usize,
     per_address_max: usize,
-    /// One permit for each connection; it comes back when the connection's task has ended.
+    /// One permit per connection, returned when the connection's task has ended.
     permits: Arc<Semaphore>,
     open: Mutex<Open>,
     timeouts: Timeouts,
@@ -60,21 +61,21 @@ pub(super) struct Connections {
 #[derive(Default)]
 struct Open {
     next_id: u64,
-    /// Counts what happens on any connection: the order of idleness.
+    /// Counts events on all connections, to order them by idle time.
     events: u64,
     connections: HashMap<u64, Connection>,
 }
 
 struct Connection {
     address: IpAddr,
-    /// Whether a request is being answered.
+    /// Whether a request is being handled.
     is_busy: bool,
-    /// When it last changed, in events.
+    /// The event count at its last change.
     changed_at: u64,
     evicted: Arc<Notify>,
 }
 
-/// The right to be one of the connections, until it is dropped.
+/// A permit for one connection, until it is dropped.
 pub(super) struct ConnectionPermit {
     connections: Arc<Connections>,
     id: u64,
@@ -98,7 +99,7 @@ impl Connections {
         })
     }
 
-    /// Makes room if there is none, and waits until it is there, which takes as long as a connection takes to close.
+    /// Closes a connection if all are in use, and waits for a free permit.
     async fn admit(self: &Arc<Self>, address: IpAddr) -> Option<ConnectionPermit> {
         let (id, evicted) = self.register(address);
         let permit = self.permits.clone().acquire_owned().await.ok()?;
@@ -120,7 +121,7 @@ impl Connections {
         (id, evicted)
     }
 
-    /// Gives a descriptor back to a system that has none left.
+    /// Frees a file descriptor for a system that has none left.
     fn evict_idlest(&self) {
         self.open.lock().evict_idlest(|_| true);
     }
@@ -132,7 +133,8 @@ impl Open {
         self.events
     }
 
-    /// Closes the connection that waits longest for a request, else the one whose answer takes longest.
+    /// Closes the connection that has waited longest for a request, or else the one whose response takes
+    /// longest.
     fn evict_idlest(&mut self, among: impl Fn(&Connection) -> bool) {
         let candidates = self.connections.iter().filter(|(_, connection)| among(connection));
         let idlest = candidates.min_by_key(|(_, c)| (c.is_busy, c.changed_at)).map(|(id, _)| *id);
@@ -158,7 +160,7 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// Accepts connections and serves them until it is dropped, and they with it.
+/// Accepts and serves connections; dropping it ends them too.
 pub(super) async fn accept(listener: TcpListener, router: Router, connections: Arc<Connections>) {
     let mut tasks = JoinSet::new();
     loop {
@@ -197,7 +199,7 @@ async fn serve(stream: TcpStream, router: Router, permit: ConnectionPermit) {
     let Timeouts { head, answer } = permit.connections.timeouts;
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(HEAD_BYTES_MAX);
-    // A client that has sent its request and closed its end, as `nc` does, still gets what it asked for.
+    // A client that has sent its request and shut down its write side, as `nc` does, still gets a response.
     http.half_close(true);
     let stream = TimedStream { stream, timeout: answer, deadline: None };
     let connection = http.serve_connection(TokioIo::new(stream), service);
@@ -211,11 +213,11 @@ async fn serve(stream: TcpStream, router: Router, permit: ConnectionPermit) {
     }
 }
 
-/// A stream whose other end has to read what is written to it.
+/// A stream whose peer must keep reading what is written.
 struct TimedStream {
     stream: TcpStream,
     timeout: Duration,
-    /// Runs while the system takes no more of what is written.
+    /// Runs while the system accepts no more bytes.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
@@ -311,7 +313,7 @@ mod tests {
         assert_eq!([&other, &first].map(is_evicted), [false, true]);
     }
 
-    /// A port with short timeouts; what it answers is larger than the sockets hold.
+    /// A port with short timeouts; its response is larger than the socket buffers.
     async fn port(timeouts: Timeouts) -> std::net::SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
@@ -343,7 +345,7 @@ mod tests {
         let mut stream = TcpStream::connect(port(timeouts).await).await.expect("connected");
         stream.write_all(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("sent");
         let closed = tokio::time::timeout(TIMEOUTS.head, async {
-            // Sends until it is refused: nothing is read here.
+            // Sends until the write blocks: nothing is read here.
             while stream.write_all(b"x").await.is_ok() {
                 tokio::task::yield_now().await;
             }

@@ -1,12 +1,13 @@
-//! Who may ask what over HTTP.
+//! Access control of the HTTP port.
 //!
-//! Health and metrics are open. Everything else wants:
-//! 1. a Host that is this broker's. A page whose name was pointed at this machine by its owner (DNS rebinding) sends its
+//! Health and metrics are open. Everything else requires:
+//! 1. a Host that is this broker's. A page whose name was pointed at this machine (DNS rebinding) sends its
 //!    own name, and is refused.
-//! 2. no Origin but this broker's own, for what changes something, and no Sec-Fetch-Site that says that a page of others
-//!    asks: no page of others changes anything. Programs send neither.
-//! 3. the token, where `http.admin.token.file` is set.
-//! 4. the token or a loopback address, for what changes something: whoever opens the port to other machines says who may.
+//! 2. for changes, no Origin but this broker's own, and no Sec-Fetch-Site of a foreign page: foreign pages
+//!    change nothing. Programs send neither.
+//! 3. the token, if `http.admin.token.file` is set.
+//! 4. for changes, the token or a loopback address: an operator who opens the port to other machines must set
+//!    a token.
 
 use std::{
     fs::File,
@@ -21,14 +22,14 @@ use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header, uri::Au
 use super::problem::Problem;
 use crate::config::BrokerConfig;
 
-/// Paths that whoever reaches the port may ask for.
+/// Paths that need no permission.
 const OPEN_PATHS: &[&str] = &["/health/live", "/health/ready", "/metrics"];
-/// On whose behalf a browser asks.
+/// The headers by which a browser names the page that sends the request.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-/// Largest file of a token.
+/// Largest size of a token file.
 const TOKEN_BYTES_MAX: u64 = 4096;
 
-/// Why there is no token.
+/// Why the token is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The file cannot be read.
@@ -36,10 +37,10 @@ pub enum TokenError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// What is in it is no token.
+    /// The file does not contain a token.
     #[error(
         "the token file {} (http.admin.token.file) has no token: allowed is one line of 1 to {TOKEN_BYTES_MAX} visible characters",
         path.display()
@@ -50,7 +51,7 @@ pub enum TokenError {
     },
 }
 
-/// The token in a file; read anew for each request, so that it can be changed while the broker runs.
+/// The token in a file; read for each request, so that it can be changed while the broker runs.
 fn read_token(path: &Path) -> Result<String, TokenError> {
     let refused = |source| TokenError::Read { path: path.to_path_buf(), source };
     let mut text = String::new();
@@ -64,18 +65,18 @@ fn read_token(path: &Path) -> Result<String, TokenError> {
     if is_token { Ok(token.to_string()) } else { Err(TokenError::NoToken { path: path.to_path_buf() }) }
 }
 
-/// What is checked of each request.
+/// The rules for requests.
 #[derive(Debug)]
 pub(super) struct Access {
     /// Addresses that the port is bound to.
     bound: Vec<IpAddr>,
-    /// Names of this broker, lower case.
+    /// Names of this broker, in lower case.
     hosts: Vec<String>,
     token_file: Option<PathBuf>,
 }
 
 impl Access {
-    /// The rules of a port that was asked for on the host `given` and is bound to these addresses.
+    /// The rules of a port that was configured with the host `given` and is bound to these addresses.
     pub(super) fn new(
         given: &str,
         bound: &[SocketAddr],
@@ -88,17 +89,17 @@ impl Access {
         Ok(Access { bound: bound.iter().map(SocketAddr::ip).collect(), hosts, token_file })
     }
 
-    /// Whether nothing at all is changed over this port.
+    /// Whether no change at all is allowed over this port.
     pub(super) fn only_reads(&self) -> bool {
         self.token_file.is_none() && self.bound.iter().any(|address| !address.is_loopback())
     }
 
-    /// Whether [`Access::check`] reads a file for this request, and so may wait for a disk.
+    /// Whether [`Access::check`] reads a file for this request, and so may block on the disk.
     pub(super) fn reads_file(&self, asked: &Asked) -> bool {
         self.token_file.is_some() && !asked.is_open()
     }
 
-    /// Whether the request may be answered. May wait for the token's file.
+    /// Checks a request. May block on the token file.
     pub(super) fn check(&self, asked: &Asked) -> Result<(), Problem> {
         if asked.is_open() {
             return Ok(());
@@ -134,8 +135,8 @@ impl Access {
     fn is_ours(&self, host: &str) -> bool {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         if let Ok(address) = host.parse::<IpAddr>() {
-            // A port that is open on every address does not know which of them leads to it from outside; an address,
-            // unlike a name, cannot be pointed elsewhere.
+            // A port that is bound to every address does not know by which of them it is reached from
+            // outside; an address, unlike a name, cannot be pointed elsewhere.
             return address.is_loopback()
                 || self.bound.iter().any(|bound| *bound == address || bound.is_unspecified());
         }
@@ -144,7 +145,7 @@ impl Access {
 
     fn check_origin(&self, asked: &Asked) -> Result<(), Problem> {
         let Some(origin) = &asked.origin else { return Ok(()) };
-        // The scheme may be another one: a proxy may have ended TLS.
+        // The scheme may differ: a proxy may have terminated TLS.
         let from = origin.split_once("://").map(|(_, authority)| authority);
         if from.is_some_and(|from| asked.host.as_deref().is_some_and(|host| host.eq_ignore_ascii_case(from)))
         {
@@ -153,8 +154,8 @@ impl Access {
         Err(forbidden(format_args!("a page of '{origin}' may change nothing here (the header Origin)")))
     }
 
-    /// A browser that leaves out the Origin still says on whose behalf it asks. Another port of this machine is the same
-    /// site, but not this broker.
+    /// A browser that omits the Origin still says which page sends the request. Another port of this machine
+    /// is the same site, but not this broker.
     fn check_site(&self, asked: &Asked) -> Result<(), Problem> {
         match asked.site.as_deref().map(str::trim) {
             None | Some("same-origin" | "none") => Ok(()),
@@ -167,10 +168,10 @@ impl Access {
     fn check_token(&self, asked: &Asked) -> Result<(), Problem> {
         let Some(path) = &self.token_file else { return Ok(()) };
         let wanted = read_token(path).map_err(|error| {
-            tracing::warn!(%error, "nobody can be let in over HTTP");
+            tracing::warn!(%error, "HTTP requests are refused: the token cannot be read");
             Problem::new(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "the broker's token file cannot be read; its log says why",
+                "the broker's token file cannot be read; see its log",
             )
         })?;
         if asked.token.as_ref().is_some_and(|given| is_same(given.as_bytes(), wanted.as_bytes())) {
@@ -191,7 +192,7 @@ fn forbidden(error: impl std::fmt::Display) -> Problem {
     Problem::new(StatusCode::FORBIDDEN, error)
 }
 
-/// Takes equally long for every wrong token of one length.
+/// Takes equally long for all wrong tokens of the same length.
 fn is_same(given: &[u8], wanted: &[u8]) -> bool {
     let pairs = given.iter().zip(wanted.iter().cycle());
     let differ =
@@ -211,7 +212,7 @@ fn host_of(authority: &str) -> &str {
     }
 }
 
-/// What a request says of itself.
+/// The parts of a request that matter for its permission.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
     path: String,
@@ -263,7 +264,7 @@ mod tests {
         Access::new("given:9644", &[bound.parse().expect("an address")], &config).expect("good rules")
     }
 
-    /// Status of a request with these headers; 200 when nothing is in its way.
+    /// Status of a request with these headers; 200 if it is allowed.
     fn status(access: &Access, method: &str, path: &str, headers: &[(&str, &str)]) -> u16 {
         let request =
             headers.iter().fold(Request::builder().method(method).uri(path), |r, (k, v)| r.header(*k, *v));

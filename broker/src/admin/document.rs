@@ -1,5 +1,5 @@
-//! The reference of paths and of the values behind them in `docs/http.md`, made of the table of endpoints and of their
-//! description.
+//! Generates the reference of paths and values in `docs/http.md` from the table of endpoints and their
+//! schemas.
 
 use std::{fmt::Write, path::PathBuf};
 
@@ -27,7 +27,7 @@ fn paths() -> String {
                 _ => format!("{}: {}", answer.status, answer.when),
             })
             .collect();
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "| `{method} {path}` | {summary} | {takes} | {} |", answers.join("<br>"));
     }
     text
@@ -56,7 +56,7 @@ fn values() -> String {
     text
 }
 
-/// A choice as it is written.
+/// A choice as it is written in JSON.
 fn shown(choice: &Value) -> String {
     match (choice["const"].as_str(), choice["required"][0].as_str()) {
         (Some(word), _) => format!("`\"{word}\"`"),

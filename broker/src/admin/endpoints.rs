@@ -1,4 +1,4 @@
-//! Every path of the HTTP port with its method, what it takes and what it answers.
+//! Every path of the HTTP port with its methods, parameters and responses.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -18,16 +18,16 @@ use super::{
 pub(super) struct Endpoint {
     pub(super) method: &'static str,
     pub(super) path: &'static str,
-    /// Names the operation for generated clients.
+    /// The operation's name for generated clients.
     pub(super) id: &'static str,
     pub(super) summary: &'static str,
     pub(super) takes: Option<Shape>,
-    /// Statuses in the order in which the documents have them.
+    /// Responses in the order of the documents.
     pub(super) answers: Vec<Answer>,
     pub(super) route: MethodRouter<Arc<Port>>,
 }
 
-/// What comes with a status.
+/// The body of a response.
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) when: &'static str,
@@ -39,7 +39,7 @@ pub(super) enum Content {
     /// With its media type.
     Text(&'static str),
     Json(Shape),
-    /// A JSON document that others have defined.
+    /// A JSON document with a schema of its own.
     Document,
 }
 
@@ -95,7 +95,7 @@ impl Endpoint {
         self
     }
 
-    /// Whether a request for this path is for it, or for another method of its path.
+    /// Whether the table has this path, with any method.
     pub(super) fn is_at(&self, path: &str) -> bool {
         let (own, asked): (Vec<_>, Vec<_>) =
             (self.path.split('/').collect(), path.trim_end_matches('/').split('/').collect());
@@ -103,19 +103,19 @@ impl Endpoint {
         own.len() == asked.len() && pairs.into_iter().all(|(own, asked)| own == asked || own.starts_with('{'))
     }
 
-    /// What every endpoint of its kind may answer beside its own.
+    /// The responses that all endpoints of a kind share.
     pub(super) fn common_answers(&self) -> Vec<Answer> {
         let mut answers = Vec::new();
         if self.path.starts_with("/v1/") {
-            answers.push(refused(401, "there is a token, and the request does not have it"));
-            answers.push(refused(403, "the request is for another host, or may change nothing"));
+            answers.push(refused(401, "the token is missing or wrong"));
+            answers.push(refused(403, "the Host is unknown, or changes are not allowed"));
             answers.push(refused(503, "the broker is starting"));
         }
         if self.path.contains('{') {
             answers.push(refused(400, "the name is not UTF-8"));
         }
         if self.takes.is_some() {
-            answers.push(refused(400, "the body is not JSON, or not as it is described"));
+            answers.push(refused(400, "the body is not JSON, or does not match the schema"));
             answers.push(refused(413, "the body is larger than 1 MiB"));
             answers.push(refused(415, "the body has no `content-type: application/json`"));
         }
@@ -123,7 +123,6 @@ impl Endpoint {
     }
 }
 
-/// All of them.
 pub(super) fn all() -> Vec<Endpoint> {
     pages().into_iter().chain(about_cluster()).chain(about_topics()).chain(about_groups()).collect()
 }
@@ -138,22 +137,22 @@ fn pages() -> Vec<Endpoint> {
             "Whether the process runs and its log can be written",
             get(super::live),
         )
-        .answers(text(200, "it can"))
-        .answers(text(503, "it cannot; the reason in words")),
+        .answers(text(200, "the process is alive"))
+        .answers(text(503, "it is not; the body has the reason")),
         Endpoint::new(
             "GET",
             "/health/ready",
             "ready",
-            "Whether a producer can produce and a consumer consume on this node: it is open, leads everything that it should, and has room on its disk",
+            "Whether this node accepts and serves records: it has started, leads all its partitions, and has free disk space",
             get(super::ready),
         )
-        .answers(text(200, "they can; a second line warns when what is in memory cannot be written to its files"))
-        .answers(text(503, "they cannot; the reason in words")),
+        .answers(text(200, "the node is ready; a second line warns if flushes fail"))
+        .answers(text(503, "it is not; the body has the reason")),
         Endpoint::new(
             "GET",
             "/metrics",
             "metrics",
-            "Counters, gauges and histograms as Prometheus reads them",
+            "Counters, gauges and histograms in Prometheus' text format",
             get(super::metrics_page),
         )
         .answers(Answer { status: 200, when: "the metrics", content: metrics }),
@@ -168,7 +167,7 @@ fn about_cluster() -> Vec<Endpoint> {
             "GET",
             "/v1/cluster",
             "cluster",
-            "The cluster as this node knows it",
+            "The cluster in the view of this node",
             get(super::cluster),
         )
         .answers(json::<ClusterJson>(200, "the cluster")),
@@ -176,7 +175,7 @@ fn about_cluster() -> Vec<Endpoint> {
             "GET",
             "/v1/cluster/config",
             "cluster_config",
-            "Every configuration key of this broker",
+            "All configuration keys of this broker",
             get(settings::configs),
         )
         .answers(json::<ConfigsJson>(200, "the keys")),
@@ -184,75 +183,75 @@ fn about_cluster() -> Vec<Endpoint> {
             "PATCH",
             "/v1/cluster/config",
             "change_cluster_config",
-            "Changes configuration keys while the brokers run, all or none",
+            "Change configuration keys at run time, all or none",
             patch(settings::change_configs),
         )
         .takes::<ConfigChangeJson>()
-        .answers(json::<ConfigsJson>(200, "every key as it is now"))
+        .answers(json::<ConfigsJson>(200, "the keys after the change"))
         .answers(refused(400, "a key or value is not allowed"))
         .answers(refused(503, "the metadata group has no leader now")),
-        Endpoint::new("GET", "/v1/log", "log", "What this broker logs", get(settings::log)).answers(json::<
-            LogJson,
-        >(
-            200,
-            "the filter",
-        )),
+        Endpoint::new("GET", "/v1/log", "log", "The log filter of this broker", get(settings::log))
+            .answers(json::<LogJson>(200, "the filter")),
         Endpoint::new(
             "PUT",
             "/v1/log",
             "change_log",
-            "Changes what this broker logs, until it ends",
+            "Change the log filter until the broker stops",
             put(settings::change_log),
         )
         .takes::<LogChangeJson>()
-        .answers(json::<LogJson>(200, "the new filter, which is in force"))
-        .answers(refused(400, "not a filter; the old one stays")),
+        .answers(json::<LogJson>(200, "the new filter"))
+        .answers(refused(400, "the filter is invalid; the old one stays")),
     ]
 }
 
 fn about_topics() -> Vec<Endpoint> {
     vec![
-        Endpoint::new("GET", "/v1/topics", "topics", "Every topic, in few words", get(topics::list))
-            .answers(json::<TopicsJson>(200, "the topics")),
-        Endpoint::new("POST", "/v1/topics", "create_topic", "Makes a topic", post(topics::create))
+        Endpoint::new("GET", "/v1/topics", "topics", "List all topics", get(topics::list)).answers(json::<
+            TopicsJson,
+        >(
+            200,
+            "the topics",
+        )),
+        Endpoint::new("POST", "/v1/topics", "create_topic", "Create a topic", post(topics::create))
             .takes::<NewTopicJson>()
-            .answers(json::<TopicJson>(201, "the topic, which is there"))
-            .answers(nothing("it could be made (`validate_only`)"))
+            .answers(json::<TopicJson>(201, "the new topic"))
+            .answers(nothing("the request is valid (`validate_only`)"))
             .answers(refused(400, "a name, number or key is not allowed"))
-            .answers(refused(409, "the topic is there already"))
-            .answers(refused(503, "it cannot be made now")),
+            .answers(refused(409, "the topic exists"))
+            .answers(refused(503, "the topic cannot be created now")),
         Endpoint::new(
             "GET",
             "/v1/topics/{name}",
             "topic",
-            "One topic with its partitions and what is set on it",
+            "Describe a topic with its partitions and configuration",
             get(topics::show),
         )
         .answers(json::<TopicJson>(200, "the topic"))
-        .answers(refused(404, "there is no such topic")),
+        .answers(refused(404, "the topic does not exist")),
         Endpoint::new(
             "PATCH",
             "/v1/topics/{name}",
             "change_topic",
-            "Gives a topic more partitions, changes its configuration, or both",
+            "Add partitions to a topic, change its configuration, or both",
             patch(topics::change),
         )
         .takes::<TopicChangeJson>()
-        .answers(json::<TopicJson>(200, "the topic as it is now"))
-        .answers(nothing("it could be changed (`validate_only`)"))
+        .answers(json::<TopicJson>(200, "the topic after the change"))
+        .answers(nothing("the request is valid (`validate_only`)"))
         .answers(refused(400, "a number or key is not allowed"))
-        .answers(refused(404, "there is no such topic"))
-        .answers(refused(503, "it cannot be changed now")),
+        .answers(refused(404, "the topic does not exist"))
+        .answers(refused(503, "the topic cannot be changed now")),
         Endpoint::new(
             "DELETE",
             "/v1/topics/{name}",
             "delete_topic",
-            "Removes a topic and its records",
+            "Delete a topic with its records",
             delete(topics::remove),
         )
-        .answers(nothing("it is gone"))
-        .answers(refused(404, "there is no such topic"))
-        .answers(refused(503, "it cannot be removed now")),
+        .answers(nothing("deleted"))
+        .answers(refused(404, "the topic does not exist"))
+        .answers(refused(503, "it cannot be deleted now")),
     ]
 }
 
@@ -262,7 +261,7 @@ fn about_groups() -> Vec<Endpoint> {
             "GET",
             "/v1/groups",
             "groups",
-            "Every consumer group that this node coordinates, in few words",
+            "List the consumer groups that this node coordinates",
             get(groups::list),
         )
         .answers(json::<GroupsJson>(200, "the groups")),
@@ -270,35 +269,35 @@ fn about_groups() -> Vec<Endpoint> {
             "GET",
             "/v1/groups/{name}",
             "group",
-            "One group with its members and how far it is behind, in records and in seconds",
+            "Describe a group with its members and its lag in records and seconds",
             get(groups::show),
         )
         .answers(json::<GroupJson>(200, "the group"))
-        .answers(refused(404, "there is no such group"))
-        .answers(refused(503, "another node coordinates it, or none now")),
+        .answers(refused(404, "the group does not exist"))
+        .answers(refused(503, "another node coordinates it, or no node does now")),
         Endpoint::new(
             "PUT",
             "/v1/groups/{name}/offsets",
             "reset_group",
-            "Moves a group that has no members to another place in a topic; the group need not exist yet",
+            "Reset the offsets of a group without members in a topic; the group need not exist",
             put(groups::reset),
         )
         .takes::<ResetJson>()
-        .answers(json::<ResetDoneJson>(200, "where the group goes on"))
-        .answers(refused(400, "there is no such partition, or the place is none"))
-        .answers(refused(404, "there is no such topic"))
+        .answers(json::<ResetDoneJson>(200, "the new offsets"))
+        .answers(refused(400, "the partition does not exist, or the position is invalid"))
+        .answers(refused(404, "the topic does not exist"))
         .answers(refused(409, "the group has members"))
-        .answers(refused(503, "it cannot be moved now")),
+        .answers(refused(503, "the offsets cannot be reset now")),
         Endpoint::new(
             "DELETE",
             "/v1/groups/{name}",
             "delete_group",
-            "Removes a group that has no members, and what it has noted",
+            "Delete a group without members, with its offsets",
             delete(groups::remove),
         )
-        .answers(nothing("it is gone"))
-        .answers(refused(404, "there is no such group"))
+        .answers(nothing("deleted"))
+        .answers(refused(404, "the group does not exist"))
         .answers(refused(409, "the group has members"))
-        .answers(refused(503, "it cannot be removed now")),
+        .answers(refused(503, "it cannot be deleted now")),
     ]
 }

@@ -1,4 +1,4 @@
-//! Consumer groups over HTTP: list, show with their lag, move, remove.
+//! Consumer groups over HTTP: list, describe with lag, reset offsets, delete.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,56 +22,56 @@ use crate::{
     },
 };
 
-/// Batches that are read to show one group.
+/// Batches that are read to describe one group.
 const READS_MAX: usize = 10_000;
-/// Whoever commits from outside is of no generation.
+/// The generation of commits without membership.
 const NO_GENERATION: i32 = -1;
 
-/// Groups in few words.
+/// Consumer groups.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Groups")]
 pub(super) struct GroupsJson {
-    /// Every group that the node that answers coordinates, sorted by name.
+    /// The groups that this node coordinates, sorted by name.
     groups: Vec<GroupSummaryJson>,
 }
 
-/// A group in few words.
+/// A summary of a consumer group.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "GroupSummary")]
 struct GroupSummaryJson {
-    /// Its name.
+    /// Group name.
     name: String,
-    /// Kafka's name of its state.
+    /// Kafka's name of the group's state.
     state: &'static str,
-    /// What its members do: `consumer` for those who read, empty when only offsets were committed.
+    /// Protocol type: `consumer` for consumers, empty if only offsets were committed.
     protocol_type: String,
 }
 
-/// A group, and how far it is behind.
+/// A consumer group with its lag.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Group")]
 pub(super) struct GroupJson {
-    /// Its name.
+    /// Group name.
     name: String,
-    /// Kafka's name of its state.
+    /// Kafka's name of the group's state.
     state: &'static str,
-    /// What its members do.
+    /// Protocol type.
     protocol_type: String,
-    /// How partitions are given to them; null while that is not settled.
+    /// The assignor that was chosen; null during a rebalance.
     protocol: Option<String>,
-    /// Its members.
+    /// Members of the group.
     members: Vec<MemberJson>,
-    /// Records that are left to read, of all topics.
+    /// Number of unread records in all topics.
     lag_records: i64,
-    /// Age of the oldest record that is left, in seconds; 0 when nothing is left, null when it is not known.
+    /// Age of the oldest unread record in seconds; 0 if there is none, null if it is unknown.
     lag_seconds: Option<f64>,
-    /// Partitions that have records and are not in these numbers: the group has committed no offset of them, or another node
-    /// leads them.
+    /// Partitions with records that are not included in the lag: the group has committed no offset for them,
+    /// or another node leads them.
     uncounted_partitions: usize,
-    /// Topics that it has committed offsets of or that its members subscribe to.
+    /// Topics with committed offsets of the group, or that its members subscribe to.
     topics: Vec<GroupTopicJson>,
 }
 
@@ -80,91 +80,92 @@ pub(super) struct GroupJson {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Member")]
 struct MemberJson {
-    /// Its id.
+    /// Member id.
     id: String,
-    /// Its instance id, if it is a static member.
+    /// Instance id, for a static member.
     instance_id: Option<String>,
-    /// What it calls itself.
+    /// Client id.
     client_id: String,
-    /// Where it connects from.
+    /// Client address.
     host: String,
-    /// What it reads: topics and their partitions.
+    /// Assigned partitions by topic.
     assignment: BTreeMap<String, Vec<i32>>,
 }
 
-/// What a group has read of a topic.
+/// The lag of a group in a topic.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "GroupTopic")]
 struct GroupTopicJson {
-    /// The topic's name.
+    /// Topic name.
     topic: String,
-    /// Records that are left to read.
+    /// Number of unread records.
     lag_records: i64,
-    /// Age of the oldest record that is left, in seconds.
+    /// Age of the oldest unread record in seconds.
     lag_seconds: Option<f64>,
-    /// Its partitions that have records and are not in these numbers.
+    /// Partitions with records that are not included in the lag.
     uncounted_partitions: usize,
-    /// Partitions that it has committed an offset of.
+    /// Partitions with a committed offset.
     partitions: Vec<GroupPartitionJson>,
 }
 
-/// What a group has read of a partition.
+/// The lag of a group in a partition.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "GroupPartition")]
 struct GroupPartitionJson {
-    /// The partition's number.
+    /// Partition number.
     partition: i32,
-    /// The offset that the group reads next.
+    /// Committed offset: that of the next record to read.
     committed_offset: i64,
-    /// First offset that there is.
+    /// First offset of the partition.
     log_start_offset: i64,
-    /// Offset behind the last record.
+    /// Offset after the last record.
     end_offset: i64,
-    /// Records that are left to read.
+    /// Number of unread records.
     lag_records: i64,
-    /// Age of the oldest record that is left, in seconds.
+    /// Age of the oldest unread record in seconds.
     lag_seconds: Option<f64>,
 }
 
-/// Where a group is to go on.
+/// A reset of a group's offsets.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Reset")]
 pub(super) struct ResetJson {
-    /// The topic.
+    /// Topic name.
     topic: String,
-    /// Its partitions; all when it is left out.
+    /// Partition numbers; all if omitted.
     #[serde(default)]
     partitions: Option<Vec<i32>>,
-    /// The place to go on from.
+    /// The new position.
     to: PositionJson,
 }
 
-/// A place in a partition.
+/// A position in a partition.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[schemars(rename = "Position")]
 enum PositionJson {
-    /// The first record that there is.
+    /// The first record.
     Earliest,
-    /// Behind the last record.
+    /// After the last record.
     Latest,
-    /// This offset; what is outside of the partition is taken as its nearest end.
+    /// This offset, limited to the partition's range.
     Offset(i64),
-    /// The first record whose timestamp is at or after this, in milliseconds since 1970; behind the last if there is none.
+    /// The first record with a timestamp at or after this, in milliseconds since 1970; after the last record
+    /// if there is none.
     TimeMs(i64),
 }
 
-/// Where a group goes on now.
+/// The committed offsets after a reset.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "ResetDone")]
 pub(super) struct ResetDoneJson {
-    /// The group.
+    /// Group name.
     group: String,
-    /// The topic.
+    /// Topic name.
     topic: String,
     /// Offsets by partition.
     offsets: BTreeMap<i32, i64>,
@@ -221,7 +222,7 @@ fn member_json(member: MemberView) -> MemberJson {
     }
 }
 
-/// What a consumer was given; members of other kinds have assignments that only they can read.
+/// A consumer's assignment; members of other types have assignments that only they can decode.
 fn assignment(bytes: bytes::Bytes) -> BTreeMap<String, Vec<i32>> {
     if bytes.is_empty() {
         return BTreeMap::new();

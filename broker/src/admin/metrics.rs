@@ -1,4 +1,5 @@
-//! The page of metrics. Names and meanings: `telemetry/families.rs`, from which `docs/metrics.md` is written.
+//! The page of metrics. Names and meanings are in `telemetry/families.rs`, which also generates
+//! `docs/metrics.md`.
 
 use std::{
     collections::BTreeMap,
@@ -21,14 +22,14 @@ use crate::{
     },
 };
 
-/// Pairs of group and topic that have series of their own, the first ones by name.
+/// Pairs of group and topic with series of their own, the first ones by name.
 const GROUP_TOPICS_MAX: usize = 500;
-/// Batches that are read for one page, to learn how old records are.
+/// Batches that are read for one page, for the age of records.
 pub(super) const READS_MAX: usize = 5_000;
-/// Not a topic's name, and no good one for a group.
+/// Not a valid topic name, and an unlikely group name.
 const OTHER: &str = "(other)";
 
-/// Everything, as Prometheus reads it. May wait for the disk.
+/// The page for Prometheus. May block on the disk.
 pub(super) fn page(sources: &Sources, ready: bool, uptime: Duration, times: &mut RecordTimes) -> String {
     let mut text = MetricsText::default();
     about_process(&mut text, sources, uptime);
@@ -90,7 +91,7 @@ fn about_requests(text: &mut MetricsText, sources: &Sources) {
     text.histograms(&of::FETCH_STAGE, [(stage("wait"), wait), (stage("read"), look)]);
 }
 
-/// Group commits of all shards: their waiting and their writing.
+/// Group commits of all shards: time in the queue and in the log.
 fn commits(service: &Service) -> (HistogramReading, HistogramReading) {
     let readings = service.shards().map(|shard| (shard.meter.queue.read(), shard.meter.log.read()));
     let none = || crate::telemetry::Histogram::default().read();
@@ -112,7 +113,7 @@ fn about_topics(text: &mut MetricsText, topics: &[Arc<TopicView>], other: &Arc<T
     text.each(&of::TOPIC_FETCH_BYTES, series(|m| &m.fetched_bytes));
 }
 
-/// A series for each topic that has one, and the one that the others share as soon as it has moved or a topic uses it.
+/// A series per topic that has one, and the shared one as soon as it is nonzero or a topic uses it.
 fn by_topic<'a>(
     topics: impl Iterator<Item = (&'a str, &'a Arc<TopicMeter>)>,
     other: &Arc<TopicMeter>,
@@ -143,7 +144,7 @@ fn about_groups(text: &mut MetricsText, service: &Service, times: &mut RecordTim
     let mut lags = Lags::default();
     let now_ms = clock::now_ms();
     for ListedGroup { name, .. } in &groups {
-        // A group that has another coordinator by now is that one's to tell of.
+        // A group that has moved to another coordinator is reported there.
         for lag in service.group_lag(name, now_ms, times).unwrap_or_default() {
             lags.add(name, &lag);
         }
@@ -158,7 +159,7 @@ fn age_text(ms: i64) -> String {
     seconds(u64::try_from(ms).unwrap_or(0).saturating_mul(1_000))
 }
 
-/// Lags by group and topic, those beyond the bound as one.
+/// Lags by group and topic, those beyond the bound combined.
 #[derive(Default)]
 struct Lags {
     by_name: Vec<(String, Lag)>,

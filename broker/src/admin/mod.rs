@@ -1,7 +1,8 @@
 //! The HTTP port: health, metrics, and the JSON admin API.
 //!
-//! [`endpoints`] is the table of what there is; the routes, the description at `/v1/openapi.json` and `docs/http.md` are
-//! made of it. What cannot be answered has a status and one JSON object with the reason, see [`problem`].
+//! [`endpoints`] is the table of all endpoints; the routes, the description at `/v1/openapi.json` and
+//! `docs/http.md` are generated from it. A request that fails gets a status and one JSON object with the
+//! reason, see [`problem`].
 
 mod acceptor;
 mod access;
@@ -50,32 +51,32 @@ use access::{Access, Asked};
 use problem::Problem;
 use readiness::NotReady;
 
-/// What the pages are made of.
+/// The sources of the pages.
 pub struct Sources {
-    /// The verbs.
+    /// The operations.
     pub service: Service,
     /// The log.
     pub wal: Arc<Wal>,
     /// Memtable, runs and cache.
     pub tables: Arc<Tables>,
-    /// Kafka connections that are open.
+    /// Open Kafka connections.
     pub connections: Box<dyn Fn() -> usize + Send + Sync>,
-    /// What is logged.
+    /// The log filter.
     pub log: LogSwitch,
 }
 
 struct Admin {
     sources: Sources,
-    /// Times of the records that groups read next; whoever makes a page of metrics holds it.
+    /// Times of the records that groups read next; held while a page of metrics is written.
     times: Mutex<RecordTimes>,
 }
 
-/// The port, which answers before there is anything to tell of but that.
+/// The port, which answers before the node has started.
 struct Port {
     started: std::time::Instant,
     phase: watch::Sender<Phase>,
     access: Access,
-    /// One permit for each thread that a request of this port waits for.
+    /// One permit per blocking thread in use by this port.
     background: Arc<Semaphore>,
 }
 
@@ -83,19 +84,19 @@ struct Port {
 enum Phase {
     /// The store is being opened.
     Starting,
-    /// The store is open; these of its groups have no leader yet.
+    /// The store is open; these Raft groups have no leader yet.
     Electing(Arc<Mutex<BTreeSet<RaftGroupId>>>),
     Open(Arc<Admin>),
     Stopping(Arc<Admin>),
 }
 
 impl Port {
-    /// Work that may wait for the disk, or takes long: not on a thread that requests run on.
+    /// Runs work that may block on the disk or take long, off the threads of requests.
     async fn in_background<R: Send + 'static>(
         &self,
         work: impl FnOnce() -> R + Send + 'static,
     ) -> Result<R, Problem> {
-        // It goes on when its request is given up, and keeps its permit.
+        // It continues when its request is dropped, and keeps its permit.
         let permit = self.background.clone().acquire_owned().await;
         let done = tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -119,7 +120,7 @@ impl Phase {
     }
 }
 
-/// What a broker that is open can tell; while it starts, requests that ask for it are answered with 503.
+/// The sources of an open broker; requests that need them are answered with 503 during the start.
 struct Open(Arc<Admin>);
 
 impl FromRequestParts<Arc<Port>> for Open {
@@ -134,20 +135,21 @@ impl FromRequestParts<Arc<Port>> for Open {
     }
 }
 
-/// Background threads that requests of this port occupy at once; the others read records for consumers.
+/// Most blocking threads that this port uses at once; the others read records for consumers.
 const BACKGROUND_MAX: usize = 8;
 /// Largest body of a request.
 const BODY_BYTES_MAX: usize = 1 << 20;
 
-/// The HTTP port of a broker. It answers from its start, so that a broker whose start takes long can be told from one that
-/// hangs.
+/// The HTTP port of a broker. It answers during the start, so that a slow start can be distinguished from a
+/// hang.
 pub struct AdminServer {
     port: Arc<Port>,
     task: JoinHandle<()>,
 }
 
 impl AdminServer {
-    /// Answers on all listeners, which were asked for on the host `given`, over at most `connections_max` connections at once.
+    /// Serves all listeners, which were configured with the host `given`, with at most `connections_max`
+    /// connections.
     pub fn start(
         listeners: Vec<TcpListener>,
         given: &str,
@@ -158,7 +160,7 @@ impl AdminServer {
         let access = Access::new(given, &bound, config)?;
         if access.only_reads() {
             tracing::info!(
-                "other machines reach HTTP and http.admin.token.file is not set: nothing is changed over it"
+                "HTTP is bound to an address that is not loopback and http.admin.token.file is not set: changes over HTTP are refused"
             );
         }
         let phase = watch::Sender::new(Phase::Starting);
@@ -176,18 +178,18 @@ impl AdminServer {
         Ok(AdminServer { port, task })
     }
 
-    /// From now on what the start waits for is that these groups get leaders.
+    /// The start now waits for leaders of these groups.
     pub fn electing(&self, leaderless: Arc<Mutex<BTreeSet<RaftGroupId>>>) {
         self.port.phase.send_replace(Phase::Electing(leaderless));
     }
 
-    /// From now on there is something to tell of: the broker is open.
+    /// The broker is open.
     pub fn open(&self, sources: Sources) {
         let times = Mutex::new(RecordTimes::new(metrics::READS_MAX));
         self.port.phase.send_replace(Phase::Open(Arc::new(Admin { sources, times })));
     }
 
-    /// From now on the broker is not ready any more.
+    /// The broker is stopping and no longer ready.
     pub fn stopping(&self) {
         self.port.phase.send_modify(|phase| {
             if let Phase::Open(admin) = phase {
@@ -205,7 +207,7 @@ impl AdminServer {
 fn router(port: Arc<Port>) -> Router {
     let routes = endpoints::all().into_iter();
     let routes = routes.fold(Router::new(), |router, endpoint| {
-        // A slash at the end is nothing that one should have to know of.
+        // A trailing slash is ignored.
         let with_slash = format!("{}/", endpoint.path);
         router.route(endpoint.path, endpoint.route.clone()).route(&with_slash, endpoint.route)
     });
@@ -218,14 +220,14 @@ fn router(port: Arc<Port>) -> Router {
         .with_state(port)
 }
 
-/// Lets in who may come in.
+/// Checks the permission of a request.
 async fn guard(State(port): State<Arc<Port>>, request: Request, next: Next) -> Response {
     let asked = Asked::of(request.method(), request.uri(), request.headers());
     let checked = if port.access.reads_file(&asked) {
         let with_file = port.clone();
         port.in_background(move || with_file.access.check(&asked)).await.flatten()
     } else {
-        // Health is answered whatever other threads wait for.
+        // Health needs none of the blocking threads.
         port.access.check(&asked)
     };
     match checked {
@@ -281,7 +283,7 @@ mod tests {
 
     use super::*;
 
-    /// Status line and body of an answer.
+    /// Status line and body of a response.
     async fn get(address: std::net::SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(address).await.expect("connected");
         let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
@@ -291,7 +293,7 @@ mod tests {
         answer
     }
 
-    /// The port of a broker that starts, and its address.
+    /// The port of a broker that is starting, and its address.
     async fn starting() -> (AdminServer, std::net::SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
@@ -328,7 +330,7 @@ mod tests {
             stream.read_exact(&mut answer).await.expect("answered");
             assert_eq!(String::from_utf8_lossy(&answer), format!("HTTP/1.1 {status}"));
 
-            // Who asks whether to send is told at once.
+            // A client that sent Expect is answered at once.
             let mut stream = TcpStream::connect(address).await.expect("connected");
             stream.write_all(format!("{head}Expect: 100-continue\r\n\r\n").as_bytes()).await.expect("sent");
             stream.read_exact(&mut answer).await.expect("answered");

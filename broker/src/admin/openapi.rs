@@ -1,4 +1,4 @@
-//! The description of the HTTP API, made of the table of endpoints.
+//! The OpenAPI description, generated from the table of endpoints.
 
 use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
@@ -32,7 +32,7 @@ pub(super) fn description() -> Value {
             "schemas": generator.take_definitions(true),
             "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
         },
-        // With the token or, where none is set, without.
+        // With the token or, if none is set, without.
         "security": [{}, { "token": [] }],
     })
 }
@@ -49,7 +49,7 @@ fn path_item(path: &str) -> Value {
 fn operation(endpoint: &Endpoint, generator: &mut SchemaGenerator) -> Value {
     let mut responses: Map<String, Value> = Map::new();
     for answer in endpoint.answers.iter().chain(&endpoint.common_answers()) {
-        // What an endpoint says itself of a status says more.
+        // An endpoint's own text for a status is more specific.
         responses.entry(answer.status.to_string()).or_insert_with(|| response(answer, generator));
     }
     let mut operation = json!({

@@ -1,4 +1,4 @@
-//! Why a request was refused: a status, and one JSON object that says why in words.
+//! Refusals: a status, and one JSON object with the reason.
 
 use std::borrow::Cow;
 
@@ -16,16 +16,15 @@ use serde_json::Value;
 use super::{BODY_BYTES_MAX, endpoints, shape};
 use crate::service::{BrokerConfigError, FetchError, GroupError, TopicError};
 
-/// Why a request has no answer.
+/// A refusal of a request.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Problem")]
 pub(super) struct ProblemJson {
-    /// In words, with what is allowed.
+    /// The error text, with what is allowed.
     pub(super) error: String,
 }
 
-/// A refusal.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Problem {
     pub(super) status: StatusCode,
@@ -47,7 +46,7 @@ impl Problem {
         Problem { status: StatusCode::NOT_FOUND, error }
     }
 
-    /// A topic was not made or changed.
+    /// A topic was not created or changed.
     pub(super) fn of_topic(name: &str, error: &TopicError) -> Problem {
         let status = match error {
             TopicError::Unknown => return Problem::no_topic(name),
@@ -72,7 +71,7 @@ impl Problem {
         };
         match error {
             GroupError::GroupNotFound => Problem::no_group(name),
-            // Whoever commits from outside is no member, and is told so while there are some.
+            // A commit without membership is refused like this while the group has members.
             GroupError::NotEmpty | GroupError::UnknownMember | GroupError::RebalanceInProgress => busy(),
             GroupError::InvalidGroupId | GroupError::TooLarge | GroupError::OutOfBytes => {
                 Problem::new(StatusCode::BAD_REQUEST, error)
@@ -209,14 +208,14 @@ impl JsonSchema for ConfigText {
     }
 }
 
-/// No such path.
+/// The path does not exist.
 pub(super) async fn nowhere(request: Request) -> Problem {
     let path = request.uri().path();
     let error = format!("there is nothing at {path}; GET /v1/openapi.json describes what there is");
     Problem { status: StatusCode::NOT_FOUND, error }
 }
 
-/// The path is there, but not for this method.
+/// The path exists, but not with this method.
 pub(super) async fn wrong_method(request: Request) -> Problem {
     let (method, path) = (request.method(), request.uri().path());
     let all = endpoints::all();

@@ -1,19 +1,19 @@
-//! What the system tells of this process. Where it tells nothing there is no number rather than a zero.
+//! Process statistics from the system. A value that is unavailable is omitted rather than 0.
 
 use std::fs;
 
-/// This process, as `/proc/self` has it.
+/// Statistics of this process, from `/proc/self`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Process {
-    /// Bytes of memory that are resident.
+    /// Resident memory in bytes.
     pub(super) resident_bytes: Option<u64>,
-    /// Microseconds of processor time, of all threads.
+    /// CPU time of all threads in microseconds.
     pub(super) cpu_micros: Option<u64>,
-    /// Files and sockets that are open.
+    /// Number of open files and sockets.
     pub(super) open_files: Option<u64>,
 }
 
-/// Looks at this process.
+/// Reads the statistics.
 pub(super) fn look() -> Process {
     let page_bytes = rustix::param::page_size() as u64;
     let tick_micros = 1_000_000 / rustix::param::clock_ticks_per_second().max(1);
@@ -26,7 +26,7 @@ pub(super) fn look() -> Process {
             .ok()
             .and_then(|text| cpu_ticks(&text))
             .map(|ticks| ticks * tick_micros),
-        // The folder that is being read is open too.
+        // The directory being read is open too.
         open_files: fs::read_dir("/proc/self/fd").ok().map(|files| (files.count() as u64).saturating_sub(1)),
     }
 }
@@ -35,7 +35,7 @@ fn resident_pages(statm: &str) -> Option<u64> {
     statm.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
-/// User and system time. The program's name, which may have spaces, ends with the last closing bracket.
+/// User and system time. The program name, which may contain spaces, ends with the last closing parenthesis.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;

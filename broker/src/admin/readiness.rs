@@ -1,4 +1,4 @@
-//! Whether this node can do its main work now: take records and give them.
+//! Whether this node can accept and serve records.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use tokio::sync::watch;
 use super::Phase;
 use crate::service::{FlushTrouble, Service, WriteStop};
 
-/// A start that is nearly over is waited for, so that whoever asks while a broker comes up need not ask again.
+/// A start that is nearly complete is waited for, so that a client need not poll during it.
 const START_WAIT: Duration = Duration::from_millis(500);
 
-/// So many groups are named.
+/// Most groups listed by name.
 const NAMED_MAX: usize = 4;
 
-/// Why it cannot.
+/// Why it is not ready.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NotReady {
     #[error("the broker is starting: its store is being opened")]
@@ -29,22 +29,22 @@ pub(super) enum NotReady {
     Writes(#[from] WriteStop),
 }
 
-/// As [`now`], but a start may take a moment more.
+/// Like [`now`], but waits a moment for a start to complete.
 pub(super) async fn soon(phase: &watch::Sender<Phase>) -> Option<NotReady> {
     let mut phases = phase.subscribe();
     let open = phases.wait_for(|phase| !matches!(phase, Phase::Starting | Phase::Electing(_)));
-    // Whichever it is, what counts is what is so afterwards.
+    // Either way the current state decides.
     let _ = tokio::time::timeout(START_WAIT, open).await;
     now(&phase.borrow())
 }
 
-/// Why the node is not ready, if it is not.
+/// Why the node is not ready, or `None`.
 pub(super) fn now(phase: &Phase) -> Option<NotReady> {
     match phase {
         Phase::Starting => Some(NotReady::Starting),
         Phase::Electing(leaderless) => {
             let groups: Vec<RaftGroupId> = leaderless.lock().iter().copied().collect();
-            // With all of them led, what follows takes a moment.
+            // Once all are led, the rest takes a moment.
             Some(if groups.is_empty() { NotReady::Starting } else { NotReady::Electing(groups) })
         }
         Phase::Stopping(_) => Some(NotReady::Stopping),
@@ -55,7 +55,7 @@ pub(super) fn now(phase: &Phase) -> Option<NotReady> {
     }
 }
 
-/// What somebody should look at while the node can go on for a time.
+/// A warning for the operator while the node still works.
 pub(super) fn warning(phase: &Phase) -> Option<FlushTrouble> {
     phase.admin()?.sources.service.flush_trouble()
 }
@@ -73,7 +73,7 @@ fn without_leader(service: &Service) -> Option<NotReady> {
     (!leaderless.is_empty()).then_some(NotReady::NoLeader { leaderless, all })
 }
 
-/// The first few by name, and how many more there are.
+/// The first few by name, and the number of the others.
 fn listed(groups: &[RaftGroupId]) -> String {
     let (named, others) = groups.split_at(groups.len().min(NAMED_MAX));
     let names: Vec<String> = named.iter().map(ToString::to_string).collect();

@@ -1,4 +1,4 @@
-//! Bodies: the time that one may take, and the rest of one that the answer did not need.
+//! Request bodies: their timeout, and draining what the handler did not read.
 
 use std::{
     future::Future,
@@ -25,60 +25,60 @@ use tokio::time::Sleep;
 
 use super::problem::Problem;
 
-/// Longest time in which a body comes.
+/// Longest time for receiving a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// So much of the rest is read, and for so long; whoever sends more has the connection closed on it.
-const REST_BYTES_MAX: usize = 16 << 20;
-const REST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Limits of draining; the connection of a client that sends more is closed.
+const DRAIN_BYTES_MAX: usize = 16 << 20;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A body whose rest can be read when its reader has let go of it.
+/// A body that can be drained after its reader has dropped it.
 #[derive(Clone)]
-struct Shared {
+struct SharedBody {
     data: Arc<Mutex<TimedBody>>,
-    begun: Arc<AtomicBool>,
+    started: Arc<AtomicBool>,
 }
 
 struct TimedBody {
     data: BodyDataStream,
     deadline: Pin<Box<Sleep>>,
-    is_late: bool,
+    timed_out: bool,
 }
 
 impl TimedBody {
     fn poll_next(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Bytes, axum::Error>>> {
         let next = self.data.poll_next_unpin(task);
         if next.is_pending() && self.deadline.as_mut().poll(task).is_ready() {
-            self.is_late = true;
+            self.timed_out = true;
             return Poll::Ready(Some(Err(axum::Error::new(io::Error::from(io::ErrorKind::TimedOut)))));
         }
         next
     }
 }
 
-impl Shared {
-    fn of(body: Body, timeout: Duration) -> Shared {
+impl SharedBody {
+    fn of(body: Body, timeout: Duration) -> SharedBody {
         let deadline = Box::pin(tokio::time::sleep(timeout));
-        let body = TimedBody { data: body.into_data_stream(), deadline, is_late: false };
-        Shared { data: Arc::new(Mutex::new(body)), begun: Arc::default() }
+        let body = TimedBody { data: body.into_data_stream(), deadline, timed_out: false };
+        SharedBody { data: Arc::new(Mutex::new(body)), started: Arc::default() }
     }
 
-    /// What is left of it.
+    /// The unread rest.
     fn body(&self) -> Body {
-        let Shared { data, begun } = self.clone();
+        let SharedBody { data, started } = self.clone();
         Body::from_stream(stream::poll_fn(move |task| {
-            begun.store(true, Relaxed);
+            started.store(true, Relaxed);
             data.lock().poll_next(task)
         }))
     }
 
-    fn is_late(&self) -> bool {
-        self.data.lock().is_late
+    fn timed_out(&self) -> bool {
+        self.data.lock().timed_out
     }
 
-    async fn read_rest(self) {
+    async fn drain(self) {
         let mut rest = self.body().into_data_stream();
         let mut bytes = 0;
-        while bytes < REST_BYTES_MAX
+        while bytes < DRAIN_BYTES_MAX
             && let Some(Ok(part)) = rest.next().await
         {
             bytes += part.len();
@@ -86,23 +86,23 @@ impl Shared {
     }
 }
 
-/// Lets whoever sends a body send it to its end before it gets the answer: a connection that is closed on bytes that
-/// are still under way is reset, and the answer is lost with it.
+/// Reads the whole request body before the response is sent: closing a connection with unread bytes resets
+/// it, and the response is lost.
 pub(super) async fn drain_request_body(request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
     }
-    // Who asks first whether to send, and was not told to, does not.
+    // A client that sent Expect and got no 100 Continue does not send the body.
     let asks = request.headers().contains_key(header::EXPECT);
     let (parts, body) = request.into_parts();
-    let shared = Shared::of(body, BODY_TIMEOUT);
+    let shared = SharedBody::of(body, BODY_TIMEOUT);
     let response = next.run(Request::from_parts(parts, shared.body())).await;
-    if shared.is_late() {
+    if shared.timed_out() {
         return late();
     }
-    if shared.begun.load(Relaxed) || !asks {
-        // A body that does not end in time is left.
-        let _ = tokio::time::timeout(REST_TIMEOUT, shared.read_rest()).await;
+    if shared.started.load(Relaxed) || !asks {
+        // A body that does not end in time is abandoned.
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, shared.drain()).await;
     }
     response
 }
@@ -126,9 +126,9 @@ mod tests {
     async fn a_body_that_does_not_come_ends_with_an_error() {
         let first = stream::iter([Ok::<_, io::Error>(Bytes::from_static(b"{"))]);
         let body = Body::from_stream(first.chain(stream::pending()));
-        let shared = Shared::of(body, Duration::from_millis(20));
+        let shared = SharedBody::of(body, Duration::from_millis(20));
         assert!(axum::body::to_bytes(shared.body(), usize::MAX).await.is_err());
-        assert!(shared.is_late());
+        assert!(shared.timed_out());
         assert_eq!(late().status(), StatusCode::REQUEST_TIMEOUT);
     }
 }

@@ -1,4 +1,4 @@
-//! What of a running broker can be switched over HTTP: its configuration, and what it logs.
+//! Settings that can be changed over HTTP: the broker's configuration, and the log filter.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::service::{BrokerConfigError, BrokerScope};
 
-/// Keys of the broker that change; all or none.
+/// Changes of broker keys, applied all or none.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "ConfigChange")]
@@ -21,31 +21,32 @@ pub(super) struct ConfigChangeJson {
     /// Keys with their new values.
     #[serde(default)]
     set: BTreeMap<String, ConfigText>,
-    /// Keys that go back to what was given at start.
+    /// Keys to reset to their values at start.
     #[serde(default)]
     unset: Vec<String>,
-    /// Only the broker that answers, not all.
+    /// Change only this broker, not all.
     #[serde(default)]
     this_broker_only: bool,
 }
 
-/// What is logged.
+/// The log filter.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Log")]
 pub(super) struct LogJson {
-    /// The filter that is in force.
+    /// The current filter.
     filter: String,
-    /// The filter that was in force at start.
+    /// The filter at start.
     at_start: String,
 }
 
-/// What is to be logged from now on.
+/// A change of the log filter.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "LogChange", extend("required" = ["filter"]))]
 pub(super) struct LogChangeJson {
-    /// As in RUST_LOG: `info`, or `info,millstream::kafka=debug`. Null brings back what was in force at start.
+    /// The new filter, as in RUST_LOG: `info`, or `info,millstream::kafka=debug`. Null restores the filter at
+    /// start.
     filter: Option<String>,
 }
 
@@ -79,8 +80,8 @@ pub(super) async fn change_log(
     let log = &admin.sources.log;
     let filter = change.filter.unwrap_or_else(|| log.first_filter().to_string());
     log.set(&filter).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error))?;
-    // Whoever reads the log is to know why it changes.
-    tracing::warn!(filter = log.filter(), "the log filter was switched");
+    // Readers of the log must know why it changes.
+    tracing::warn!(filter = log.filter(), "log filter changed");
     Ok(Json(log_json(&admin)))
 }
 

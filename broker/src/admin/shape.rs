@@ -1,9 +1,9 @@
-//! Holds a JSON value against the schema that the API describes for it, and says in words what does not fit.
+//! Validates a JSON value against its schema, and describes what does not match.
 
 use serde_json::{Map, Value};
 
-/// What of `value` is not as `schema` has it: which field, what it is, and what is allowed. `definitions` are what the
-/// schema refers to.
+/// The first mismatch between `value` and `schema`: the field, its value, and what is allowed. `definitions`
+/// resolves references of the schema.
 pub(super) fn misfit(value: &Value, schema: &Value, definitions: &Map<String, Value>) -> Option<String> {
     Checker { definitions }.check("", value, schema)
 }
@@ -13,7 +13,7 @@ struct Checker<'a> {
 }
 
 impl<'a> Checker<'a> {
-    /// The schema itself, when it is one that only names another.
+    /// Resolves a schema that only refers to another.
     fn resolve<'b>(&'b self, schema: &'b Value) -> &'b Value {
         let name = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next());
         name.and_then(|name| self.definitions.get(name)).unwrap_or(schema)
@@ -23,7 +23,7 @@ impl<'a> Checker<'a> {
         let schema = self.resolve(schema);
         if let Some(choices) = schema["oneOf"].as_array() {
             let fits = choices.iter().any(|choice| self.check(at, value, choice).is_none());
-            // Of an object it is its field that says which choice was meant.
+            // For an object, its field says which choice was meant.
             let meant = choices.iter().find(|choice| {
                 choice["required"][0].as_str().is_some_and(|field| value.get(field).is_some())
             });
@@ -127,7 +127,7 @@ fn is_of_kind(value: &Value, kind: &str) -> bool {
     }
 }
 
-/// The bounds of a whole number.
+/// The bounds of an integer.
 fn range(schema: &Value) -> Option<(i64, i64)> {
     let (low, high) = match schema["format"].as_str()? {
         "int16" => (i16::MIN.into(), i16::MAX.into()),

@@ -1,4 +1,4 @@
-//! Topics over HTTP: list, show, make, change, remove.
+//! Topics over HTTP: list, describe, create, change, delete.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -18,45 +18,45 @@ use super::{
 };
 use crate::service::{Change, NewTopic, PARTITIONS_MAX, TopicError};
 
-/// A topic to be made.
+/// A topic to create.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "NewTopic")]
 pub(super) struct NewTopicJson {
-    /// Its name: 1 to 249 ASCII letters, digits, `.`, `_` and `-`.
+    /// Topic name: 1 to 249 ASCII letters, digits, `.`, `_` and `-`.
     name: String,
-    /// How many partitions; `num.partitions` of the broker when it is left out.
+    /// Number of partitions; default: `num.partitions` of the broker.
     #[serde(default)]
     #[schemars(range(min = 1, max = PARTITIONS_MAX))]
     partitions: Option<i32>,
-    /// How many replicas; the broker's default when it is left out.
+    /// Number of replicas; default: the broker's.
     #[serde(default)]
     #[schemars(range(min = 1))]
     replication_factor: Option<i16>,
-    /// Keys that are set on it.
+    /// Configuration overrides.
     #[serde(default)]
     config: BTreeMap<String, ConfigText>,
-    /// Only check whether it could be made.
+    /// Only validate the request.
     #[serde(default)]
     validate_only: bool,
 }
 
-/// What changes of a topic. Either everything that is asked for is allowed, or nothing happens.
+/// Changes of a topic, applied all or none.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "TopicChange")]
 pub(super) struct TopicChangeJson {
-    /// How many partitions it is to have; more than now.
+    /// New number of partitions, larger than the current one.
     #[serde(default)]
     #[schemars(range(min = 1, max = PARTITIONS_MAX))]
     partitions: Option<i32>,
     /// Keys with their new values.
     #[serde(default)]
     set: BTreeMap<String, ConfigText>,
-    /// Keys that go back to their defaults.
+    /// Keys to reset to their defaults.
     #[serde(default)]
     unset: Vec<String>,
-    /// Only check whether it could be changed.
+    /// Only validate the request.
     #[serde(default)]
     validate_only: bool,
 }
@@ -65,7 +65,7 @@ pub(super) async fn list(
     State(port): State<Arc<Port>>,
     Open(admin): Open,
 ) -> Result<Json<TopicsJson>, Problem> {
-    // Sizes of a hundred thousand partitions take a while: not on a thread that others wait for.
+    // Computing the sizes of a hundred thousand partitions takes a while: not on a thread of requests.
     port.in_background(move || views::topics(&admin.sources.service)).await.map(Json)
 }
 
@@ -81,7 +81,7 @@ pub(super) async fn create(Open(admin): Open, Body(wanted): Body<NewTopicJson>) 
     let name = wanted.name.clone();
     let new = NewTopic {
         name: wanted.name,
-        // -1 is how Kafka asks for the default; here that is done by saying nothing.
+        // Kafka's value for the default is -1; here the field is omitted.
         partitions: wanted.partitions.unwrap_or(-1),
         replication_factor: wanted.replication_factor.unwrap_or(-1),
         configs: wanted.config.into_iter().map(|(key, value)| (key, Some(value.0))).collect(),
@@ -121,7 +121,7 @@ pub(super) async fn change(
     Ok(Json(topic(&admin, &name)?).into_response())
 }
 
-/// Checks everything before anything changes.
+/// Validates everything before anything changes.
 async fn alter(
     change: &Change,
     name: &str,

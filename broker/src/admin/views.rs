@@ -1,4 +1,4 @@
-//! What the JSON admin API shows of the cluster and of topics.
+//! The JSON admin API's views of the cluster and of topics.
 
 use std::collections::BTreeMap;
 
@@ -8,28 +8,28 @@ use serde::Serialize;
 
 use crate::service::{ConfigEntry, ConfigSource, PartitionView, Service, TopicView};
 
-/// The cluster as the node that answers knows it.
+/// The cluster in the view of this node.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Cluster")]
 pub(super) struct ClusterJson {
-    /// The id that Kafka clients see.
+    /// Cluster id, as Kafka clients see it.
     cluster_id: String,
-    /// Of the broker that answers.
+    /// Version of this broker.
     version: &'static str,
-    /// Id of the node that leads the metadata.
+    /// Node id of the metadata leader.
     controller: i32,
     /// All brokers.
     brokers: Vec<BrokerJson>,
-    /// How many topics there are.
+    /// Number of topics.
     topics: usize,
-    /// How many partitions they have together.
+    /// Number of partitions of all topics.
     partitions: usize,
     /// The Raft groups that carry partitions.
     shards: Vec<ShardJson>,
 }
 
-/// A broker, as clients reach it.
+/// A broker's address for clients.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Broker")]
@@ -49,9 +49,9 @@ struct BrokerJson {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Shard")]
 struct ShardJson {
-    /// The shard's number.
+    /// Shard number.
     id: u32,
-    /// Raft term in which the node that answers leads it; null while it does not.
+    /// Raft term in which this node leads it; null if it does not.
     led_term: Option<u64>,
 }
 
@@ -60,7 +60,7 @@ struct ShardJson {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Configs")]
 pub(super) struct ConfigsJson {
-    /// Every key, with `log.` in front those that topics take from the broker.
+    /// Every key; the defaults of topic keys have the prefix `log.`.
     config: Vec<ConfigJson>,
 }
 
@@ -69,19 +69,19 @@ pub(super) struct ConfigsJson {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Config")]
 struct ConfigJson {
-    /// Kafka's name of it.
+    /// Key name, as in Kafka.
     name: String,
     /// Its value.
     value: Option<String>,
-    /// Where the value comes from: `topic`, `broker`, `all brokers`, `start` or `default`.
+    /// Source of the value: `topic`, `broker`, `all brokers`, `start` or `default`.
     source: &'static str,
-    /// Whether it can change while the broker runs.
+    /// Whether it can be changed while the broker runs.
     changeable: bool,
     /// What it does.
     documentation: &'static str,
 }
 
-/// Topics in few words.
+/// A list of topics.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Topics")]
@@ -90,20 +90,20 @@ pub(super) struct TopicsJson {
     topics: Vec<TopicSummaryJson>,
 }
 
-/// A topic in few words.
+/// A summary of a topic.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "TopicSummary")]
 struct TopicSummaryJson {
-    /// Its name.
+    /// Topic name.
     name: String,
-    /// Its id, as Kafka's tools print it.
+    /// Topic id, as Kafka's tools print it.
     id: String,
-    /// How many partitions it has.
+    /// Number of partitions.
     partitions: usize,
-    /// Whether it belongs to the broker.
+    /// Whether it is an internal topic.
     internal: bool,
-    /// Size of all its batches on the node that answers.
+    /// Size of all its batches on this node.
     bytes: u64,
 }
 
@@ -112,15 +112,15 @@ struct TopicSummaryJson {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Topic")]
 pub(super) struct TopicJson {
-    /// Its name.
+    /// Topic name.
     name: String,
-    /// Its id, as Kafka's tools print it.
+    /// Topic id, as Kafka's tools print it.
     id: String,
-    /// Whether it belongs to the broker.
+    /// Whether it is an internal topic.
     internal: bool,
     /// Its partitions.
     partitions: Vec<PartitionJson>,
-    /// What is set on the topic itself.
+    /// Configuration overrides of the topic.
     config: BTreeMap<String, String>,
 }
 
@@ -129,23 +129,23 @@ pub(super) struct TopicJson {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Partition")]
 struct PartitionJson {
-    /// Kafka's number of it.
+    /// Partition number.
     index: i32,
-    /// The shard that holds its end.
+    /// The shard that has its end.
     shard: u32,
-    /// Node id of its leader; null while there is none.
+    /// Node id of its leader; null if there is none.
     leader: Option<i32>,
-    /// The leader's epoch; -1 without a leader.
+    /// Leader epoch; -1 without a leader.
     leader_epoch: i32,
-    /// First offset that there is.
+    /// First offset.
     log_start_offset: Option<i64>,
-    /// Offset behind the last record.
+    /// Offset after the last record.
     end_offset: Option<i64>,
-    /// Size of its batches on the node that answers.
+    /// Size of its batches on this node.
     bytes: u64,
 }
 
-/// The cluster as this node knows it.
+/// The cluster in the view of this node.
 pub(super) fn cluster(service: &Service) -> ClusterJson {
     let topics = service.topics();
     let brokers = service.brokers().into_iter();
@@ -187,7 +187,7 @@ fn config_json(entry: ConfigEntry) -> ConfigJson {
     }
 }
 
-/// Every topic, in few words.
+/// A list of topics.
 pub(super) fn topics(service: &Service) -> TopicsJson {
     let summary = |view: &TopicView| TopicSummaryJson {
         name: view.name.clone(),

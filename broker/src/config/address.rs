@@ -1,3 +1,3 @@
-//! Addresses, read by the one parser that broker and clients share.
+//! Addresses, parsed by the parser that brokers and clients share.
 
 pub use millstream_protocol::{Address, AddressError};

@@ -1,4 +1,4 @@
-//! What the broker can be configured with: `--set key=value`, or lines of the configuration file.
+//! The broker's configuration keys: `--set key=value`, or lines of the configuration file.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -11,11 +11,12 @@ use super::{
 };
 
 const MIB: i64 = 1 << 20;
-/// The volume has room for so many log files at least.
+/// The volume must have space for at least this many log files.
 const LOG_FILES_PER_VOLUME_MIN: u64 = 8;
-/// Length of a log's first file; the others are not shorter.
+/// Smallest length of a log's first file, and so of all files.
 const LOG_FILE_BYTES_MIN: u64 = 4 << 20;
-/// Two requests of the largest size must fit into the memory for requests: else each could wait for the other.
+/// Two requests of the largest size must fit into the memory for requests: otherwise each could wait for the
+/// other.
 const REQUESTS_MIN: usize = 2;
 
 /// Every broker key, sorted by name.
@@ -32,7 +33,7 @@ pub const BROKER_KEYS: &[Key] = &[
         kind: ConfigKind::Int,
         default: "12000",
         range: Range::Number(1, 1_000_000),
-        documentation: "Most connections that are open at once, fewer where the limit on open files (ulimit -Hn) is low. When all are taken, a new connection takes the place of the one that has been idle longest, at least 5 seconds, or is closed.",
+        documentation: "Most open connections, fewer if the limit on open files (ulimit -Hn) is low. When all are in use, a new connection replaces the one that has been idle longest, for at least 5 seconds, or is closed.",
     },
     Key {
         name: "connections.max.per.ip",
@@ -46,21 +47,21 @@ pub const BROKER_KEYS: &[Key] = &[
         kind: ConfigKind::Int,
         default: "1",
         range: Range::Number(1, 1),
-        documentation: "Replicas of a topic that does not say; a single node has one.",
+        documentation: "Default number of replicas of a topic; a single node has one.",
     },
     Key {
         name: "disk.low.bytes",
         kind: ConfigKind::Long,
         default: "67108864",
         range: Range::Number(0, i64::MAX),
-        documentation: "Free space below which produce is refused with a retriable error; reads and deletes go on.",
+        documentation: "Free space below which produce is refused with a retriable error; reads and deletes continue.",
     },
     Key {
         name: "follower.replication.throttled.rate",
         kind: ConfigKind::Long,
         default: "9223372036854775807",
         range: Range::Number(0, i64::MAX),
-        documentation: "No effect: replication is paced by what the nodes can take. Taken because Kafka's reassignment tool sets and clears it.",
+        documentation: "No effect: replication is limited only by the nodes' capacity. Accepted because Kafka's reassignment tool sets and clears it.",
     },
     Key {
         name: "group.initial.rebalance.delay.ms",
@@ -74,7 +75,7 @@ pub const BROKER_KEYS: &[Key] = &[
         kind: ConfigKind::Int,
         default: "1800000",
         range: Range::Number(1, i32::MAX as i64),
-        documentation: "Longest session timeout that a group member may ask for.",
+        documentation: "Longest session timeout that a group member may request.",
     },
     Key {
         name: "group.max.size",
@@ -88,70 +89,70 @@ pub const BROKER_KEYS: &[Key] = &[
         kind: ConfigKind::Int,
         default: "6000",
         range: Range::Number(1, i32::MAX as i64),
-        documentation: "Shortest session timeout that a group member may ask for.",
+        documentation: "Shortest session timeout that a group member may request.",
     },
     Key {
         name: "groups.bytes.max",
         kind: ConfigKind::Long,
         default: "1073741824",
         range: Range::Number(MIB, 65536 * MIB),
-        documentation: "Most memory that members, offsets and metadata of all consumer groups hold. Beyond it new members and offsets are refused; offsets that are there can be committed again. Unless it is set, half of memory.bytes, at least 64 MiB.",
+        documentation: "Most memory for members, offsets and metadata of all consumer groups. Beyond it new members and offsets are refused; existing offsets can be committed again. Default: half of memory.bytes, at least 64 MiB.",
     },
     Key {
         name: "http.admin.token.file",
         kind: ConfigKind::String,
         default: "",
         range: Range::Any,
-        documentation: "A file with a token in one line, which every request to /v1 must then have (Authorization: Bearer TOKEN). It is read anew each time. Without it /v1 changes nothing when the HTTP port is bound to an address that is not a loopback one.",
+        documentation: "A file with a one-line token, which every request to /v1 must then have (Authorization: Bearer TOKEN). It is read for each request. Without it /v1 refuses changes if the HTTP port is bound to an address that is not loopback.",
     },
     Key {
         name: "http.allowed.hosts",
         kind: ConfigKind::List,
         default: "",
         range: Range::Any,
-        documentation: "Names under which /v1 may be asked for, separated by commas, beside localhost, the address that it is bound to and the name in --http-addr. Others are refused, so that a web page cannot ask by a name of its own.",
+        documentation: "Host names that /v1 accepts, separated by commas, in addition to localhost, the bound address and the name in --http-addr. Others are refused, which stops web pages that use DNS rebinding.",
     },
     Key {
         name: "leader.replication.throttled.rate",
         kind: ConfigKind::Long,
         default: "9223372036854775807",
         range: Range::Number(0, i64::MAX),
-        documentation: "No effect: replication is paced by what the nodes can take. Taken because Kafka's reassignment tool sets and clears it.",
+        documentation: "No effect: replication is limited only by the nodes' capacity. Accepted because Kafka's reassignment tool sets and clears it.",
     },
     Key {
         name: "log.retention.check.interval.ms",
         kind: ConfigKind::Long,
         default: "300000",
         range: Range::Number(1, i64::MAX),
-        documentation: "Time between two looks for records that the retention gives up. While the disk is low they are looked for all the time.",
+        documentation: "Interval of retention checks. While the disk is low they run continuously.",
     },
     Key {
         name: "memory.bytes",
         kind: ConfigKind::Long,
         default: "-1",
         range: Range::Number(-1, 1 << 50),
-        documentation: "Memory that the broker's bounds are derived from, at least 64 MiB; -1 is a quarter of what the process may use, at most 2 GiB: of the machine's memory, or of the smallest limit of its control group and of those above it. Beyond it sockets are not read.",
+        documentation: "Memory budget from which the broker's limits are derived, at least 64 MiB; -1 is a quarter of the memory that the process may use, at most 2 GiB: of the machine's memory, or of the smallest limit of its control group and the ancestors. Sockets are not read while it is exhausted.",
     },
     Key {
         name: "memtable.bytes",
         kind: ConfigKind::Long,
         default: "67108864",
         range: Range::Number(MIB, 4096 * MIB),
-        documentation: "Log memory held by committed batches from which they are written to a run. Unless it is set, a 32nd of memory.bytes.",
+        documentation: "Log memory held by committed batches at which they are flushed to a run. Default: a 32nd of memory.bytes.",
     },
     Key {
         name: "num.partitions",
         kind: ConfigKind::Int,
         default: "1",
         range: Range::Number(1, 100_000),
-        documentation: "Partitions of a topic that does not say.",
+        documentation: "Default number of partitions of a topic.",
     },
     Key {
         name: "offset.metadata.max.bytes",
         kind: ConfigKind::Int,
         default: "4096",
         range: Range::Number(0, 1_048_576),
-        documentation: "Longest note that a client may commit with an offset.",
+        documentation: "Longest metadata that a client may commit with an offset.",
     },
     Key {
         name: "offsets.retention.minutes",
@@ -165,7 +166,7 @@ pub const BROKER_KEYS: &[Key] = &[
         kind: ConfigKind::Int,
         default: "60000",
         range: Range::Number(1, i32::MAX as i64),
-        documentation: "Time between two looks for idempotent producers whose state has expired.",
+        documentation: "Interval of checks for idempotent producers whose state has expired.",
     },
     Key {
         name: "producer.id.expiration.ms",
@@ -179,14 +180,14 @@ pub const BROKER_KEYS: &[Key] = &[
         kind: ConfigKind::Long,
         default: "67108864",
         range: Range::Number(MIB, 65536 * MIB),
-        documentation: "Most memory for blocks of runs that are being read. Unless it is set, a 32nd of memory.bytes.",
+        documentation: "Most memory for cached blocks of runs. Default: a 32nd of memory.bytes.",
     },
     Key {
         name: "replica.alter.log.dirs.io.max.bytes.per.second",
         kind: ConfigKind::Long,
         default: "9223372036854775807",
         range: Range::Number(0, i64::MAX),
-        documentation: "No effect: there is one data directory. Taken because Kafka's reassignment tool sets and clears it.",
+        documentation: "No effect: there is one data directory. Accepted because Kafka's reassignment tool sets and clears it.",
     },
     Key {
         name: "socket.request.max.bytes",
@@ -200,39 +201,39 @@ pub const BROKER_KEYS: &[Key] = &[
         kind: ConfigKind::Int,
         default: "262144",
         range: Range::NumberOr(-1, 4096, 64 * MIB),
-        documentation: "What the system takes at once of an answer to a client: a consumer that fetches much gets it sooner in pieces that stay in the processor's cache. Over a link with a long round trip a connection carries no more than this in one; -1 leaves it to the system, which lets it grow.",
+        documentation: "Send buffer of a client's connection: large fetches are faster in pieces that fit into the processor's cache. It limits a connection to this many bytes per round trip, which matters on links with a long one; -1 lets the system choose and grow it.",
     },
     Key {
         name: "wal.checkpoint.bytes",
         kind: ConfigKind::Long,
         default: "268435456",
         range: Range::Number(16 * MIB, 65536 * MIB),
-        documentation: "Log size from which state is checkpointed so that log files can be used again.",
+        documentation: "Log size at which state is checkpointed so that log files can be recycled.",
     },
     Key {
         name: "wal.file.bytes",
         kind: ConfigKind::Long,
         default: "67108864",
         range: Range::Number(64 * MIB, 1024 * MIB),
-        documentation: "Size of one log file; less on a volume that is smaller than eight of them.",
+        documentation: "Size of one log file; less on a volume smaller than eight of them.",
     },
     Key {
         name: "wal.gather.max.us",
         kind: ConfigKind::Int,
         default: "300",
         range: Range::Number(0, 10_000),
-        documentation: "Longest wait of a log write for more requests, in microseconds, where many come that do not wait for each other; three times as long behind a write of 64 KiB or more. It saves up to half of the processor's work. 0 never waits.",
+        documentation: "Longest wait of a log write for more requests, in microseconds, when many independent requests arrive; three times as long after a write of 64 KiB or more. It saves up to half of the processor time. 0 never waits.",
     },
     Key {
         name: "wal.writer.priority",
         kind: ConfigKind::Int,
         default: "10",
         range: Range::Number(0, 99),
-        documentation: "Real-time priority (SCHED_FIFO) of the thread that writes the log while records come one by one, so that none of them waits for a processor behind other threads. It needs CAP_SYS_NICE or a limit that allows it (LimitRTPRIO=10, ulimit -r); without, the log says so at the start and the thread runs like the others. 0 leaves it so.",
+        documentation: "Real-time priority (SCHED_FIFO) of the log's writer thread while records arrive one by one, so that none of them waits for a processor behind other threads. It needs CAP_SYS_NICE or a limit that permits it (LimitRTPRIO=10, ulimit -r); otherwise a log line says so at the start and the thread has ordinary priority. 0 disables it.",
     },
 ];
 
-/// Keys that can change while the broker runs: whoever uses them reads them anew each time.
+/// Keys that can change while the broker runs: their users read them each time.
 const CHANGEABLE: &[&str] = &[
     "auto.create.topics.enable",
     "disk.low.bytes",
@@ -245,54 +246,54 @@ const CHANGEABLE: &[&str] = &[
     "wal.checkpoint.bytes",
 ];
 
-/// The broker's configuration, ready for use.
+/// The parsed configuration of a broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokerConfig {
     /// Whether metadata requests create topics.
     pub auto_create_topics: bool,
     /// Most open connections.
     pub connections_max: usize,
-    /// Most open connections of one address.
+    /// Most open connections from one address.
     pub connections_per_ip_max: usize,
-    /// Replicas of a topic that does not say.
+    /// Default number of replicas of a topic.
     pub default_replication_factor: i16,
     /// Free bytes below which produce is refused.
     pub disk_low_bytes: u64,
-    /// Bounds of consumer groups.
+    /// Limits of consumer groups.
     pub groups: GroupConfig,
-    /// File of the token that the HTTP API asks for.
+    /// File with the token for the HTTP API.
     pub http_token_file: Option<PathBuf>,
-    /// Names under which the HTTP API may be asked for.
+    /// Host names that the HTTP API accepts.
     pub http_allowed_hosts: Vec<String>,
-    /// Log memory that somebody holds, from which memory is flushed.
+    /// Log memory in use from which the memtable is flushed.
     pub log_memory_bytes: usize,
-    /// What the bounds of memory are derived from.
+    /// The budget from which memory limits are derived.
     pub memory: MemoryBudget,
     /// Memtable size that starts a flush.
     pub memtable_bytes: usize,
-    /// Partitions of a topic that does not say.
+    /// Default number of partitions of a topic.
     pub num_partitions: u32,
-    /// Longest note of a committed offset.
+    /// Longest metadata of a committed offset.
     pub offset_metadata_bytes_max: usize,
     /// Milliseconds for which offsets of an empty group are kept.
     pub offsets_retention_ms: i64,
-    /// Milliseconds between two looks for idle producers.
+    /// Milliseconds between two checks for idle producers.
     pub producer_id_check_ms: u64,
     /// Milliseconds for which an idle producer's state is kept.
     pub producer_id_expiration_ms: i64,
-    /// Most bytes that a batch may expand to where the broker looks into it.
+    /// Most bytes to which a batch may expand when the broker decodes it.
     pub opened_bytes_max: usize,
     /// Bytes of the block cache.
     pub read_cache_bytes: usize,
     /// Largest request in bytes.
     pub request_bytes_max: usize,
-    /// Most bytes of records that are on their way to consumers.
+    /// Most bytes of records in replies to consumers.
     pub replies_bytes_max: usize,
-    /// Most bytes that all requests in flight hold together.
+    /// Most bytes of all requests in flight.
     pub requests_bytes_max: usize,
     /// Milliseconds between two rounds of retention.
     pub retention_check_ms: u64,
-    /// Send buffer of a client's connection; the system's choice if not given.
+    /// Send buffer of a client's connection; the system's default if `None`.
     pub send_buffer_bytes: Option<usize>,
     /// Log bytes that start a checkpoint.
     pub wal_checkpoint_bytes: u64,
@@ -300,23 +301,23 @@ pub struct BrokerConfig {
     pub wal_file_bytes: u64,
     /// How long a short write of the log may wait for more calls.
     pub wal_gather: Duration,
-    /// Real-time priority of the thread that writes the log; 0 for none.
+    /// Real-time priority of the log's writer thread; 0 for none.
     pub wal_writer_priority: u8,
 }
 
 impl BrokerConfig {
-    /// Checks one key and its value.
+    /// Validates one key and its value.
     pub fn check(name: &str, value: &str) -> Result<(), ConfigError> {
         key::check(BROKER_KEYS, name, value).map(|_| ())
     }
 
-    /// The default of a key, if there is such a key.
+    /// The default of a key, if the key exists.
     pub fn default_of(name: &str) -> Option<&'static str> {
         key::find(BROKER_KEYS, name).ok().map(|key| key.default)
     }
 
-    /// Length of the log's files on a volume of so many bytes: `wal.file.bytes`, less on a small one. Two files are made
-    /// ahead, which must not be most of it.
+    /// Length of log files on a volume of this size: `wal.file.bytes`, less on a small one. Two files are
+    /// created ahead, which must not be most of it.
     pub fn log_file_bytes(&self, volume_bytes: Option<u64>) -> u64 {
         let part = volume_bytes.map_or(u64::MAX, |all| all / LOG_FILES_PER_VOLUME_MIN);
         match part {
@@ -325,7 +326,8 @@ impl BrokerConfig {
         }
     }
 
-    /// What a volume has at least on which the broker can write its memory and its log above the mark of free space.
+    /// Smallest volume on which the broker can write its memory and its log without falling below the
+    /// threshold of free space.
     pub fn volume_bytes_min(&self, log_file_bytes: u64) -> u64 {
         let memory = 2 * self.memtable_bytes as u64;
         self.disk_low_bytes.saturating_add(memory).saturating_add(4 * log_file_bytes)
@@ -341,7 +343,7 @@ impl BrokerConfig {
         CHANGEABLE.iter().copied()
     }
 
-    /// Reads values that [`check`](BrokerConfig::check) allowed.
+    /// Parses values that [`check`](BrokerConfig::check) accepted.
     pub fn from_values(set: &BTreeMap<String, String>) -> BrokerConfig {
         let values = Values { keys: BROKER_KEYS, set };
         let memory = MemoryBudget::new(u64::try_from(values.number("memory.bytes")).ok());

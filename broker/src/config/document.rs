@@ -1,4 +1,4 @@
-//! The reference of all keys in `docs/configuration.md`, made of the tables themselves.
+//! Generates the reference of all keys in `docs/configuration.md` from the tables.
 
 use std::{fmt::Write, path::PathBuf};
 
@@ -13,7 +13,7 @@ fn shown(value: &str) -> String {
     if value.is_empty() { "empty".to_string() } else { format!("`{value}`") }
 }
 
-/// Bounds that are no bounds are shown as words.
+/// Unlimited bounds are shown as words.
 fn allowed(key: &Key) -> String {
     let text = key.allowed().replace(&format!(" to {}", i64::MAX), " on");
     text.replace(&format!(" to {}", i32::MAX), " to 2³¹ - 1").replace('|', "\\|")
@@ -24,7 +24,7 @@ fn table(keys: &[Key], heading: &str, more: impl Fn(&Key) -> String) -> String {
         format!("| key | default | allowed | {heading} | meaning |\n| --- | --- | --- | --- | --- |\n");
     for key in keys {
         let (default, allowed, more) = (shown(key.default), allowed(key), more(key));
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "| `{}` | {default} | {allowed} | {more} | {} |", key.name, key.documentation);
     }
     text

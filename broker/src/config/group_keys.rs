@@ -1,5 +1,5 @@
-//! The table of group keys. Kafka has them for the groups of KIP-848 and for share groups, which are not served: they have
-//! Kafka's defaults, for tools that read them, and cannot be set.
+//! The table of group keys. Kafka has them for the groups of KIP-848 and for share groups, which are not
+//! supported: they have Kafka's defaults, for tools that read them, and cannot be set.
 
 use super::key::{ConfigKind, Key, Range};
 

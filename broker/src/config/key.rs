@@ -1,86 +1,86 @@
-//! One configuration key: its name, kind, default, range and reason.
+//! A configuration key: name, type, default, range and documentation.
 
 use std::collections::BTreeMap;
 
 use crate::suggest::nearest;
 
-/// The type of a key's value, as Kafka's DescribeConfigs names it.
+/// The type of a key's value, as in Kafka's DescribeConfigs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigKind {
     /// `true` or `false`.
     Boolean,
-    /// Any text out of a set.
+    /// One of a set of strings.
     String,
-    /// 32-bit number.
+    /// 32-bit integer.
     Int,
-    /// 64-bit number.
+    /// 64-bit integer.
     Long,
-    /// Fraction.
+    /// Floating-point number.
     Double,
-    /// Comma-separated texts.
+    /// Comma-separated list.
     List,
 }
 
-/// The values that a key allows.
+/// The allowed values of a key.
 #[derive(Clone, Copy, Debug)]
 pub enum Range {
     /// `true` or `false`.
     Bool,
-    /// A whole number between the two, both allowed.
+    /// An integer in this range, inclusive.
     Number(i64, i64),
-    /// The first number, or one between the other two, both allowed.
+    /// The first number, or one in the range of the other two, inclusive.
     NumberOr(i64, i64, i64),
-    /// A number between the two, both allowed.
+    /// A number in this range, inclusive.
     Fraction(f64, f64),
     /// One of these.
     OneOf(&'static [&'static str]),
-    /// A comma-separated list of these, none twice.
+    /// A comma-separated list of these, without duplicates.
     SomeOf(&'static [&'static str]),
     /// Any text.
     Any,
 }
 
-/// A key that a topic or the broker can be configured with.
+/// A configuration key of a topic or the broker.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
-    /// Kafka's name of it.
+    /// Kafka's name of the key.
     pub name: &'static str,
     /// Type of its value.
     pub kind: ConfigKind,
-    /// Value when nobody set it.
+    /// The default.
     pub default: &'static str,
     /// Allowed values.
     pub range: Range,
-    /// What it does and why one would set it.
+    /// What it does and when to set it.
     pub documentation: &'static str,
 }
 
-/// A configuration that is refused; nothing of it took effect.
+/// A rejected configuration; no part of it took effect.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// No such key.
+    /// The key is unknown.
     #[error("unknown configuration {key}; {}", meant(near, known))]
     Unknown {
         /// The key that was given.
         key: String,
-        /// Keys that are called nearly so.
+        /// Keys with a similar name.
         near: Vec<&'static str>,
-        /// Every key there is.
+        /// All keys.
         known: Vec<&'static str>,
     },
-    /// The value is not in the key's range.
+    /// The value is out of range.
     #[error("invalid value {value} for configuration {key}: {allowed}")]
     Value {
         /// The key.
         key: String,
         /// The value that was given.
         value: String,
-        /// What would be allowed.
+        /// The allowed values.
         allowed: String,
     },
 }
 
-/// The likely ones where there are any: among all of them nobody finds the one that was meant.
+/// Lists the similar names if there are any: the full list is too long to help.
 fn meant(near: &[&str], known: &[&str]) -> String {
     match near {
         [] => format!("known are: {}", known.join(", ")),
@@ -89,7 +89,7 @@ fn meant(near: &[&str], known: &[&str]) -> String {
 }
 
 impl Key {
-    /// A key whose value is one of a few words.
+    /// A key with a closed set of values.
     pub(super) const fn one_of(
         name: &'static str,
         default: &'static str,
@@ -99,7 +99,7 @@ impl Key {
         Key { name, kind: ConfigKind::String, default, range: Range::OneOf(all), documentation }
     }
 
-    /// Checks a value against the key's range.
+    /// Validates a value against the key's range.
     pub fn check(&self, value: &str) -> Result<(), ConfigError> {
         let ok = match self.range {
             Range::Any => true,
@@ -144,7 +144,7 @@ pub(super) fn list(value: &str) -> impl Iterator<Item = &str> {
     value.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
-/// Finds the key and checks the value.
+/// Finds the key and validates the value.
 pub(super) fn check(keys: &'static [Key], name: &str, value: &str) -> Result<&'static Key, ConfigError> {
     let key = find(keys, name)?;
     key.check(value)?;
@@ -159,7 +159,7 @@ pub(super) fn find(keys: &'static [Key], name: &str) -> Result<&'static Key, Con
     })
 }
 
-/// Reads values that were checked when they were set: the given ones, else each key's default.
+/// Values that were validated when they were set, or the defaults of their keys.
 pub(super) struct Values<'a> {
     pub(super) keys: &'static [Key],
     pub(super) set: &'a BTreeMap<String, String>,

@@ -1,18 +1,18 @@
-//! How much memory the broker takes, and for what.
+//! The memory budget of the broker and its division.
 
 use std::{fmt, sync::OnceLock};
 
 use super::memory_limit::{LimitSource, MemoryLimit};
 
 const MIB: u64 = 1 << 20;
-/// Smallest budget that a broker works with.
+/// Smallest supported budget.
 pub(super) const BUDGET_BYTES_MIN: u64 = 64 * MIB;
-/// Consumer groups may hold no less by default: some thousand groups with hundreds of offsets.
+/// Smallest default limit for consumer groups: some thousand groups with hundreds of offsets.
 const GROUPS_BYTES_MIN: u64 = 64 * MIB;
 /// Largest default budget.
 const BUDGET_BYTES_MAX_DEFAULT: u64 = 2048 * MIB;
 
-/// The memory that the broker's bounds are derived from.
+/// The budget from which the broker's memory limits are derived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryBudget {
     /// In bytes.
@@ -24,7 +24,7 @@ pub struct MemoryBudget {
 }
 
 impl MemoryBudget {
-    /// The budget that was set, or a quarter of what the process may use, at most 2 GiB.
+    /// The configured budget, or a quarter of what the process may use, at most 2 GiB.
     pub(super) fn new(set: Option<u64>) -> MemoryBudget {
         static LIMIT: OnceLock<MemoryLimit> = OnceLock::new();
         MemoryBudget::within(set, LIMIT.get_or_init(MemoryLimit::of_this_process).clone())
@@ -38,13 +38,14 @@ impl MemoryBudget {
         MemoryBudget { bytes, is_set: set.is_some(), limit }
     }
 
-    /// Whether the process may use too little for the budget: the program itself and what has no bound come on top.
+    /// Whether the process may use too little for the budget: the program itself and unbounded state come on
+    /// top.
     pub fn is_too_large(&self) -> bool {
         self.bytes > self.limit.bytes / 2
     }
 }
 
-/// Where the budget comes from.
+/// The source of the budget.
 impl fmt::Display for MemoryBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let limit_mib = self.limit.bytes / MIB;
@@ -66,8 +67,8 @@ impl fmt::Display for MemoryBudget {
     }
 }
 
-/// What the budget is for. What is left of it is for everything that has no bound of its own: the state of
-/// partitions and groups, the indexes of runs.
+/// The division of the budget. The rest is for state without a limit of its own: partitions and groups, the
+/// indexes of runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shares {
     /// Committed batches that are not in a run yet.
@@ -76,11 +77,11 @@ pub(super) struct Shares {
     pub(super) read_cache: u64,
     /// Requests in flight.
     pub(super) requests: u64,
-    /// Records on their way to consumers.
+    /// Records in replies to consumers.
     pub(super) replies: u64,
-    /// One batch whose records are looked at; a few are open at the same time.
+    /// One decoded batch; a few are decoded at the same time.
     pub(super) opened: u64,
-    /// Log memory that somebody holds, the memtable included.
+    /// Log memory in use, the memtable included.
     pub(super) log: u64,
     /// Members and offsets of consumer groups.
     pub(super) groups: u64,
@@ -100,7 +101,7 @@ impl Shares {
     }
 }
 
-/// A size as people write it: bytes, or with KiB, MiB or GiB behind.
+/// A size in human form: bytes, or with the suffix KiB, MiB or GiB.
 pub(super) fn parse_size(text: &str) -> Option<u64> {
     let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
     let with_unit = units.iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, *bytes)));

@@ -1,24 +1,24 @@
-//! How much memory this process may use: the machine's, or the smallest limit of its control groups.
+//! The memory limit of this process: the machine's memory, or the smallest limit of its control groups.
 
 use std::{
     fmt, fs,
     path::{Component, Path, PathBuf},
 };
 
-/// Assumed where the system does not report its memory.
+/// Assumed if the system does not report its memory.
 const MACHINE_BYTES_UNKNOWN: u64 = 1 << 30;
 const MEMINFO: &str = "/proc/meminfo";
 const OWN_GROUPS: &str = "/proc/self/cgroup";
 const MOUNTS: &str = "/proc/self/mountinfo";
-/// Levels of nested control groups that are read. The kernel's own default bound is lower in practice.
+/// Most levels of nested control groups that are read. The kernel's own default limit is lower in practice.
 const LEVELS_MAX: usize = 64;
 
-/// Files with limits in a folder of version 2. Above `memory.high` a process is slowed down until it is useless.
+/// Files with limits in a version 2 group. Above `memory.high` a process is throttled until it is useless.
 const FILES_V2: &[&str] = &["memory.max", "memory.high"];
 /// The same of version 1.
 const FILES_V1: &[&str] = &["memory.limit_in_bytes"];
-/// Has, in version 1, a line with the smallest limit of a group and of those above it, also of those outside of this
-/// process's namespace.
+/// Has, in version 1, a line with the smallest limit of a group and its ancestors, including those outside of
+/// this process's namespace.
 const STAT_V1: &str = "memory.stat";
 const STAT_LIMIT_V1: &str = "hierarchical_memory_limit ";
 
@@ -27,16 +27,16 @@ const STAT_LIMIT_V1: &str = "hierarchical_memory_limit ";
 pub struct MemoryLimit {
     /// In bytes.
     pub bytes: u64,
-    /// What sets it.
+    /// The source of the limit.
     pub source: LimitSource,
 }
 
-/// What limits the memory of this process.
+/// The source of the memory limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LimitSource {
     /// The system does not report it.
     Unknown,
-    /// The machine has no more.
+    /// The machine's memory.
     Machine,
     /// This file of a control group.
     ControlGroup(PathBuf),
@@ -53,12 +53,12 @@ impl fmt::Display for LimitSource {
 }
 
 impl MemoryLimit {
-    /// The limit of this process as it is now.
+    /// The current limit of this process.
     pub(super) fn of_this_process() -> MemoryLimit {
         MemoryLimit::read(|path| fs::read_to_string(path).ok())
     }
 
-    /// The limit that the system's files describe, the smallest if there are several.
+    /// The smallest limit that the system's files describe.
     fn read(read: impl Fn(&Path) -> Option<String>) -> MemoryLimit {
         let text = |path: &str| read(Path::new(path)).unwrap_or_default();
         let machine = match total_memory(&text(MEMINFO)) {
@@ -67,7 +67,7 @@ impl MemoryLimit {
         };
         let folders = limit_folders(&text(OWN_GROUPS), &text(MOUNTS));
         let set_here = folders.iter().flat_map(|(version, folder)| limits_in(*version, folder, &read));
-        // Last, so that the file with the limit is named where it is seen.
+        // Last, so that on a tie the file where the limit was seen is named.
         let set_above = folders.iter().filter_map(|(version, folder)| limit_above(*version, folder, &read));
         let limits = set_here.chain(set_above);
         limits.fold(machine, |smallest, limit| if limit.bytes < smallest.bytes { limit } else { smallest })
@@ -79,25 +79,25 @@ fn total_memory(meminfo: &str) -> Option<u64> {
     total.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Version of the control groups that a folder belongs to.
+/// The version of a control group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Version {
     V1,
     V2,
 }
 
-/// The limits that a folder sets.
+/// The limits of a directory.
 fn limits_in(version: Version, folder: &Path, read: impl Fn(&Path) -> Option<String>) -> Vec<MemoryLimit> {
     let files = match version {
         Version::V1 => FILES_V1,
         Version::V2 => FILES_V2,
     };
-    // Without a limit there is a word, a number beyond any machine, or no file.
+    // Without a limit there is a word, a number larger than any machine, or no file.
     let limit = |file: &&str| limit_of(folder.join(file), |path| read(path)?.trim().parse().ok());
     files.iter().filter_map(limit).collect()
 }
 
-/// The smallest limit of a group of version 1 and of those above it.
+/// The smallest limit of a version 1 group and its ancestors.
 fn limit_above(
     version: Version,
     folder: &Path,
@@ -114,7 +114,7 @@ fn limit_of(file: PathBuf, number: impl Fn(&Path) -> Option<u64>) -> Option<Memo
     Some(MemoryLimit { bytes: number(&file)?, source: LimitSource::ControlGroup(file) })
 }
 
-/// The folders of this process's control groups and of those above them, as far as they are mounted, the innermost
+/// The directories of this process's control groups and their ancestors that are mounted, the innermost
 /// first.
 fn limit_folders(own_groups: &str, mounts: &str) -> Vec<(Version, PathBuf)> {
     let mounts: Vec<Mount> = mounts.lines().filter_map(Mount::parse).collect();
@@ -126,8 +126,8 @@ fn limit_folders(own_groups: &str, mounts: &str) -> Vec<(Version, PathBuf)> {
             .filter_map(|mount| Some((mount.point.as_path(), mount.folder_of(&group)?)))
             .collect();
         if inside.is_empty() {
-            // The group lies outside of what is mounted here, as in a container that shares its host's namespace: what
-            // is mounted is the container's own group.
+            // The group is not below the mount, as in a container that shares its host's namespace: the
+            // mounted group is the container's own.
             inside = of_version.iter().map(|mount| (mount.point.as_path(), mount.point.clone())).collect();
         }
         for (point, folder) in inside {
@@ -138,7 +138,7 @@ fn limit_folders(own_groups: &str, mounts: &str) -> Vec<(Version, PathBuf)> {
     folders
 }
 
-/// Path of the process's group in the hierarchy that may limit memory, from a line `ID:CONTROLLERS:PATH`.
+/// Path of the process's group in the hierarchy of the memory controller, from a line `ID:CONTROLLERS:PATH`.
 fn own_group(line: &str) -> Option<(Version, PathBuf)> {
     let mut fields = line.splitn(3, ':');
     let (id, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
@@ -150,17 +150,17 @@ fn own_group(line: &str) -> Option<(Version, PathBuf)> {
     Some((version, PathBuf::from(path)))
 }
 
-/// Where a hierarchy of control groups, or a part of it, is mounted.
+/// A mount of a control group hierarchy, or a part of it.
 struct Mount {
     version: Version,
-    /// The group that is mounted.
+    /// The mounted group.
     root: PathBuf,
-    /// Where.
+    /// The mount point.
     point: PathBuf,
 }
 
 impl Mount {
-    /// Reads a line of mountinfo: `ID PARENT DEVICE ROOT POINT OPTIONS [TAG...] - TYPE SOURCE OPTIONS`.
+    /// Parses a line of mountinfo: `ID PARENT DEVICE ROOT POINT OPTIONS [TAG...] - TYPE SOURCE OPTIONS`.
     fn parse(line: &str) -> Option<Mount> {
         let (place, kind) = line.split_once(" - ")?;
         let mut place = place.split(' ').skip(3);
@@ -175,15 +175,15 @@ impl Mount {
         Some(Mount { version, root: unescaped(root), point: unescaped(point) })
     }
 
-    /// The folder of a group, if it is inside of what is mounted.
+    /// The directory of a group, if it is below the mount.
     fn folder_of(&self, group: &Path) -> Option<PathBuf> {
         let below = group.strip_prefix(&self.root).ok()?;
-        // A group outside of the process's namespace is named with "..": where it is cannot be said.
+        // A group outside of the process's namespace has a path with "..": its directory is unknown.
         below.components().all(|part| matches!(part, Component::Normal(_))).then(|| self.point.join(below))
     }
 }
 
-/// A path of mountinfo: spaces and the like are a backslash with three octal digits.
+/// Decodes a path of mountinfo: spaces and the like are a backslash with three octal digits.
 fn unescaped(text: &str) -> PathBuf {
     let mut parts = text.split('\\');
     let mut out = parts.next().unwrap_or_default().to_string();
@@ -232,7 +232,7 @@ mod tests {
         let whole = (64 << 10, "machine".to_string());
         let none = ("/sys/fs/cgroup/memory.max", "max\n");
         assert_eq!(limit("0::/\n", MOUNT_V2, &[none]), whole);
-        // As version 1 says it.
+        // The format of version 1.
         let none = ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
         assert_eq!(limit("4:memory:/\n0::/\n", MOUNTS_V1, &[none]), whole);
         assert_eq!(limit("", "", &[]), whole);
@@ -257,7 +257,7 @@ mod tests {
             limit(group, MOUNT_V2, &[(own, "536870912\n"), (high, "402653184\n")]),
             (384, high.to_string())
         );
-        // A neighbour's limit does not.
+        // A neighbour's limit does not count.
         let other = "/sys/fs/cgroup/system.slice/other.service/memory.max";
         assert_eq!(limit(group, MOUNT_V2, &[(other, "1048576\n")]).0, 64 << 10);
     }
@@ -281,7 +281,8 @@ mod tests {
             limit(group, &mounts, &[(own, "201326592\n"), (unified, "67108864")]),
             (64, unified.to_string())
         );
-        // Limits above the process's namespace are in no folder that it sees, but in its own group's statistics.
+        // Limits above the process's namespace are in no visible directory, but in its own group's
+        // statistics.
         let stat = "/sys/fs/cgroup/memory/memory.stat";
         let text = "cache 0\nhierarchical_memory_limit 104857600\nhierarchical_memsw_limit 1\n";
         assert_eq!(limit("4:memory:/\n", MOUNTS_V1, &[(stat, text)]), (100, stat.to_string()));
@@ -299,11 +300,11 @@ mod tests {
         assert_eq!(limit("0::/docker/1234\n", &own, &files), wanted);
         let inner = "/sys/fs/cgroup/inner/memory.max";
         assert_eq!(limit("0::/docker/1234/inner\n", &own, &[(inner, "1048576")]), (1, inner.to_string()));
-        // A container in a container, whose paths begin elsewhere.
+        // Nested containers, whose paths begin elsewhere.
         assert_eq!(limit("0::/docker/99/docker/1234\n", &own, &files), wanted);
-        // A process that has been put into a namespace from outside.
+        // A process that was moved into a namespace from outside.
         assert_eq!(limit("0::/../init.scope\n", MOUNT_V2, &files), wanted);
-        // Somebody else's group that is mounted beside is not the process's.
+        // Another group that is mounted too is not the process's.
         let both = format!("{own}36 24 0:30 /docker/5678 /mnt/other rw - cgroup2 cgroup2 rw\n");
         assert_eq!(
             limit("0::/docker/1234\n", &both, &[files[0], ("/mnt/other/memory.max", "1048576")]),

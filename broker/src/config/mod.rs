@@ -1,4 +1,4 @@
-//! Configuration: what the operator gives at start, and the keys of topics and broker as Kafka names them.
+//! Configuration: the options at start, and the keys of topics and broker with Kafka's names.
 
 mod address;
 mod broker;

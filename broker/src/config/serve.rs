@@ -1,4 +1,5 @@
-//! What `millstream serve` runs with: flags over environment over the configuration file over defaults.
+//! The configuration of `millstream serve`: flags override the environment, which overrides the configuration
+//! file and the defaults.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,11 +12,10 @@ use super::{
     topic_keys::{in_topic_units, topic_key_of},
 };
 
-/// Keys of the file that are flags, too.
+/// Keys of the file that also exist as flags.
 const FLAGS: &[&str] = &["advertised-kafka", "data-dir", "http-addr", "kafka-addr", "node-id", "rack"];
 
-/// What the operator gave, before any default. Sources later in this list lose: `--set`, flags and
-/// environment, the file.
+/// The given options, before defaults. In order of precedence: `--set`, flags and environment, the file.
 #[derive(Clone, Debug, Default)]
 pub struct ServeOptions {
     /// `--config`: a TOML file of the same keys.
@@ -26,7 +26,7 @@ pub struct ServeOptions {
     pub kafka_addr: Option<String>,
     /// `--http-addr`.
     pub http_addr: Option<String>,
-    /// `--advertised-kafka`: what clients are told to connect to.
+    /// `--advertised-kafka`: the address for clients.
     pub advertised_kafka: Option<String>,
     /// `--node-id`.
     pub node_id: Option<u64>,
@@ -38,7 +38,7 @@ pub struct ServeOptions {
     pub set: Vec<String>,
 }
 
-/// A configuration that cannot be served with: exit code 2.
+/// An invalid configuration: exit code 2.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeConfigError {
     /// The file cannot be read.
@@ -46,7 +46,7 @@ pub enum ServeConfigError {
     File {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// The file is not TOML.
@@ -54,76 +54,76 @@ pub enum ServeConfigError {
     Syntax {
         /// The file.
         path: PathBuf,
-        /// Where: the first line is 1.
+        /// Line number, from 1.
         line: usize,
-        /// Where in it: the first sign is 1.
+        /// Column in characters, from 1.
         column: usize,
-        /// Why.
+        /// The parser's message.
         reason: String,
     },
-    /// A key or value in the file is refused.
+    /// A key or value in the file is invalid.
     #[error("the configuration file {path}: {source}")]
     InFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         source: Box<ServeConfigError>,
     },
     /// Not `key=value`.
     #[error("--set takes key=value, not {0:?}")]
     Pair(String),
-    /// A key or value is refused.
+    /// A key or value is invalid.
     #[error(transparent)]
     Key(#[from] ConfigError),
-    /// An address that cannot be used as one.
+    /// An address is invalid.
     #[error("invalid value for {key}: {source}")]
     Address {
         /// The key.
         key: &'static str,
-        /// What is wrong with it.
+        /// The cause.
         source: AddressError,
     },
-    /// A flag-like key has a value that is not allowed.
+    /// A flag has a value that is not allowed.
     #[error("invalid value {value:?} for {key}: {allowed}")]
     Value {
         /// The key.
         key: &'static str,
-        /// What was given.
+        /// The given value.
         value: String,
-        /// What would be allowed.
+        /// The allowed values.
         allowed: &'static str,
     },
 }
 
-/// Everything that a node starts with.
+/// The configuration of a node.
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
-    /// Directory of the one store.
+    /// Directory of the store.
     pub data_dir: PathBuf,
-    /// Address of the Kafka listener; port 0 takes any free one.
+    /// Address of the Kafka listener; port 0 picks any free one.
     pub kafka_addr: Address,
     /// Address of the HTTP listener.
     pub http_addr: Address,
-    /// What clients are told to connect to; `None` is the bound address.
+    /// The address for clients; `None` is the bound address.
     pub advertised_kafka: Option<Address>,
     /// This node's id.
     pub node_id: u64,
     /// This node's rack.
     pub rack: Option<String>,
-    /// The flags above that were given, in whatever way.
+    /// The flags above that were given, from any source.
     pub flags_given: BTreeSet<&'static str>,
     /// The broker's keys.
     pub broker: BrokerConfig,
-    /// The broker's keys that were set, as given.
+    /// The broker keys that were set, as given.
     pub broker_set: BTreeMap<String, String>,
     /// Defaults for topics that were set, as given.
     pub topic_set: BTreeMap<String, String>,
-    /// What it was resolved from.
+    /// The options that it was resolved from.
     options: ServeOptions,
 }
 
 impl ServeConfig {
-    /// Resolves what the operator gave.
+    /// Resolves the given options.
     pub fn resolve(options: ServeOptions) -> Result<ServeConfig, ServeConfigError> {
         let given = options.clone();
         let mut values = BTreeMap::new();
@@ -149,7 +149,7 @@ impl ServeConfig {
         ServeConfig::from_values(values, given)
     }
 
-    /// Resolves the same once more, with the configuration file as it is now; `None` without one.
+    /// Resolves the same options with the current configuration file; `None` without one.
     pub fn read_again(&self) -> Result<Option<ServeConfig>, ServeConfigError> {
         match &self.options.config {
             Some(_) => ServeConfig::resolve(self.options.clone()).map(Some),
@@ -207,7 +207,7 @@ impl ServeConfig {
     }
 }
 
-/// Checks a key that is no flag, and its value.
+/// Validates a key that is not a flag, and its value.
 fn check_pair(key: &str, value: &str) -> Result<(), ServeConfigError> {
     match (topic_key_of(key), in_topic_units(key, value)) {
         (Some(topic_key), _) => TopicConfig::check(topic_key, value)?,
@@ -257,7 +257,7 @@ fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> ServeConfigError 
     }
 }
 
-/// A list is what its items are, separated by commas. `[log] retention.ms = 1` and `"log.retention.ms" = 1` are the same key.
+/// A list is joined with commas. `[log] retention.ms = 1` and `"log.retention.ms" = 1` are the same key.
 fn flatten(prefix: &str, table: &toml::Table, out: &mut BTreeMap<String, String>) {
     for (key, value) in table {
         let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };

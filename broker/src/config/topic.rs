@@ -1,4 +1,4 @@
-//! What a topic can be configured with.
+//! The configuration of topics.
 
 use std::collections::BTreeMap;
 
@@ -9,60 +9,60 @@ use super::{
     topic_keys::TOPIC_KEYS,
 };
 
-/// What batches are compressed with.
+/// The compression of batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Compression {
     /// The codec.
     pub codec: Codec,
-    /// Its level; `None` is the codec's own default.
+    /// Its level; `None` is the codec's default.
     pub level: Option<i32>,
 }
 
-/// A topic's configuration, ready for use.
+/// The parsed configuration of a topic.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TopicConfig {
     /// Largest batch in bytes.
     pub max_message_bytes: usize,
-    /// Whose clock stamps records.
+    /// Whose clock sets the timestamps of records.
     pub timestamp_type: TimestampType,
-    /// Milliseconds that a timestamp may lie in the past.
+    /// How far a timestamp may lie in the past, in milliseconds.
     pub timestamp_before_max_ms: i64,
-    /// Milliseconds that a timestamp may lie in the future.
+    /// How far a timestamp may lie in the future, in milliseconds.
     pub timestamp_after_max_ms: i64,
-    /// Whether old records are dropped.
+    /// Whether old records are deleted.
     pub delete: bool,
     /// Whether only the newest record of a key is kept.
     pub compact: bool,
-    /// Milliseconds for which records are kept; `None` is for ever.
+    /// Milliseconds for which records are kept; `None` for unlimited.
     pub retention_ms: Option<i64>,
-    /// Bytes of a partition that are kept; `None` is no bound.
+    /// Bytes that are kept per partition; `None` for unlimited.
     pub retention_bytes: Option<u64>,
     /// Milliseconds for which tombstones stay.
     pub delete_retention_ms: i64,
-    /// Milliseconds for which a record stays uncompacted.
+    /// Shortest time for which a record stays uncompacted, in milliseconds.
     pub min_compaction_lag_ms: i64,
-    /// Milliseconds for which a record may stay uncompacted.
+    /// Longest time for which a record stays uncompacted, in milliseconds.
     pub max_compaction_lag_ms: i64,
     /// Dirty share that starts a compaction.
     pub min_cleanable_dirty_ratio: f64,
-    /// Replicas that must hold a record before it is acknowledged, if there are so many.
+    /// Replicas that must have a record before it is acknowledged, if there are that many.
     pub min_insync_replicas: usize,
-    /// What batches are brought to; `None` keeps the producer's.
+    /// The compression of stored batches; `None` keeps the producer's.
     pub compression: Option<Compression>,
 }
 
 impl TopicConfig {
-    /// Checks one key and its value.
+    /// Validates one key and its value.
     pub fn check(name: &str, value: &str) -> Result<(), ConfigError> {
         key::check(TOPIC_KEYS, name, value).map(|_| ())
     }
 
-    /// The default of a key, if there is such a key.
+    /// The default of a key, if the key exists.
     pub fn default_of(name: &str) -> Option<&'static str> {
         key::find(TOPIC_KEYS, name).ok().map(|key| key.default)
     }
 
-    /// Reads values that [`check`](TopicConfig::check) allowed; keys that are not set have their defaults.
+    /// Parses values that [`check`](TopicConfig::check) accepted; keys that are not set have their defaults.
     pub fn from_values(set: &BTreeMap<String, String>) -> TopicConfig {
         let values = Values { keys: TOPIC_KEYS, set };
         let policies: Vec<_> = key::list(values.text("cleanup.policy")).collect();
@@ -89,7 +89,7 @@ impl TopicConfig {
 }
 
 impl TopicConfig {
-    /// Why values that are each allowed do not go together.
+    /// Why values that are valid on their own conflict.
     pub fn check_together(&self) -> Result<(), String> {
         let (min, max) = (self.min_compaction_lag_ms, self.max_compaction_lag_ms);
         if min > max {

@@ -1,4 +1,5 @@
-//! The table of topic keys: what each one does here, and what is taken only because clients set it.
+//! The table of topic keys: what each one does here, and which are accepted without effect because clients
+//! set them.
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -82,7 +83,7 @@ pub const TOPIC_KEYS: &[Key] = &[
         "file.delete.delay.ms",
         "60000",
         (0, MAX),
-        "No effect: partitions have no files of their own. Space is free again when runs merge.",
+        "No effect: partitions have no files of their own. Space is freed when runs merge.",
     ),
     number(
         "flush.messages",
@@ -126,7 +127,7 @@ pub const TOPIC_KEYS: &[Key] = &[
         "max.message.bytes",
         "1048588",
         (0, limits::BATCH_BYTES_MAX as i64),
-        "Largest record batch that is taken, after compression.",
+        "Largest accepted record batch, after compression.",
     ),
     flag(
         "message.downconversion.enable",
@@ -172,11 +173,14 @@ pub const TOPIC_KEYS: &[Key] = &[
          the topic has.",
     ),
     flag("preallocate", "false", "No effect: the log's files are always allocated ahead."),
-    never("remote.copy.disable", "There is no remote storage to copy to; only false is taken."),
-    never("remote.log.delete.on.disable", "There is no remote storage to delete from; only false is taken."),
-    never("remote.storage.enable", "Remote storage is not available; only false is taken."),
-    number("retention.bytes", "-1", (-1, MAX), "Most bytes of a partition that are kept; -1 is no bound."),
-    number("retention.ms", "604800000", (-1, MAX), "How long records are kept; -1 is for ever."),
+    never("remote.copy.disable", "There is no remote storage to copy to; only false is accepted."),
+    never(
+        "remote.log.delete.on.disable",
+        "There is no remote storage to delete from; only false is accepted.",
+    ),
+    never("remote.storage.enable", "Remote storage is not available; only false is accepted."),
+    number("retention.bytes", "-1", (-1, MAX), "Most bytes kept per partition; -1 is unlimited."),
+    number("retention.ms", "604800000", (-1, MAX), "How long records are kept; -1 is unlimited."),
     int(
         "segment.bytes",
         "1073741824",
@@ -188,7 +192,7 @@ pub const TOPIC_KEYS: &[Key] = &[
         "segment.index.bytes",
         "10485760",
         (4, INT_MAX),
-        "No effect: an index takes the room that it needs, at the end of its run.",
+        "No effect: an index takes the space that it needs, at the end of its run.",
     ),
     number("segment.jitter.ms", "0", (0, MAX), "No effect: partitions do not roll files at the same time."),
     number("segment.ms", "604800000", (1, MAX), "No effect: partitions have no segments; see segment.bytes."),
@@ -199,7 +203,7 @@ pub const TOPIC_KEYS: &[Key] = &[
     ),
 ];
 
-/// What Kafka's broker calls the defaults of topic keys, where it is not the topic's key with `log.` in front.
+/// The broker's names for defaults of topic keys that do not follow the pattern `log.` plus the topic's key.
 const BROKER_NAMES: &[(&str, &str)] = &[
     ("compression.gzip.level", "compression.gzip.level"),
     ("compression.lz4.level", "compression.lz4.level"),
@@ -220,21 +224,21 @@ const BROKER_NAMES: &[(&str, &str)] = &[
     ("unclean.leader.election.enable", "unclean.leader.election.enable"),
 ];
 
-/// What the broker calls the default of a topic key.
+/// The broker's name for the default of a topic key.
 pub fn broker_name(topic_key: &str) -> String {
     let named = BROKER_NAMES.iter().find(|(key, _)| *key == topic_key);
     named.map_or_else(|| format!("log.{topic_key}"), |(_, name)| name.to_string())
 }
 
-/// The topic key of which this broker key is the default.
+/// The topic key whose default this broker key sets.
 pub fn topic_key_of(broker_key: &str) -> Option<&'static str> {
     static TOPIC_KEY_OF: LazyLock<HashMap<String, &'static str>> =
         LazyLock::new(|| TOPIC_KEYS.iter().map(|key| (broker_name(key.name), key.name)).collect());
     TOPIC_KEY_OF.get(broker_key).copied()
 }
 
-/// Broker keys that give a default in a coarser unit than the topic's key has, and how many of the topic's it is. They
-/// are read at start; where several are given, the finest counts, which is the last in the order of their names.
+/// Broker keys that set a default in a coarser unit than the topic's key, and the conversion factor. They are
+/// read at start; if several are given, the finest counts, which is the last by name.
 const COARSER: &[(&str, &str, i64)] = &[
     ("log.retention.hours", "retention.ms", 3_600_000),
     ("log.retention.minutes", "retention.ms", 60_000),
@@ -242,14 +246,14 @@ const COARSER: &[(&str, &str, i64)] = &[
     ("log.roll.jitter.hours", "segment.jitter.ms", 3_600_000),
 ];
 
-/// The topic key and its value for a broker key in a coarser unit; `None` if it is not one.
+/// The topic key and its value for a broker key in a coarser unit; `None` for other keys.
 pub(super) fn in_topic_units(
     broker_key: &str,
     value: &str,
 ) -> Option<Result<(&'static str, String), ConfigError>> {
     let (_, topic_key, unit) = COARSER.iter().find(|(name, ..)| *name == broker_key)?;
     let fine = match value.parse::<i64>() {
-        // Without a bound in either unit.
+        // Unlimited in either unit.
         Ok(-1) => Some("-1".to_string()),
         other => other.ok().and_then(|n| n.checked_mul(*unit)).map(|n| n.to_string()),
     };
@@ -267,6 +271,6 @@ const fn throttled(name: &'static str) -> Key {
         kind: ConfigKind::List,
         default: "",
         range: Range::Any,
-        documentation: "No effect: replication is paced by what the nodes can take, not per replica.",
+        documentation: "No effect: replication is limited only by the nodes' capacity, not per replica.",
     }
 }

@@ -1,15 +1,16 @@
-//! Work that fails is tried again later and later, and told when something changes and now and then while it lasts.
+//! Retries of failing work with exponential backoff, with a log line on changes and at intervals while the
+//! failure lasts.
 
 use std::time::{Duration, Instant};
 
-/// Time until the first try after a failure.
+/// Delay before the first retry.
 const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
-/// Longest time between two tries.
+/// Longest delay between retries.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(8);
-/// What lasts is told again after so long: nobody reads the log from its beginning.
-const TELL_EVERY: Duration = Duration::from_secs(600);
+/// A lasting failure is logged again after this time: readers of the log may have missed its start.
+const LOG_EVERY: Duration = Duration::from_secs(600);
 
-/// Whether a piece of work fails, and when it is tried again.
+/// Whether a piece of work fails, and when it is retried.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     now: Option<Failing>,
@@ -17,21 +18,21 @@ pub(super) struct Backoff {
 
 #[derive(Debug)]
 struct Failing {
-    /// The reason without its digits: which file or place it was is nothing new.
+    /// The reason without digits: another file or offset is not a new failure.
     reason: String,
     retry_at: Instant,
     pause: Duration,
-    told_at: Instant,
+    logged_at: Instant,
 }
 
-/// What changed, for the log.
+/// What to log.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// It fails for this reason, which is another one than before, or was told long ago.
+    /// It fails for a new reason, or was logged long ago.
     Fails,
     /// It works again.
     Works,
-    /// All is as it was, or nearly so: nothing is told.
+    /// Nothing new.
     None,
 }
 
@@ -41,28 +42,29 @@ impl Backoff {
         self.now.as_ref().is_none_or(|failing| now >= failing.retry_at)
     }
 
-    /// Lets the next try come at once, because what stood in the way may be gone.
+    /// Makes the next retry due now, because the obstacle may be gone.
     pub(super) fn try_soon(&mut self, now: Instant) {
         if let Some(failing) = &mut self.now {
             failing.retry_at = now;
         }
     }
 
-    /// Takes note of how the work went.
-    pub(super) fn note<E: std::fmt::Display>(&mut self, now: Instant, outcome: &Result<(), E>) -> Change {
+    /// Records the outcome of the work.
+    pub(super) fn record<E: std::fmt::Display>(&mut self, now: Instant, outcome: &Result<(), E>) -> Change {
         match (outcome, self.now.take()) {
             (Ok(()), None) => Change::None,
             (Ok(()), Some(_)) => Change::Works,
             (Err(error), before) => {
                 let reason = error.to_string().replace(|c: char| c.is_ascii_digit(), "");
                 let pause = before.as_ref().map_or(RETRY_AFTER_MIN, |f| (f.pause * 2).min(RETRY_AFTER_MAX));
-                let told_at = before.filter(|before| before.reason == reason).map(|before| before.told_at);
-                let is_known = |told: &Instant| now.saturating_duration_since(*told) < TELL_EVERY;
-                let (change, told_at) = match told_at.filter(is_known) {
+                let logged_at =
+                    before.filter(|before| before.reason == reason).map(|before| before.logged_at);
+                let is_known = |logged_at: &Instant| now.saturating_duration_since(*logged_at) < LOG_EVERY;
+                let (change, logged_at) = match logged_at.filter(is_known) {
                     None => (Change::Fails, now),
-                    Some(told_at) => (Change::None, told_at),
+                    Some(logged_at) => (Change::None, logged_at),
                 };
-                self.now = Some(Failing { reason, retry_at: now + pause, pause, told_at });
+                self.now = Some(Failing { reason, retry_at: now + pause, pause, logged_at });
                 change
             }
         }
@@ -75,34 +77,34 @@ mod tests {
     use crate::clock;
 
     #[test]
-    fn what_lasts_is_told_now_and_then() {
-        let (mut trouble, start) = (Backoff::default(), clock::monotonic());
-        let told: Vec<u64> = (0..3_600)
+    fn a_lasting_failure_is_logged_at_intervals() {
+        let (mut backoff, start) = (Backoff::default(), clock::monotonic());
+        let logged: Vec<u64> = (0..3_600)
             .step_by(8)
-            .filter(|at| trouble.note(start + Duration::from_secs(*at), &Err("full")) != Change::None)
+            .filter(|at| backoff.record(start + Duration::from_secs(*at), &Err("full")) != Change::None)
             .collect();
-        assert_eq!(told, [0, 600, 1_200, 1_800, 2_400, 3_000]);
+        assert_eq!(logged, [0, 600, 1_200, 1_800, 2_400, 3_000]);
     }
 
     #[test]
-    fn tries_come_later_and_later_and_only_changes_are_told() {
-        let (mut trouble, start) = (Backoff::default(), clock::monotonic());
+    fn tries_come_later_and_later_and_only_changes_are_logged() {
+        let (mut backoff, start) = (Backoff::default(), clock::monotonic());
         let second = Duration::from_secs(1);
-        assert_eq!(trouble.note(start, &Ok::<(), &str>(())), Change::None);
-        assert_eq!(trouble.note(start, &Err("full")), Change::Fails);
-        assert!(!trouble.may_try(start) && trouble.may_try(start + second));
+        assert_eq!(backoff.record(start, &Ok::<(), &str>(())), Change::None);
+        assert_eq!(backoff.record(start, &Err("full")), Change::Fails);
+        assert!(!backoff.may_try(start) && backoff.may_try(start + second));
         for _ in 0..5 {
-            assert_eq!(trouble.note(start, &Err("full")), Change::None);
+            assert_eq!(backoff.record(start, &Err("full")), Change::None);
         }
-        assert_eq!(trouble.note(start, &Err("file 12 is damaged")), Change::Fails);
-        assert_eq!(trouble.note(start, &Err("file 13 is damaged")), Change::None);
-        assert!(!trouble.may_try(start + 7 * second) && trouble.may_try(start + 8 * second));
-        assert_eq!(trouble.note(start, &Err("damaged")), Change::Fails);
-        trouble.try_soon(start);
-        assert!(trouble.may_try(start));
-        assert_eq!(trouble.note(start, &Ok::<(), &str>(())), Change::Works);
-        assert!(trouble.may_try(start));
-        assert_eq!(trouble.note(start, &Err("full")), Change::Fails);
-        assert!(trouble.may_try(start + second), "it begins anew");
+        assert_eq!(backoff.record(start, &Err("file 12 is damaged")), Change::Fails);
+        assert_eq!(backoff.record(start, &Err("file 13 is damaged")), Change::None);
+        assert!(!backoff.may_try(start + 7 * second) && backoff.may_try(start + 8 * second));
+        assert_eq!(backoff.record(start, &Err("damaged")), Change::Fails);
+        backoff.try_soon(start);
+        assert!(backoff.may_try(start));
+        assert_eq!(backoff.record(start, &Ok::<(), &str>(())), Change::Works);
+        assert!(backoff.may_try(start));
+        assert_eq!(backoff.record(start, &Err("full")), Change::Fails);
+        assert!(backoff.may_try(start + second), "it starts again");
     }
 }

@@ -1,4 +1,4 @@
-//! The housekeeper: writes what must leave memory and the log, and watches the disk.
+//! The flusher: writes what must leave memory and the log, and watches the disk.
 
 use std::{
     collections::HashMap,
@@ -17,21 +17,21 @@ use tokio::runtime::Handle;
 use super::{
     Pacer, StoreHandles, Wakeup,
     backoff::{Backoff, Change},
-    plan::{Bounds, Due, Load, Plan},
     reserve::Reserve,
+    write_policy::{Bounds, Due, Load, WritePolicy},
 };
 use crate::{
     clock,
     service::{DiskSample, FlushTrouble, Service},
 };
 
-/// Time between two looks while something happens. A full memtable does not wait for a look.
+/// Interval of checks while the broker is busy. A full memtable does not wait for a check.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Time between two looks after a while in which nothing happened.
+/// Interval of checks while the broker is idle.
 const LOOK_EVERY_IDLE: Duration = Duration::from_secs(1);
-/// Time between two looks at the free disk space, and at which records are to be compacted soon.
+/// Interval of checks of the free disk space, and of compaction lags.
 const DISK_EVERY: Duration = Duration::from_secs(1);
-/// Room that checkpoints and a manifest take, beside the memtable.
+/// Space that checkpoints and a manifest need, beside the memtable.
 const SMALL_FILES_BYTES: u64 = 8 << 20;
 
 /// Why something could not be written. It is in the log, and stays there.
@@ -43,30 +43,30 @@ pub(super) enum HouseError {
     /// The state of a group.
     #[error("no checkpoint: {0}")]
     Checkpoint(#[from] StartError),
-    /// Log files cannot be used again.
+    /// Log files could not be recycled.
     #[error("log files cannot be freed: {0}")]
     Reclaim(#[from] AppendError),
 }
 
-/// What the housekeeper works with.
+/// The state of the flusher.
 pub(super) struct Flusher {
     service: Service,
     kept: StoreHandles,
     runtime: Handle,
     pacer: Arc<Pacer>,
     reserve: Reserve,
-    /// How far each group is in runs.
+    /// The flushed mark of each group.
     flushed: HashMap<RaftGroupId, LogId>,
-    plan: Plan,
-    /// The shortest time within which records in the memtable are to be compacted, as of the last look.
+    policy: WritePolicy,
+    /// The smallest compaction lag of records in the memtable, as of the last check.
     compact_within: Option<Duration>,
     writing: Backoff,
     reserving: Backoff,
     disk_low: bool,
     log_waits: bool,
-    /// The disk has become low, or the log waits: what can be freed is freed now.
+    /// The disk is low, or the log waits for space: everything reclaimable is freed now.
     checkpoint_soon: bool,
-    /// Bytes that were written and read when it last looked.
+    /// Bytes written and read as of the last check.
     moved_bytes: u64,
 }
 
@@ -85,7 +85,7 @@ impl Flusher {
             pacer,
             reserve,
             flushed: HashMap::new(),
-            plan: Plan::new(),
+            policy: WritePolicy::new(),
             compact_within: None,
             writing: Backoff::default(),
             reserving: Backoff::default(),
@@ -96,8 +96,8 @@ impl Flusher {
         }
     }
 
-    /// Keeps house until it is told to stop, and then writes everything.
-    pub(super) fn run(&mut self, stopped: &AtomicBool, bell: &Wakeup) {
+    /// Runs until it is stopped, and then writes everything.
+    pub(super) fn run(&mut self, stopped: &AtomicBool, wakeup: &Wakeup) {
         let (mut disk_at, mut pause) = (clock::monotonic(), LOOK_EVERY);
         while !stopped.load(Relaxed) {
             let now = clock::monotonic();
@@ -110,13 +110,13 @@ impl Flusher {
             self.pacer.set(busy, self.kept.tables.run_count());
             if !self.write(now) {
                 pause = if busy { LOOK_EVERY } else { (pause * 2).min(LOOK_EVERY_IDLE) };
-                bell.rest(pause);
+                wakeup.sleep(pause);
             }
         }
         self.finish();
     }
 
-    /// Whether somebody has written or read since the last look.
+    /// Whether anything was written or read since the last check.
     fn has_moved(&mut self) -> bool {
         let moved = self.kept.wal.written_bytes() + self.service.meter().total.fetched_bytes.load(Relaxed);
         std::mem::replace(&mut self.moved_bytes, moved) != moved
@@ -133,7 +133,7 @@ impl Flusher {
         }
     }
 
-    /// The shortest `max.compaction.lag.ms` of the compacted topics that have records in the memtable.
+    /// The smallest `max.compaction.lag.ms` of the compacted topics that have records in the memtable.
     fn compact_within(&self) -> Option<Duration> {
         let tables = &self.kept.tables;
         if tables.memory_bytes() == 0 {
@@ -144,7 +144,7 @@ impl Flusher {
         in_memory.map(|(lag, _)| lag).min()
     }
 
-    /// Writes what is due, if it can be written; whether anything was.
+    /// Writes what is due, if possible; returns whether anything was written.
     fn write(&mut self, now: Instant) -> bool {
         if !self.writing.may_try(now) {
             return false;
@@ -156,7 +156,7 @@ impl Flusher {
             log_file_bytes: self.kept.wal.file_bytes(),
         };
         let due =
-            if self.checkpoint_soon { Due::Checkpoint } else { self.plan.due(&self.load(), &bounds, now) };
+            if self.checkpoint_soon { Due::Checkpoint } else { self.policy.due(&self.load(), &bounds, now) };
         let outcome = match due {
             Due::Nothing => return false,
             Due::Flush => self.flush(),
@@ -168,11 +168,11 @@ impl Flusher {
         }
         self.checkpoint_soon = false;
         let left = self.load();
-        self.plan.wrote(due, &left, clock::monotonic());
+        self.policy.wrote(due, &left, clock::monotonic());
         true
     }
 
-    /// Tells whoever asks for the broker's health, and the log.
+    /// Updates the health status, and the log.
     fn tell(&mut self, outcome: &Result<(), HouseError>) {
         let error = outcome.as_ref().err();
         let reason = |error: &HouseError| match self.service.disk_space() {
@@ -186,10 +186,10 @@ impl Flusher {
         };
         self.service.set_flush_trouble(error.map(|error| FlushTrouble { reason: reason(error) }));
         let error = error.map(tracing::field::display);
-        match self.writing.note(clock::monotonic(), outcome) {
-            Change::Works => tracing::info!("what could not be written is written"),
-            // Nothing is lost: what is in memory is in the log too, and a later round tries again.
-            Change::Fails => tracing::error!(error, "writing is tried again later"),
+        match self.writing.record(clock::monotonic(), outcome) {
+            Change::Works => tracing::info!("flush recovered"),
+            // Nothing is lost: what is in memory is in the log too, and a later round retries.
+            Change::Fails => tracing::error!(error, "flush failed; retrying"),
             Change::None => {}
         }
     }
@@ -197,7 +197,7 @@ impl Flusher {
     fn watch_disk(&mut self, now: Instant) {
         let free = match self.kept.disk.free_bytes() {
             Ok(free) => free,
-            Err(error) => return tracing::warn!(%error, "the free disk space cannot be told"),
+            Err(error) => return tracing::warn!(%error, "cannot read the free disk space"),
         };
         let low_bytes = self.service.broker_config().disk_low_bytes;
         let (memory, log_waits) = (self.kept.tables.memory_bytes() as u64, self.kept.wal.waits_for_room());
@@ -210,19 +210,19 @@ impl Flusher {
             self.checkpoint_soon |= low || log_waits;
             self.writing.try_soon(now);
         }
-        // What the log waits for is not taken from it.
+        // The space that the log waits for is not reserved.
         if low || log_waits || !self.reserving.may_try(now) {
             return;
         }
         let covered = self.reserve.cover(memory, free, low_bytes);
-        if self.reserving.note(now, &covered) == Change::Fails
+        if self.reserving.record(now, &covered) == Change::Fails
             && let Err(error) = covered
         {
-            tracing::warn!(%error, "no disk space can be reserved");
+            tracing::warn!(%error, "cannot reserve disk space");
         }
     }
 
-    /// Writes the memtable; into the reserved room, if there is no other.
+    /// Writes the memtable, using the reserved space if necessary.
     fn flush(&mut self) -> Result<(), HouseError> {
         let flushed = match self.kept.tables.flush() {
             Err(_) if self.give_room() => self.kept.tables.flush(),
@@ -235,7 +235,7 @@ impl Flusher {
         Ok(())
     }
 
-    /// Gives the reserved room back if the disk has too little; whether that made a difference.
+    /// Releases the reserved space if the disk has too little; returns whether that made a difference.
     fn give_room(&mut self) -> bool {
         let needed = self.kept.tables.memory_bytes() as u64 + SMALL_FILES_BYTES;
         if self.reserve.bytes() == 0 || self.kept.disk.free_bytes().is_ok_and(|free| free >= needed) {
@@ -243,25 +243,23 @@ impl Flusher {
         }
         match self.reserve.release() {
             Ok(released) => {
-                tracing::warn!(
-                    "the disk is full: what was reserved on it is used to write what is in memory"
-                );
+                tracing::warn!("disk full; releasing the reserved space to flush memory");
                 released
             }
             Err(error) => {
-                tracing::error!(%error, "the reserved disk space cannot be given back");
+                tracing::error!(%error, "cannot release the reserved disk space");
                 false
             }
         }
     }
 
-    /// Writes every group's state and lets the log forget what state and runs have.
+    /// Writes every group's state and purges the log up to what checkpoints and runs cover.
     fn checkpoint(&mut self) -> Result<(), HouseError> {
         let first = self.checkpoint_groups();
         let written = if first.is_err() && self.give_room() { self.checkpoint_groups() } else { first };
         // Some groups may have theirs all the same.
         let files = self.kept.wal.reclaim()?;
-        tracing::debug!(files, "log files are free again");
+        tracing::debug!(files, "log files recycled");
         Ok(written?)
     }
 
@@ -271,19 +269,19 @@ impl Flusher {
         self.runtime.block_on(checkpoint_all(&groups, &self.flushed))
     }
 
-    /// Writes all there is, so that the next start has nothing to do.
+    /// Writes everything, so that the next start has nothing to replay.
     fn finish(&mut self) {
-        // Before anything is written: the log itself may be waiting for room.
+        // Before anything is written: the log itself may be waiting for space.
         self.give_room();
         if let Err(error) = self.flush().and_then(|()| self.checkpoint()) {
-            tracing::error!(%error, "the next start reads the log instead");
+            tracing::error!(%error, "final flush failed; the next start replays the log");
         }
     }
 }
 
-/// Checkpoints all groups at once: each needs the batches that it counts on in runs, and one flush has those of all.
-/// Their states are written one after the other, and most of them is not copied for that.
-/// The log forgets what both checkpoint and runs have. Those that can be written are, whatever happens to others.
+/// Checkpoints all groups at once: each needs its batches in runs, and one flush covers those of all. The
+/// states are written one after the other, and most of them are not copied for that. The log is purged up to
+/// what both checkpoint and runs cover. A failure of some groups does not affect the others.
 pub(super) async fn checkpoint_all(
     groups: &[&Group],
     flushed: &HashMap<RaftGroupId, LogId>,

@@ -1,4 +1,4 @@
-//! The merger: retention, idle producers and merges. All of it can wait, and none of it holds up the housekeeper.
+//! The merger: retention, idle producers and merges. All of it can wait, and none of it delays the flusher.
 
 use std::{
     sync::{
@@ -22,31 +22,31 @@ use super::{
 };
 use crate::{clock, partition::Shard, service::Service};
 
-/// Time between two looks at what is to be done.
+/// Interval of checks for due work.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Time between two looks for merges, when there was something new.
+/// Interval of checks for merges after changes.
 pub(super) const MERGE_EVERY: Duration = Duration::from_secs(5);
-/// Time between two looks when nothing is known to have made a merge due: a topic's configuration may have.
+/// Interval of checks for merges without known changes: a topic's configuration may have changed.
 const MERGE_EVERY_IDLE: Duration = Duration::from_secs(60);
-/// Time between two rounds of retention while the disk is low.
+/// Interval of retention while the disk is low.
 const RETENTION_EVERY_LOW: Duration = Duration::from_secs(5);
-/// A command may wait so long: the log may have no room for it.
+/// Timeout of a command: the log may have no space for it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the merger works with.
+/// The state of the merger.
 pub(super) struct Merger {
     service: Service,
     tables: Arc<Tables>,
     runtime: Handle,
     pacer: Arc<Pacer>,
     merging: Backoff,
-    /// The tables' count of changes when the last look found nothing to merge, and when that was.
+    /// The tables' change counter at the last check that found nothing to merge, and its time.
     settled: (u64, Instant),
     retained_at: Instant,
     producers_at: Instant,
 }
 
-/// Why a command took no effect, as far as is known.
+/// Why a command took no effect, as far as known.
 #[derive(Debug, thiserror::Error)]
 enum CommandError {
     #[error(transparent)]
@@ -64,8 +64,8 @@ impl Merger {
         Merger { service, tables, runtime, pacer, merging, settled, retained_at: now, producers_at: now }
     }
 
-    /// Does what is due until it is told to stop.
-    pub(super) fn run(&mut self, stopped: &AtomicBool, bell: &Wakeup) {
+    /// Does what is due until it is stopped.
+    pub(super) fn run(&mut self, stopped: &AtomicBool, wakeup: &Wakeup) {
         while !stopped.load(Relaxed) {
             let now = clock::monotonic();
             if now >= self.retained_at + self.retention_every() {
@@ -77,7 +77,7 @@ impl Merger {
                 self.expire_producers(stopped);
             }
             if !(self.merge_is_due(now) && self.merge(now)) {
-                bell.rest(LOOK_EVERY);
+                wakeup.sleep(LOOK_EVERY);
             }
         }
     }
@@ -91,7 +91,7 @@ impl Merger {
         Duration::from_millis(self.service.broker_config().producer_id_check_ms)
     }
 
-    /// Moves log starts as the topics' retention says, by replicated command.
+    /// Moves log starts by the topics' retention, with replicated commands.
     fn retain(&self, stopped: &AtomicBool) {
         let now_ms = clock::now_ms();
         for shard in self.service.shards() {
@@ -103,12 +103,12 @@ impl Merger {
                 continue;
             }
             if let Err(error) = self.write(shard, commands::encode_set_log_start(&moves)) {
-                tracing::warn!(shard = %shard.id(), %error, "retention waits for the next round");
+                tracing::warn!(shard = %shard.id(), %error, "retention failed; retrying in the next round");
             }
         }
     }
 
-    /// Forgets idle producers, by replicated command; a shard that has none writes nothing.
+    /// Removes idle producers, with replicated commands; a shard without any writes nothing.
     fn expire_producers(&self, stopped: &AtomicBool) {
         let (now_ms, idle_ms) = (clock::now_ms(), self.service.broker_config().producer_id_expiration_ms);
         for shard in self.service.shards() {
@@ -119,7 +119,7 @@ impl Merger {
                 continue;
             }
             if let Err(error) = self.write(shard, commands::encode_expire_producers(now_ms, idle_ms)) {
-                tracing::warn!(shard = %shard.id(), %error, "idle producers are kept until the next round");
+                tracing::warn!(shard = %shard.id(), %error, "expiry of idle producers failed; retrying in the next round");
             }
         }
     }
@@ -130,7 +130,7 @@ impl Merger {
         Ok(())
     }
 
-    /// Whether there can be something to merge: every look goes over all partitions.
+    /// Whether a check for merges is worthwhile: it iterates over all partitions.
     fn merge_is_due(&self, now: Instant) -> bool {
         let (seen, at) = self.settled;
         let every = if self.service.disk_is_low() { LOOK_EVERY } else { MERGE_EVERY };
@@ -138,14 +138,14 @@ impl Merger {
         self.merging.may_try(now) && (now >= at + MERGE_EVERY_IDLE || (is_new && now >= at + every))
     }
 
-    /// Does one merge; `false` if there is nothing to be done for now.
+    /// Runs one merge; `false` if nothing is due.
     fn merge(&mut self, now: Instant) -> bool {
         let (changes, now_ms) = (self.tables.changes(), clock::now_ms());
         let merged = self.tables.merge_once(&|id| self.policy(id, now_ms));
         let outcome = merged.as_ref().map(|_| ());
-        match self.merging.note(clock::monotonic(), &outcome) {
-            Change::Works => tracing::info!("runs are merged again"),
-            Change::Fails => tracing::error!(error = ?outcome.err(), "runs cannot be merged"),
+        match self.merging.record(clock::monotonic(), &outcome) {
+            Change::Works => tracing::info!("merges recovered"),
+            Change::Fails => tracing::error!(error = ?outcome.err(), "merge failed; retrying"),
             Change::None => {}
         }
         match merged {

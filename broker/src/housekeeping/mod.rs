@@ -1,19 +1,19 @@
-//! What goes on behind the requests: flushes, checkpoints, retention, merges, watching the disk.
+//! Background maintenance: flushes, checkpoints, retention, merges, watching the disk.
 //!
-//! Two threads do all that blocks. The *housekeeper* writes what must leave memory and the log; nothing else may hold
-//! it up. The *merger* does what can wait: retention, forgetting idle producers, merges. Nothing here has a timer of
-//! its own per partition or per group, and while nothing happens both only look around once a second.
+//! Two threads do all that blocks. The *flusher* writes what must leave memory and the log, and nothing may
+//! delay it. The *merger* does what can wait: retention, removing idle producers, merges. There are no timers
+//! per partition or per group, and while the broker is idle both threads wake up only once a second.
 
 mod backoff;
 mod flusher;
 mod merger;
 mod pacer;
-mod plan;
 mod reserve;
 mod retention;
 #[cfg(test)]
 mod tests;
 mod wakeup;
+mod write_policy;
 
 use std::{
     io,
@@ -37,69 +37,69 @@ use reserve::Reserve;
 pub(crate) use pacer::Pacer;
 pub(crate) use wakeup::Wakeup;
 
-/// Threads that it runs: one for flushes and one for merges.
+/// Maintenance threads: one for flushes and one for merges.
 pub(crate) const THREADS: usize = 2;
-/// Shortest time between two searches for partitions to compact.
+/// Shortest interval of searches for partitions to compact.
 pub(crate) const COMPACTION_EVERY_MIN: Duration = merger::MERGE_EVERY;
 
-/// How long the last flush and the last checkpoints may take when the broker stops.
+/// Time limit of the last flush and checkpoints when the broker stops.
 const STOP_GRACE: Duration = Duration::from_secs(8);
 
-/// The store that is kept in order.
+/// The store under maintenance.
 #[derive(Clone)]
 pub(crate) struct StoreHandles {
-    /// Where it is.
+    /// Its directory.
     pub disk: Arc<OsDisk>,
-    /// Its log.
     pub wal: Arc<Wal>,
-    /// Its tables.
     pub tables: Arc<Tables>,
 }
 
-/// The threads that keep house.
+/// The maintenance threads.
 pub(crate) struct Maintenance {
     stop: Arc<AtomicBool>,
-    bell: Arc<Wakeup>,
+    wakeup: Arc<Wakeup>,
     quiet: Arc<Wakeup>,
     pacer: Arc<Pacer>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Maintenance {
-    /// Starts keeping house; call it on the runtime that the groups run on. `bell` is rung when memory is full, and
+    /// Starts maintenance; call it on the runtime of the groups. `wakeup` is set when memory is full, and
     /// `pacer` paces the merges of these tables.
     pub(crate) fn start(
         service: Service,
-        kept: StoreHandles,
+        handles: StoreHandles,
         data_dir: &Path,
-        bell: Arc<Wakeup>,
+        wakeup: Arc<Wakeup>,
         pacer: Arc<Pacer>,
     ) -> io::Result<Maintenance> {
         let (stop, quiet) = (Arc::new(AtomicBool::new(false)), Arc::new(Wakeup::default()));
         let (runtime, reserve) = (Handle::current(), Reserve::open(data_dir));
-        let mut house = Flusher::new(service.clone(), kept.clone(), runtime.clone(), pacer.clone(), reserve);
-        let mut merger = Merger::new(service, kept.tables, runtime, pacer.clone());
-        let (stopped, own_bell) = (stop.clone(), bell.clone());
-        let housekeeper = spawn("housekeeper", move || house.run(&stopped, &own_bell))?;
-        let (stopped, own_bell) = (stop.clone(), quiet.clone());
-        let merging = spawn("merger", move || merger.run(&stopped, &own_bell))?;
-        Ok(Maintenance { stop, bell, quiet, pacer, threads: vec![merging, housekeeper] })
+        let mut flush_loop =
+            Flusher::new(service.clone(), handles.clone(), runtime.clone(), pacer.clone(), reserve);
+        let mut merger = Merger::new(service, handles.tables, runtime, pacer.clone());
+        let (stopped, own_wakeup) = (stop.clone(), wakeup.clone());
+        let flusher = spawn("flusher", move || flush_loop.run(&stopped, &own_wakeup))?;
+        let (stopped, own_wakeup) = (stop.clone(), quiet.clone());
+        let merging = spawn("merger", move || merger.run(&stopped, &own_wakeup))?;
+        Ok(Maintenance { stop, wakeup, quiet, pacer, threads: vec![merging, flusher] })
     }
 
-    /// Flushes and checkpoints everything, so that the next start has nothing to do, and ends the threads.
+    /// Flushes and checkpoints everything, so that the next start has nothing to replay, and ends the
+    /// threads.
     pub(crate) async fn shutdown(self) {
         self.stop.store(true, Relaxed);
         self.pacer.stop();
-        self.bell.ring();
-        self.quiet.ring();
+        self.wakeup.wake();
+        self.quiet.wake();
         let threads = self.threads;
         let joined =
             tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
         match tokio::time::timeout(STOP_GRACE, joined).await {
             Ok(Ok(true)) => {}
-            Ok(_) => tracing::error!("the housekeeper ended badly; the next start reads the log instead"),
+            Ok(_) => tracing::error!("the flusher panicked; the next start replays the log"),
             Err(_) => {
-                tracing::error!("not all could be written in time; the next start reads the log instead")
+                tracing::error!("final flush timed out; the next start replays the log")
             }
         }
     }

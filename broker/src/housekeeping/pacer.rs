@@ -1,4 +1,4 @@
-//! How fast merges may go: they yield to what somebody waits for.
+//! The rate of merges: they yield to requests.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -8,25 +8,25 @@ use std::{
 use millstream_store::tables::Pace;
 
 const MIB: u64 = 1 << 20;
-/// Bytes a second while requests are served.
+/// Bytes per second while requests are served.
 const BUSY_RATE: u64 = 64 * MIB;
-/// Bytes a second while nobody wants anything.
+/// Bytes per second while the broker is idle.
 const IDLE_RATE: u64 = 512 * MIB;
-/// So many runs more since merges last had nothing to do raise the rate by its first value again: merges that fall
-/// behind make every read dearer.
+/// The rate grows by its base value for each this many runs more than when nothing was left to merge: merges that fall
+/// behind make every read more expensive.
 const RUNS_PER_STEP: u64 = 8;
-/// A pause is not worth taking below.
+/// Shorter pauses are accumulated.
 const PAUSE_MIN: Duration = Duration::from_millis(4);
-/// A stop is noticed after that time.
+/// Longest delay until a stop is noticed.
 const PAUSE_MAX: Duration = Duration::from_millis(200);
 
 /// The pace of the merges of one store.
 #[derive(Debug)]
 pub(crate) struct Pacer {
     bytes_per_second: AtomicU64,
-    /// Runs that there were when there was nothing to merge.
+    /// Number of runs when nothing was left to merge.
     settled_runs: AtomicUsize,
-    /// Nanoseconds that are owed.
+    /// Accumulated pause in nanoseconds.
     owed: AtomicU64,
     stopped: AtomicBool,
 }
@@ -40,24 +40,24 @@ impl Default for Pacer {
 }
 
 impl Pacer {
-    /// Says whether there is anything beside merges, and how many runs there are.
+    /// Sets whether requests are being served, and the number of runs.
     pub(super) fn set(&self, busy: bool, runs: usize) {
         let base = if busy { BUSY_RATE } else { IDLE_RATE };
         let behind = runs.saturating_sub(self.settled_runs.load(Relaxed)) as u64;
         self.bytes_per_second.store(base + base / RUNS_PER_STEP * behind, Relaxed);
     }
 
-    /// Says that of these runs none is to be merged.
+    /// Records that none of these runs needs a merge.
     pub(super) fn settled(&self, runs: usize) {
         self.settled_runs.store(runs, Relaxed);
     }
 
-    /// Merges give up.
+    /// Stops merges.
     pub(super) fn stop(&self) {
         self.stopped.store(true, Relaxed);
     }
 
-    /// Waits as long as `bytes` of a merge may take.
+    /// Pauses for as long as `bytes` of a merge may take.
     pub(crate) fn pace(&self, bytes: u64) -> Pace {
         if self.stopped.load(Relaxed) {
             return Pace::Stop;
@@ -68,7 +68,7 @@ impl Pacer {
         Pace::Go
     }
 
-    /// The pause that is due after `bytes` more; pauses that are too short are taken together.
+    /// The pause that is due after `bytes` more; short pauses are accumulated.
     fn owe(&self, bytes: u64) -> Option<Duration> {
         let rate = self.bytes_per_second.load(Relaxed).max(1);
         let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate);

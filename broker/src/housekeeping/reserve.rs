@@ -1,4 +1,4 @@
-//! Room on the disk that is kept for the day when there is none: to write what is in memory, and to stop in order.
+//! Reserved disk space, for writing the memtable and a clean stop when the disk is full.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -10,21 +10,21 @@ use rustix::fs::FallocateFlags;
 
 /// The file's name in the data directory.
 const NAME: &str = "reserved";
-/// The file grows in such steps.
+/// The file grows in steps of this size.
 const STEP_BYTES: u64 = 16 << 20;
 
 /// The reserved file of a data directory.
 ///
-/// It has at least the room that memory takes on its way out, and grows with that: a broker that has seen little
-/// reserves little. Nothing is ever read from it.
+/// It covers at least the space that flushing memory takes, and grows with it: a broker with little data
+/// reserves little. It is never read.
 pub(super) struct Reserve {
     path: PathBuf,
-    /// Its length; 0 while there is none.
+    /// Its length; 0 if it does not exist.
     bytes: u64,
 }
 
 impl Reserve {
-    /// Finds the file that is there.
+    /// Opens the existing file, if any.
     pub(super) fn open(data_dir: &Path) -> Reserve {
         let path = data_dir.join(NAME);
         let bytes = fs::metadata(&path).map_or(0, |meta| meta.len());
@@ -35,13 +35,13 @@ impl Reserve {
         self.bytes
     }
 
-    /// What of `needed` bytes it has no room for.
+    /// By how much `needed` bytes exceed it.
     pub(super) fn lacks(&self, needed: u64) -> u64 {
         needed.saturating_sub(self.bytes)
     }
 
-    /// Makes the file, or makes it larger, so that it has room for `needed` bytes and for small files beside; never
-    /// so large that less than `free_min` of `free` bytes are left.
+    /// Creates or extends the file to cover `needed` bytes and some small files; never so far that less than
+    /// `free_min` of `free` bytes are left.
     pub(super) fn cover(&mut self, needed: u64, free: u64, free_min: u64) -> io::Result<()> {
         let wanted = (needed.div_ceil(STEP_BYTES) + 1) * STEP_BYTES;
         let more = wanted.saturating_sub(self.bytes);
@@ -51,20 +51,20 @@ impl Reserve {
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(&self.path)?;
         match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, wanted) {
             Ok(()) => self.bytes = wanted,
-            // A file system that cannot set room aside cannot be reserved on.
+            // A file system without support for allocation cannot reserve space.
             Err(rustix::io::Errno::OPNOTSUPP) => self.bytes = wanted,
             Err(error) => return Err(error.into()),
         }
         Ok(())
     }
 
-    /// Gives the room back; whether there was any.
+    /// Releases the space; returns whether there was any.
     pub(super) fn release(&mut self) -> io::Result<bool> {
         if std::mem::take(&mut self.bytes) == 0 {
             return Ok(false);
         }
         fs::remove_file(&self.path)?;
-        // On some file systems the room is free only when the removal is durable.
+        // On some file systems the space is free only once the removal is durable.
         if let Some(dir) = self.path.parent() {
             File::open(dir)?.sync_all()?;
         }

@@ -1,4 +1,4 @@
-//! Where partitions begin: old and surplus records are given up.
+//! Log starts: which old and surplus records to delete.
 
 use std::sync::Arc;
 
@@ -7,14 +7,14 @@ use millstream_store::tables::{Piece, Tables};
 
 use crate::{config::TopicConfig, partition::Shard, service::Service};
 
-/// The log starts of a shard's partitions that have to move, as the topics' retention says.
+/// The log starts of a shard's partitions that the topics' retention moves.
 pub(super) fn moves(
     service: &Service,
     tables: &Tables,
     shard: &Arc<Shard>,
     now_ms: i64,
 ) -> Vec<(PartitionId, i64)> {
-    // Most partitions of a large cluster are empty; nobody waits for the lock while the others are looked at.
+    // Most partitions of a large cluster are empty; the lock is not held while the others are examined.
     let filled: Vec<_> = shard.host.inspect(|machine| {
         let all = machine.partitions().map(|(id, p)| (id, p.log_start(), p.next_offset()));
         all.filter(|(_, log_start, next_offset)| log_start < next_offset).collect()
@@ -29,7 +29,7 @@ pub(super) fn moves(
     filled.into_iter().filter_map(start).collect()
 }
 
-/// Offset behind the pieces that are too old, or too much.
+/// Offset after the pieces that are too old or exceed the size limit.
 fn kept_from(config: &TopicConfig, pieces: &[Piece], now_ms: i64) -> Option<i64> {
     let mut size: u64 = pieces.iter().map(|piece| piece.bytes).sum();
     let mut start = None;

@@ -1,4 +1,4 @@
-//! Checkpoints of many groups at once, over a disk in memory.
+//! Checkpoints of many groups at once, on a simulated disk.
 
 use std::{
     collections::HashMap,

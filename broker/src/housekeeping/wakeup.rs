@@ -1,29 +1,29 @@
-//! Wakes a thread that rests.
+//! Wakes up a sleeping thread.
 
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-/// A bell: whoever rings it never waits, and what rings while nobody listens is heard later.
+/// A wakeup flag: setting it never blocks, and a wakeup without a sleeper ends the next sleep.
 #[derive(Default)]
 pub(crate) struct Wakeup {
-    rung: Mutex<bool>,
+    woken: Mutex<bool>,
     changed: Condvar,
 }
 
 impl Wakeup {
-    /// Ends the rest of whoever listens, or the next one.
-    pub(crate) fn ring(&self) {
-        *self.rung.lock() = true;
+    /// Wakes up the sleeper, or ends the next sleep at once.
+    pub(crate) fn wake(&self) {
+        *self.woken.lock() = true;
         self.changed.notify_one();
     }
 
-    /// Rests until the bell rings, though not for longer than `most`.
-    pub(super) fn rest(&self, most: Duration) {
-        let mut rung = self.rung.lock();
-        if !*rung {
-            self.changed.wait_for(&mut rung, most);
+    /// Sleeps until the next wakeup, at most for `most`.
+    pub(super) fn sleep(&self, most: Duration) {
+        let mut woken = self.woken.lock();
+        if !*woken {
+            self.changed.wait_for(&mut woken, most);
         }
-        *rung = false;
+        *woken = false;
     }
 }

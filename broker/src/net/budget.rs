@@ -9,19 +9,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::memory_pressure::MemoryPressure;
 
-/// Unit in which memory is counted.
+/// The unit of memory accounting.
 const UNIT_BYTES: usize = 4096;
 
-/// A bound on the bytes that requests hold, all connections together.
+/// A limit on the bytes of all requests in flight.
 #[derive(Clone)]
 pub(super) struct Budget {
     units: Arc<Semaphore>,
     shortage: Arc<MemoryPressure>,
-    /// Counts those who have got what they waited for.
+    /// Counts the waits that have ended with memory.
     granted: Arc<AtomicU64>,
 }
 
-/// Memory that was taken from the budget; dropping it gives it back.
+/// Memory taken from the budget; dropping it returns it.
 #[derive(Default)]
 pub(super) struct Charge {
     permit: Option<OwnedSemaphorePermit>,
@@ -37,22 +37,22 @@ impl Budget {
         Budget { units, shortage: Arc::default(), granted: Arc::default() }
     }
 
-    /// Waits until somebody has to wait for memory.
+    /// Waits until a task has to wait for memory.
     pub(super) async fn falls_short(&self) {
         self.shortage.begins().await;
     }
 
-    /// Whether somebody waits for memory now.
+    /// Whether a task waits for memory now.
     pub(super) fn is_short(&self) -> bool {
         self.shortage.is_there()
     }
 
-    /// How many have got memory that they had waited for.
+    /// How many waits have ended with memory.
     pub(super) fn granted(&self) -> u64 {
         self.granted.load(Relaxed)
     }
 
-    /// Makes `charge` cover `bytes`; waits until others have given back enough. A dropped call took nothing.
+    /// Extends `charge` to `bytes`; waits until others have returned enough. A dropped call took nothing.
     pub(super) async fn cover(&self, charge: &mut Charge, bytes: usize) {
         let missing = units(bytes).saturating_sub(charge.units());
         if missing == 0 {
@@ -63,7 +63,7 @@ impl Budget {
             Ok(permit) => permit,
             Err(_) => match self.wait_for(count).await {
                 Some(permit) => permit,
-                // Nobody closes the semaphore.
+                // The semaphore is never closed.
                 None => return,
             },
         };
@@ -90,14 +90,14 @@ impl Charge {
         }
     }
 
-    /// The part that belongs to `bytes`, or all if it is less.
+    /// Splits off the part that belongs to `bytes`, or all if it is less.
     pub(super) fn split(&mut self, bytes: usize) -> Charge {
         let Some(held) = &mut self.permit else { return Charge::default() };
         let count = units(bytes).min(held.num_permits());
         Charge { permit: held.split(count) }
     }
 
-    /// Gives back what is beyond `bytes`.
+    /// Returns what exceeds `bytes`.
     pub(super) fn shrink_to(&mut self, bytes: usize) {
         let surplus = self.units().saturating_sub(units(bytes));
         if let Some(held) = &mut self.permit {

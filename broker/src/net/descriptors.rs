@@ -1,32 +1,33 @@
-//! File descriptors: what the system allows this process, shared among connections and files.
+//! File descriptors: the limit of this process, divided among connections and files.
 
 use std::io;
 
 use millstream_store::tables::OPEN_FILES_MAX;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What has no share of its own: standard streams, the runtime, listeners, the log's files and directory, a run that is
-/// written by a flush and one by a merge, checkpoints, the manifest, files of settings and of the system.
+/// Descriptors outside of the shares: standard streams, the runtime, listeners, the log's files and
+/// directory, a run that is written by a flush and one by a merge, checkpoints, the manifest, configuration
+/// and system files.
 const COMMON: usize = 56;
-/// The HTTP port and the files of runs each get one part of the rest, divided by this.
+/// The HTTP port and the files of runs each get this fraction of the rest.
 const SHARE: usize = 8;
 const HTTP_CONNECTIONS_MIN: usize = 8;
 const HTTP_CONNECTIONS_MAX: usize = 256;
 const RUN_FILES_MIN: usize = 8;
 const KAFKA_CONNECTIONS_MIN: usize = 8;
-/// Fewer than this do not serve a broker.
+/// Fewer are not enough for a broker.
 const DESCRIPTORS_MIN: usize = COMMON + HTTP_CONNECTIONS_MIN + RUN_FILES_MIN + KAFKA_CONNECTIONS_MIN;
 
-/// The descriptors of this process and who may take how many of them.
+/// The descriptors of this process and their division.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Descriptors {
     pub(crate) kafka_connections: usize,
     pub(crate) http_connections: usize,
-    /// Files of runs that are open at once.
+    /// Most open files of runs.
     pub(crate) run_files: usize,
 }
 
-/// The system allows too few descriptors.
+/// The limit is too low.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the system lets this process open {allowed} files, and a broker needs at least {DESCRIPTORS_MIN}: raise `ulimit -Hn` (LimitNOFILE=)"
@@ -36,8 +37,8 @@ pub(crate) struct TooFewDescriptors {
 }
 
 impl Descriptors {
-    /// Takes all the descriptors that the system lets this process have, and shares them out. Many systems start a process
-    /// with 1,024 of many more, for the sake of programs that know no others.
+    /// Raises the soft limit of descriptors to the hard limit, and divides them. Many systems start processes
+    /// with a soft limit of 1,024, for programs that use `select`.
     pub(crate) fn take_all(connections_max: usize) -> io::Result<Descriptors> {
         let limit = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;

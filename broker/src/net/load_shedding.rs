@@ -1,16 +1,17 @@
-//! When memory is short: whoever holds some and does not get on with it has to go, so that others need not wait for them.
+//! When memory is short, connections that hold some without making progress are closed, so that others need
+//! not wait for them.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{budget::Budget, input::RequestSize, registry::Registry};
 use crate::{clock, partition::Replies};
 
-/// Time between two looks while memory is short.
+/// Interval of checks while memory is short.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// When nobody has got memory for so many looks, those who have some wait for each other.
+/// When no wait has ended for this many checks, the holders are waiting for each other.
 const STUCK_LOOKS: u32 = 10;
 
-/// Looks after a budget for requests of this size, as long as the broker runs.
+/// Watches a budget for requests of this size, as long as the broker runs.
 pub(super) async fn of_requests(registry: Arc<Registry>, budget: Budget, size: RequestSize) {
     loop {
         budget.falls_short().await;
@@ -28,7 +29,7 @@ pub(super) async fn of_requests(registry: Arc<Registry>, budget: Budget, size: R
     }
 }
 
-/// Looks after the memory for replies, as long as the broker runs.
+/// Watches the memory for replies, as long as the broker runs.
 pub(super) async fn of_replies(registry: Arc<Registry>, replies: Replies) {
     loop {
         replies.falls_short().await;

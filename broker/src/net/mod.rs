@@ -1,11 +1,11 @@
-//! The Kafka port: listeners, connections, frames, replies in order, limits.
+//! The Kafka port: listeners, connections, frames, ordered replies, limits.
 //!
-//! Invariants, each said as an absence:
+//! Invariants:
 //! 1. No reply overtakes the reply to an earlier request of the same connection.
 //! 2. No declared length makes the broker allocate: buffers grow with what has arrived.
-//! 3. No connection takes memory beyond the budget: it is not read while the budget is spent.
-//! 4. No connection waits for another one: each has one task, which reads, writes and waits at the same time. Where they
-//!    share memory, those who hold it and do not get on are closed when it is short.
+//! 3. No connection takes memory beyond the budget: it is not read while the budget is exhausted.
+//! 4. No connection waits for another one: each has one task, which reads, writes and waits at the same time.
+//!    Where connections share memory, holders without progress are closed when it is short.
 
 mod budget;
 mod connection;
@@ -27,11 +27,11 @@ use crate::config::Address;
 pub(crate) use descriptors::Descriptors;
 pub(crate) use server::Server;
 
-/// Connections that the system keeps waiting to be accepted.
+/// The listen backlog.
 const BACKLOG: i32 = 1024;
 
-/// Listens on every address of `host:port`, so that a name like `localhost` is reached over IPv4 and IPv6. The connections
-/// get send buffers of so many bytes, or what the system thinks right.
+/// Listens on every address of `host:port`, so that a name like `localhost` is reached over IPv4 and IPv6.
+/// The connections get send buffers of this size, or the system's default.
 pub(crate) async fn bind(address: &Address, send_buffer: Option<usize>) -> io::Result<Vec<TcpListener>> {
     let mut listeners: Vec<TcpListener> = Vec::new();
     let mut refused = None;
@@ -40,7 +40,7 @@ pub(crate) async fn bind(address: &Address, send_buffer: Option<usize>) -> io::R
         if wanted.port() == 0
             && let Some(first) = listeners.first()
         {
-            // Port 0 is any free one, but the same one on every address.
+            // Port 0 picks any free one, but the same one on every address.
             wanted.set_port(first.local_addr()?.port());
         }
         match listen(wanted, send_buffer) {
@@ -49,8 +49,8 @@ pub(crate) async fn bind(address: &Address, send_buffer: Option<usize>) -> io::R
         }
     }
     match refused {
-        // An address family that the machine does not have is no reason to refuse the other one; a port that is
-        // taken on one of them is.
+        // An address family that the machine does not support does not matter; a port that is in use on one
+        // of them does.
         Some(error) if listeners.is_empty() || error.kind() == io::ErrorKind::AddrInUse => Err(error),
         _ if listeners.is_empty() => Err(io::ErrorKind::AddrNotAvailable.into()),
         _ => Ok(listeners),
@@ -61,7 +61,7 @@ fn listen(address: std::net::SocketAddr, send_buffer: Option<usize>) -> io::Resu
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        // "::" is taken apart from "0.0.0.0" only when asked for alone.
+        // "::" is separate from "0.0.0.0" only if requested alone.
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
     if let Some(bytes) = send_buffer {
@@ -91,7 +91,7 @@ mod tests {
             let (_client, (accepted, _)) = (client.expect("connected"), accepted.expect("accepted"));
             SockRef::from(&accepted).send_buffer_size().expect("told")
         };
-        // The system doubles what it is asked for, for its own needs.
+        // The system doubles the requested size, for its own overhead.
         assert_eq!([sizes(Some(16_384)).await, sizes(Some(65_536)).await], [32_768, 131_072]);
         assert!(sizes(None).await > 131_072, "grown by the system");
     }

@@ -1,4 +1,4 @@
-//! Replies on their way to a client: chains of bytes, written without a copy.
+//! Replies to a client: chains of byte slices, written without a copy.
 
 use std::{
     collections::VecDeque,
@@ -8,10 +8,9 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::net::tcp::WriteHalf;
 
-/// Most pieces that one write hands to the system.
+/// Most slices passed to the system in one write.
 const PIECES_MAX: usize = 256;
 
-/// What is to be written.
 #[derive(Default)]
 pub(super) struct Output {
     pieces: VecDeque<Bytes>,
@@ -24,12 +23,12 @@ impl Output {
         self.bytes == 0
     }
 
-    /// Bytes that are not written yet.
+    /// Bytes not written yet.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Bytes that were written so far.
+    /// Bytes written so far.
     pub(super) fn written(&self) -> u64 {
         self.written
     }

@@ -1,5 +1,5 @@
-//! Who is connected: counts for the limits, a sweep that closes those who do nothing, and, when memory is short, the end
-//! of those who hold it without need.
+//! The open connections: counts for the limits, a sweep that closes idle ones, and, when memory is short,
+//! closing those that hold it without progress.
 
 use std::{
     collections::HashMap,
@@ -25,83 +25,83 @@ const IDLE_MAX: Duration = Duration::from_secs(600);
 const PARTIAL_MAX: Duration = Duration::from_secs(30);
 /// A connection that was used within this time is never closed for a new one.
 const EVICTABLE_AFTER: Duration = Duration::from_secs(5);
-/// While memory is short, whoever is slower than this with a request, or with reading replies, has to go.
+/// While memory is short, connections slower than this with a request, or with reading replies, are closed.
 const SLOW_BYTES_PER_SECOND: u64 = 64 << 10;
-/// Not judged before that.
+/// Connections are not judged before this time.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
 
 /// The open connections.
 pub(super) struct Registry {
     limits: Limits,
     started: Instant,
-    inner: Mutex<Inner>,
-    /// Notified when a connection has left.
+    connections: Mutex<OpenConnections>,
+    /// Notified when a connection has closed.
     left: Notify,
 }
 
-/// How many connections may be open.
+/// The limit of open connections.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) connections_max: usize,
     pub(super) per_address_max: usize,
-    /// Whether connections.max is more, and the limit on open files does not allow it.
+    /// Whether the limit on open files makes it lower than connections.max.
     pub(super) by_open_files: bool,
 }
 
 #[derive(Default)]
-struct Inner {
+struct OpenConnections {
     next: u64,
     open: HashMap<u64, Arc<Activity>>,
     per_address: HashMap<IpAddr, usize>,
 }
 
-/// What the sweep sees of one connection.
+/// The sweep's view of one connection.
 #[derive(Default)]
 pub(super) struct Activity {
-    /// Milliseconds from the registry's start to the last thing that happened.
+    /// Milliseconds from the registry's start to the last activity.
     at_ms: AtomicU64,
     /// Whether part of a request has arrived.
     partial: AtomicBool,
     /// Whether the client waits for a reply.
     busy: AtomicBool,
-    /// Whether the request that is coming in takes its memory as a large one.
+    /// Whether the incoming request takes its memory as a large one.
     is_large: AtomicBool,
-    /// The request that is coming in, and the replies that are going out.
+    /// The incoming request, and the outgoing replies.
     incoming: Flow,
     outgoing: Flow,
-    /// What the request that is coming in waits for here.
+    /// Set while the incoming request waits for memory.
     pub(super) memory_wait: MemoryWait,
     why: AtomicUsize,
     pub(super) close: Notify,
 }
 
-/// Bytes on their way.
+/// Bytes in transit in one direction.
 #[derive(Default)]
 struct Flow {
     nth: AtomicU64,
-    /// Bytes that have come, or gone, since it began.
+    /// Bytes received, or sent, since it began.
     moved: AtomicU64,
-    /// Bytes of memory that it takes.
+    /// Bytes of memory held.
     held: AtomicUsize,
-    /// When it was last found to move, as [`Activity::at_ms`], and what had moved then.
+    /// When progress was last seen, as [`Activity::at_ms`], and the bytes moved by then.
     checked_ms: AtomicU64,
     checked_moved: AtomicU64,
 }
 
-/// What a connection has under way.
+/// The current traffic of a connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Progress {
-    /// The request of which a part has arrived.
+    /// The partial request.
     pub(super) partial: Option<Partial>,
     /// Whether the client waits for a reply.
     pub(super) busy: bool,
     /// Bytes of replies that are not written yet.
     pub(super) unwritten: usize,
-    /// Bytes that were written in the connection's life.
+    /// Total bytes written.
     pub(super) written: u64,
 }
 
-/// Why a connection is told to close.
+/// Why a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Expelled {
     #[error("nothing was received for too long")]
@@ -128,7 +128,7 @@ impl Flow {
         self.checked_moved.store(0, Relaxed);
     }
 
-    /// Whether it holds memory and has moved slowly since it was last found to move.
+    /// Whether it holds memory and has been slow since progress was last seen.
     fn is_slow(&self, now_ms: u64) -> bool {
         let elapsed_ms = now_ms.saturating_sub(self.checked_ms.load(Relaxed));
         if self.held.load(Relaxed) == 0 || elapsed_ms < SLOW_AFTER.as_millis() as u64 {
@@ -160,7 +160,7 @@ impl Activity {
         self.incoming.moved.store(partial.bytes as u64, Relaxed);
         self.incoming.held.store(partial.bytes, Relaxed);
         if self.outgoing.held.swap(progress.unwritten, Relaxed) == 0 {
-            // The backlog begins now; its number is what was written before it.
+            // The backlog begins now; it is identified by the bytes written before it.
             self.outgoing.begin(progress.written, now_ms);
         }
         self.outgoing.moved.store(progress.written - self.outgoing.nth.load(Relaxed), Relaxed);
@@ -176,7 +176,7 @@ impl Activity {
     }
 
     fn sends_slowly(&self, now_ms: u64) -> bool {
-        // The time that it waited for the broker is not the client's.
+        // Time spent waiting for the broker does not count against the client.
         !self.memory_wait.is_waiting()
             && self.incoming.is_slow(now_ms.saturating_sub(self.memory_wait.waited_ms()))
     }
@@ -186,13 +186,13 @@ impl Activity {
         self.close.notify_one();
     }
 
-    /// Why it was told to close.
+    /// Why it was asked to close.
     pub(super) fn why(&self) -> Expelled {
         Expelled::ALL[self.why.load(Relaxed)]
     }
 }
 
-/// A place among the open connections; dropping it leaves.
+/// A permit for one open connection; dropping it returns it.
 pub(super) struct ConnectionPermit {
     registry: Arc<Registry>,
     id: u64,
@@ -200,7 +200,7 @@ pub(super) struct ConnectionPermit {
     pub(super) activity: Arc<Activity>,
 }
 
-/// Why a connection is not taken.
+/// Why a connection is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Full {
     #[error("{0} connections are open, which is connections.max (none of them is idle)")]
@@ -215,56 +215,57 @@ pub(super) enum Full {
 
 impl Registry {
     pub(super) fn new(limits: Limits, now: Instant) -> Arc<Registry> {
-        Arc::new(Registry { limits, started: now, inner: Mutex::default(), left: Notify::new() })
+        Arc::new(Registry { limits, started: now, connections: Mutex::default(), left: Notify::new() })
     }
 
-    /// Connections that are open.
+    /// Number of open connections.
     pub(super) fn count(&self) -> usize {
-        self.inner.lock().open.len()
+        self.connections.lock().open.len()
     }
 
     pub(super) fn take(self: &Arc<Self>, address: IpAddr, now: Instant) -> Result<ConnectionPermit, Full> {
         let Limits { connections_max, per_address_max, by_open_files } = self.limits;
-        let mut inner = self.inner.lock();
-        let of_address = inner.per_address.get(&address).copied().unwrap_or(0);
+        let mut connections = self.connections.lock();
+        let of_address = connections.per_address.get(&address).copied().unwrap_or(0);
         if of_address >= per_address_max {
             return Err(Full::OfAddress(of_address));
         }
-        let open = inner.open.len();
+        let open = connections.open.len();
         if open >= connections_max {
             return Err(if by_open_files { Full::OfOpenFiles(open) } else { Full::InAll(open) });
         }
-        *inner.per_address.entry(address).or_default() += 1;
-        let id = inner.next;
-        inner.next += 1;
+        *connections.per_address.entry(address).or_default() += 1;
+        let id = connections.next;
+        connections.next += 1;
         let activity = Arc::new(Activity::default());
-        inner.open.insert(id, activity.clone());
-        drop(inner);
-        let seat = ConnectionPermit { registry: self.clone(), id, address, activity };
-        seat.touch(now, Progress::default());
-        Ok(seat)
+        connections.open.insert(id, activity.clone());
+        drop(connections);
+        let permit = ConnectionPermit { registry: self.clone(), id, address, activity };
+        permit.touch(now, Progress::default());
+        Ok(permit)
     }
 
-    /// Tells the connection to close that has been idle longest, unless it was used just now; whether there was one.
+    /// Closes the connection that has been idle longest, unless it was used recently; returns whether there
+    /// was one.
     pub(super) fn evict_idlest(&self, now: Instant) -> bool {
         let (now_ms, evictable_ms) = (self.millis(now), EVICTABLE_AFTER.as_millis() as u64);
-        let inner = self.inner.lock();
-        let idle = inner.open.values().filter(|activity| !activity.waits_for_broker());
+        let connections = self.connections.lock();
+        let idle = connections.open.values().filter(|activity| !activity.waits_for_broker());
         let idlest = idle.min_by_key(|activity| activity.at_ms.load(Relaxed));
         let evicted =
             idlest.filter(|activity| now_ms.saturating_sub(activity.at_ms.load(Relaxed)) >= evictable_ms);
         evicted.inspect(|activity| activity.expel(Expelled::Evicted)).is_some()
     }
 
-    /// Resolves when a connection has left.
+    /// Resolves when a connection has closed.
     pub(super) fn leaves(&self) -> Notified<'_> {
         self.left.notified()
     }
 
-    /// Tells those who have done nothing for too long to close; returns how many.
+    /// Closes connections that were idle for too long; returns how many.
     pub(super) fn sweep(&self, now: Instant) -> usize {
         let now_ms = self.millis(now);
-        let open = self.inner.lock();
+        let open = self.connections.lock();
         let expired = open.open.values().filter(|activity| {
             let since = Duration::from_millis(now_ms.saturating_sub(activity.at_ms.load(Relaxed)));
             let limit = if activity.partial.load(Relaxed) { PARTIAL_MAX } else { IDLE_MAX };
@@ -273,18 +274,20 @@ impl Registry {
         expired.map(|activity| activity.expel(Expelled::Idle)).count()
     }
 
-    /// Tells those to close whose requests of this size come too slowly for the memory that they hold; returns how many.
+    /// Closes connections whose requests of this size arrive too slowly for the memory that they hold;
+    /// returns how many.
     pub(super) fn expel_slow_requests(&self, size: RequestSize, now: Instant) -> usize {
         let now_ms = self.millis(now);
-        let open = self.inner.lock();
+        let open = self.connections.lock();
         let of_size = open.open.values().filter(|activity| activity.is_of(size));
         let slow = of_size.filter(|activity| activity.sends_slowly(now_ms));
         slow.map(|activity| activity.expel(Expelled::SlowRequest)).count()
     }
 
-    /// Of those who hold memory for a request of this size and wait for more of it, tells the half to close that holds most.
+    /// Of the connections that hold memory for a request of this size and wait for more, closes the half that
+    /// holds most.
     pub(super) fn expel_starved(&self, size: RequestSize) -> usize {
-        let open = self.inner.lock();
+        let open = self.connections.lock();
         let of_size = open.open.values().filter(|activity| activity.is_of(size));
         let starved = of_size.filter(|activity| activity.memory_wait.is_waiting());
         let mut held: Vec<_> = starved.map(|a| (a.incoming.held.load(Relaxed), a)).collect();
@@ -294,10 +297,10 @@ impl Registry {
         held.len()
     }
 
-    /// Tells those to close who read their replies too slowly; returns how many.
+    /// Closes connections that read their replies too slowly; returns how many.
     pub(super) fn expel_slow_readers(&self, now: Instant) -> usize {
         let now_ms = self.millis(now);
-        let open = self.inner.lock();
+        let open = self.connections.lock();
         let slow = open.open.values().filter(|activity| activity.outgoing.is_slow(now_ms));
         slow.map(|activity| activity.expel(Expelled::SlowReader)).count()
     }
@@ -308,7 +311,7 @@ impl Registry {
 }
 
 impl ConnectionPermit {
-    /// Something happened on the connection.
+    /// Records activity on the connection.
     pub(super) fn touch(&self, now: Instant, progress: Progress) {
         self.activity.touch(self.registry.millis(now), progress);
     }
@@ -316,15 +319,15 @@ impl ConnectionPermit {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut inner = self.registry.inner.lock();
-        inner.open.remove(&self.id);
-        if let Some(count) = inner.per_address.get_mut(&self.address) {
+        let mut connections = self.registry.connections.lock();
+        connections.open.remove(&self.id);
+        if let Some(count) = connections.per_address.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
-                inner.per_address.remove(&self.address);
+                connections.per_address.remove(&self.address);
             }
         }
-        drop(inner);
+        drop(connections);
         self.registry.left.notify_waiters();
     }
 }
@@ -348,17 +351,18 @@ mod tests {
         Limits { connections_max, per_address_max, by_open_files: false }
     }
 
-    fn is_told(seat: &ConnectionPermit) -> Option<Expelled> {
-        seat.activity.close.notified().now_or_never().map(|()| seat.activity.why())
+    fn close_reason(permit: &ConnectionPermit) -> Option<Expelled> {
+        permit.activity.close.notified().now_or_never().map(|()| permit.activity.why())
     }
 
     #[test]
     fn while_memory_is_short_slow_requests_go() {
         let now = Instant::now();
         let registry = Registry::new(limits(9, 9), now);
-        let seats: Vec<ConnectionPermit> = (0..5).map(|_| registry.take(HERE, now).expect("room")).collect();
-        let [slow, fast, starved, small, later] = &seats[..] else { unreachable!("five seats") };
-        [slow, fast, starved].iter().for_each(|seat| seat.touch(now, coming(0, 10_000)));
+        let permits: Vec<ConnectionPermit> =
+            (0..5).map(|_| registry.take(HERE, now).expect("room")).collect();
+        let [slow, fast, starved, small, later] = &permits[..] else { unreachable!("five permits") };
+        [slow, fast, starved].iter().for_each(|permit| permit.touch(now, coming(0, 10_000)));
         small.touch(now, coming(0, 0));
         assert_eq!(registry.expel_slow_requests(RequestSize::Large, now), 0, "nobody is judged at once");
         let then = now + SLOW_AFTER;
@@ -367,10 +371,10 @@ mod tests {
         later.touch(then, coming(1, 100));
         assert_eq!(registry.expel_slow_requests(RequestSize::Small, then), 0, "they take other memory");
         assert_eq!(registry.expel_slow_requests(RequestSize::Large, then), 1);
-        assert_eq!(is_told(slow), Some(Expelled::SlowRequest));
+        assert_eq!(close_reason(slow), Some(Expelled::SlowRequest));
         assert_eq!(registry.expel_starved(RequestSize::Large), 1);
-        assert_eq!(is_told(starved), Some(Expelled::Stuck));
-        assert_eq!([fast, small, later].map(is_told), [None; 3]);
+        assert_eq!(close_reason(starved), Some(Expelled::Stuck));
+        assert_eq!([fast, small, later].map(close_reason), [None; 3]);
     }
 
     #[test]
@@ -378,22 +382,22 @@ mod tests {
         let now = Instant::now();
         let registry = Registry::new(limits(9, 9), now);
         let [stops, goes_on] = [(); 2].map(|()| registry.take(HERE, now).expect("room"));
-        [&stops, &goes_on].iter().for_each(|seat| seat.touch(now, coming(0, 3_000_000)));
+        [&stops, &goes_on].iter().for_each(|permit| permit.touch(now, coming(0, 3_000_000)));
         let then = now + SLOW_AFTER;
         assert_eq!(registry.expel_slow_requests(RequestSize::Large, then), 0);
         let later = then + SLOW_AFTER;
         goes_on.touch(later, coming(0, 3_100_000));
         assert_eq!(registry.expel_slow_requests(RequestSize::Large, later), 1);
-        assert_eq!([&stops, &goes_on].map(is_told), [Some(Expelled::SlowRequest), None]);
+        assert_eq!([&stops, &goes_on].map(close_reason), [Some(Expelled::SlowRequest), None]);
     }
 
     #[test]
     fn the_time_that_a_request_waits_for_memory_is_not_the_clients() {
         let now = Instant::now();
         let registry = Registry::new(limits(9, 9), now);
-        let seat = registry.take(HERE, now).expect("room");
-        let wait = &seat.activity.memory_wait;
-        seat.touch(now, coming(0, 10_000));
+        let permit = registry.take(HERE, now).expect("room");
+        let wait = &permit.activity.memory_wait;
+        permit.touch(now, coming(0, 10_000));
         let then = now + SLOW_AFTER * 20;
         let waiting = wait.begin(now);
         assert_eq!(registry.expel_slow_requests(RequestSize::Large, then), 0, "it waits for the broker");
@@ -408,7 +412,7 @@ mod tests {
             "and did nothing with a second"
         );
         std::mem::forget(waiting);
-        seat.touch(then, coming(1, 10_000));
+        permit.touch(then, coming(1, 10_000));
         assert_eq!(
             registry.expel_slow_requests(RequestSize::Large, then + SLOW_AFTER / 2),
             0,
@@ -426,7 +430,7 @@ mod tests {
         used.touch(now + Duration::from_secs(1), Progress::default());
         let later = now + EVICTABLE_AFTER;
         assert!(registry.evict_idlest(later));
-        assert_eq!([&idle, &used, &busy].map(is_told), [Some(Expelled::Evicted), None, None]);
+        assert_eq!([&idle, &used, &busy].map(close_reason), [Some(Expelled::Evicted), None, None]);
         drop(idle);
         assert!(!registry.evict_idlest(later), "the others are busy, or were used just now");
     }
@@ -435,15 +439,16 @@ mod tests {
     fn while_memory_is_short_slow_readers_go() {
         let now = Instant::now();
         let registry = Registry::new(limits(9, 9), now);
-        let seats: Vec<ConnectionPermit> = (0..3).map(|_| registry.take(HERE, now).expect("room")).collect();
-        let [slow, fast, done] = &seats[..] else { unreachable!("three seats") };
+        let permits: Vec<ConnectionPermit> =
+            (0..3).map(|_| registry.take(HERE, now).expect("room")).collect();
+        let [slow, fast, done] = &permits[..] else { unreachable!("three permits") };
         let going = |unwritten, written| Progress { unwritten, written, ..Progress::default() };
-        seats.iter().for_each(|seat| seat.touch(now, going(1 << 20, 5000)));
+        permits.iter().for_each(|permit| permit.touch(now, going(1 << 20, 5000)));
         let then = now + SLOW_AFTER;
         fast.touch(then, going(1 << 19, 5000 + (1 << 19)));
         done.touch(then, going(0, 5000 + (1 << 20)));
         assert_eq!(registry.expel_slow_readers(then), 1);
-        assert_eq!(is_told(slow), Some(Expelled::SlowReader));
+        assert_eq!(close_reason(slow), Some(Expelled::SlowReader));
         done.touch(then, going(100, 5000 + (1 << 20)));
         assert_eq!(registry.expel_slow_readers(then), 1, "only the first again");
     }
@@ -460,7 +465,7 @@ mod tests {
             Err(Full::InAll(2))
         );
         drop(first);
-        registry.take(HERE, now).expect("the seat is free again");
+        registry.take(HERE, now).expect("the permit is free again");
         drop(other);
         assert_eq!(registry.count(), 0);
     }

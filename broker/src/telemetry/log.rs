@@ -1,5 +1,5 @@
-//! Log lines: to standard error, as text or as JSON, filtered by `RUST_LOG` and, while the broker runs, by whoever
-//! switches it. Whoever gives a filter need not know what is quiet by default: it stays so unless the filter names it.
+//! Log lines: to standard error, as text or as JSON, filtered by `RUST_LOG` or a filter set at run time.
+//! Modules that are quiet by default stay quiet unless the filter names them.
 
 use std::{io::IsTerminal, sync::Arc, time::Duration};
 
@@ -9,23 +9,24 @@ use tracing_subscriber::{
     EnvFilter, Registry, filter::LevelFilter, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
 
-/// Modules of others that tell of what is routine here, Raft's warnings at each start among them, each with its level.
+/// Modules of dependencies that log routine events here, such as Raft's warnings at each start, with their
+/// levels.
 const QUIET: &[(&str, LevelFilter)] = &[("openraft", LevelFilter::ERROR)];
 
-/// How long a process that ends waits for its last log lines to be written.
+/// How long an ending process waits for its last log lines to be written.
 pub const LAST_LINES_WAIT: Duration = Duration::from_secs(1);
 
-/// The shape of log lines.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Plain text.
     #[default]
     Text,
-    /// One JSON object in a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// A filter that cannot be read; the one that was in force still is.
+/// A filter that cannot be parsed; the current one stays.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "'{filter}' is not a log filter: {reason}. Allowed are levels (error, warn, info, debug, trace, off) and pairs like millstream::kafka=debug, separated by commas"
@@ -33,41 +34,41 @@ pub enum LogFormat {
 pub struct FilterError {
     /// What was given.
     pub filter: String,
-    /// What is wrong with it.
+    /// The cause.
     pub reason: String,
 }
 
-/// Changes what is logged while the broker runs. Cheap to clone; all clones switch the same.
+/// Changes the log filter at run time. Cheap to clone; clones share the filter.
 #[derive(Clone)]
 pub struct LogSwitch {
-    inner: Arc<Inner>,
+    state: Arc<FilterState>,
 }
 
-struct Inner {
-    /// None where another subscriber was there before, as in tests.
+struct FilterState {
+    /// `None` if another subscriber was installed before, as in tests.
     handle: Option<reload::Handle<EnvFilter, Registry>>,
     now: Mutex<String>,
-    /// What was in force at start.
+    /// The filter at start.
     first: String,
 }
 
 impl LogSwitch {
-    /// The filter that is in force.
+    /// The current filter.
     pub fn filter(&self) -> String {
-        self.inner.now.lock().clone()
+        self.state.now.lock().clone()
     }
 
-    /// The filter that was in force at start.
+    /// The filter at start.
     pub fn first_filter(&self) -> &str {
-        &self.inner.first
+        &self.state.first
     }
 
-    /// From now on logs what this filter says, and of what is quiet by default no more than that unless the filter names
-    /// it; takes effect before it returns.
+    /// Sets the filter; modules that are quiet by default stay so unless the filter names them. Takes effect
+    /// before it returns.
     pub fn set(&self, filter: &str) -> Result<(), FilterError> {
         let (parsed, text) = parse(filter)?;
-        let mut now = self.inner.now.lock();
-        if let Some(handle) = &self.inner.handle {
+        let mut now = self.state.now.lock();
+        if let Some(handle) = &self.state.handle {
             let refused =
                 |error: reload::Error| FilterError { filter: filter.to_string(), reason: error.to_string() };
             handle.reload(parsed).map_err(refused)?;
@@ -77,13 +78,13 @@ impl LogSwitch {
     }
 }
 
-/// A filter that somebody gave, as it is in force and in words.
+/// A parsed filter and its text.
 fn parse(filter: &str) -> Result<(EnvFilter, String), FilterError> {
     let refused = |reason: String| FilterError { filter: filter.to_string(), reason };
     if filter.trim().is_empty() {
         return Err(refused("it is empty".to_string()));
     }
-    // A bare word that is no level would be taken for a module, and silence everything else.
+    // A bare word that is not a level would be taken for a module, and silence everything else.
     for word in filter.split(',').map(str::trim).filter(|word| !word.contains(['=', '[', ':'])) {
         if word.is_empty() || word.parse::<LevelFilter>().is_err() {
             return Err(refused(format!("'{word}' is no level")));
@@ -101,14 +102,15 @@ fn parse(filter: &str) -> Result<(EnvFilter, String), FilterError> {
     }
 }
 
-/// The filter with what is quiet by default, where it would otherwise let more of that through without naming it.
+/// The filter with the default levels of quiet modules, where it would otherwise let more of them through
+/// without naming them.
 fn with_quiet(filter: &str) -> String {
     let overall = overall_level(filter);
     let quiet = QUIET.iter().filter(|(module, level)| overall > *level && !names(filter, module));
     quiet.fold(filter.to_string(), |text, (module, level)| format!("{text},{module}={level}"))
 }
 
-/// Whether a filter says what is logged of a module, or of a part of it.
+/// Whether a filter names a module, or a part of it.
 fn names(filter: &str, module: &str) -> bool {
     let mut targets = filter.split(',').map(|word| word.trim().split(['=', '[']).next().unwrap_or_default());
     targets.any(|target| {
@@ -116,14 +118,14 @@ fn names(filter: &str, module: &str) -> bool {
     })
 }
 
-/// What a filter lets through of modules that it does not name: the last level that stands for itself.
+/// The level for modules that a filter does not name: the last bare level.
 fn overall_level(filter: &str) -> LevelFilter {
     let level = filter.rsplit(',').find_map(|word| word.trim().parse::<LevelFilter>().ok());
     level.unwrap_or(LevelFilter::ERROR)
 }
 
-/// Starts logging. Without `RUST_LOG`, or where that cannot be read, lines of `level` and above are written. Later
-/// calls change nothing.
+/// Starts logging. Without `RUST_LOG`, or if it cannot be parsed, lines of `level` and above are written.
+/// Later calls change nothing.
 pub fn start_log(format: LogFormat, level: LevelFilter) -> LogSwitch {
     let default = with_quiet(&level.to_string());
     let given = std::env::var("RUST_LOG").ok().filter(|given| !given.is_empty());
@@ -135,7 +137,7 @@ pub fn start_log(format: LogFormat, level: LevelFilter) -> LogSwitch {
     let (filter, handle) = reload::Layer::new(filter);
     let lines = fmt::layer().with_writer(LogQueue::of_process());
     let registry = tracing_subscriber::registry().with(filter);
-    // Refused when a subscriber is there already, as in tests: that one stays.
+    // Fails if a subscriber is installed already, as in tests: that one stays.
     let started = match format {
         LogFormat::Text => {
             registry.with(lines.with_ansi(std::io::stderr().is_terminal()).with_target(false)).try_init()
@@ -149,10 +151,10 @@ pub fn start_log(format: LogFormat, level: LevelFilter) -> LogSwitch {
         flush_before_panics();
     }
     let handle = started.is_ok().then_some(handle);
-    LogSwitch { inner: Arc::new(Inner { handle, now: Mutex::new(text.clone()), first: text }) }
+    LogSwitch { state: Arc::new(FilterState { handle, now: Mutex::new(text.clone()), first: text }) }
 }
 
-/// A panic ends the process: what was logged before says why it came to it.
+/// A panic ends the process: the earlier log lines explain it.
 fn flush_before_panics() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

@@ -1,8 +1,9 @@
-//! Takes log lines to their output on a thread of its own, so that an output that blocks or fails costs log lines and
-//! nothing else.
+//! Writes log lines to their output on a separate thread, so that an output that blocks or fails loses log
+//! lines and has no other effect.
 //!
-//! Invariants: 1. A thread that logs never waits for the output. 2. The queue holds at most [`QUEUED_BYTES_MAX`] bytes, and as
-//! many again are being written. 3. Every line is written or counted as dropped.
+//! Invariants: 1. A thread that logs never waits for the output. 2. The queue holds at most
+//! [`QUEUED_BYTES_MAX`] bytes, and as many again are being written. 3. Every line is written or counted as
+//! dropped.
 
 use std::{
     io::{self, Write},
@@ -18,20 +19,20 @@ use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, poll};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Bytes of log lines that wait to be written; what comes then is dropped.
+/// Bytes of log lines waiting to be written; later lines are dropped.
 const QUEUED_BYTES_MAX: usize = 1 << 20;
 
 /// The queue of this process's log.
 static PROCESS_LOG: OnceLock<LogQueue> = OnceLock::new();
 
-/// Log lines on their way. Clones are the same queue.
+/// A queue of log lines. Clones are the same queue.
 #[derive(Clone)]
-pub(super) struct LogQueue(Arc<Shared>);
+pub(super) struct LogQueue(Arc<QueueState>);
 
-struct Shared {
+struct QueueState {
     waiting: Mutex<Waiting>,
     changed: Condvar,
-    /// Lines that were dropped since the start.
+    /// Lines dropped since the start.
     dropped: AtomicU64,
 }
 
@@ -39,16 +40,16 @@ struct Shared {
 struct Waiting {
     bytes: Vec<u8>,
     lines: u64,
-    /// The thread has lines that are not written yet.
+    /// The thread holds lines that are not written yet.
     writing: bool,
 }
 
-/// Lines of this process's log that were dropped since the start.
+/// Dropped lines of this process's log since the start.
 pub fn dropped_log_lines() -> u64 {
     PROCESS_LOG.get().map_or(0, |queue| queue.0.dropped.load(Relaxed))
 }
 
-/// Waits until this process's log lines are written, or for as long as is given.
+/// Waits until this process's log lines are written, at most for the given time.
 pub fn flush_log(wait_max: Duration) {
     if let Some(queue) = PROCESS_LOG.get() {
         queue.flush(wait_max);
@@ -61,14 +62,14 @@ impl LogQueue {
         PROCESS_LOG.get_or_init(|| LogQueue::start(Stderr)).clone()
     }
 
-    /// A queue whose lines are written to `out`. Where no thread can be started all lines are dropped.
+    /// A queue that writes to `out`. If the thread cannot be started, all lines are dropped.
     fn start(out: impl Write + Send + 'static) -> LogQueue {
         let waiting = Mutex::new(Waiting::default());
         let queue =
-            LogQueue(Arc::new(Shared { waiting, changed: Condvar::new(), dropped: AtomicU64::new(0) }));
-        let (shared, name) = (queue.0.clone(), "log".to_string());
+            LogQueue(Arc::new(QueueState { waiting, changed: Condvar::new(), dropped: AtomicU64::new(0) }));
+        let (state, name) = (queue.0.clone(), "log".to_string());
         // Without the thread the queue fills up, and drops.
-        let _ = std::thread::Builder::new().name(name).spawn(move || shared.write_all(out));
+        let _ = std::thread::Builder::new().name(name).spawn(move || state.write_all(out));
         queue
     }
 
@@ -92,8 +93,8 @@ impl LogQueue {
     }
 }
 
-impl Shared {
-    /// Writes what comes, for as long as the process lives.
+impl QueueState {
+    /// Writes lines as they arrive, for as long as the process lives.
     fn write_all(&self, mut out: impl Write) {
         let (mut bytes, mut reported) = (Vec::new(), 0);
         loop {
@@ -110,16 +111,17 @@ impl Shared {
                 out.flush()
             });
             if written.is_err() {
-                // Some of them may have been written: where the output fails, a few too many are counted.
+                // Some of them may have been written: when the output fails, the count may be slightly too
+                // high.
                 self.dropped.fetch_add(lines, Relaxed);
             }
         }
     }
 
-    /// Waits for lines and takes them all in the place of those that were written; gives their number.
+    /// Waits for lines and swaps them all with the written ones; returns their number.
     fn take(&self, bytes: &mut Vec<u8>) -> u64 {
         bytes.clear();
-        // A flood's memory is given back.
+        // Releases the memory of a burst.
         bytes.shrink_to(QUEUED_BYTES_MAX / 16);
         let mut waiting = self.waiting.lock();
         waiting.writing = false;
@@ -139,7 +141,7 @@ impl MakeWriter<'_> for LogQueue {
     }
 }
 
-/// One call has a whole line, as the formatter writes it.
+/// Each call has a whole line, as the formatter writes it.
 impl Write for LogQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line);
@@ -151,7 +153,7 @@ impl Write for LogQueue {
     }
 }
 
-/// Standard error. Where somebody else made it non-blocking, it is waited for.
+/// Standard error. If another process made it non-blocking, it is polled.
 struct Stderr;
 
 impl Write for Stderr {
@@ -180,7 +182,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
-    /// An output that writes on command, in the way that the command names.
+    /// An output that writes on command, in the way that the command says.
     struct Gate {
         writes: Sender<String>,
         results: Receiver<io::Result<()>>,
@@ -213,7 +215,7 @@ mod tests {
         let (queue, written, results) = gated();
         queue.push(b"first\n");
         assert_eq!(next(&written), "first\n");
-        // The thread is blocked: a queue full is kept, and the rest is dropped at once.
+        // The thread is blocked: one full queue is kept, and the rest is dropped at once.
         let line = vec![b'x'; 1024];
         let sent = (QUEUED_BYTES_MAX / line.len()) as u64 + 7;
         (0..sent).for_each(|_| queue.push(&line));

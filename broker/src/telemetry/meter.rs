@@ -1,4 +1,4 @@
-//! What requests and topics have moved.
+//! Counters of requests and topics.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,31 +13,31 @@ use millstream_model::TopicId;
 
 use super::Histogram;
 
-/// Topics that have series of their own; all others share one.
+/// Topics with series of their own; all others share one.
 pub(super) const TOPIC_SERIES_MAX: usize = 500;
 
-/// One more than the largest API key that is counted; the last place takes what is beyond.
+/// One more than the largest API key that is counted; the last slot counts all others.
 const API_KEYS: usize = 128;
 
 /// Requests of one API.
 #[derive(Debug, Default)]
 pub struct ApiMeter {
-    /// From the arrival of the request to its reply, waiting for records included.
+    /// From the arrival of a request to its reply, including waits for records.
     pub duration: Histogram,
 }
 
-/// Where the time of requests goes.
+/// Stages of requests.
 #[derive(Debug, Default)]
 pub struct StageMeter {
     /// Checking and ordering the batches of a produce request.
     pub produce_check: Histogram,
-    /// What a fetch spends on finding and reading records.
+    /// Finding and reading the records of a fetch.
     pub fetch_read: Histogram,
-    /// What it waits for records that are not there yet; only of those that wait.
+    /// Waits of fetches for new records; only of those that wait.
     pub fetch_wait: Histogram,
 }
 
-/// Where the time of a shard's group commits goes.
+/// Stages of a shard's group commits.
 #[derive(Debug, Default)]
 pub struct CommitMeter {
     /// How long the oldest batch of each waited for it.
@@ -49,11 +49,11 @@ pub struct CommitMeter {
 /// Counters of the whole broker since it was started.
 #[derive(Debug)]
 pub struct Meter {
-    /// Moved by all topics, deleted ones included.
+    /// Totals of all topics, deleted ones included.
     pub total: TopicMeter,
-    /// Batches that were refused.
+    /// Refused batches.
     pub produce_refused: AtomicU64,
-    /// Where the time of requests goes.
+    /// Stages of requests.
     pub stages: StageMeter,
     apis: Box<[ApiMeter]>,
 }
@@ -71,31 +71,31 @@ impl Default for Meter {
 }
 
 impl Meter {
-    /// Counts a request that was answered.
+    /// Counts a completed request.
     pub fn answered(&self, api_key: i16, after: Duration) {
         let place = usize::try_from(api_key).unwrap_or(API_KEYS).min(API_KEYS - 1);
         self.apis[place].duration.record(after);
     }
 
-    /// Counts a batch that was not appended.
+    /// Counts a refused batch.
     pub fn refused(&self) {
         self.produce_refused.fetch_add(1, Relaxed);
     }
 
-    /// The APIs by their keys.
+    /// The APIs by key.
     pub fn apis(&self) -> impl Iterator<Item = (i16, &ApiMeter)> {
         (0..).zip(self.apis.iter())
     }
 }
 
-/// What one topic has moved since the broker was started or the topic was made.
+/// Counters of one topic since the broker was started or the topic was created.
 #[derive(Debug, Default)]
 pub struct TopicMeter {
     /// Bytes of acknowledged batches.
     pub produced_bytes: AtomicU64,
     /// Records of these.
     pub produced_records: AtomicU64,
-    /// Bytes of batches that were given to consumers.
+    /// Bytes of batches returned to consumers.
     pub fetched_bytes: AtomicU64,
 }
 
@@ -106,26 +106,26 @@ impl TopicMeter {
         self.produced_records.fetch_add(u64::try_from(records).unwrap_or(0), Relaxed);
     }
 
-    /// Counts batches that a consumer gets.
+    /// Counts batches returned to a consumer.
     pub fn fetched(&self, bytes: usize) {
         self.fetched_bytes.fetch_add(bytes as u64, Relaxed);
     }
 }
 
-/// The meters of all topics. A topic gets its meter when it is created and keeps it while it exists, so that no series
-/// ever passes from one topic to another or falls.
+/// The meters of all topics. A topic gets its meter when it is created and keeps it while it exists, so a
+/// series never changes its topic and never decreases.
 #[derive(Debug, Default)]
 pub struct TopicMeters {
     /// Topics with a series of their own, at most [`TOPIC_SERIES_MAX`].
     own: HashMap<TopicId, Arc<TopicMeter>>,
-    /// Shared by the topics that were created while all series were taken. It outlives them.
+    /// Shared by the topics that were created while all series were in use. It outlives them.
     other: Arc<TopicMeter>,
     /// Topics that use the shared meter.
     others: HashSet<TopicId>,
 }
 
 impl TopicMeters {
-    /// The meter of a topic, which is assigned on the first call.
+    /// The meter of a topic, assigned on the first call.
     pub fn of(&mut self, id: TopicId) -> Arc<TopicMeter> {
         if let Some(meter) = self.own.get(&id) {
             return meter.clone();
@@ -137,19 +137,19 @@ impl TopicMeters {
         self.other.clone()
     }
 
-    /// Frees the series of a topic that was deleted.
+    /// Frees the series of a deleted topic.
     pub fn release(&mut self, id: TopicId) {
         self.own.remove(&id);
         self.others.remove(&id);
     }
 
-    /// Frees the series of all topics but these.
+    /// Frees the series of all other topics.
     pub fn retain(&mut self, exists: impl Fn(TopicId) -> bool) {
         self.own.retain(|id, _| exists(*id));
         self.others.retain(|id| exists(*id));
     }
 
-    /// The meter that topics without a series of their own share.
+    /// The meter of topics without a series of their own.
     pub fn other(&self) -> Arc<TopicMeter> {
         self.other.clone()
     }

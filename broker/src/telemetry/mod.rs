@@ -1,7 +1,7 @@
-//! What the broker tells about itself: log lines on standard error, and counters that `/metrics` reads.
+//! Observability of the broker: log lines on standard error, and counters for `/metrics`.
 //!
-//! Counters are plain atomics that belong to whoever counts; nothing is looked up by name where it is counted, and nothing
-//! runs behind them.
+//! Counters are plain atomics owned by the code that counts; counting needs no lookup by name and no
+//! background work.
 
 pub mod families;
 mod log;

@@ -4,14 +4,14 @@ use std::fmt::{Display, Write};
 
 use super::{Family, HistogramReading, Kind};
 
-/// A page of metrics that is being written: each family has its help and type once, in front of its samples.
+/// A page of metrics under construction: each family has its help and type once, before its samples.
 #[derive(Debug, Default)]
 pub struct MetricsText {
     page: String,
 }
 
 impl MetricsText {
-    /// The page.
+    /// The text of the page.
     pub fn into_page(self) -> String {
         self.page
     }
@@ -21,7 +21,7 @@ impl MetricsText {
         self.each(family, [(String::new(), value)]);
     }
 
-    /// A metric with one sample for each set of labels.
+    /// A metric with one sample per set of labels.
     pub fn each<V: Display>(&mut self, family: &Family, samples: impl IntoIterator<Item = (String, V)>) {
         debug_assert_ne!(family.kind, Kind::Histogram, "{} has buckets", family.name);
         self.head(family);
@@ -30,7 +30,7 @@ impl MetricsText {
         }
     }
 
-    /// Durations in buckets, one histogram for each set of labels.
+    /// Durations in buckets, one histogram per set of labels.
     pub fn histograms(
         &mut self,
         family: &Family,
@@ -54,7 +54,7 @@ impl MetricsText {
         self.sample(&format!("{name}_bucket"), &format!("{labels}{comma}le=\"{bound}\""), count);
     }
 
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     fn head(&mut self, family: &Family) {
         let Family { name, help, kind, .. } = family;
         let _ = writeln!(self.page, "# HELP {name} {help}\n# TYPE {name} {}", kind.name());
@@ -74,7 +74,7 @@ pub(crate) fn seconds(micros: u64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_string()
 }
 
-/// One label, its value escaped.
+/// One label with its value escaped.
 pub(crate) fn label(name: &str, value: &str) -> String {
     let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
     format!("{name}=\"{value}\"")
