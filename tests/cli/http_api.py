@@ -351,6 +351,6 @@ def what_cannot_be_written_is_told(_broker):
             assert time.monotonic() < deadline, "it never ends"
             time.sleep(0.05)
         assert port.ask("GET", "/health/ready")[2] == "ready\n"
-        told = [line for line in broker.log_path.read_text().splitlines() if "is tried again later" in line]
+        told = [line for line in broker.log_path.read_text().splitlines() if "flush failed; retrying" in line]
         assert len(told) == 1 and "No such file" in told[0], told
         assert "flush recovered" in broker.log_path.read_text()

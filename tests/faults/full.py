@@ -196,7 +196,7 @@ def full_at_once(report):
             fill_the_rest(disk)
             state["taken"] = 80 + fill_the_log(broker)
             operators_see(broker, "the log cannot make its next file")
-            eventually(lambda: "reserved on it is used" in broker.log_tail(100_000), lambda: "the reserve is not used", 20)
+            eventually(lambda: "releasing the reserved space" in broker.log_tail(100_000), lambda: "the reserve is not used", 20)
             still_serves(broker, "big", state["taken"])
             return f"{state['taken']} records taken, {disk.free_bytes() >> 10} KiB left"
 

@@ -1,4 +1,4 @@
-//! What a shell is offered where a topic's name is wanted.
+//! Shell completion of topic names.
 
 use std::{ffi::OsStr, time::Duration};
 
@@ -7,7 +7,7 @@ use millstream_client::{ClientConfig, Cluster};
 
 use super::connect::runtime;
 
-/// A broker that takes longer offers nothing: somebody waits for a key.
+/// A slower broker yields no candidates: the user is waiting for a key press.
 const ANSWER_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// Completes names of topics.
@@ -19,7 +19,7 @@ pub(super) fn topics() -> ArgValueCompleter {
     })
 }
 
-/// Where the command that is being typed will ask.
+/// The broker that the partial command line names.
 fn bootstrap(words: impl Iterator<Item = String>, variable: Option<String>) -> String {
     let words: Vec<String> = words.collect();
     let flag = words.iter().enumerate().find_map(|(at, word)| match word.strip_prefix("--bootstrap")? {

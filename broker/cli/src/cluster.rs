@@ -1,4 +1,4 @@
-//! `millstream cluster`: shows the brokers and how they are, and shows and changes what they are configured with.
+//! `millstream cluster`: shows brokers and their status, and shows and changes their configuration.
 
 use clap::{Args, Subcommand};
 use millstream_client::{
@@ -31,20 +31,21 @@ const KEYS: &str = "`millstream cluster config --all` shows the keys of a broker
 
 #[derive(Debug, Subcommand)]
 enum ClusterCommand {
-    /// Show whether every partition can be written and read; ends with 1 when not, also for want of room on a disk.
+    /// Check that every partition can be written and read; exits with 1 if not, for example because a disk is
+    /// full.
     Status,
     /// Show the cluster and its brokers.
     Describe,
     /// Show the configuration of a broker.
     Config {
-        /// The broker [default: the one that leads the metadata].
+        /// Broker id [default: the metadata leader].
         #[arg(long, value_name = "ID", value_parser = number::<i32>(0..))]
         broker: Option<i32>,
         /// Include keys at their defaults.
         #[arg(long)]
         all: bool,
     },
-    /// Change the configuration of brokers while they run.
+    /// Change the configuration of brokers at run time.
     Alter {
         /// Only this broker [default: all].
         #[arg(long, value_name = "ID", value_parser = number::<i32>(0..))]
@@ -52,16 +53,17 @@ enum ClusterCommand {
         #[command(flatten)]
         changes: Changes,
     },
-    /// Show or change what a broker logs, until it ends.
+    /// Show or change a broker's log filter, until it stops.
     LogLevel {
-        /// As in RUST_LOG, like `debug` or `info,millstream::kafka=trace`; `default` is what was in force at start.
+        /// A filter as in RUST_LOG, like `debug` or `info,millstream::kafka=trace`; `default` is the filter
+        /// at start.
         filter: Option<String>,
         #[command(flatten)]
         port: HttpPort,
     },
 }
 
-/// Does what the command line says.
+/// Runs the command.
 pub(super) fn run(args: ClusterArgs) -> Result<(), CliError> {
     let (admin, output) = (Admin::new(args.common.cluster()), args.common.output);
     runtime()?.block_on(async move {
@@ -143,7 +145,7 @@ async fn config(
     }
 }
 
-/// Whether there is such a broker.
+/// Checks that the broker exists.
 fn known(brokers: &[BrokerMeta], id: i32) -> Result<(), CliError> {
     match brokers.iter().any(|broker| broker.id == id) {
         true => Ok(()),

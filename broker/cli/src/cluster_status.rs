@@ -12,12 +12,12 @@ use super::{
     output::{Out, counted},
 };
 
-/// Partitions that are named; the others are counted.
+/// Most partitions listed by name; the others are counted.
 const NAMED_MAX: usize = 10;
-/// The broker's key for what must stay free on its disk.
+/// The broker's key for the threshold of free disk space.
 const LOW_KEY: &str = "disk.low.bytes";
 
-/// What the metadata says of all partitions.
+/// The state of all partitions in the metadata.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Health {
     topics: usize,
@@ -29,7 +29,7 @@ struct Health {
 async fn health(admin: &Admin) -> Result<Health, CliError> {
     let mut health = Health::default();
     for topic in admin.cluster().topics().await? {
-        // The broker's own topics are checked, but are none that somebody made.
+        // Internal topics are checked, but not counted as topics.
         if !topic.internal {
             health.topics += 1;
             health.partitions += topic.partitions.len();
@@ -47,13 +47,13 @@ async fn health(admin: &Admin) -> Result<Health, CliError> {
     Ok(health)
 }
 
-/// Brokers that take no records now, each with its reason.
+/// Brokers that refuse records now, each with its reason.
 async fn refusing(admin: &Admin, brokers: &[BrokerMeta]) -> Result<Vec<String>, CliError> {
     let mut refusing = Vec::new();
     for broker in brokers {
         let dirs = match admin.log_dirs(broker.id).await {
             Ok(dirs) => dirs,
-            // What one may not ask, or what the broker does not know, says nothing of its health.
+            // A request that is not permitted, or not supported, says nothing about the broker's health.
             Err(ClientError::Refused { .. } | ClientError::Unsupported { .. }) => continue,
             Err(error) => return Err(error.into()),
         };
@@ -66,7 +66,7 @@ async fn refusing(admin: &Admin, brokers: &[BrokerMeta]) -> Result<Vec<String>, 
     Ok(refusing)
 }
 
-/// Why a broker takes no records. `low_bytes` must stay free, where the broker has such a mark.
+/// Why a broker refuses records. `low_bytes` is its threshold of free disk space, if it has one.
 fn reason(broker: i32, dir: &LogDir, low_bytes: Option<u64>) -> String {
     let LogDir { path, error, total_bytes, free_bytes } = dir;
     let mib = |bytes: u64| bytes >> 20;

@@ -1,4 +1,4 @@
-//! What all commands that ask a broker have in common.
+//! Options shared by all commands that connect to a broker.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 
 use super::{candidates, error::CliError};
 
-/// How long a command waits for a broker that does not answer.
+/// How long a command waits for a broker that does not respond.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Output format.
@@ -40,7 +40,7 @@ pub(super) struct Common {
 }
 
 impl Common {
-    /// The cluster; nothing is connected yet.
+    /// The cluster; connects on first use.
     pub(super) fn cluster(&self) -> Cluster {
         let config = ClientConfig {
             client_id: "millstream-cli".to_string(),
@@ -51,23 +51,23 @@ impl Common {
     }
 }
 
-/// An address that can be connected to, as it is given.
+/// Validates an address, which is kept as given.
 pub(super) fn destination(text: &str) -> Result<String, AddressError> {
     Address::destination(text).map(|address| address.to_string())
 }
 
-/// Addresses as they are given, separated by commas.
+/// Validates a comma-separated list of addresses, which is kept as given.
 fn destinations(text: &str) -> Result<String, AddressError> {
     let addresses = Address::destinations(text)?;
     Ok(addresses.iter().map(Address::to_string).collect::<Vec<_>>().join(","))
 }
 
-/// A group's name as it is given, if it could be one.
+/// Validates a group name.
 pub(super) fn group_name(text: &str) -> Result<String, &'static str> {
     filled(text, "a group's name is not empty")
 }
 
-/// What is between a key and its value, if it could be.
+/// Validates a key separator.
 pub(super) fn separator(text: &str) -> Result<String, &'static str> {
     filled(text, "a separator is not empty")
 }
@@ -95,7 +95,7 @@ impl TopicName {
     }
 }
 
-/// The threads that connections run on.
+/// The runtime of the connections.
 pub(super) fn runtime() -> Result<Runtime, CliError> {
     let built = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     built.map_err(CliError::io("cannot start the worker thread"))

@@ -1,4 +1,4 @@
-//! `millstream consume`: records on standard output.
+//! `millstream consume`: prints records to standard output.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -19,14 +19,14 @@ use super::{
     number::number,
     printer::Printer,
     record_text::Format,
-    trail::RecordEnd,
+    unread_records::RecordEnd,
     when::{When, date_text},
 };
 use millstream::clock;
 use millstream::console;
 
-/// Without --follow: what there is, from the beginning, and then it ends. With --follow: what is written from now on,
-/// unless another beginning is given.
+/// Without --follow: reads existing records from the beginning, and exits. With --follow: reads new records,
+/// unless a start is given.
 #[derive(Debug, Args)]
 pub(super) struct ConsumeArgs {
     #[command(flatten)]
@@ -34,32 +34,33 @@ pub(super) struct ConsumeArgs {
     /// Only this partition; may be given several times.
     #[arg(long, value_name = "N", value_parser = number::<i32>(0..))]
     partition: Vec<i32>,
-    /// Begin with the first record that there is.
+    /// Start with the first record.
     #[arg(long, conflicts_with_all = ["offset", "since"])]
     from_beginning: bool,
-    /// Begin with this offset in every partition; a negative number counts from the end of each, so that -1 is the last
-    /// record of every partition.
+    /// Start with this offset in every partition; a negative number counts from the end of each, so that -1
+    /// is the last record of every partition.
     #[arg(long, value_name = "N", value_parser = number::<i64>(..), conflicts_with = "since")]
     offset: Option<i64>,
-    /// Begin with the first record whose timestamp is at or after this: how long ago (90s, 15m, 2h, 7d), a date in UTC
-    /// (2026-01-31T18:30:00Z), or milliseconds since 1970.
+    /// Start with the first record whose timestamp is at or after this: how long ago (90s, 15m, 2h, 7d), a
+    /// date in UTC (2026-01-31T18:30:00Z), or milliseconds since 1970.
     #[arg(long, value_name = "TIME", alias = "since-ms", allow_hyphen_values = true)]
     since: Option<When>,
     /// Stop after N records.
     #[arg(long, value_name = "N", visible_alias = "limit", value_parser = number::<u64>(0..))]
     max_messages: Option<u64>,
-    /// Wait for more at the end.
+    /// Wait for more records at the end.
     #[arg(long)]
     follow: bool,
-    /// Read as a member of this group: go on where the group was, and note what was read. Without --follow it ends when
-    /// nothing came for a while.
+    /// Read as a member of this group: continue at its committed offsets, and commit what was read. Without
+    /// --follow it exits when no record has arrived for a while.
     #[arg(long, value_name = "NAME", value_parser = group_name, conflicts_with_all = ["offset", "since", "partition"])]
     group: Option<String>,
-    /// `text` (the value), `json` (one object in a line, with everything; bytes that are not UTF-8 as hexadecimal digits in
-    /// `key_hex` and `value_hex`), or a template like '{partition} {offset} {time} {key} {value} {headers}'.
+    /// `text` (the value), `json` (one object per line, with everything; bytes that are not UTF-8 as
+    /// hexadecimal digits in `key_hex` and `value_hex`), or a template like '{partition} {offset} {time}
+    /// {key} {value} {headers}'.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
-    /// Print the key and this text in front of the value.
+    /// Print the key and this text before the value.
     #[arg(long, value_name = "TEXT", value_parser = separator)]
     key_separator: Option<String>,
     #[command(flatten)]
@@ -67,7 +68,7 @@ pub(super) struct ConsumeArgs {
 }
 
 impl ConsumeArgs {
-    /// What --output and --key-separator make of the format.
+    /// The print format that --output and --key-separator select.
     fn settle_format(&mut self) -> Result<(), CliError> {
         let wants_json = self.common.output == Output::Json;
         match (&self.format, self.key_separator.take()) {
@@ -91,18 +92,18 @@ impl ConsumeArgs {
     }
 }
 
-/// Without --follow a member of a group ends after so long without a record.
+/// Without --follow a group member ends after this long without a record.
 const GROUP_IDLE_MAX: Duration = Duration::from_secs(5);
-/// The same before it has anything to read: the group must be formed first.
+/// The same before it has an assignment: the group must be formed first.
 const GROUP_JOIN_MAX: Duration = Duration::from_secs(30);
 
-/// A page has as much, and the rest of its last record.
+/// Bytes of a page, beyond which only its last record is completed.
 const PAGE_BYTES: usize = 64 << 10;
 
-/// While nothing comes it is looked so often whether there is anything left to come.
+/// Interval of checks whether any record is still to come, while none arrives.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Prints records until there are enough, or it is interrupted; with --follow only that ends it.
+/// Prints records until there are enough, or it is interrupted; with --follow only an interrupt ends it.
 pub(super) fn run(mut args: ConsumeArgs) -> Result<(), CliError> {
     args.settle_format()?;
     let endless = args.follow && args.max_messages.is_none();
@@ -119,17 +120,18 @@ pub(super) fn run(mut args: ConsumeArgs) -> Result<(), CliError> {
 
 async fn read_as_member(args: ConsumeArgs, group: &str) -> Result<(), CliError> {
     let cluster = args.common.cluster();
-    // A topic that is not there is reported at once, not waited for.
+    // A missing topic is reported at once.
     find::topic(&cluster, args.topic.name()).await?;
     let start = if args.from_beginning || !args.follow { Start::Beginning } else { Start::End };
     let config = GroupConfig { start, ..GroupConfig::new(group, [args.topic.name().to_string()]) };
     let (mut member, mut printer) = (GroupConsumer::new(cluster, config), Printer::new(true)?);
     let done = print_as_member(&args, &mut member, &mut printer).await;
     for (partition, offset) in printer.not_printed().await {
-        // Others may read it by now.
+        // Other members may read it by now.
         member.seek(&partition, Start::Offset(offset));
     }
-    // However it ends: what was printed is committed, and the others need not wait for this member.
+    // On every way out: what was printed is committed, and the others need not wait for this member's
+    // timeout.
     let closed = printer.finish(member.close()).await;
     match done {
         Err(error) if !error.is_in_order() => Err(error),
@@ -144,7 +146,7 @@ async fn print_as_member(
 ) -> Result<(), CliError> {
     let mut left = Left { follow: true, messages: args.max_messages, ends: BTreeMap::new() };
     while !left.is_done() {
-        // Anew each time: how long depends on what this member reads now.
+        // Recomputed each time: it depends on the member's current assignment.
         let idle_max = match (args.follow, member.assignment().is_empty()) {
             (true, _) => Duration::MAX,
             (false, true) => GROUP_JOIN_MAX,
@@ -201,7 +203,7 @@ async fn read(args: ConsumeArgs) -> Result<(), CliError> {
             chunk = tokio::time::timeout(LOOK_EVERY, consumer.next()) => chunk,
         };
         let Ok(chunk) = chunk else {
-            // The end was there when it was asked for, but its records may be gone by now.
+            // The end offset was read at the start, but its records may have been removed since.
             left.ends.retain(|partition, _| !consumer.is_drained(partition));
             continue;
         };
@@ -210,7 +212,7 @@ async fn read(args: ConsumeArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The partitions that are wanted; all when none is named.
+/// The selected partitions; all if none is selected.
 pub(super) fn chosen(topic: &TopicMeta, only: &[i32]) -> Result<Vec<TopicPartition>, CliError> {
     let name: Arc<str> = topic.name.as_str().into();
     let all: Vec<i32> = topic.partitions.iter().map(|p| p.index).collect();
@@ -222,7 +224,7 @@ pub(super) fn chosen(topic: &TopicMeta, only: &[i32]) -> Result<Vec<TopicPartiti
     Ok(chosen.map(|partition| TopicPartition { topic: name.clone(), partition }).collect())
 }
 
-/// Such an offset of every partition, 0 where there is none.
+/// This offset of every partition, 0 if unknown.
 pub(super) async fn bounds(
     admin: &Admin,
     partitions: &[TopicPartition],
@@ -248,7 +250,7 @@ pub(super) async fn found(
     Ok(found)
 }
 
-/// The offset to begin with. `since` is that of the first record which is late enough, if there is one.
+/// The start offset. `since` is that of the first record that is late enough, if there is one.
 fn start(args: &ConsumeArgs, begin: i64, end: i64, since: Option<i64>) -> i64 {
     match args.offset {
         _ if args.since.is_some() => since.unwrap_or(end),
@@ -259,7 +261,7 @@ fn start(args: &ConsumeArgs, begin: i64, end: i64, since: Option<i64>) -> i64 {
     }
 }
 
-/// Why there is nothing where reading should begin.
+/// Why there is nothing to read at the start offset.
 fn nothing_there(
     args: &ConsumeArgs,
     since_ms: Option<i64>,
@@ -282,11 +284,11 @@ fn nothing_there(
     }
 }
 
-/// What is still to be read.
+/// What is left to read.
 struct Left {
     follow: bool,
     messages: Option<u64>,
-    /// Partitions whose end, as it was at the start, is not reached.
+    /// Partitions whose end, as of the start, has not been reached.
     ends: BTreeMap<TopicPartition, i64>,
 }
 
@@ -307,7 +309,7 @@ impl Left {
         self.messages == Some(0) || (!self.follow && self.ends.is_empty())
     }
 
-    /// Whether one more record is wanted.
+    /// Whether another record is wanted.
     fn take_one(&mut self, partition: &TopicPartition, offset: i64) -> bool {
         if !self.follow && self.ends.get(partition).is_none_or(|end| offset >= *end) {
             return false;
@@ -329,7 +331,8 @@ impl Left {
     }
 }
 
-/// Prints what is wanted of a chunk. Gives, also where that fails, the offset to go on with: what lies before it was printed.
+/// Prints the wanted records of a chunk. Returns, even on an error, the next offset: everything before it was
+/// printed.
 async fn print(
     args: &ConsumeArgs,
     chunk: &Chunk,
@@ -348,11 +351,11 @@ async fn print(
     (printed_to, Ok(()))
 }
 
-/// Records as they are printed.
+/// Records ready to print.
 struct Page<'a> {
     text: Vec<u8>,
     ends: Vec<RecordEnd>,
-    /// The offset to go on with when it was printed.
+    /// The next offset after printing.
     next_offset: i64,
     /// Records of the chunk that do not fit.
     rest: Option<&'a [ConsumedRecord]>,

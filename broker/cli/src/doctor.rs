@@ -1,4 +1,4 @@
-//! `millstream doctor`: looks at the data directory of a broker that does not run, and repairs its log on request.
+//! `millstream doctor`: inspects the data directory of a stopped broker, and repairs its log on request.
 
 use std::path::{Path, PathBuf};
 
@@ -34,11 +34,11 @@ pub(super) struct Local {
     pub(super) output: LocalOutput,
 }
 
-/// Reads every byte that the broker has stored and says what is wrong; changes nothing without --repair. Ends with 1 when
-/// something is wrong.
+/// Read every byte that the broker has stored and report damage; changes nothing without --repair. Exits with
+/// 1 if something is damaged.
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
-    /// Make a damaged log one that opens again. Each group keeps its entries up to the first that is gone, and everything
+    /// Make a damaged log usable again. Each group keeps its entries up to the first lost one, and everything
     /// that is in runs; the old files are kept below `damaged/`.
     #[arg(long)]
     repair: bool,
@@ -46,13 +46,13 @@ pub(super) struct DoctorArgs {
     local: Local,
 }
 
-/// Does what the command line says.
+/// Runs the command.
 pub(super) fn run(args: DoctorArgs) -> Result<(), CliError> {
     let dir = &args.local.data_dir;
     let repaired = args.repair.then(|| doctor::repair(dir, &REPLICAS)).transpose()?;
     let mut out = Out::new();
     if args.local.output == LocalOutput::Table {
-        // Also where it cannot be looked at any more.
+        // Even if it can no longer be inspected.
         repaired.iter().try_for_each(|repaired| show_repaired(repaired, dir, &mut out))?;
     }
     let report = doctor::inspect(dir, &REPLICAS)?;
@@ -68,7 +68,7 @@ pub(super) fn run(args: DoctorArgs) -> Result<(), CliError> {
     if report.is_sound() { Ok(()) } else { Err(unsound(&report, args.local)) }
 }
 
-/// What is to be done with a store that is not sound.
+/// Advice for a damaged store.
 pub(super) fn unsound(report: &Report, local: Local) -> CliError {
     CliError::Unsound { dir: local.data_dir, repairable: report.can_be_repaired() }
 }
@@ -108,7 +108,7 @@ fn show_report(report: &Report, out: &mut Out) -> Result<(), CliError> {
 }
 
 fn verdict(report: &Report) -> String {
-    // Of what was in a file that is not there, nothing may be left to tell of it.
+    // Groups that existed only in a missing file may have left no trace.
     let uncertain = report.log.others_uncertain
         || report.log.groups.iter().any(|group| group.end_uncertain)
         || matches!(report.log.refused, Some(OpenError::Missing { .. }));
@@ -123,7 +123,7 @@ fn verdict(report: &Report) -> String {
     format!("not sound: {lost}; see `millstream doctor --repair`")
 }
 
-/// What entries of a group do, for readers who learn that some are gone.
+/// What the entries of a group contain, for users who learn that some are lost.
 fn what_is_lost(group: RaftGroupId) -> &'static str {
     match group {
         RaftGroupId::METADATA => {
@@ -139,7 +139,7 @@ fn recreated_text(group: RaftGroupId) -> String {
     )
 }
 
-/// The log's files and what is wrong with them.
+/// The log's files and their problems.
 pub(super) fn show_log(report: &Report, out: &mut Out) -> Result<(), CliError> {
     let log = &report.log;
     let rows: Vec<Vec<String>> = log.files.iter().map(file_row).collect();
@@ -205,7 +205,7 @@ fn group_text(group: &GroupReport) -> String {
     )
 }
 
-/// Index behind the last entry that a repaired log has.
+/// Index after the last entry of a repaired log.
 fn end(group: &GroupReport) -> u64 {
     group.last.or(group.purged).map_or(0, |id| id.index + 1)
 }
@@ -219,7 +219,7 @@ fn uncertain_text(group: &GroupReport) -> String {
     )
 }
 
-/// A report for programs.
+/// The report as JSON.
 pub(super) fn report_json(report: &Report) -> Value {
     let files = report.log.files.iter().map(|file| {
         let problems = file.problems.iter().map(|problem| {

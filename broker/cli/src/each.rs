@@ -1,9 +1,9 @@
-//! The same for several names, where one that fails keeps none of the others from its turn.
+//! Runs the same operation for several names; a failure does not stop the others.
 
 use super::error::CliError;
 use millstream::console;
 
-/// Does it to each. Of several names each failure is reported at once, and at the end how many did.
+/// Runs it for each. With several names each failure is reported at once, and their number at the end.
 pub(super) async fn each(
     names: &[String],
     kind: &'static str,

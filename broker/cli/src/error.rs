@@ -1,4 +1,4 @@
-//! Why a command failed, and what to do next.
+//! Why a command failed, and advice.
 
 use std::{fmt, io, path::PathBuf};
 
@@ -16,76 +16,76 @@ use super::{
     output::{counted, were},
 };
 
-/// What a topic may be called.
+/// The rule for topic names.
 const TOPIC_NAME: &str = "1 to 249 ASCII letters, digits, '.', '_' and '-', and neither '.' nor '..'";
 
-/// Each kind has its exit code.
+/// Each kind has an exit code.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CliError {
-    /// A configuration that cannot be served with.
+    /// The broker's configuration is invalid.
     #[error(transparent)]
     Config(#[from] ServeConfigError),
     /// The broker could not start or had to stop.
     #[error("{0}{next}", next = after_start(.0))]
     Node(#[from] NodeError),
-    /// The brokers could not be asked, or said no.
+    /// The brokers could not be reached, or refused the request.
     #[error("{words}{next}", words = words(.0), next = next_step(.0))]
     Client(#[from] ClientError),
-    /// A key or a value that cannot be configured.
+    /// A configuration key or value is invalid.
     #[error("{error}; {shown_by}")]
     Keys {
-        /// What the broker said.
+        /// The broker's error.
         error: ClientError,
-        /// What shows the keys that there are.
+        /// The command that lists the keys.
         shown_by: String,
     },
-    /// A record was not taken.
+    /// A record was refused.
     #[error(transparent)]
     Send(SendError),
-    /// Records that were taken were not delivered.
+    /// Accepted records were not delivered.
     #[error("{}: {first}", undelivered(*failed, *all))]
     Delivery {
-        /// How many.
+        /// Number of these.
         failed: u64,
-        /// Out of how many.
+        /// Total number of records.
         all: u64,
-        /// Why the first one was not.
+        /// The first error.
         first: DeliveryError,
     },
-    /// The first of the records that were not delivered is larger than the topic takes.
+    /// The first of the records that were not delivered exceeds the topic's limit.
     #[error("{}: {size}", undelivered(*failed, *all))]
     TooLarge {
-        /// How many.
+        /// Number of these.
         failed: u64,
-        /// Out of how many.
+        /// Total number of records.
         all: u64,
-        /// By how much, and what takes such a record.
+        /// The excess, and how to allow it.
         size: TooLarge,
     },
-    /// Some of what several names were given for could not be done.
+    /// An operation failed for some of several names.
     #[error("{failed} of {all} {kind}s {} not deleted; see above", were(*failed))]
     NotAll {
-        /// How many.
+        /// Number of failures.
         failed: usize,
-        /// Out of how many.
+        /// Number of names.
         all: usize,
         /// What the names are of.
         kind: &'static str,
     },
-    /// What was asked for is not there.
+    /// The named thing does not exist.
     #[error("{0}")]
     Missing(Missing),
-    /// A flag's value is not allowed.
+    /// A flag has an invalid value.
     #[error("invalid value '{value}' for {flag}: {allowed}")]
     Flag {
         /// The flag.
         flag: &'static str,
-        /// What was given.
+        /// The given value.
         value: String,
-        /// What would be allowed.
+        /// The allowed values.
         allowed: &'static str,
     },
-    /// A group that cannot be changed now.
+    /// The group cannot be changed now.
     #[error(
         "group '{group}' has members; stop them first, `millstream group describe {group}` shows who they are"
     )]
@@ -93,69 +93,69 @@ pub(super) enum CliError {
         /// The group.
         group: String,
     },
-    /// A line of the input is no record.
+    /// A line of the input is not a record.
     #[error("line {line} of {source_name}: {problem}")]
     Line {
-        /// Where the line is.
+        /// Name of the input.
         source_name: String,
-        /// Its number.
+        /// Line number.
         line: u64,
-        /// What is wrong with it.
+        /// The problem.
         problem: LineProblem,
     },
-    /// It was interrupted and shut down cleanly: nothing that it accepted is lost.
+    /// Interrupted and shut down cleanly: no accepted record is lost.
     #[error("interrupted{so_far}")]
     Interrupted {
-        /// By which signal.
+        /// The signal.
         by: ShutdownSignal,
-        /// What is done.
+        /// What had been done.
         so_far: SoFar,
     },
-    /// Partitions cannot be written and read.
+    /// Some partitions are not available.
     #[error(
         "{} without a leader can be neither written nor read; are all brokers running?", counted(*partitions, "partition")
     )]
     Unhealthy {
-        /// How many.
+        /// Number of these.
         partitions: usize,
     },
-    /// Brokers take no records.
+    /// Some brokers refuse records.
     #[error(
         "{} will take no records until there is room on the disk: delete topics or records, shorten retention, or enlarge the volume",
         counted(*brokers, "broker")
     )]
     RefusingWrites {
-        /// How many.
+        /// Number of these.
         brokers: usize,
     },
-    /// The HTTP port does not answer.
+    /// The HTTP port did not respond.
     #[error(
         "cannot read {url}: {source}; --http-addr names the broker's HTTP port, which `serve` prints when it is ready"
     )]
     Http {
-        /// What was asked for.
+        /// The request.
         url: String,
-        /// Why it failed.
+        /// The cause.
         source: io::Error,
     },
-    /// The HTTP port says no.
+    /// The HTTP port refused the request.
     #[error("the broker answers {status}: {said}")]
     Answer {
         /// The status.
         status: u16,
-        /// In its words.
+        /// The response's error text.
         said: String,
     },
     /// A measurement failed.
     #[error(transparent)]
     Bench(BenchError),
-    /// Results of measurements that cannot be shown together.
+    /// Results of measurements that cannot be compared.
     #[error(transparent)]
     Report(#[from] ReportError),
-    /// The data directory could not be looked at or repaired.
+    /// The data directory could not be inspected or repaired.
     #[error(transparent)]
     Doctor(#[from] DoctorError),
-    /// Something is wrong with a data directory.
+    /// The data directory is damaged.
     #[error("{} is not sound; {}", dir.display(), if *repairable {
         format!("`millstream doctor --data-dir {} --repair` repairs its log", dir.display())
     } else {
@@ -164,15 +164,15 @@ pub(super) enum CliError {
     Unsound {
         /// The data directory.
         dir: PathBuf,
-        /// Whether a repair of its log makes anything better.
+        /// Whether a repair of its log improves anything.
         repairable: bool,
     },
-    /// The system refused something.
+    /// An operation of the operating system failed.
     #[error("{what}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation.
         what: String,
-        /// Why it failed.
+        /// The cause.
         source: io::Error,
     },
 }
@@ -183,7 +183,7 @@ pub(super) enum SoFar {
     /// Lines were sent.
     #[error(" behind line {line} of {source_name}; what was read until then was sent")]
     Sent {
-        /// Where the line is.
+        /// Name of the input.
         source_name: String,
         /// The last line that was read.
         line: u64,
@@ -191,32 +191,32 @@ pub(super) enum SoFar {
     /// Records were printed.
     #[error("; {}", printed(*records, *as_member))]
     Printed {
-        /// How many.
+        /// Number of records.
         records: u64,
-        /// Whether a group has committed it.
+        /// Whether the group's offsets are committed.
         as_member: bool,
     },
-    /// Something was measured.
+    /// A measurement was interrupted.
     #[error(
         "; the measurement is not complete, so no result is shown; the topics that it created are deleted"
     )]
     Measured,
 }
 
-/// A record that is larger than its topic takes.
+/// A record larger than its topic's limit.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TooLarge {
     /// The topic.
     pub(super) topic: String,
-    /// What the record has, with its key and its headers.
+    /// Size of the record, with its key and its headers.
     pub(super) bytes: usize,
-    /// The topic's `max.message.bytes`, where it is known.
+    /// The topic's `max.message.bytes`, if known.
     pub(super) bytes_max: Option<usize>,
     /// Whether it was compressed.
     pub(super) compressed: bool,
 }
 
-/// More than the fields of a batch take around one record.
+/// At least the overhead of a batch around one record.
 const AROUND_RECORD_BYTES: usize = 1024;
 
 impl fmt::Display for TooLarge {
@@ -242,17 +242,17 @@ impl fmt::Display for TooLarge {
     }
 }
 
-/// Something that is not there.
+/// A named thing that does not exist.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Missing {
     /// A topic.
     #[error("topic '{name}' does not exist; {}{next}", did_you_mean(near))]
     Topic {
-        /// Its name.
+        /// Topic name.
         name: String,
-        /// Topics that are called nearly so.
+        /// Topics with similar names.
         near: Vec<String>,
-        /// What one can do.
+        /// Advice.
         next: &'static str,
     },
     /// A partition of a topic.
@@ -260,25 +260,25 @@ pub(super) enum Missing {
     Partition {
         /// The topic.
         topic: String,
-        /// How many it has.
+        /// The number of its partitions.
         partitions: usize,
-        /// What was asked for.
+        /// The requested partition.
         partition: i32,
     },
     /// A broker.
     #[error("the cluster has no broker {id}; `millstream cluster describe` shows which there are")]
     Broker {
-        /// Its id.
+        /// Broker id.
         id: i32,
     },
     /// A group.
     #[error("group '{name}' does not exist; {}{next}", did_you_mean(near))]
     Group {
-        /// Its name.
+        /// Group name.
         name: String,
-        /// Groups that are called nearly so.
+        /// Groups with similar names.
         near: Vec<String>,
-        /// What one can do.
+        /// Advice.
         next: &'static str,
     },
 }
@@ -325,17 +325,17 @@ impl CliError {
         }
     }
 
-    /// Whether it ended cleanly: by a signal, or because its reader has gone.
+    /// Whether it ended cleanly: by a signal, or because the reader of its output has gone.
     pub(super) fn is_in_order(&self) -> bool {
         matches!(self, CliError::Interrupted { .. }) || self.is_closed_pipe()
     }
 
-    /// Whether the reader of standard output has gone, which is its right.
+    /// Whether the reader of standard output has gone, which is not an error.
     pub(super) fn is_closed_pipe(&self) -> bool {
         matches!(self, CliError::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
     }
 
-    /// Whether it is about what was named, and says nothing about any other name.
+    /// Whether it concerns only the named thing, so that other names may still succeed.
     pub(super) fn is_about_name(&self) -> bool {
         match self {
             CliError::Missing(_) | CliError::GroupBusy { .. } => true,
@@ -344,7 +344,7 @@ impl CliError {
         }
     }
 
-    /// A refusal, with what shows the keys that there are if it is about one of them.
+    /// A refusal, with the command that lists the keys if it concerns one.
     pub(super) fn about_keys(error: ClientError, shown_by: impl Into<String>) -> CliError {
         match error.code() {
             Some(ErrorCode::INVALID_CONFIG) => CliError::Keys { error, shown_by: shown_by.into() },
@@ -358,7 +358,7 @@ impl CliError {
     }
 }
 
-/// What one can do about a broker that does not start.
+/// Advice for a broker that does not start.
 fn after_start(error: &NodeError) -> &'static str {
     match error {
         NodeError::Listen { source, .. } => match source.kind() {
@@ -376,7 +376,7 @@ fn after_start(error: &NodeError) -> &'static str {
     }
 }
 
-/// What went wrong. Kafka's own words for what happens most do not say it.
+/// What went wrong, where Kafka's own error text is not clear enough.
 fn words(error: &ClientError) -> String {
     match error {
         ClientError::Refused { what, code: ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, .. } => {
@@ -392,7 +392,7 @@ fn words(error: &ClientError) -> String {
     }
 }
 
-/// What one can do about it.
+/// Advice.
 fn next_step(error: &ClientError) -> &'static str {
     if let ClientError::Unreachable { .. } = error {
         return " Start one with `millstream serve`, or name its address with --bootstrap";

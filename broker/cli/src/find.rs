@@ -1,4 +1,4 @@
-//! Topics and groups by their names, and what was probably meant by a name that is not there.
+//! Looks up topics and groups by name, with suggestions for missing ones.
 
 use std::sync::Arc;
 
@@ -10,19 +10,19 @@ use millstream_client::{
 use super::error::{CliError, Missing};
 use millstream::suggest::nearest;
 
-/// What one can do where a topic is to be read or changed.
+/// Advice for a missing topic that is to be read or changed.
 const LOOK: &str = "`millstream topic list` shows what there is, `millstream topic create` makes one";
-/// What one can do where a topic is to be written.
+/// Advice for a missing topic that is to be written.
 const MAKE: &str = "--create makes it, as `millstream topic create` does";
-/// What one can do where a group is to be looked at or removed.
+/// Advice for a missing group.
 pub(super) const LOOK_AT_GROUPS: &str = "`millstream group list` shows what there is";
 
-/// The topic. Where there is none the error names those that are called nearly so.
+/// Looks up a topic. The error for a missing one suggests similar names.
 pub(super) async fn topic(cluster: &Cluster, name: &str) -> Result<Arc<TopicMeta>, CliError> {
     topic_or(cluster, name, LOOK).await
 }
 
-/// The topic, or an error that says what one can do without it.
+/// Looks up a topic, with specific advice if it is missing.
 pub(super) async fn topic_or(
     cluster: &Cluster,
     name: &str,
@@ -35,7 +35,7 @@ pub(super) async fn topic_or(
     }
 }
 
-/// The topic, once it can be written; made if it is not there and `create` says so.
+/// The topic, once it is writable; created if it is missing and `create` is set.
 pub(super) async fn writable(
     cluster: &Cluster,
     name: &str,
@@ -48,11 +48,11 @@ pub(super) async fn writable(
         Err(error) if error.is_retriable() => {}
         Err(error) => return Err(error.into()),
     }
-    // It is there; this waits while its leaders are chosen.
+    // It exists; this waits until its leaders are elected.
     Ok(cluster.topic(name, true).await?)
 }
 
-/// What a refusal to do something with a topic says; where the topic is not there, which ones are.
+/// The error of an operation on a topic; if the topic is missing, with suggestions.
 pub(super) async fn missing_or(cluster: &Cluster, name: &str, error: ClientError) -> CliError {
     if is_missing(&error) { missing(cluster, name, LOOK).await } else { error.into() }
 }
@@ -64,14 +64,14 @@ fn is_missing(error: &ClientError) -> bool {
 async fn make(cluster: &Cluster, name: &str) -> Result<(), CliError> {
     let new = NewTopic { name: name.to_string(), ..NewTopic::default() };
     match Admin::new(cluster.clone()).create_topic(&new, false).await {
-        // Somebody else was faster.
+        // Another client created it first.
         Err(error) if error.code() == Some(ErrorCode::TOPIC_ALREADY_EXISTS) => Ok(()),
         made => Ok(made.map(drop)?),
     }
 }
 
 async fn missing(cluster: &Cluster, name: &str, next: &'static str) -> CliError {
-    // That the topic is not there is the news; a list that does not come changes nothing of that.
+    // The missing topic is the error to report, whether or not the list for suggestions is available.
     let topics = cluster.topics().await.unwrap_or_default();
     let names = topics.iter().filter(|topic| !topic.internal).map(|topic| topic.name.as_str());
     let near = near(name, names);
@@ -82,7 +82,7 @@ fn near<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<String>
     nearest(name, names).into_iter().map(String::from).collect()
 }
 
-/// That there is no such group, and which ones are called nearly so.
+/// The error for a missing group, with suggestions.
 pub(super) async fn missing_group(admin: &Admin, name: &str, next: &'static str) -> CliError {
     let groups = admin.groups().await.unwrap_or_default();
     let near = near(name, groups.iter().map(|group| group.name.as_str()));

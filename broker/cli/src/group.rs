@@ -1,4 +1,4 @@
-//! `millstream group`: shows consumer groups and how far they have read, moves them, and removes them.
+//! `millstream group`: shows consumer groups and their lag, resets and deletes them.
 
 use clap::{Args, Subcommand};
 use millstream_client::{
@@ -20,7 +20,7 @@ use super::{
 use millstream::clock;
 use millstream::console;
 
-/// Kafka's name of the state of what is not there.
+/// Kafka's name of the state of a missing group.
 const DEAD: &str = "Dead";
 
 #[derive(Debug, Args)]
@@ -36,32 +36,32 @@ pub(super) struct GroupArgs {
 enum GroupCommand {
     /// List groups.
     List,
-    /// Show a group's members, what they have read, and what is left.
+    /// Describe a group with its members, committed offsets, and lag.
     ///
-    /// LAG is the number of records that are left to read. BEHIND is the age of the oldest of them: now, less its
-    /// timestamp; it grows while there is no reader, and is zero when nothing is left. Of each topic that the group reads all
-    /// partitions are shown. Where it has committed no offset its start is not known: LAG is `-`, and the first line
-    /// says how many partitions its numbers do not count.
+    /// LAG is the number of unread records. BEHIND is the age of the oldest of them: now minus its timestamp;
+    /// it grows while there is no reader, and is zero when nothing is left. All partitions of each topic that
+    /// the group reads are shown. Without a committed offset the position is unknown: LAG is `-`, and the
+    /// first line says how many partitions its numbers do not include.
     Describe {
-        /// Its name.
+        /// Group name.
         #[arg(value_parser = group_name)]
         name: String,
     },
-    /// Move a group that has no members to another place in a topic.
+    /// Reset the offsets of a group without members in a topic.
     ///
-    /// A group that does not exist is refused, because its name is probably mistyped; --create makes it.
+    /// A group that does not exist is refused, because its name is probably mistyped; --create creates it.
     Reset(ResetArgs),
-    /// Remove groups that have no members, and what they have committed.
+    /// Delete groups without members, with their committed offsets.
     ///
-    /// Of several names each has its turn, also when another one fails; it ends with 1 if any did.
+    /// If one of several names fails, the others are still processed, and the exit code is 1.
     Delete {
-        /// Their names.
+        /// Group names.
         #[arg(required = true, value_parser = group_name)]
         names: Vec<String>,
     },
 }
 
-/// Does what the command line says.
+/// Runs the command.
 pub(super) fn run(args: GroupArgs) -> Result<(), CliError> {
     let (admin, output) = (Admin::new(args.common.cluster()), args.common.output);
     runtime()?.block_on(async move {
@@ -83,7 +83,7 @@ pub(super) fn run(args: GroupArgs) -> Result<(), CliError> {
     })
 }
 
-/// A group that cannot be changed because it has members, or that is not there, is reported in those words.
+/// Reports a group that cannot be changed because it has members, or does not exist.
 pub(super) async fn refused(admin: &Admin, group: &str, error: ClientError) -> CliError {
     match error.code() {
         Some(
@@ -128,10 +128,10 @@ async fn describe(admin: &Admin, name: &str, output: Output, out: &mut Out) -> R
     }
 }
 
-/// The group, if there is one.
+/// The group, if it exists.
 pub(super) async fn existing(admin: &Admin, name: &str) -> Result<Option<GroupDescription>, ClientError> {
     match admin.describe_group(name).await {
-        // Kafka describes what is not there as dead, and so groups that only committed something.
+        // Kafka describes a missing group as dead, and also groups with committed offsets only.
         Ok(group) if group.state == DEAD && admin.group_offsets(name).await?.is_empty() => Ok(None),
         Err(error) if error.code() == Some(ErrorCode::GROUP_ID_NOT_FOUND) => Ok(None),
         described => described.map(Some),
@@ -202,7 +202,7 @@ fn describe_table(group: &GroupDescription, readings: &[Reading], out: &mut Out)
     out.table(&["TOPIC", "PARTITION", "OFFSET", "END", "LAG", "BEHIND", "MEMBER"], &rows)
 }
 
-/// The group in one line.
+/// A one-line summary.
 fn headline(group: &GroupDescription, readings: &[Reading], now_ms: i64) -> String {
     let (name, state, members) = (&group.name, &group.state, group.members.len());
     let lag: i64 = readings.iter().filter_map(Reading::records).sum();
@@ -214,7 +214,7 @@ fn headline(group: &GroupDescription, readings: &[Reading], now_ms: i64) -> Stri
     format!("group '{name}' is {state}: {members}, {records} to read{behind}{}", uncounted(readings))
 }
 
-/// Age of the oldest record that is left; none where it is not known, as of a group that has committed nothing yet.
+/// Age of the oldest unread record; `None` if unknown, as for a group that has committed nothing yet.
 fn oldest_ms(readings: &[Reading], now_ms: i64) -> Option<i64> {
     let committed: Vec<&Reading> = readings.iter().filter(|reading| reading.committed.is_some()).collect();
     match committed.is_empty() {
@@ -223,7 +223,7 @@ fn oldest_ms(readings: &[Reading], now_ms: i64) -> Option<i64> {
     }
 }
 
-/// What the numbers do not count, with the reason.
+/// What the numbers do not include, with the reason.
 fn uncounted(readings: &[Reading]) -> String {
     let unknown = readings.iter().filter(|reading| reading.records().is_none());
     let (committed, new): (Vec<&Reading>, Vec<&Reading>) =
@@ -241,7 +241,7 @@ mod tests {
 
     use super::*;
 
-    /// A group's place in a partition with ten records.
+    /// A group's position in a partition with ten records.
     fn reading(committed: Option<i64>, oldest_ms: Option<i64>) -> Reading {
         let partition = TopicPartition { topic: "t".into(), partition: 0 };
         Reading { partition, committed, begin: Some(0), end: Some(10), member: None, oldest_ms }

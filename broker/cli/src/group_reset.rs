@@ -1,4 +1,4 @@
-//! `millstream group reset`: where a group goes on.
+//! `millstream group reset`: resets a group's offsets.
 
 use std::collections::BTreeMap;
 
@@ -23,16 +23,16 @@ use super::{
 use millstream::clock;
 use millstream::console;
 
-/// What one can do where a group is to be moved.
+/// Advice for a missing group.
 const MAKE: &str = "`millstream group list` shows what there is, --create makes it";
 
 /// Which group goes where.
 #[derive(Debug, Args)]
 pub(super) struct ResetArgs {
-    /// The group's name.
+    /// Group name.
     #[arg(value_parser = group_name)]
     name: String,
-    /// The topic.
+    /// Topic name.
     #[arg(long, value_name = "NAME", add = candidates::topics())]
     topic: String,
     /// Only this partition; may be given several times.
@@ -40,7 +40,7 @@ pub(super) struct ResetArgs {
     partition: Vec<i32>,
     #[command(flatten)]
     to: Target,
-    /// Make the group if it is not there.
+    /// Create the group if it does not exist.
     #[arg(long)]
     create: bool,
     /// Only show what would change.
@@ -52,17 +52,17 @@ pub(super) struct ResetArgs {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct Target {
-    /// To the first record that there is.
+    /// To the first record.
     #[arg(long)]
     to_earliest: bool,
-    /// Behind the last record.
+    /// After the last record.
     #[arg(long)]
     to_latest: bool,
-    /// To this offset, or the nearest that there is.
+    /// To this offset, limited to the partition's range.
     #[arg(long, value_name = "OFFSET", value_parser = number::<i64>(0..))]
     to_offset: Option<i64>,
-    /// By N records, forwards or (negative) backwards from where the group is: in partitions of which it has committed
-    /// nothing, from the first record.
+    /// By N records forwards or (negative) backwards from the committed offset; without one, from the first
+    /// record.
     #[arg(long, value_name = "N", value_parser = number::<i64>(..))]
     by: Option<i64>,
     /// To the first record whose timestamp is at or after this; see `consume --since`.
@@ -70,14 +70,14 @@ struct Target {
     since: Option<When>,
 }
 
-/// A partition's place, before and after.
+/// A partition's position, before and after.
 struct Move {
     partition: TopicPartition,
     from: Option<i64>,
     to: i64,
 }
 
-/// Moves the group, or tells how it would be moved.
+/// Resets the offsets, or shows the changes.
 pub(super) async fn reset(
     admin: &Admin,
     args: &ResetArgs,
@@ -150,7 +150,7 @@ async fn moves(admin: &Admin, args: &ResetArgs) -> Result<Vec<Move>, CliError> {
 }
 
 impl Target {
-    /// The offset to go on with. `since` is that of the first record which is late enough, if there is one.
+    /// The new offset. `since` is that of the first record that is late enough, if there is one.
     fn place(&self, from: Option<i64>, begin: i64, end: i64, since: Option<i64>) -> i64 {
         if self.to_earliest {
             begin
@@ -159,7 +159,7 @@ impl Target {
         } else if let Some(offset) = self.to_offset {
             offset.clamp(begin, end)
         } else if let Some(by) = self.by {
-            // Where nothing is committed, a group begins at the first record.
+            // Without a committed offset a group starts at the first record.
             from.unwrap_or(begin).saturating_add(by).clamp(begin, end)
         } else {
             since.unwrap_or(end)

@@ -9,7 +9,8 @@ use super::{
     output::Out,
 };
 
-/// Exits with 0 once a producer can produce. For health checks where there is no other HTTP client, as in the container image.
+/// Exit with 0 if the broker is ready to produce. For health checks without another HTTP client, as in the
+/// container image.
 #[derive(Debug, Args)]
 pub(super) struct HealthArgs {
     /// HTTP address of the broker.
@@ -17,7 +18,7 @@ pub(super) struct HealthArgs {
     http_addr: String,
 }
 
-/// Prints the broker's answer; an error unless it is ready.
+/// Prints the broker's response; an error unless it is ready.
 pub(super) fn run(args: &HealthArgs) -> Result<(), CliError> {
     let answer = runtime()?.block_on(http::get(&args.http_addr, "/health/ready"))?;
     match answer.status {

@@ -1,4 +1,4 @@
-//! The broker's HTTP port, asked in the plainest way.
+//! A minimal client of the broker's HTTP port.
 
 use std::{
     fs::File,
@@ -15,17 +15,17 @@ use tokio::{
 
 use super::{connect::destination, error::CliError};
 
-/// How long an answer may take.
+/// Timeout of a response.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest answer that is read.
+/// Largest response that is read.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
-/// Longest line of an answer that is shown.
+/// Longest line of a response that is shown.
 const LINE_CHARACTERS_MAX: usize = 300;
-/// Largest file of a token.
+/// Largest size of a token file.
 const TOKEN_BYTES_MAX: u64 = 4096;
 
-/// A broker's HTTP port, and what it asks for.
+/// A broker's HTTP port, and its token.
 #[derive(Clone, Debug, Args)]
 pub(super) struct HttpPort {
     /// HTTP address of the broker.
@@ -37,7 +37,7 @@ pub(super) struct HttpPort {
         value_parser = destination
     )]
     pub(super) http_addr: String,
-    /// A file with the token, where the broker has http.admin.token.file.
+    /// A file with the token, if the broker has http.admin.token.file.
     #[arg(long, value_name = "FILE", env = "MILLSTREAM_HTTP_TOKEN_FILE")]
     http_token_file: Option<PathBuf>,
 }
@@ -57,24 +57,24 @@ impl HttpPort {
         }
     }
 
-    /// Asks for `path` with the token; a body is JSON.
+    /// Sends a request with the token; a body is JSON.
     pub(super) async fn ask(&self, method: &str, path: &str, body: Option<&str>) -> Result<Answer, CliError> {
         ask_with(&self.http_addr, method, path, body, self.token()?.as_deref()).await
     }
 }
 
-/// A status and what came with it.
+/// A status and a body.
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) body: String,
 }
 
-/// Asks `address` for `path`, which is open to everybody.
+/// Requests a path that needs no permission.
 pub(super) async fn get(address: &str, path: &str) -> Result<Answer, CliError> {
     ask_with(address, "GET", path, None, None).await
 }
 
-/// What an answer says that is no JSON, as far as it can be shown in a line.
+/// The text of a response that is not JSON, as far as it can be shown in a line.
 pub(super) fn first_line(body: &str) -> String {
     let line = body.lines().map(str::trim).find(|line| !line.is_empty());
     line.unwrap_or("no reason was given").chars().take(LINE_CHARACTERS_MAX).collect()

@@ -1,8 +1,8 @@
-//! How far a group is behind, asked over the Kafka protocol: in records, and as the age of the oldest record that it has
-//! not read. For that one batch is fetched of each partition that has something left.
+//! A group's lag over the Kafka protocol: in records, and as the age of the oldest unread record. For the age
+//! one batch is fetched from each partition with unread records.
 //!
-//! Where the group has committed nothing its start is not known, so what is left there is not known, unless the
-//! partition is empty.
+//! Without a committed offset the group's position is unknown, and so is its lag, unless the partition is
+//! empty.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,36 +16,36 @@ use millstream_client::{
     consumer::{Consumer, ConsumerConfig, Start, TopicPartition},
 };
 
-/// Enough of a partition for its first batch, which comes whole in any case.
+/// Enough of a partition for its first batch, which is always returned whole.
 const FETCH_BYTES: i32 = 16 << 10;
 /// Ages that take longer to find are not shown.
 const AGES_TIMEOUT: Duration = Duration::from_secs(10);
-/// Without a record for so long, none will come: what is left was compacted away.
+/// After this long without a record none will come: compaction has removed the rest.
 const QUIET_MAX: Duration = Duration::from_secs(2);
 
-/// How far a group has read one partition.
+/// A group's position in one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reading {
     pub(super) partition: TopicPartition,
-    /// What the group has committed.
+    /// The committed offset.
     pub(super) committed: Option<i64>,
-    /// First offset that there is.
+    /// First offset.
     pub(super) begin: Option<i64>,
-    /// Offset behind the last record.
+    /// Offset after the last record.
     pub(super) end: Option<i64>,
-    /// Who reads it.
+    /// The member that reads it.
     pub(super) member: Option<String>,
-    /// Timestamp of the oldest record that is left.
+    /// Timestamp of the oldest unread record.
     pub(super) oldest_ms: Option<i64>,
 }
 
 impl Reading {
-    /// The offset that is read next: what retention has removed is not.
+    /// The next offset to read, which retention cannot have removed.
     pub(super) fn next(&self) -> Option<i64> {
         Some(self.committed?.max(self.begin?))
     }
 
-    /// Records that are left.
+    /// Number of unread records.
     pub(super) fn records(&self) -> Option<i64> {
         match (self.begin?, self.end?) {
             (begin, end) if begin >= end => Some(0),
@@ -62,7 +62,7 @@ impl Reading {
     }
 }
 
-/// How far a group has read: every partition of the topics that it has committed something of or that a member reads.
+/// A group's positions: every partition of the topics with committed offsets or that a member reads.
 pub(super) async fn readings(admin: &Admin, group: &GroupDescription) -> Result<Vec<Reading>, ClientError> {
     let committed = admin.group_offsets(&group.name).await?;
     let mut members: BTreeMap<TopicPartition, String> = BTreeMap::new();
@@ -88,11 +88,11 @@ pub(super) async fn readings(admin: &Admin, group: &GroupDescription) -> Result<
     Ok(readings)
 }
 
-/// Also the other partitions of their topics.
+/// Adds the other partitions of their topics.
 async fn with_siblings(admin: &Admin, mut partitions: BTreeSet<TopicPartition>) -> BTreeSet<TopicPartition> {
     let topics: BTreeSet<Arc<str>> = partitions.iter().map(|partition| partition.topic.clone()).collect();
     for topic in topics {
-        // A topic that is gone has none; what the group has committed of it is still shown.
+        // A deleted topic has none; the group's committed offsets for it are still shown.
         if let Ok(known) = admin.cluster().topic(&topic, false).await {
             let all = known.partitions.iter().map(|p| p.index);
             partitions.extend(all.map(|partition| TopicPartition { topic: topic.clone(), partition }));
@@ -101,7 +101,7 @@ async fn with_siblings(admin: &Admin, mut partitions: BTreeSet<TopicPartition>) 
     partitions
 }
 
-/// A topic that is gone has no such offset; what the group has committed of it is still shown.
+/// A deleted topic has no such offset; the group's committed offsets for it are still shown.
 async fn found(
     admin: &Admin,
     partitions: &BTreeSet<TopicPartition>,
@@ -111,7 +111,7 @@ async fn found(
     answers.filter_map(|(partition, answer)| Some((partition, answer.ok().flatten()?.offset))).collect()
 }
 
-/// Times of the oldest records that are left.
+/// Timestamps of the oldest unread records.
 async fn oldest(admin: &Admin, readings: &[Reading]) -> Result<BTreeMap<TopicPartition, i64>, ClientError> {
     let behind = readings.iter().filter(|reading| reading.records().is_some_and(|records| records > 0));
     let mut wanted: BTreeMap<TopicPartition, i64> =
@@ -124,7 +124,7 @@ async fn oldest(admin: &Admin, readings: &[Reading]) -> Result<BTreeMap<TopicPar
     let mut consumer = Consumer::new(admin.cluster().clone(), config);
     let looking = async {
         while !wanted.is_empty() {
-            // Those that are known are not fetched any further.
+            // Partitions with a result are not fetched again.
             consumer.assign(wanted.iter().map(|(partition, at)| (partition.clone(), Start::Offset(*at))));
             let mut patience = QUIET_MAX;
             while let Ok(chunk) = tokio::time::timeout(patience, consumer.next()).await {
@@ -135,7 +135,7 @@ async fn oldest(admin: &Admin, readings: &[Reading]) -> Result<BTreeMap<TopicPar
                     }
                     _ => {}
                 }
-                // What came along is taken; then the rest is asked for.
+                // Uses the records of other partitions in the response; then the rest is requested.
                 patience = Duration::ZERO;
             }
             if patience == QUIET_MAX {

@@ -1,8 +1,9 @@
-//! The command line: the only place that knows clap.
+//! The command line: the only code that uses clap.
 //!
-//! Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration, 128 and the signal's number when a signal
-//! ended it early (see [`CliError::exit_code`](error::CliError::exit_code)). An error is one line on standard error that
-//! says what to do next; results go to standard output, and a reader that closes it early is no error.
+//! Exit codes: 0 success, 1 runtime failure, 2 wrong usage or configuration, 128 plus the signal's number
+//! when a signal ended it early (see [`CliError::exit_code`](error::CliError::exit_code)). An error is one
+//! line on standard error with advice; results go to standard output, and a reader that closes it early is
+//! not an error.
 
 mod bench;
 mod candidates;
@@ -36,7 +37,7 @@ mod serve;
 mod source;
 mod top;
 mod topic;
-mod trail;
+mod unread_records;
 mod when;
 
 use std::{io, process::ExitCode};
@@ -69,7 +70,7 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Create, show, alter and delete topics.
     Topic(topic::TopicArgs),
-    /// Write records, one for each line.
+    /// Write records, one per line.
     Produce(produce::ProduceArgs),
     /// Read records.
     Consume(consume::ConsumeArgs),
@@ -81,7 +82,7 @@ enum Command {
     Health(health::HealthArgs),
     /// Measure throughput and latency.
     Bench(bench::BenchArgs),
-    /// Show what a broker does now.
+    /// Show live metrics of a broker.
     Top(top::TopArgs),
     /// Inspect the log of a stopped broker.
     Log(log::LogArgs),
@@ -98,7 +99,8 @@ fn command() -> clap::Command {
     taking_negative_numbers(Cli::command())
 }
 
-/// Lets `--flag -1` be what `--flag=-1` is, so that the value's parser says what is wrong with it. No flag is a digit.
+/// Makes `--flag -1` equivalent to `--flag=-1`, so that the value's parser reports errors. No flag is a
+/// digit.
 fn taking_negative_numbers(command: clap::Command) -> clap::Command {
     let takes_value = |arg: &clap::Arg| !arg.is_positional() && arg.get_action().takes_values();
     command
@@ -106,9 +108,9 @@ fn taking_negative_numbers(command: clap::Command) -> clap::Command {
         .mut_subcommands(taking_negative_numbers)
 }
 
-/// Does what the command line says.
+/// Runs the command line.
 pub fn run() -> ExitCode {
-    // Only when a shell asks what could come next; then it does not return.
+    // Only when a shell requests completions; then it does not return.
     CompleteEnv::with_factory(command).var(pages::COMPLETE_VARIABLE).complete();
     let parsed = command().try_get_matches().and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
     let cli = match parsed {
@@ -135,7 +137,7 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
         Err(error) => {
-            // A broker ends also when its log has no reader.
+            // A broker also ends if its log has no reader.
             let print = if serves { console::last_words } else { console::note };
             print(format_args!("millstream: {error}"));
             ExitCode::from(error.exit_code())
@@ -143,7 +145,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Help and version are results; everything else that clap says is wrong usage, in one line.
+/// Help and version are results; all other messages of clap are usage errors, printed as one line.
 fn misused(error: &clap::Error) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match error.print() {
@@ -164,7 +166,7 @@ fn misused(error: &clap::Error) -> ExitCode {
     }
 }
 
-/// What clap says in front of its usage, as one line.
+/// clap's message before its usage, as one line.
 fn one_line(text: &str) -> String {
     let said = text.split("\n\nUsage:").next().unwrap_or_default();
     let said = said.split("\n\nFor more information").next().unwrap_or_default();
@@ -174,7 +176,7 @@ fn one_line(text: &str) -> String {
     parts.join("; ")
 }
 
-/// The words, with one blank between them.
+/// Joins the words with single spaces.
 fn joined(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -1,4 +1,4 @@
-//! What a line of input says of a record.
+//! Parses a line of input as a record.
 
 use bytes::Bytes;
 use millstream_client::producer::Record;
@@ -8,15 +8,15 @@ use super::error::CliError;
 
 type Headers = Vec<(String, Option<Bytes>)>;
 
-/// How lines are read. `headers` come with every record, in front of its own.
+/// How lines are parsed. `headers` are added to every record, before its own.
 pub(super) enum LineFormat {
-    /// The line is the value, as it is but for the line feed at its end, with the key in front of the separator.
+    /// The line without its line feed is the value, after an optional key and separator.
     Text { separator: Option<String>, headers: Headers },
-    /// The line is an object.
+    /// The line is a JSON object.
     Json { headers: Headers },
 }
 
-/// Why a line is no record.
+/// Why a line is not a record.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LineProblem {
     #[error("not JSON: {0}")]
@@ -31,10 +31,10 @@ pub(super) enum LineProblem {
     Wrong(String, &'static str),
 }
 
-/// Where a record was when `consume` printed it: not where it goes.
+/// Where a record was when `consume` printed it: ignored.
 const IGNORED: [&str; 3] = ["topic", "partition", "offset"];
 
-/// A header as a flag has it.
+/// A header in the form of a flag.
 pub(super) fn header(pair: &str) -> Result<(String, Option<Bytes>), CliError> {
     match pair.split_once('=').filter(|(name, _)| !name.is_empty()) {
         Some((name, value)) => Ok((name.to_string(), Some(Bytes::copy_from_slice(value.as_bytes())))),
@@ -43,7 +43,7 @@ pub(super) fn header(pair: &str) -> Result<(String, Option<Bytes>), CliError> {
 }
 
 impl LineFormat {
-    /// The record of a line.
+    /// Parses a line as a record.
     pub(super) fn record(&self, line: &[u8]) -> Result<Record, LineProblem> {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         match self {
@@ -93,8 +93,8 @@ fn from_json(line: &[u8], mut headers: Headers) -> Result<Record, LineProblem> {
     }
 }
 
-/// A field that is text, digits under another name, or any other JSON, which stays JSON. The outer `None` is a field that is
-/// not there, the inner one a null.
+/// A field that is text, hexadecimal digits under another name, or any other JSON, which stays JSON. The
+/// outer `None` is a missing field, the inner one a null.
 fn take_bytes(object: &mut Map<String, Value>, name: &str) -> Result<Option<Option<Bytes>>, LineProblem> {
     let hex_name = format!("{name}_hex");
     if let Some(digits) = object.remove(&hex_name) {
@@ -117,7 +117,7 @@ fn hex(digits: &str) -> Option<Bytes> {
     if is_hex { digits.as_bytes().chunks(2).map(pair).collect() } else { None }
 }
 
-/// An object of names and values, or a list of `{"name", "value"}`, which can have a name twice.
+/// An object of names and values, or a list of `{"name", "value"}`, which allows duplicate names.
 fn headers_of(value: Value) -> Result<Headers, LineProblem> {
     let wrong =
         || LineProblem::Wrong("headers".into(), "an object, or a list of {\"name\": ..., \"value\": ...}");

@@ -1,4 +1,4 @@
-//! `millstream log`: what is in the write-ahead log of a broker that does not run.
+//! `millstream log`: shows the write-ahead log of a stopped broker.
 
 use clap::{Args, Subcommand};
 use millstream_model::RaftGroupId;
@@ -22,9 +22,9 @@ pub(super) struct LogArgs {
 
 #[derive(Debug, Subcommand)]
 enum LogCommand {
-    /// Print the log's frames, one in a line.
+    /// Print the log's frames, one per line.
     Dump {
-        /// Only those of this group; 0 is the metadata group.
+        /// Only frames of this Raft group; 0 is the metadata group.
         #[arg(long, value_name = "N", value_parser = number::<u32>(0..))]
         group: Option<u32>,
         /// Stop after N entries.
@@ -33,14 +33,14 @@ enum LogCommand {
         #[command(flatten)]
         local: Local,
     },
-    /// Check every frame; ends with 1 when the log is damaged.
+    /// Check every frame; exits with 1 if the log is damaged.
     Verify {
         #[command(flatten)]
         local: Local,
     },
 }
 
-/// Does what the command line says.
+/// Runs the command.
 pub(super) fn run(args: LogArgs) -> Result<(), CliError> {
     match args.command {
         LogCommand::Dump { group, limit, local } => dump(&local, group.map(RaftGroupId), limit),

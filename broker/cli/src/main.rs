@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-/// Gives memory back to the system sooner than the default one, and is faster with many threads.
+/// Returns memory to the system sooner than the default allocator, and is faster with many threads.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// What was freed goes back to the system within seconds, also when the threads that freed it sleep.
+/// Freed memory returns to the system within seconds, even if the threads that freed it sleep.
 // SAFETY: the allocator reads a C string under this name, and no other item has it.
 #[unsafe(export_name = "_rjem_malloc_conf")]
 static ALLOCATOR_SETTINGS: &[u8; 60] = b"background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0\0";

@@ -6,7 +6,7 @@ use std::{
     str::FromStr,
 };
 
-/// A type of whole numbers.
+/// An integer type.
 pub(super) trait Whole:
     Copy + PartialOrd + PartialEq + Display + FromStr + Send + Sync + 'static
 {
@@ -25,7 +25,7 @@ macro_rules! whole {
 
 whole!(u32, u64, i32, i64);
 
-/// Not such a number.
+/// The error for an invalid number.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a whole number{}", range_text(low.as_ref(), high.as_ref()))]
 pub(super) struct NotInRange<N: Display> {
@@ -42,14 +42,14 @@ fn range_text<N: Display>(low: Option<&N>, high: Option<&N>) -> String {
     }
 }
 
-/// Takes whole numbers in a range, which includes its bounds.
+/// A parser of integers in a range, bounds included.
 pub(super) fn number<N: Whole>(
     range: impl RangeBounds<N> + Clone + Send + Sync + 'static,
 ) -> impl Fn(&str) -> Result<N, NotInRange<N>> + Clone + Send + Sync + 'static {
     move |text| {
         let number = text.parse::<N>().ok().filter(|number| range.contains(number));
         number.ok_or_else(|| {
-            // Where a range has no end its type has one, which matters only for a value beyond it.
+            // An open end of the range is the type's limit, which matters only for a value beyond it.
             let digits = text.trim_start_matches(['-', '+']);
             let beyond = !digits.is_empty()
                 && digits.bytes().all(|digit| digit.is_ascii_digit())

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::error::CliError;
 
-/// Standard output. Its reader may go away: that is an error here and the end of the command, but not a failure.
+/// Standard output. A reader that goes away is an error here and ends the command, but is not a failure.
 pub(super) struct Out {
     writer: BufWriter<StdoutLock<'static>>,
 }
@@ -19,25 +19,25 @@ impl Out {
         Out { writer: BufWriter::new(io::stdout().lock()) }
     }
 
-    /// Bytes as they are.
+    /// Writes bytes unchanged.
     pub(super) fn bytes(&mut self, bytes: &[u8]) -> Result<(), CliError> {
         self.writer.write_all(bytes).map_err(CliError::io("cannot write the result"))
     }
 
-    /// A line.
+    /// Writes a line.
     pub(super) fn line(&mut self, line: &str) -> Result<(), CliError> {
         self.bytes(line.as_bytes())?;
         self.bytes(b"\n")
     }
 
-    /// A value as JSON in one line.
+    /// Writes a value as JSON in one line.
     pub(super) fn json(&mut self, value: &impl Serialize) -> Result<(), CliError> {
         let text = serde_json::to_string(value)
             .map_err(|error| CliError::io("cannot write the result")(error.into()))?;
         self.line(&text)
     }
 
-    /// A table whose columns are as wide as they must be.
+    /// Writes a table with aligned columns.
     pub(super) fn table(&mut self, head: &[&str], rows: &[Vec<String>]) -> Result<(), CliError> {
         for line in table_lines(head, rows) {
             self.line(&line)?;
@@ -45,19 +45,19 @@ impl Out {
         Ok(())
     }
 
-    /// What something is, and its value, below each other.
+    /// Writes names and values, one pair per line.
     pub(super) fn pairs(&mut self, rows: &[Vec<String>]) -> Result<(), CliError> {
-        // The head of a table, which this is without, is its first line.
+        // This table has no header, so its first line takes that place.
         table_lines(&["", ""], rows).iter().skip(1).try_for_each(|line| self.line(line))
     }
 
-    /// Hands over what is gathered.
+    /// Flushes the buffer.
     pub(super) fn flush(&mut self) -> Result<(), CliError> {
         self.writer.flush().map_err(CliError::io("cannot write the result"))
     }
 }
 
-/// The lines of a table whose columns are as wide as they must be.
+/// The lines of a table with aligned columns.
 pub(super) fn table_lines(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     let widths: Vec<usize> = (0..head.len())
         .map(|column| {

@@ -1,13 +1,13 @@
-//! A limit on records per second.
+//! A rate limit of records per second.
 
 use std::time::{Duration, Instant};
 
 use millstream::clock;
 
-/// What was not used is made up for, but not more than this.
+/// Most unused time that is carried over.
 const BURST_MAX: Duration = Duration::from_millis(100);
 
-/// Lets one pass at its time.
+/// Lets records pass at their times.
 pub(super) struct Pace {
     every: Duration,
     next: Instant,
@@ -22,13 +22,13 @@ impl Pace {
         }
     }
 
-    /// Waits until the next one's time has come.
+    /// Waits until the next record may pass.
     pub(super) fn wait(&mut self) {
         let now = clock::monotonic();
         std::thread::sleep(self.due(now));
     }
 
-    /// How long the next one has to wait.
+    /// How long the next record has to wait.
     fn due(&mut self, now: Instant) -> Duration {
         let earliest = now.checked_sub(BURST_MAX).unwrap_or(now);
         let at = self.next.max(earliest);

@@ -1,4 +1,4 @@
-//! `millstream completions` and `millstream man`: what shells and `man` know of the commands, made of the commands.
+//! `millstream completions` and `millstream man`, generated from the commands.
 
 use std::{fs, io, path::PathBuf};
 
@@ -19,19 +19,19 @@ pub(super) struct CompletionsArgs {
 /// `millstream man | man -l -` shows the page; `millstream man ~/.local/share/man/man1` installs all of them.
 #[derive(Debug, Args)]
 pub(super) struct ManArgs {
-    /// Write one page for each command into this folder, which is made if it is not there.
+    /// Write one page per command to this folder, which is created if it does not exist.
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 
-/// In which a shell names itself when it asks for completions.
+/// Environment variable by which a shell requests completions.
 pub(super) const COMPLETE_VARIABLE: &str = "MILLSTREAM_COMPLETE";
 
 /// Prints completions.
 pub(super) fn completions(args: &CompletionsArgs) -> Result<(), CliError> {
     let (mut script, shells) = (Vec::new(), Shells::builtins());
     if let Some(shell) = shells.completer(&args.shell.to_string()) {
-        // The script asks the command itself, each time: that one knows the topics that there are.
+        // The script runs the command each time, since topic names change.
         let written = shell.write_registration(
             COMPLETE_VARIABLE,
             "millstream",
@@ -74,7 +74,7 @@ fn page(command: &Command) -> io::Result<Vec<u8>> {
 
 const SYNOPSIS: &str = ".SH SYNOPSIS\n";
 
-/// The page with a synopsis that says which flags take what: the one that is made has names alone.
+/// The page with a synopsis that shows which flags take values: clap's has names alone.
 fn with_values(page: &str, command: &Command) -> String {
     let parts = page.split_once(SYNOPSIS);
     let parts = parts.and_then(|(head, rest)| Some((head, &rest[rest.find("\n.SH")?..])));

@@ -1,10 +1,10 @@
-//! Records on standard output, for commands that must go on hearing of signals and of their group while its reader is
-//! slow, and that end when the reader does.
+//! Prints records to standard output, for commands that must keep handling signals and their group while the
+//! reader is slow, and that end when the reader does.
 //!
-//! 1. A record counts as printed when standard output has all of it; and when the reader of a pipe has gone, only if it had
-//!    taken all of it out of the pipe.
-//! 2. Nothing here waits for the reader on the thread that asks: what may wait is written by a thread of its own.
-//! 3. A page is cut off only where its reader takes nothing for [`PATIENCE`] after the command was interrupted.
+//! 1. A record counts as printed once standard output has accepted all of it; if the reader of a pipe has
+//!    gone, only if it had read all of it from the pipe.
+//! 2. Nothing here blocks the calling thread on the reader: blocking writes have a thread of their own.
+//! 3. A page is cut off only if its reader reads nothing for [`PATIENCE`] after the command was interrupted.
 
 use std::{
     collections::BTreeMap,
@@ -29,21 +29,21 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     error::{CliError, SoFar},
-    trail::{RecordEnd, Trail},
+    unread_records::{RecordEnd, UnreadRecords},
 };
 use millstream::signals::{ShutdownSignal, ShutdownSignals};
 
-/// After an interrupt the reader has this long to take what is on its way: half a line is no use to it.
+/// After an interrupt the reader has this long to read pending output: half a line is of no use.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// So often it is looked whether the reader has taken what is in the pipe.
+/// Interval of checks whether the reader has emptied the pipe.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// What a pipe that takes anything at all takes without waiting for its reader.
+/// Bytes that a writable pipe accepts without blocking.
 const PIPE_AT_ONCE_BYTES_MAX: usize = 4096;
 
 /// Standard output, its reader, and the signals that end the command.
 pub(super) struct Printer {
     out: Counted,
-    /// It takes so much without waiting for a reader, if it takes anything.
+    /// Bytes that it accepts without blocking if it is writable.
     at_once_bytes_max: usize,
     pages: SyncSender<Vec<u8>>,
     written: mpsc::Receiver<io::Result<()>>,
@@ -51,10 +51,10 @@ pub(super) struct Printer {
     endings: ShutdownSignals,
     signal: Option<ShutdownSignal>,
     as_member: bool,
-    trail: Trail,
+    unread: UnreadRecords,
 }
 
-/// What is written to, and how much was.
+/// The output, and the bytes written.
 #[derive(Clone)]
 struct Counted {
     out: Arc<File>,
@@ -79,8 +79,8 @@ impl Counted {
 }
 
 impl Printer {
-    /// Prints on standard output. From now on signals end the command only where [`cut`](Printer::cut) is waited for. Must be
-    /// called on a tokio runtime.
+    /// Prints to standard output. From now on signals end the command only while [`cut`](Printer::cut) is
+    /// awaited. Must be called on a tokio runtime.
     pub(super) fn new(as_member: bool) -> Result<Printer, CliError> {
         let out = io::stdout().as_fd().try_clone_to_owned();
         Printer::to(out.map_err(cannot_write)?, as_member)
@@ -90,9 +90,9 @@ impl Printer {
         let kind = fstat(&out).map(|stat| FileType::from_raw_mode(stat.st_mode));
         let at_once_bytes_max = match kind {
             Ok(FileType::Fifo) => PIPE_AT_ONCE_BYTES_MAX,
-            // What has no reader does not wait for one.
+            // Output without a reader never blocks.
             Ok(FileType::RegularFile | FileType::CharacterDevice) if !out.is_terminal() => usize::MAX,
-            // A terminal may stand still though it says that it has room, and a socket takes how much it likes.
+            // A terminal may block although it reports space, and a socket accepts any amount.
             _ => 0,
         };
         let out = Counted { out: Arc::new(File::from(out)), bytes: Arc::default() };
@@ -108,11 +108,12 @@ impl Printer {
             endings,
             signal: None,
             as_member,
-            trail: Trail::default(),
+            unread: UnreadRecords::default(),
         })
     }
 
-    /// Prints a page of a partition's records. Fails with what [`cut`](Printer::cut) gives when it was not taken as a whole.
+    /// Prints a page of a partition's records. Fails with the result of [`cut`](Printer::cut) if it was not
+    /// accepted as a whole.
     pub(super) async fn print(
         &mut self,
         partition: &TopicPartition,
@@ -122,16 +123,16 @@ impl Printer {
         if page.is_empty() {
             return Ok(());
         }
-        self.trail.forget(self.taken_bytes());
-        self.trail.add(partition, page.len(), ends);
+        self.unread.forget(self.taken_bytes());
+        self.unread.add(partition, page.len(), ends);
         match self.takes_at_once(page.len()) {
             true => self.out.write_all(&page).map_err(cannot_write),
             false => self.write_behind(page).await,
         }
     }
 
-    /// Where to go on in partitions with records that do not count as printed. Waits a moment for what is in a pipe: whoever
-    /// ends the command may have ended its reader too.
+    /// The next offsets of partitions with records that do not count as printed. Waits a moment for the
+    /// content of a pipe: whoever ended the command may have ended its reader too.
     pub(super) async fn not_printed(&self) -> BTreeMap<TopicPartition, i64> {
         let taken = async {
             while self.in_pipe() > 0 {
@@ -142,23 +143,23 @@ impl Printer {
         let has_gone = tokio::select! {
             biased;
             () = reader_goes(&mut gone) => true,
-            // A reader that is still there may be slow.
+            // A live reader may be slow.
             _ = tokio::time::timeout(PATIENCE, taken) => false,
         };
-        self.trail.behind(if has_gone { self.taken_bytes() } else { self.written_bytes() })
+        self.unread.behind(if has_gone { self.taken_bytes() } else { self.written_bytes() })
     }
 
     fn written_bytes(&self) -> u64 {
         self.out.bytes.load(Relaxed)
     }
 
-    /// Bytes that the reader has taken, of those that were written.
+    /// Bytes that the reader has read.
     fn taken_bytes(&self) -> u64 {
         let in_pipe = self.in_pipe();
         self.written_bytes().saturating_sub(in_pipe)
     }
 
-    /// Bytes that are written and not taken by the reader. What is no pipe holds nothing back.
+    /// Bytes that are written and not read yet. Only pipes buffer.
     fn in_pipe(&self) -> u64 {
         if self.at_once_bytes_max == PIPE_AT_ONCE_BYTES_MAX {
             ioctl_fionread(&*self.out.out).unwrap_or(0)
@@ -172,7 +173,7 @@ impl Printer {
     }
 
     async fn write_behind(&mut self, page: Vec<u8>) -> Result<(), CliError> {
-        // The last page was written: there is room for one.
+        // The last page was written: there is space for one.
         self.pages.send(page).map_err(|_| cannot_write(io::ErrorKind::BrokenPipe.into()))?;
         tokio::select! {
             biased;
@@ -185,7 +186,7 @@ impl Printer {
         }
     }
 
-    /// Waits until nothing more is to be printed, and says why: a signal, or the reader has gone.
+    /// Waits until printing must end, and returns why: a signal, or the reader has gone.
     pub(super) async fn cut(&mut self) -> CliError {
         let by = match self.signal {
             Some(by) => by,
@@ -195,11 +196,12 @@ impl Printer {
             },
         };
         let so_far =
-            SoFar::Printed { records: self.trail.records(self.written_bytes()), as_member: self.as_member };
+            SoFar::Printed { records: self.unread.records(self.written_bytes()), as_member: self.as_member };
         CliError::Interrupted { by, so_far }
     }
 
-    /// Does what is left to do; a second signal ends the process at once. When its reader has gone, it is ending already.
+    /// Does the remaining work; a second signal ends the process at once. If its reader has gone, it is
+    /// ending already.
     pub(super) async fn finish<T>(&mut self, work: impl Future<Output = T>) -> T {
         let (endings, signalled) = (&mut self.endings, self.signal.is_some());
         let signalled_again = async move {
@@ -224,41 +226,42 @@ fn taken(written: Option<io::Result<()>>) -> Result<(), CliError> {
     written.unwrap_or_else(|| Err(io::ErrorKind::BrokenPipe.into())).map_err(cannot_write)
 }
 
-/// A thread that writes one page after the other, and says of each when it is written. It ends with whoever has its pages.
+/// A thread that writes one page after the other, and reports each. It ends when the sender of pages is
+/// dropped.
 fn write_behind(out: Counted) -> (SyncSender<Vec<u8>>, mpsc::Receiver<io::Result<()>>) {
     let (pages, to_write) = sync_channel::<Vec<u8>>(1);
-    let (tell, written) = mpsc::channel(1);
+    let (results_tx, results_rx) = mpsc::channel(1);
     std::thread::spawn(move || {
         for page in to_write {
-            if tell.blocking_send(out.write_all(&page)).is_err() {
+            if results_tx.blocking_send(out.write_all(&page)).is_err() {
                 return;
             }
         }
     });
-    (pages, written)
+    (pages, results_rx)
 }
 
-/// A thread that looks whether there is a reader, since nothing is written while nothing comes. It ends with its reader, or
-/// with the process.
+/// A thread that watches for a reader, since nothing is written while no record arrives. It ends with its
+/// reader, or with the process.
 fn watch_reader(out: Arc<File>) -> watch::Receiver<bool> {
-    let (tell, gone) = watch::channel(false);
+    let (gone_tx, gone_rx) = watch::channel(false);
     std::thread::spawn(move || {
         if has(&out, PollFlags::empty(), None) {
-            tell.send_replace(true);
+            gone_tx.send_replace(true);
         }
     });
-    gone
+    gone_rx
 }
 
 async fn reader_goes(gone: &mut watch::Receiver<bool>) {
     if gone.wait_for(|gone| *gone).await.is_err() {
-        // It is not known: the next write will show it.
+        // Unknown: the next write will show it.
         std::future::pending().await
     }
 }
 
-/// Waits so long, or for ever, for one of these, or for the reader's end when none is asked for. False also when it cannot
-/// be told.
+/// Waits for one of these events, or for the end of the reader if none is given, up to the timeout. False also if the
+/// state is unknown.
 fn has(out: &File, wanted: PollFlags, wait_max: Option<Duration>) -> bool {
     let wait_max = wait_max.and_then(|wait| Timespec::try_from(wait).ok());
     let wanted_or_end = if wanted.is_empty() { PollFlags::ERR | PollFlags::HUP } else { wanted };
@@ -314,7 +317,7 @@ mod tests {
             reader.read_exact(&mut text).map(|()| (text, reader))
         });
         large.await.expect("it is taken");
-        assert_eq!(printer.trail.records(printer.written_bytes()), 2);
+        assert_eq!(printer.unread.records(printer.written_bytes()), 2);
         let (text, _reader) = reads.join().expect("no panic").expect("all is there");
         assert!(text.starts_with(b"one\nxx") && text.ends_with(b"x"));
     }

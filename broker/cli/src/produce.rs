@@ -1,4 +1,4 @@
-//! `millstream produce`: one record for each line.
+//! `millstream produce`: one record per line.
 
 use std::{collections::VecDeque, io::BufRead, path::PathBuf, sync::Arc, time::Duration};
 
@@ -31,12 +31,12 @@ use super::{
 use millstream::console;
 use millstream::signals::ShutdownSignals;
 
-/// After this long from the first Ctrl-C, what is waited for is printed.
+/// After this long from the first Ctrl-C, the command prints what it is waiting for.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Records whose results are not looked at yet.
+/// Records whose results are pending.
 const IN_FLIGHT_MAX: usize = 10_000;
 
-/// By name, or by the number that Kafka's clients have for it.
+/// By name, or by the number that Kafka's clients use.
 const ACKS: [(&str, &str, Acks); 6] = [
     ("all", "When every replica in sync has it", Acks::All),
     ("-1", "The same", Acks::All),
@@ -46,7 +46,7 @@ const ACKS: [(&str, &str, Acks); 6] = [
     ("0", "The same", Acks::None),
 ];
 
-/// Takes [`ACKS`].
+/// Parses [`ACKS`].
 pub(super) fn acks() -> impl TypedValueParser<Value = Acks> {
     let named = ACKS.map(|(name, meaning, _)| PossibleValue::new(name).help(meaning));
     let find = |name: String| ACKS.iter().find(|(known, ..)| *known == name).map(|(.., acks)| *acks);
@@ -55,7 +55,7 @@ pub(super) fn acks() -> impl TypedValueParser<Value = Acks> {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum CompressionArg {
-    /// As it is.
+    /// Uncompressed.
     None,
     /// gzip.
     Gzip,
@@ -76,7 +76,7 @@ pub(super) enum FormatArg {
     Json,
 }
 
-/// One record for each line of files or of standard input.
+/// One record per line of files or of standard input.
 #[derive(Debug, Args)]
 pub(super) struct ProduceArgs {
     #[command(flatten)]
@@ -90,7 +90,7 @@ pub(super) struct ProduceArgs {
     /// Input format.
     #[arg(long, value_enum, default_value = "text")]
     format: FormatArg,
-    /// What is in front of this text in a line is the key; a line without it has none.
+    /// The part of a line before this text is the key; a line without it has none.
     #[arg(long, value_name = "TEXT", value_parser = separator)]
     key_separator: Option<String>,
     /// A header for every record; may be given several times.
@@ -98,9 +98,9 @@ pub(super) struct ProduceArgs {
     header: Vec<String>,
     /// The partition [default: by the key].
     ///
-    /// Records without a key go to one partition until a batch is sent, then to the next one: a batch is sent when it has
-    /// 128 KiB or has waited for 5 ms. So a few lines that come at once are in one partition, many are spread evenly, and
-    /// lines that are typed go to each in turn.
+    /// Records without a key go to one partition until a batch is sent, then to the next one: a batch is sent
+    /// at 128 KiB or after 5 ms. So a few lines that arrive together are in one partition, many are spread
+    /// evenly, and typed lines go to each in turn.
     #[arg(long, value_name = "N", value_parser = number::<i32>(0..))]
     partition: Option<i32>,
     /// Maximum records per second [default: unlimited].
@@ -127,7 +127,7 @@ pub(super) struct ProduceArgs {
 struct Tally {
     all: u64,
     failed: u64,
-    /// Why the first one was not delivered, and how large it is.
+    /// The first delivery error, and that record's size.
     first: Option<(DeliveryError, usize)>,
 }
 
@@ -180,7 +180,8 @@ pub(super) fn run(args: ProduceArgs) -> Result<(), CliError> {
     }
 }
 
-/// The first signal to end ends the reading, so that what was read is delivered and reported; the second one ends everything.
+/// The first signal ends reading, so that what was read is delivered and reported; the second one ends the
+/// process.
 fn stop_when_interrupted(runtime: &Runtime, stop: Stop) {
     let _on_runtime = runtime.enter();
     let mut endings = ShutdownSignals::new();
@@ -196,7 +197,7 @@ fn stop_when_interrupted(runtime: &Runtime, stop: Stop) {
     });
 }
 
-/// The topic's `max.message.bytes`, if the broker says it.
+/// The topic's `max.message.bytes`, if the broker reports it.
 async fn bytes_max(cluster: Cluster, topic: &str) -> Option<usize> {
     let configs = Admin::new(cluster).configs(&ConfigOf::Topic(topic.to_string())).await.ok()?;
     configs.into_iter().find(|entry| entry.name == "max.message.bytes")?.value?.parse().ok()
@@ -213,7 +214,7 @@ fn tell(
         Output::Json => {
             out.json(&json!({ "topic": topic, "delivered": delivered, "failed": tally.failed }))?
         }
-        // The error says it.
+        // The error says it already.
         Output::Table if delivered == 0 && tally.failed > 0 => {}
         Output::Table => {
             console::note(format_args!("{} produced to '{topic}'", counted(delivered, "record")))
@@ -251,7 +252,7 @@ fn config(args: &ProduceArgs) -> ProducerConfig {
         acks: args.acks,
         codec: args.compression.into(),
         delivery_timeout: Duration::from_secs(args.timeout),
-        // A topic that is removed meanwhile is not made anew.
+        // A topic that is deleted meanwhile is not created again.
         create_topics: false,
         ..ProducerConfig::default()
     }
@@ -269,7 +270,7 @@ impl From<CompressionArg> for Codec {
     }
 }
 
-/// Lines become records on this thread, which may wait for a person; connections go on behind it.
+/// Turns lines into records on this thread, which may wait for a person; connections run in the background.
 struct Sending<'a> {
     runtime: &'a Runtime,
     producer: Arc<Producer>,
@@ -278,7 +279,7 @@ struct Sending<'a> {
     lines: LineFormat,
     pace: Option<Pace>,
     stop: Stop,
-    /// Records whose results are not counted, with the size of each.
+    /// Records whose results are pending, with their sizes.
     waiting: VecDeque<(Delivery, usize)>,
     tally: Tally,
 }
@@ -296,7 +297,7 @@ impl Sending<'_> {
                     .read_until(b'\n', &mut line)
                     .map_err(CliError::io(format!("cannot read {}", source.name)))?,
             };
-            // What was being written at the interrupt is no line.
+            // A partial line at the interrupt is dropped.
             if let Some(by) = self.stop.signal().filter(|_| !line.ends_with(b"\n")) {
                 let so_far = SoFar::Sent { source_name: source.name, line: number };
                 return Err(CliError::Interrupted { by, so_far });
@@ -334,7 +335,7 @@ impl Sending<'_> {
         Ok(())
     }
 
-    /// Waits until everything that was taken has its result.
+    /// Waits until every accepted record has its result.
     fn finish(self) -> Tally {
         let Sending { runtime, producer, watch, waiting, mut tally, .. } = self;
         runtime.block_on(async {
@@ -348,7 +349,7 @@ impl Sending<'_> {
     }
 }
 
-/// What a record has in all its parts.
+/// The total size of a record.
 fn record_bytes(record: &Record) -> usize {
     let bytes = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
     let headers = record.headers.iter().map(|(name, value)| name.len() + bytes(value));

@@ -1,4 +1,4 @@
-//! One line on standard error that says how far a command has come.
+//! A progress line on standard error.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -10,17 +10,17 @@ use clap::ValueEnum;
 use super::output::counted;
 use millstream::clock;
 
-/// The line is written anew so often.
+/// Interval of updates.
 const EVERY: Duration = Duration::from_millis(200);
-/// Records between two looks at the clock.
+/// Records between two reads of the clock.
 const LOOK_EVERY: u64 = 64;
-/// Signs of the bar.
+/// Characters of the bar.
 const BAR_WIDTH: u64 = 24;
 
-/// Whether it is shown.
+/// When it is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum When {
-    /// When standard error is a terminal and the records are not typed.
+    /// If standard error is a terminal and the records are not typed.
     Auto,
     /// Always.
     Always,
@@ -28,7 +28,7 @@ pub(super) enum When {
     Never,
 }
 
-/// How far it has come.
+/// The progress of a command.
 pub(super) struct Progress {
     shown: bool,
     bytes_total: Option<u64>,
@@ -39,7 +39,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Nothing is done yet of the total, where that is known; `typed` when a person gives the records.
+    /// No progress yet of the total, if that is known; `typed` when a person types the records.
     pub(super) fn new(when: When, typed: bool, bytes_total: Option<u64>) -> Progress {
         let now = clock::monotonic();
         let shown = match when {
@@ -50,7 +50,7 @@ impl Progress {
         Progress { shown, bytes_total, begun: now, last: now, records: 0, bytes: 0 }
     }
 
-    /// Counts what was done.
+    /// Counts progress.
     pub(super) fn add(&mut self, records: u64, bytes: u64) {
         self.records += records;
         self.bytes += bytes;
@@ -64,7 +64,7 @@ impl Progress {
         }
     }
 
-    /// Takes the line away.
+    /// Clears the line.
     pub(super) fn clear(&self) {
         if self.shown {
             write("\r\x1b[K");
@@ -92,7 +92,7 @@ impl Progress {
 
 fn write(text: &str) {
     let mut error = io::stderr();
-    // Progress may be lost.
+    // Errors are ignored.
     let _ = error.write_all(text.as_bytes()).and_then(|()| error.flush());
 }
 

@@ -1,4 +1,4 @@
-//! Records as text: values, JSON, or what a template says.
+//! Records as text: values, JSON, or by a template.
 
 use std::str::FromStr;
 
@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 
 use super::when::date_text;
 
-/// The shape of records.
+/// The format of records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Format {
-    /// The value, with a new line behind it.
+    /// The value, followed by a line feed.
     Text,
-    /// One JSON object in a line.
+    /// One JSON object per line.
     Json,
-    /// Pieces one behind the other.
+    /// The pieces of a template.
     Template(Vec<Piece>),
 }
 
@@ -33,7 +33,7 @@ pub(super) enum Piece {
     Headers,
 }
 
-/// A template with something in braces that is not known.
+/// A template with an unknown field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a format is text, json, or a template with {{topic}}, {{partition}}, {{offset}}, {{timestamp_ms}}, {{time}}, {{key}}, {{value}}, {{headers}}; \\n and \\t are a new line and a tab"
@@ -83,13 +83,13 @@ fn unescaped(text: &str) -> String {
 }
 
 impl Format {
-    /// The key, a text, and the value.
+    /// The key, a separator, and the value.
     pub(super) fn keyed(separator: &str) -> Format {
         let text = |text: &str| Piece::Text(text.to_string());
         Format::Template(vec![Piece::Key, text(separator), Piece::Value, text("\n")])
     }
 
-    /// Adds a record to a page.
+    /// Appends a record to a page.
     pub(super) fn write(&self, partition: &TopicPartition, record: &ConsumedRecord, page: &mut Vec<u8>) {
         match self {
             Format::Json => {
@@ -146,7 +146,7 @@ fn record_json(partition: &TopicPartition, record: &ConsumedRecord) -> Value {
     object
 }
 
-/// Text as text, other bytes as digits under another name.
+/// Text as text, other bytes as hexadecimal digits under another name.
 fn put(object: &mut Value, name: &str, bytes: Option<&Bytes>) {
     match bytes.map(|bytes| std::str::from_utf8(bytes).map_err(|_| bytes)) {
         None => object[name] = Value::Null,

@@ -1,4 +1,4 @@
-//! The reference of all commands in `docs/command-line.md`, made of the commands themselves.
+//! Generates the reference of all commands in `docs/command-line.md`.
 
 use std::{fmt::Write, fs, path::PathBuf};
 
@@ -18,7 +18,7 @@ fn reference() -> String {
     text
 }
 
-// Writing to a string does not fail.
+// Writing to a string cannot fail.
 fn section(command: &Command, name: &str, text: &mut String) {
     let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
     let _ = write!(text, "### `{name}`\n\n{}.\n\n", about.trim().trim_end_matches('.'));

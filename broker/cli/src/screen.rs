@@ -1,4 +1,4 @@
-//! The whole terminal: shown anew as one piece, given back as it was.
+//! Full-screen output on a terminal, which is restored afterwards.
 
 use std::{
     io::{self, Read, Write},
@@ -11,13 +11,13 @@ use tokio::sync::Notify;
 use super::{error::CliError, output::Out};
 use millstream::signals::ShutdownSignals;
 
-/// Another page than the shell's, and no cursor.
+/// The alternate screen, without a cursor.
 const OPEN: &[u8] = b"\x1b[?1049h\x1b[?25l";
 const CLOSE: &[u8] = b"\x1b[?25h\x1b[?1049l";
-/// Lines and columns where the terminal does not tell.
+/// Lines and columns if the terminal does not report them.
 const SIZE_DEFAULT: (usize, usize) = (24, 80);
 
-/// The terminal while a command has all of it.
+/// The terminal while a command uses all of it.
 pub(super) struct Screen {
     before: Termios,
     quit: Arc<Notify>,
@@ -25,11 +25,11 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// Takes the terminal. Must be called on a tokio runtime.
+    /// Takes over the terminal. Must be called on a tokio runtime.
     pub(super) fn open() -> io::Result<Screen> {
         let before = tcgetattr(io::stdin())?;
         let mut silent = before.clone();
-        // Keys come at once and are not shown; Ctrl-C stays what it is.
+        // Keys arrive at once and are not echoed; Ctrl-C still sends a signal.
         silent.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
         tcsetattr(io::stdin(), OptionalActions::Now, &silent)?;
         let quit = Arc::new(Notify::new());
@@ -48,7 +48,7 @@ impl Screen {
         Ok(screen)
     }
 
-    /// Resolves when somebody wants to end.
+    /// Resolves when the user wants to quit.
     pub(super) async fn ended(&mut self) {
         tokio::select! {
             () = self.quit.notified() => {}
@@ -56,7 +56,7 @@ impl Screen {
         }
     }
 
-    /// Shows these lines, as far as they fit.
+    /// Shows the lines that fit.
     pub(super) fn show(&mut self, lines: &[String]) -> Result<(), CliError> {
         let size = tcgetwinsize(io::stdout()).ok().filter(|size| size.ws_row > 0 && size.ws_col > 0);
         let (rows, columns) =
@@ -75,13 +75,13 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // A terminal that is gone needs nothing back.
+        // A terminal that is gone needs no restoring.
         let _ = self.write(CLOSE);
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
     }
 }
 
-/// Overwrites what is there, line by line: nothing flickers. What does not fit is marked where it is cut off.
+/// Overwrites the screen line by line, which avoids flicker. A truncated line is marked.
 fn frame(lines: &[String], rows: usize, columns: usize) -> String {
     let shown = if lines.len() > rows { rows.saturating_sub(1) } else { lines.len() };
     let more = (shown < lines.len()).then(|| format!("… {} more lines", lines.len() - shown));

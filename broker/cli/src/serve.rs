@@ -12,7 +12,7 @@ use millstream::{
     telemetry::{LAST_LINES_WAIT, LogFormat, flush_log, start_log},
 };
 
-/// Less than the time in which a broker has to shut down.
+/// Less than the time that a broker has for its shutdown.
 const OPENING_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Format of log lines.
@@ -21,7 +21,7 @@ pub(super) enum LogFormatArg {
     /// For people.
     #[default]
     Text,
-    /// One JSON object in a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -34,10 +34,10 @@ pub(super) struct ServeArgs {
     /// Data directory [default: ./millstream-data].
     #[arg(long, value_name = "DIR", env = "MILLSTREAM_DATA_DIR")]
     data_dir: Option<PathBuf>,
-    /// Kafka listener; port 0 takes any free one [default: 127.0.0.1:9092].
+    /// Kafka listener; port 0 picks any free one [default: 127.0.0.1:9092].
     #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_KAFKA_ADDR")]
     kafka_addr: Option<String>,
-    /// HTTP listener; port 0 takes any free one [default: 127.0.0.1:9644].
+    /// HTTP listener; port 0 picks any free one [default: 127.0.0.1:9644].
     #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_HTTP_ADDR")]
     http_addr: Option<String>,
     /// Address that Kafka clients connect to [default: the bound address].
@@ -49,14 +49,15 @@ pub(super) struct ServeArgs {
     /// Rack of this node.
     #[arg(long, value_name = "R", env = "MILLSTREAM_RACK")]
     rack: Option<String>,
-    /// Memory that the broker's bounds are derived from, like 512MiB or 2GiB [default: a quarter of what the
-    /// process may use, at most 2GiB].
+    /// Memory budget from which the broker's limits are derived, like 512MiB or 2GiB [default: a quarter of
+    /// the memory that the process may use, at most 2GiB].
     #[arg(long, value_name = "SIZE", env = "MILLSTREAM_MEMORY")]
     memory: Option<String>,
     /// Set a configuration key; may be given several times.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Format of log lines, which go to standard error; RUST_LOG filters them, and `cluster log-level` while it runs.
+    /// Format of log lines, which go to standard error; RUST_LOG filters them, or `cluster log-level` at run
+    /// time.
     #[arg(long, value_enum, default_value_t, env = "MILLSTREAM_LOG_FORMAT")]
     log_format: LogFormatArg,
 }
@@ -85,14 +86,14 @@ pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
     let runtime = runtime.worker_threads(worker_threads()).enable_all().thread_name("millstream").build();
     let runtime = runtime.map_err(CliError::io("cannot start the worker threads"))?;
     let served = runtime.block_on(node::serve(config, log));
-    // A store that is still being opened at shutdown is not waited for any longer.
+    // Opening a store is abandoned at shutdown.
     runtime.shutdown_timeout(OPENING_WAIT_MAX);
     flush_log(LAST_LINES_WAIT);
     Ok(served?)
 }
 
-/// Half of the cores run requests; the log's writer, flushes and reads have threads of their own. A request passes
-/// through several tasks, and handing one to another thread costs more than running it.
+/// Half of the cores run requests; the log's writer, flushes and reads have threads of their own. A request
+/// passes through several tasks, and moving one to another thread costs more than running it.
 fn worker_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
 }

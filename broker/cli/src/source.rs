@@ -1,4 +1,4 @@
-//! Where lines come from: files, and standard input, which may be silent for ever.
+//! The sources of lines: files, and standard input, which may block forever.
 
 use std::{
     fs::File,
@@ -17,22 +17,22 @@ use super::error::CliError;
 use millstream::console;
 use millstream::signals::ShutdownSignal;
 
-/// Bytes that are read at once from what may be silent.
+/// Bytes of one read from a source that may block.
 const PIECE_BYTES: usize = 64 << 10;
-/// Pieces that are read ahead of the lines.
+/// Pieces that are read ahead.
 const PIECES_AHEAD_MAX: usize = 4;
 
-/// Lines in order.
+/// The lines, in order.
 pub(super) struct Source {
     pub(super) name: String,
     pub(super) input: Box<dyn BufRead>,
-    /// Its size, where that is known.
+    /// Its size, if known.
     pub(super) bytes: Option<u64>,
     /// A person types; each line is sent and answered at once.
     pub(super) typed: bool,
 }
 
-/// Ends the reading. Set once, by a signal; a reader that waits for lines then gets the end.
+/// Ends reading. Set once, by a signal; a reader that waits for lines then gets the end.
 #[derive(Clone, Default)]
 pub(super) struct Stop {
     signal: Arc<OnceLock<ShutdownSignal>>,
@@ -43,18 +43,18 @@ impl Stop {
     pub(super) fn tell(&self, by: ShutdownSignal) {
         self.signal.get_or_init(|| by);
         for sender in &*self.waiting.lock() {
-            // Where pieces are queued, the reader does not wait for one.
+            // While pieces are queued, the reader does not block.
             let _ = sender.try_send(Piece::Stop);
         }
     }
 
-    /// The signal that ended the reading, if one did.
+    /// The signal that ended reading, if any.
     pub(super) fn signal(&self) -> Option<ShutdownSignal> {
         self.signal.get().copied()
     }
 }
 
-/// These files, or standard input where there are none.
+/// These files, or standard input without any.
 pub(super) fn sources(files: &[PathBuf], stop: &Stop) -> Result<Vec<Source>, CliError> {
     if files.is_empty() {
         return Ok(vec![standard_input(stop)]);
@@ -90,11 +90,11 @@ enum Piece {
     Stop,
 }
 
-/// What may be silent for ever is read on a thread of its own, so that waiting for it can be ended.
+/// Input that may block is read on a separate thread, so that waiting for it can be ended.
 struct Silent {
     pieces: Receiver<Piece>,
     rest: Bytes,
-    /// Behind the end nothing comes, not even an end.
+    /// After the end nothing follows, not even another end.
     ended: bool,
 }
 
@@ -107,7 +107,7 @@ impl Silent {
             let mut buffer = vec![0; PIECE_BYTES];
             loop {
                 let piece = match input.read(&mut buffer) {
-                    // The end, which a waiting reader must get.
+                    // The end, which a waiting reader must receive.
                     Ok(0) => Piece::Stop,
                     Ok(n) => Piece::Bytes(Bytes::copy_from_slice(&buffer[..n])),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

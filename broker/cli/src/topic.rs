@@ -1,4 +1,4 @@
-//! `millstream topic`: makes, shows, changes and removes topics.
+//! `millstream topic`: creates, shows, changes and deletes topics.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -37,7 +37,7 @@ const BROKERS_DEFAULT: i32 = -1;
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
 pub(super) struct Changes {
-    /// A key with its new value; may be given several times.
+    /// Set a key; may be given several times.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Reset a key to its default; may be given several times.
@@ -47,9 +47,9 @@ pub(super) struct Changes {
 
 #[derive(Debug, Subcommand)]
 enum TopicCommand {
-    /// Make a topic.
+    /// Create a topic.
     Create {
-        /// Its name.
+        /// Topic name.
         name: String,
         /// Partitions; -1 is the default too [default: the broker's num.partitions].
         #[arg(long, value_name = "N", value_parser = count::<i32>)]
@@ -60,19 +60,19 @@ enum TopicCommand {
         /// A configuration key; may be given several times.
         #[arg(long = "config", value_name = "KEY=VALUE")]
         configs: Vec<String>,
-        /// Only check whether it could be made.
+        /// Only validate the request.
         #[arg(long)]
         validate_only: bool,
     },
     /// List topics.
     List {
-        /// Also those that belong to the broker.
+        /// Include internal topics.
         #[arg(long)]
         internal: bool,
     },
     /// Show a topic's partitions and configuration.
     Describe {
-        /// Its name.
+        /// Topic name.
         #[arg(add = candidates::topics())]
         name: String,
         /// Include configuration keys at their defaults.
@@ -81,35 +81,35 @@ enum TopicCommand {
     },
     /// Change a topic's configuration.
     Alter {
-        /// Its name.
+        /// Topic name.
         #[arg(add = candidates::topics())]
         name: String,
         #[command(flatten)]
         changes: Changes,
-        /// Only check whether it could be changed.
+        /// Only validate the request.
         #[arg(long)]
         validate_only: bool,
     },
-    /// Remove topics and their records.
+    /// Delete topics with their records.
     ///
-    /// Of several names each has its turn, also when another one fails; it ends with 1 if any did.
+    /// If one of several names fails, the others are still processed, and the exit code is 1.
     Delete {
-        /// Their names.
+        /// Topic names.
         #[arg(required = true, add = candidates::topics())]
         names: Vec<String>,
     },
-    /// Give a topic more partitions.
+    /// Add partitions to a topic.
     Grow {
-        /// Its name.
+        /// Topic name.
         #[arg(add = candidates::topics())]
         name: String,
-        /// Partitions that it is to have.
+        /// New number of partitions.
         #[arg(long, value_name = "N", value_parser = number::<i32>(1..))]
         partitions: i32,
     },
 }
 
-/// Does what the command line says.
+/// Runs the command.
 pub(super) fn run(args: TopicArgs) -> Result<(), CliError> {
     let cluster = args.common.cluster();
     let output = args.common.output;
@@ -162,12 +162,12 @@ fn done(out: &mut Out, output: Output, what: &str, name: &str, validate_only: bo
     }
 }
 
-/// What shows the keys of a topic that is there.
+/// The command that lists the keys of an existing topic.
 fn keys_of(name: &str) -> String {
     format!("`millstream topic describe {name} --all` shows the keys of a topic")
 }
 
-/// What shows the keys of a topic that is not there yet.
+/// The command that lists the keys of a new topic.
 async fn keys_of_any(cluster: &Cluster) -> String {
     let topics = cluster.topics().await.unwrap_or_default();
     match topics.first() {
@@ -228,7 +228,7 @@ async fn list(cluster: &Cluster, internal: bool, output: Output, out: &mut Out) 
     }
 }
 
-/// First offset and the offset behind the last record, of each partition where they are known.
+/// First offset and end offset of each partition, where known.
 async fn bounds(admin: &Admin, topic: &TopicMeta) -> BTreeMap<i32, (Option<i64>, Option<i64>)> {
     let name: Arc<str> = topic.name.as_str().into();
     let partition = |p: i32| TopicPartition { topic: name.clone(), partition: p };
@@ -316,7 +316,7 @@ fn describe_table(
     show_configs(configs, out)
 }
 
-/// Keys with their values, and where these were set.
+/// Keys with their values and sources.
 pub(super) fn show_configs(configs: &[ConfigEntry], out: &mut Out) -> Result<(), CliError> {
     let origin = |origin| match origin {
         ConfigOrigin::Topic => "topic",
@@ -344,7 +344,7 @@ impl Changes {
     }
 }
 
-/// A number of partitions or replicas, or -1, which is what Kafka's tools call the broker's default.
+/// A number of partitions or replicas, or -1, which is Kafka's value for the broker's default.
 fn count<N: TryFrom<i32>>(text: &str) -> Result<N, &'static str> {
     let number = text.parse().ok().filter(|n| *n >= 1 || *n == BROKERS_DEFAULT);
     number.and_then(|n| N::try_from(n).ok()).ok_or("a whole number from 1 on, or -1 for the broker's default")

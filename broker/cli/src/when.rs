@@ -1,10 +1,10 @@
-//! Times as people write them: a date, how long ago, or milliseconds since 1970.
+//! Times in human form: a date, how long ago, or milliseconds since 1970.
 
 use std::str::FromStr;
 
 const MS_PER_DAY: i64 = 86_400_000;
 
-/// A time that was asked for.
+/// A point in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum When {
     /// Milliseconds since 1970.
@@ -23,7 +23,7 @@ impl When {
     }
 }
 
-/// Not a time.
+/// The error for an invalid time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a time is how long ago (90s, 15m, 2h, 7d), a date in UTC (2026-01-31 or 2026-01-31T18:30:00Z), or milliseconds since 1970"
@@ -102,7 +102,7 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     (year - 1970) * 365 + leap_days + months + day - 1
 }
 
-/// A time in words: `2026-01-31T18:30:00.000Z`.
+/// A time in ISO 8601: `2026-01-31T18:30:00.000Z`.
 pub(super) fn date_text(ms: i64) -> String {
     let (days, of_day) = (ms.div_euclid(MS_PER_DAY), ms.rem_euclid(MS_PER_DAY));
     let mut year = 1970 + days.div_euclid(366).max(0);
@@ -119,7 +119,7 @@ pub(super) fn date_text(ms: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
 }
 
-/// How long something lasts, in at most two units: `0s`, `4.2s`, `3m 20s`, `2h 5m`, `3d 4h`.
+/// A duration in at most two units: `0s`, `4.2s`, `3m 20s`, `2h 5m`, `3d 4h`.
 pub(super) fn lasting(ms: i64) -> String {
     let seconds = ms / 1_000;
     match seconds {

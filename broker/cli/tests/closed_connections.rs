@@ -1,4 +1,4 @@
-//! Clients that ask for a change and close the connection before the answer.
+//! Clients that request a change and close the connection before the reply.
 #![allow(missing_docs)]
 
 mod common;
@@ -33,7 +33,7 @@ fn batch() -> Bytes {
     batch.build().expect("a batch")
 }
 
-/// Each of the topics comes to exist, and takes a batch as soon as it does.
+/// Each of the topics appears, and accepts a batch as soon as it does.
 fn all_are_writable(broker: &Broker, name: impl Fn(usize) -> String) {
     let mut client = Client::connect(broker);
     for n in 0..TOPICS {
@@ -67,7 +67,7 @@ fn topics_of_clients_that_close_at_once_can_be_written() {
         )
         .expect("written");
     }
-    // What the broker has accepted by then it also carries out: this asks behind all of them.
+    // The broker also carries out what it has accepted by then: this request is queued after all of it.
     let mut socket = TcpStream::connect(&broker.http).expect("connected");
     write!(socket, "GET /v1/topics HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("written");
     socket.read_to_end(&mut Vec::new()).expect("answered");

@@ -1,4 +1,4 @@
-//! The program as its users see it: a broker, and commands that ask it.
+//! The program from a user's view: a broker, and commands that use it.
 #![allow(missing_docs)]
 
 mod common;
@@ -57,7 +57,7 @@ fn a_producer_outlives_a_crash_of_the_broker_and_writes_everything_once() {
     let mut input = producer.stdin.take().expect("piped");
     input.write_all(numbers(5000).as_bytes()).expect("it reads");
     input.flush().expect("it reads");
-    // Once the producer has begun, in the middle of whatever it is doing.
+    // Once the producer has started, at an arbitrary moment.
     let has_begun = || {
         let topic = broker.json(&["topic", "describe", "n", "--output", "json"]);
         topic["partitions"].as_array().is_some_and(|all| all.iter().any(|p| p["end_offset"] != 0))
@@ -211,9 +211,9 @@ fn the_doctor_looks_only_at_what_does_not_run() {
     assert!(code == Some(0) && said.ends_with("sound\n"), "{said}");
     let mut repair = Command::new(PROGRAM);
     repair.args(["doctor", "--repair", "--output", "json", "--data-dir"]).arg(dir.path());
-    let told: serde_json::Value =
+    let report: serde_json::Value =
         serde_json::from_slice(&repair.output().expect("it ends").stdout).expect("one JSON value");
-    assert_eq!((&told["repair"]["repaired"], &told["sound"]), (&"nothing".into(), &true.into()));
+    assert_eq!((&report["repair"]["repaired"], &report["sound"]), (&"nothing".into(), &true.into()));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Compacted topics, seen from the outside: records are compacted in time, and every reader gets to the end.
+//! Compacted topics from a client's view: records are compacted in time, and every reader gets to the end.
 #![allow(missing_docs)]
 
 mod common;
@@ -10,10 +10,11 @@ use common::{Broker, client::Client, eventually};
 use millstream_batch::{BatchBuilder, BatchHeader, Codec, NewRecord};
 
 const MIB: i32 = 1 << 20;
-/// Topics whose last record a plain and an idempotent producer wrote: id, epoch and sequence of the last batch.
+/// Topics whose last record a plain and an idempotent producer wrote: id, epoch and sequence of the last
+/// batch.
 const TOPICS: [(&str, (i64, i16, i32)); 2] = [("plain", (-1, -1, -1)), ("idempotent", (4711, 0, 0))];
 
-#[allow(clippy::disallowed_methods, reason = "what is old is so by the machine's clock")]
+#[allow(clippy::disallowed_methods, reason = "ages are measured with the machine's clock")]
 fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
@@ -27,7 +28,7 @@ fn batch((id, epoch, sequence): (i64, i16, i32), pairs: &[(&str, Option<&str>)])
     batch.build().expect("a batch")
 }
 
-/// The headers of what a consumer fetches from `offset` on, until it is at the end.
+/// The headers that a consumer fetches from `offset` to the end.
 fn read_to_end(client: &mut Client, topic: &str, mut offset: i64, end: i64) -> Vec<BatchHeader> {
     let mut all = Vec::new();
     while offset < end {
@@ -67,7 +68,7 @@ fn records_are_compacted_within_the_longest_lag_and_readers_reach_the_end_that_i
         client.append(topic, batch(producer, &[("a", None), ("b", None), ("c", None)]));
         assert_eq!(records(&read_to_end(&mut client, topic, 0, 5)), 5);
     }
-    // Nothing else makes the broker write what is in memory: it idles.
+    // Nothing else triggers a flush: the broker is idle.
     for (topic, _) in TOPICS {
         eventually("all records are compacted away", || records(&read_to_end(&mut client, topic, 0, 5)) == 0);
     }
@@ -78,7 +79,7 @@ fn records_are_compacted_within_the_longest_lag_and_readers_reach_the_end_that_i
         let offsets = &group["offsets"][0];
         assert_eq!((&offsets["offset"], &offsets["lag_records"]), (&5.into(), &0.into()), "{group}");
     }
-    // Killed, and then stopped in order.
+    // Killed, and then stopped cleanly.
     drop(broker);
     let broker = Broker::start(dir.path());
     check_ends(&mut Client::connect(&broker), 5, 0);

@@ -1,4 +1,5 @@
-//! compression.type: a topic that names a codec has all its batches in that codec, and nothing else about them changes.
+//! compression.type: a topic with a codec has all its batches in that codec, and nothing else about them
+//! changes.
 #![allow(missing_docs)]
 
 mod common;
@@ -14,7 +15,7 @@ use millstream_batch::{
 };
 use millstream_protocol::ErrorCode;
 
-/// compression.type and what batches have then; producer keeps theirs.
+/// compression.type and the resulting codec; `producer` keeps the producer's.
 const TYPES: [(&str, Option<Codec>); 6] = [
     ("uncompressed", Some(Codec::None)),
     ("gzip", Some(Codec::Gzip)),
@@ -46,7 +47,7 @@ fn records_of(batch: &[u8]) -> Vec<Seen> {
     seen.collect()
 }
 
-/// Records of every shape, as the `nth` batch of a producer sends them.
+/// Records of every kind, as the `nth` batch of a producer sends them.
 fn rich_batch(codec: Codec, nth: i32) -> Bytes {
     let mut batch = BatchBuilder::new(codec).producer(9_000, 3, nth * 4);
     let long = vec![b'x'; 3_000];
@@ -124,7 +125,7 @@ fn the_brokers_time_is_stamped_on_what_is_compressed_anew() {
     });
 }
 
-/// Values that compress somewhat, each another.
+/// Values that compress somewhat, all different.
 fn values(count: usize, bytes: usize) -> Vec<Vec<u8>> {
     let value = |n: usize| format!("{n:>8} ").repeat(bytes / 9).into_bytes();
     (0..count).map(value).collect()
@@ -146,7 +147,7 @@ fn large_and_small_batches_of_one_connection_keep_their_order() {
             }
             batch.build().expect("a batch")
         };
-        // Large, small, large, small: all are on their way before the first answer is read.
+        // Large, small, large, small: all are in flight before the first reply is read.
         let sequences = [0, 100, 101, 201, 202, 302];
         for sequence in sequences {
             client.send_batch("t", batch(sequence));
@@ -164,7 +165,7 @@ fn large_and_small_batches_of_one_connection_keep_their_order() {
     });
 }
 
-/// A batch of one record that somebody else compressed, or says that they did.
+/// A batch of one record that is compressed, or claims to be.
 fn forged(codec: Codec, compressed: &[u8]) -> Bytes {
     let mut batch = batch_of(Codec::None, &[b"x"])[..HEADER_BYTES].to_vec();
     batch.extend_from_slice(compressed);
@@ -175,7 +176,7 @@ fn forged(codec: Codec, compressed: &[u8]) -> Bytes {
     batch.into()
 }
 
-/// One record of so many zeros, compressed.
+/// One record of this many zeros, compressed.
 fn bomb(codec: Codec, value_bytes: usize) -> Bytes {
     let value = vec![0; value_bytes];
     keyed(codec, &[("k", &value)])
@@ -189,7 +190,7 @@ fn a_batch_that_expands_beyond_the_bound_is_refused_and_the_broker_stays_small()
     client.create_topic("recompressed", &[("compression.type", "lz4"), ("max.message.bytes", "1048588")]);
     client.create_topic("compacted", &[("cleanup.policy", "compact")]);
     client.create_topic("plain", &[]);
-    // 32 MiB is what such a broker opens at most. Snappy does not expand as much from so few bytes.
+    // Such a broker decompresses at most 32 MiB. Snappy does not reach that ratio from so few bytes.
     for codec in [Codec::Gzip, Codec::Zstd] {
         let bomb = bomb(codec, 300 << 20);
         assert!(bomb.len() < MIB as usize, "{codec:?}: {}", bomb.len());
@@ -231,7 +232,7 @@ fn records_that_cannot_be_read_are_refused() {
         ];
         for batch in sent {
             let refused = client.produce("t", batch);
-            // Not as corrupt: that would be sent again and again.
+            // Not as corrupt: clients would retry that forever.
             assert_eq!((ErrorCode(refused.error_code), refused.base_offset), (ErrorCode::INVALID_RECORD, -1));
             assert!(refused.error_message.is_some_and(|text| !text.is_empty()));
         }

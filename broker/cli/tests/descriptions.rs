@@ -1,4 +1,4 @@
-//! What the broker says of itself and of what it does not have, as Kafka's clients and tools ask for it.
+//! What the broker reports of itself and of unsupported features, as Kafka's clients and tools request it.
 #![allow(missing_docs)]
 
 mod common;
@@ -92,7 +92,7 @@ fn the_metadata_group_is_described_as_kafkas_quorum_in_every_version() {
             let [voter] = &found.current_voters[..] else { panic!("one node votes") };
             assert_eq!((voter.replica_id, found.observers.len()), (7, 0));
             assert!(voter.log_end_offset >= found.high_watermark, "{found:?}");
-            // The first membership, the first entry of the term, the cluster's foundation, the broker, the topic.
+            // The first membership, the first entry of the term, the bootstrap, the broker, the topic.
             assert!(found.high_watermark >= 5, "{found:?}");
             assert_eq!(voter.last_caught_up_timestamp > 0, version >= 1);
             if version >= 2 {
@@ -374,7 +374,7 @@ fn a_topics_counters_never_fall_while_it_lives_and_the_shared_ones_never_do() {
             create_topics::CreateTopicsRequest { topics: names, timeout_ms: 60_000, ..Default::default() };
         let made = client.ask_newest(&request).topics;
         assert!(made.iter().all(|topic| topic.error_code == 0), "{made:?}");
-        // The others came at once; these come when no series is left.
+        // The others appear at once; these once no series is left.
         client.create_topic("t500", &[]);
         client.create_topic("t501", &[]);
         let records = |topic: &str| {

@@ -1,4 +1,5 @@
-//! Every version of the admin APIs, byte for byte: what is advertised is answered, and the answers say what Kafka's do.
+//! Every version of the admin APIs, byte for byte: all advertised versions are answered, with the fields of
+//! Kafka's replies.
 #![allow(missing_docs)]
 
 mod common;

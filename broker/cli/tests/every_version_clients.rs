@@ -1,4 +1,4 @@
-//! Every version of what producers and consumers send: each that is advertised does what it is for.
+//! Every version of the requests of producers and consumers: each advertised version works.
 #![allow(missing_docs)]
 
 mod common;
@@ -77,7 +77,7 @@ fn records_are_written_and_read_in_every_version() {
             assert_eq!((partition.high_watermark, partition.last_stable_offset), (9, 9), "version {version}");
             assert_eq!(partition.records.len(), whole, "version {version}");
         });
-        // Advertised for old clients' sake, and not served: the connection ends and the broker goes on.
+        // Advertised for old clients' sake, and not supported: the connection closes and the broker stays up.
         for version in 0..3_u8 {
             let mut socket = std::net::TcpStream::connect(&broker.kafka).expect("connected");
             let request = [0, 0, 0, version, 0, 0, 0, 7, 0xff, 0xff, 0, 1, 0, 0, 0, 9, 0, 0, 0, 0];
@@ -107,7 +107,7 @@ fn coordinators_are_found_in_every_version() {
     });
 }
 
-/// One member's life in a version of JoinGroup, the other APIs in the version that goes with it.
+/// One member's lifetime in a version of JoinGroup, with the matching versions of the other APIs.
 struct Life {
     version: i16,
     group: String,
@@ -215,7 +215,7 @@ fn a_member_joins_syncs_beats_commits_and_leaves_in_every_version() {
             let mut life =
                 Life { version, group: format!("g{version}"), member: String::new(), generation: -1 };
             let mut joined = life.join(client);
-            // From 4 on a new member is told its id first.
+            // From version 4 on a new member gets its id first.
             if version >= 4 {
                 assert_eq!(ErrorCode(joined.error_code), ErrorCode::MEMBER_ID_REQUIRED, "version {version}");
                 joined = life.join(client);

@@ -1,5 +1,5 @@
-//! Batches whose header or records are not what they say: nothing that a consumer could not read is stored, and a header
-//! that is wrong about time is put right.
+//! Batches with a wrong header or malformed records: nothing unreadable is stored, and wrong timestamps in a
+//! header are corrected.
 #![allow(missing_docs)]
 
 mod common;
@@ -29,7 +29,7 @@ fn with_broker(work: impl FnOnce(&mut Client)) {
     work(&mut Client::connect(&broker));
 }
 
-#[allow(clippy::disallowed_methods)] // The broker compares with the real time.
+#[allow(clippy::disallowed_methods)] // The broker compares timestamps with the real time.
 fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as i64
 }
@@ -40,7 +40,7 @@ fn put(batch: &mut [u8], at: usize, bytes: &[u8]) {
     batch[CRC..CRC + 4].copy_from_slice(&crc.to_be_bytes());
 }
 
-/// A batch of this payload, as it is, whose header declares `count` records and this codec.
+/// A batch of this raw payload, whose header declares `count` records and this codec.
 fn crafted(payload: &[u8], count: i32, codec: Codec) -> Bytes {
     let now = now_ms().to_be_bytes();
     let attributes = CODECS.iter().position(|&one| one == codec).expect("a codec") as i16;
@@ -77,7 +77,7 @@ fn good(offsets: std::ops::Range<i64>) -> Vec<u8> {
     offsets.flat_map(|offset| record(offset, &[0])).collect()
 }
 
-/// Payloads of records with something wrong, and how many records the header declares.
+/// Malformed payloads, and how many records the header declares.
 fn malformed() -> Vec<(&'static str, Vec<u8>, i32)> {
     let gap: Vec<u8> = [0, 2, 4].into_iter().flat_map(|offset| record(offset, &[0])).collect();
     let same: Vec<u8> = [0, 0, 0].into_iter().flat_map(|offset| record(offset, &[0])).collect();
@@ -229,7 +229,7 @@ fn records_without_timestamps_are_taken_and_have_none() {
     });
 }
 
-/// A batch of these times whose header has another largest one.
+/// A batch with these timestamps whose header has another largest one.
 fn understated(times: &[i64], header_ms: i64) -> Bytes {
     let mut batch = BatchBuilder::new(Codec::None);
     let record = |timestamp_ms| NewRecord { timestamp_ms, value: Some(b"value"), ..NewRecord::default() };

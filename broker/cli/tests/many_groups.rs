@@ -16,16 +16,16 @@ use millstream_protocol::{
 };
 
 const GROUPS: usize = 10_000;
-/// Requests that are on their way at a time.
+/// Requests in flight at a time.
 const IN_FLIGHT: usize = 50;
-/// What the broker may take for a group with its member, its connection and everything else included.
+/// The broker's memory per group, with its member, its connection and everything else included.
 const GROUP_BYTES_MAX: u64 = 16_000;
 
 fn name(n: usize) -> String {
     format!("group-{n:05}")
 }
 
-/// Asks for every group, several at a time; the answers in the order of the groups.
+/// Sends a request for every group, several at a time; returns the replies in the order of the groups.
 fn for_all<R: Request>(
     client: &mut Client,
     version: i16,
@@ -52,7 +52,7 @@ fn join(client: &mut Client) -> Vec<String> {
         ..Default::default()
     };
     let mut members = Vec::with_capacity(GROUPS);
-    // Version 3 is the last that joins in one step.
+    // Version 3 is the last with a one-step join.
     for_all(client, 3, request, |n, joined| {
         assert_eq!((ErrorCode(joined.error_code), joined.generation_id), (ErrorCode::NONE, 1), "{}", name(n));
         members.push(joined.member_id.to_string());

@@ -1,4 +1,5 @@
-//! Mistakes that other brokers shipped, each as a test that would have found it. Those of transactions come with them.
+//! Bugs that other brokers have shipped, each as a test that would have found it. Those of transactions will
+//! follow with transactions.
 #![allow(missing_docs)]
 
 mod common;
@@ -105,7 +106,7 @@ fn a_record_without_a_key_is_refused_on_a_compacted_topic_wherever_it_stands_in_
 fn a_timestamp_leads_to_the_very_record_also_within_a_batch_and_when_times_are_in_disorder() {
     with_broker(&[], |_, client| {
         client.create_topic("t", &[]);
-        // Two batches of each codec; in each the times are 100 apart and the third goes back.
+        // Two batches of each codec; in each the timestamps are 100 apart and the third goes back.
         let times = |batch: i64| [1_000, 1_100, 1_050, 1_300].map(|time| time + 1_000 * batch);
         for (n, codec) in (0..).zip(CODECS) {
             let mut batch = BatchBuilder::new(codec);
@@ -212,7 +213,7 @@ fn every_configuration_is_described_with_its_value_source_type_and_documentation
                 assert!((1..=5).contains(&config.config_source), "{name}: source {}", config.config_source);
                 assert!((1..=9).contains(&config.config_type), "{name}: type {}", config.config_type);
                 assert!(config.documentation.as_ref().is_some_and(|text| text.len() > 15), "{name}");
-                // What says how the broker runs has no default.
+                // Keys that describe how the broker runs have no default.
                 let is_default = |last: &describe_configs::DescribeConfigsSynonym| last.source == 5;
                 assert!(config.read_only || config.synonyms.last().is_some_and(is_default), "{name}");
             }
@@ -274,7 +275,7 @@ const REPLICAS: &str = "leader.replication.throttled.replicas";
 fn lists_are_appended_to_and_subtracted_from() {
     with_broker(&[], |_, client| {
         client.create_topic("t", &[]);
-        // What is there is not added again, what is not there is not missed, and an empty list is one.
+        // Existing items are not added again, missing ones are not an error, and an empty list is allowed.
         let steps = [
             ("cleanup.policy", 2, "compact", "delete,compact"),
             ("cleanup.policy", 2, "compact", "delete,compact"),
@@ -358,12 +359,12 @@ fn a_member_that_leaves_because_it_was_slow_costs_one_rebalance_and_one_more_whe
         let mut slow = Member::new(broker, "g", session_ms);
         join_together(&mut stays, &mut slow);
         let generation = stays.generation;
-        // As a client does whose application did not poll for too long.
+        // Like a client whose application did not poll for too long.
         assert_eq!(slow.leave(), NONE);
         assert_eq!(stays.heartbeat(), ErrorCode::REBALANCE_IN_PROGRESS);
         assert!(stays.join());
         assert_eq!(stays.generation, generation + 1);
-        // The session that the other one had ends; that it has left is known already.
+        // The other one's session ends; its leave is known already.
         let end = Instant::now() + Duration::from_millis(session_ms as u64 * 3 / 2);
         while Instant::now() < end {
             assert_eq!(stays.heartbeat(), NONE);
@@ -396,11 +397,11 @@ fn a_commit_during_a_rebalance_is_taken_until_the_new_generation_begins_and_then
         let mut other = Member::new(broker, "g", 20_000);
         other.send_join();
         eventually("the group rebalances", || one.heartbeat() == ErrorCode::REBALANCE_IN_PROGRESS);
-        // The group waits for this member to join: what it still has of its generation it may commit.
+        // The group waits for this member to join: it may commit its progress in the old generation.
         assert_eq!(one.commit("t", 1, ""), NONE);
         one.send_join();
         let (joined_one, joined_other) = (one.receive_join(), other.receive_join());
-        // The next generation is there, but not its assignment.
+        // The next generation exists, but not its assignment.
         assert_eq!(one.commit("t", 2, ""), ErrorCode::REBALANCE_IN_PROGRESS);
         one.generation -= 1;
         assert_eq!(one.commit("t", 3, ""), ErrorCode::ILLEGAL_GENERATION);
@@ -424,7 +425,7 @@ fn a_broker_that_listens_on_a_name_is_reached_over_both_families() {
     let port: u16 = broker.kafka.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("a port");
     for address in ["127.0.0.1", "::1"] {
         let reached = TcpStream::connect((address, port));
-        // Whether the name stands for both is the machine's business.
+        // Whether the name resolves to both depends on the machine.
         let named = ("localhost", port).to_socket_addrs().expect("a name");
         if named.into_iter().any(|found| found.ip().to_string() == address) {
             reached.unwrap_or_else(|error| panic!("{address}: {error}"));

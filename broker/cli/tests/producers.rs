@@ -1,4 +1,4 @@
-//! Idempotent producers as their clients see them: which id they get, and what their batches are told.
+//! Idempotent producers from a client's view: their ids, and the results of their batches.
 #![allow(missing_docs)]
 
 mod common;
@@ -39,8 +39,8 @@ fn batch(producer: i64, epoch: i16, sequence: i32, count: usize) -> Bytes {
     batch.build().expect("a batch")
 }
 
-/// The code and the offset that one batch of producer 7 is answered with.
-fn told(client: &mut Client, epoch: i16, sequence: i32) -> (ErrorCode, i64) {
+/// The error code and offset of the reply to one batch of producer 7.
+fn send_batch(client: &mut Client, epoch: i16, sequence: i32) -> (ErrorCode, i64) {
     let done = client.produce("t", batch(7, epoch, sequence, 1));
     (ErrorCode(done.error_code), done.base_offset)
 }
@@ -87,7 +87,7 @@ fn a_transactional_id_is_refused_where_it_is_first_named() {
     let found = &client.ask(4, &request).coordinators[0];
     assert!(!ErrorCode(found.error_code).is_retriable(), "{found:?}");
     assert!(found.error_message.as_deref().is_some_and(|text| text.contains("transactions")), "{found:?}");
-    // The one error after which librdkafka does not ask again.
+    // The one error after which librdkafka does not retry.
     for version in 1..4 {
         let request =
             find_coordinator::FindCoordinatorRequest { key: "t".into(), key_type: 1, ..Default::default() };
@@ -114,18 +114,22 @@ fn a_batch_that_comes_again_is_told_its_first_offset_and_what_does_not_follow_is
     let mut client = Client::connect(&broker);
     client.create_topic("t", &[]);
     for sequence in 0..7 {
-        assert_eq!(told(&mut client, 0, sequence), (NONE, i64::from(sequence)));
+        assert_eq!(send_batch(&mut client, 0, sequence), (NONE, i64::from(sequence)));
     }
-    // The last five are known by their place.
+    // The last five are remembered with their offsets.
     for sequence in 2..7 {
-        assert_eq!(told(&mut client, 0, sequence), (NONE, i64::from(sequence)), "again");
+        assert_eq!(send_batch(&mut client, 0, sequence), (NONE, i64::from(sequence)), "again");
     }
-    assert_eq!(told(&mut client, 0, 0).0, ErrorCode::DUPLICATE_SEQUENCE_NUMBER);
-    assert_eq!(told(&mut client, 0, 8).0, ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER, "7 is missing");
-    assert_eq!(told(&mut client, 1, 7).0, ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER, "a new epoch begins at 0");
-    assert_eq!(told(&mut client, 1, 0), (NONE, 7));
-    assert_eq!(told(&mut client, 0, 7).0, ErrorCode::INVALID_PRODUCER_EPOCH);
-    assert_eq!(told(&mut client, 1, 1), (NONE, 8));
+    assert_eq!(send_batch(&mut client, 0, 0).0, ErrorCode::DUPLICATE_SEQUENCE_NUMBER);
+    assert_eq!(send_batch(&mut client, 0, 8).0, ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER, "7 is missing");
+    assert_eq!(
+        send_batch(&mut client, 1, 7).0,
+        ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
+        "a new epoch begins at 0"
+    );
+    assert_eq!(send_batch(&mut client, 1, 0), (NONE, 7));
+    assert_eq!(send_batch(&mut client, 0, 7).0, ErrorCode::INVALID_PRODUCER_EPOCH);
+    assert_eq!(send_batch(&mut client, 1, 1), (NONE, 8));
     assert_eq!(client.find_offset("t", -1).0, 9, "nothing is there twice");
 }
 
@@ -139,12 +143,16 @@ fn what_is_known_of_producers_survives_kill_9_and_a_clean_stop() {
         if next == 0 {
             client.create_topic("t", &[]);
         } else {
-            assert_eq!(told(&mut client, 3, next - 1), (NONE, i64::from(next) - 1), "again, after a restart");
-            assert_eq!(told(&mut client, 2, next).0, ErrorCode::INVALID_PRODUCER_EPOCH);
-            assert_eq!(told(&mut client, 3, next + 1).0, ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER);
+            assert_eq!(
+                send_batch(&mut client, 3, next - 1),
+                (NONE, i64::from(next) - 1),
+                "again, after a restart"
+            );
+            assert_eq!(send_batch(&mut client, 2, next).0, ErrorCode::INVALID_PRODUCER_EPOCH);
+            assert_eq!(send_batch(&mut client, 3, next + 1).0, ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER);
         }
         for sequence in next..next + 3 {
-            assert_eq!(told(&mut client, 3, sequence), (NONE, i64::from(sequence)));
+            assert_eq!(send_batch(&mut client, 3, sequence), (NONE, i64::from(sequence)));
         }
         next += 3;
         if clean {
@@ -172,6 +180,6 @@ fn an_idle_producer_is_forgotten_after_producer_id_expiration_ms() {
     assert_eq!(client.append("t", batch(7, 4, 0, 3)), 0);
     eventually("the producer is forgotten", || producers(&mut client).is_empty());
     // As if it were new: neither its epoch nor its sequence is remembered.
-    assert_eq!(told(&mut client, 0, 9), (NONE, 3));
+    assert_eq!(send_batch(&mut client, 0, 9), (NONE, 3));
     assert_eq!(producers(&mut client), [(7, 0, 9)]);
 }

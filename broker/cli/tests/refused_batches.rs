@@ -1,4 +1,4 @@
-//! Batches that no broker may store: each is refused with Kafka's error, and the partition stays as it was.
+//! Invalid batches: each is refused with Kafka's error, and the partition is unchanged.
 #![allow(missing_docs)]
 
 mod common;
@@ -17,7 +17,7 @@ const ATTRIBUTES: usize = 21;
 const LAST_OFFSET_DELTA: usize = 23;
 const RECORD_COUNT: usize = 57;
 
-/// A good batch with some bytes of it changed, and a CRC that is right again.
+/// A valid batch with some bytes changed, and a correct CRC.
 fn changed(at: usize, bytes: &[u8]) -> Bytes {
     let mut batch = one_batch(b"value").to_vec();
     batch[at..at + bytes.len()].copy_from_slice(bytes);

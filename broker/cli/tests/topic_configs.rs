@@ -1,4 +1,4 @@
-//! Configurations that are honoured, each seen from the outside.
+//! Topic configurations that take effect, from a client's view.
 #![allow(missing_docs)]
 
 mod common;
@@ -29,7 +29,7 @@ fn with_broker(set: &[&str], work: impl FnOnce(&mut Client)) {
     work(&mut Client::connect(&broker));
 }
 
-#[allow(clippy::disallowed_methods, reason = "what is early or late is so by the machine's clock")]
+#[allow(clippy::disallowed_methods, reason = "times are compared with the machine's clock")]
 fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
@@ -160,7 +160,7 @@ fn old_records_go_by_retention_and_overwritten_ones_by_compaction() {
         }
     }
     client.append("young", keyed(Codec::None, &[("k", b"v")]));
-    // What is written at a stop is in runs, and those are what retention and compaction work on.
+    // A stop flushes everything to runs, which retention and compaction work on.
     broker.stop();
     let broker = Broker::start_set(dir.path(), &["log.retention.check.interval.ms=50"]);
     let mut client = Client::connect(&broker);

@@ -34,19 +34,20 @@ pub(super) struct CaseArgs<T: Args> {
 /// What is recorded with a measurement, and how often it is made.
 #[derive(Debug, Args)]
 pub(super) struct Conditions {
-    /// What is measured is called so in a report; runs with the same label repeat each other [default: the bootstrap address].
+    /// Name of the measured system in a report; runs with the same label are rounds of one measurement
+    /// [default: the bootstrap address].
     #[arg(long, value_name = "TEXT")]
     pub(super) label: Option<String>,
-    /// What the broker was built from; kept with the result.
+    /// Build of the broker; kept with the result.
     #[arg(long, value_name = "TEXT")]
     pub(super) commit: Option<String>,
-    /// The broker's process on this machine, whose processor time is measured too.
+    /// Process id of the broker on this machine, whose CPU time is measured too.
     #[arg(long, value_name = "PID", value_parser = number::<u32>(0..))]
     pub(super) pid: Option<u32>,
     /// Number of rounds; a report shows the spread.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = number::<u32>(1..=1000))]
     pub(super) rounds: u32,
-    /// Add each result to this file, a line of JSON each, for `bench report`.
+    /// Append each result to this file, one JSON line each, for `bench report`.
     #[arg(long, value_name = "FILE")]
     pub(super) save: Option<PathBuf>,
     /// Whether to show progress on standard error.
@@ -62,21 +63,21 @@ pub(super) enum BenchCommand {
     Consume(CaseArgs<ConsumeArgs>),
     /// Write records at a fixed rate and measure how long each takes.
     ///
-    /// A record is due at its moment whether or not earlier ones were answered, and its time counts from that moment: what
-    /// had to wait behind a slow answer counts as slow.
+    /// A record is due at its time whether or not earlier ones were acknowledged, and its latency counts from
+    /// that time: waiting behind a slow reply counts.
     Latency(CaseArgs<PacedArgs>),
-    /// Write records at a fixed rate, read them at the same time, and measure how long each is on its way.
+    /// Write records at a fixed rate, read them at the same time, and measure the end-to-end latency.
     ///
-    /// The time counts from the moment at which a record is due to the moment at which the reader has it.
+    /// The latency counts from the time when a record is due to the time when the reader has it.
     EndToEnd(CaseArgs<PacedArgs>),
     /// Create many topics and partitions, then write to all of them in turn.
     Partitions(CaseArgs<PartitionsArgs>),
     /// Many consumer groups read the same topic at the same time.
     Groups(CaseArgs<GroupsArgs>),
-    /// Compare results: one HTML page with plots that needs nothing else.
+    /// Compare results: one self-contained HTML page with plots.
     ///
-    /// Results are files of `--save` or `--output json`. The first label is what the others are compared with. Runs with
-    /// the same label and case are rounds of one measurement and show its spread.
+    /// Results are files of `--save` or `--output json`. The other labels are compared with the first one.
+    /// Runs with the same label and case are rounds of one measurement and show its spread.
     Report(ReportArgs),
 }
 
@@ -129,7 +130,7 @@ impl TopicArgs {
 /// What is written, and how.
 #[derive(Debug, Args)]
 pub(super) struct RecordArgs {
-    /// Bytes of a record's value; they do not compress.
+    /// Bytes of a record's value; incompressible.
     #[arg(long, value_name = "BYTES", default_value_t = 1024, value_parser = number::<u32>(1..=1_000_000))]
     size: u32,
     /// When a record counts as delivered.
@@ -179,7 +180,7 @@ impl ProduceArgs {
 pub(super) struct ConsumeArgs {
     #[command(flatten)]
     topic: TopicArgs,
-    /// Records that a new topic is filled with before it is measured.
+    /// Records written to a new topic before the measurement.
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = number::<u64>(1..))]
     records: u64,
     #[command(flatten)]
@@ -267,7 +268,7 @@ pub(super) struct GroupsArgs {
     /// Members of each group.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = number::<u32>(1..=100))]
     members: u32,
-    /// Records that a new topic is filled with before it is measured.
+    /// Records written to a new topic before the measurement.
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = number::<u64>(1..))]
     records: u64,
     #[command(flatten)]

@@ -1,6 +1,6 @@
-//! `millstream bench`: how fast records are written and read, and how long each takes.
+//! `millstream bench`: measures throughput and latency.
 //!
-//! Here is the command line; `millstream-bench` measures.
+//! This is the command line; `millstream-bench` measures.
 
 mod args;
 mod show;
@@ -26,10 +26,10 @@ use super::{
     progress::When,
 };
 
-/// What one can do where a topic is not there.
+/// Advice for a missing topic.
 const NEXT: &str = "without --topic a new one is made, and removed at the end";
 
-/// Does what the command line says.
+/// Runs the command.
 pub(super) fn run(args: BenchArgs) -> Result<(), CliError> {
     let (case, (conditions, common)) =
         match (&args.command, args.command.case()?.zip(args.command.circumstances())) {
@@ -55,12 +55,12 @@ pub(super) fn run(args: BenchArgs) -> Result<(), CliError> {
         live.clear();
         done
     });
-    // A thread that writes at a rate does not hear that it is over.
+    // A thread that writes at a fixed rate does not see the interrupt.
     runtime.shutdown_background();
     done
 }
 
-/// Removes what was made, unless it is interrupted again.
+/// Deletes what was created, unless it is interrupted again.
 async fn interrupted(
     by: ShutdownSignal,
     common: &Common,
@@ -133,7 +133,7 @@ impl From<BenchError> for CliError {
     }
 }
 
-/// Adds a line to a file of results.
+/// Appends a line to a file of results.
 fn save(path: &Path, run: &Run) -> Result<(), CliError> {
     let failed = || CliError::io(format!("cannot write {}", path.display()));
     let mut line = serde_json::to_string(run).map_err(|error| failed()(error.into()))?;

@@ -1,4 +1,4 @@
-//! A result as its reader sees it at once.
+//! The output of a result.
 
 use millstream_bench::{
     BROKER_SECONDS_MIN,
@@ -7,7 +7,7 @@ use millstream_bench::{
 
 use crate::{connect::Output, error::CliError, output::Out};
 
-/// One round: a table for people, the result itself for programs.
+/// One round: a table for people, or the result itself as JSON.
 pub(super) fn run(output: Output, run: &Run, (round, rounds): (u32, u32)) -> Result<(), CliError> {
     let mut out = Out::new();
     match output {
@@ -55,7 +55,7 @@ fn parameters(run: &Run) -> String {
     shown.collect::<Vec<_>>().join(", ")
 }
 
-/// Three digits that matter, and no fractions of what is large.
+/// Three significant digits, and no fractions of large numbers.
 fn number(value: f64) -> String {
     match value.abs() {
         v if v >= 100.0 || v == 0.0 => format!("{value:.0}"),

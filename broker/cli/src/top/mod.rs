@@ -1,6 +1,6 @@
-//! `millstream top`: what a broker does now, from its page of metrics.
+//! `millstream top`: a live view of a broker's metrics.
 
-mod look;
+mod scrape;
 mod view;
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 use clap::Args;
 
 use self::{
-    look::{Change, Look, look},
+    scrape::{Change, Scrape, scrape},
     view::History,
 };
 use super::{
@@ -24,11 +24,11 @@ use super::{
 };
 use millstream::console;
 
-/// Looks that the small charts remember.
+/// Scrapes shown in the small charts.
 const HISTORY_MAX: usize = 40;
 
-/// A live view on a terminal; otherwise one report for each look. Rates and latencies are those of the time between two
-/// looks. `q` ends it.
+/// A live view on a terminal; otherwise one report per refresh. Rates and latencies cover the time between
+/// two refreshes. `q` quits.
 #[derive(Debug, Args)]
 pub(super) struct TopArgs {
     /// HTTP address of the broker.
@@ -37,7 +37,7 @@ pub(super) struct TopArgs {
     /// Refresh interval in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = number::<u64>(1..))]
     every: u64,
-    /// Stop after N refreshes [default: when it is interrupted].
+    /// Stop after N refreshes [default: when interrupted].
     #[arg(long, value_name = "N", value_parser = number::<u64>(1..))]
     count: Option<u64>,
     /// Output format.
@@ -45,10 +45,10 @@ pub(super) struct TopArgs {
     output: Output,
 }
 
-/// Shows until it is interrupted.
+/// Runs until it is interrupted.
 pub(super) fn run(args: TopArgs) -> Result<(), CliError> {
     runtime()?.block_on(async move {
-        let first = look(&args.http_addr).await?;
+        let first = scrape(&args.http_addr).await?;
         let live = args.output == Output::Table && io::stdout().is_terminal() && io::stdin().is_terminal();
         match live {
             true => show_live(&args, first).await,
@@ -57,12 +57,12 @@ pub(super) fn run(args: TopArgs) -> Result<(), CliError> {
     })
 }
 
-/// One report behind the other. A broker that goes away is waited for, unless --count is given.
-async fn report(args: &TopArgs, mut before: Look) -> Result<(), CliError> {
+/// One report after the other. With an unreachable broker it waits, unless --count is given.
+async fn report(args: &TopArgs, mut before: Scrape) -> Result<(), CliError> {
     let mut away = false;
     for _ in 0..args.count.unwrap_or(u64::MAX) {
         tokio::time::sleep_until((before.at + Duration::from_secs(args.every)).into()).await;
-        let now = match look(&args.http_addr).await {
+        let now = match scrape(&args.http_addr).await {
             Ok(now) => now,
             Err(error) if args.count.is_some() => return Err(error),
             Err(error) => {
@@ -75,12 +75,12 @@ async fn report(args: &TopArgs, mut before: Look) -> Result<(), CliError> {
         };
         if std::mem::take(&mut away) {
             console::note(format_args!("millstream: the broker is back"));
-            // What it counts may have begun anew: the next look has something to be held against.
+            // Counters may have been reset: the next scrape is compared with this one.
             before = now;
             continue;
         }
         let change = Change { before: &before, now: &now };
-        // The writer is opened anew each time: what is shown is shown as a whole.
+        // The writer is created for each report, which is written as a whole.
         let mut out = Out::new();
         match args.output {
             Output::Json => out.json(&view::summary(&change))?,
@@ -94,8 +94,8 @@ async fn report(args: &TopArgs, mut before: Look) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The whole terminal, until somebody ends it. A broker that goes away is waited for.
-async fn show_live(args: &TopArgs, mut before: Look) -> Result<(), CliError> {
+/// The full-screen view, until the user quits. With an unreachable broker it waits.
+async fn show_live(args: &TopArgs, mut before: Scrape) -> Result<(), CliError> {
     let mut screen = Screen::open().map_err(CliError::io("cannot use the terminal"))?;
     let mut history = History { produce: VecDeque::new(), fetch: VecDeque::new() };
     let title = |state: &str| format!("millstream top {}  {state}  (q ends)", args.http_addr);
@@ -106,7 +106,7 @@ async fn show_live(args: &TopArgs, mut before: Look) -> Result<(), CliError> {
             () = tokio::time::sleep_until(next.into()) => {}
             () = screen.ended() => return Ok(()),
         }
-        match look(&args.http_addr).await {
+        match scrape(&args.http_addr).await {
             Ok(now) => {
                 let change = Change { before: &before, now: &now };
                 history.add(&change, HISTORY_MAX);
@@ -118,7 +118,7 @@ async fn show_live(args: &TopArgs, mut before: Look) -> Result<(), CliError> {
             Err(error) => {
                 screen.show(&[title("waiting for the broker"), String::new(), error.to_string()])?;
                 before.at = millstream::clock::monotonic();
-                // What it counts may begin anew.
+                // Counters may have been reset.
                 before.samples.clear();
             }
         }

@@ -1,4 +1,4 @@
-//! What is shown of two looks.
+//! The views of two scrapes.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -9,25 +9,25 @@ use super::{
         output::{counted, table_lines},
         when::lasting,
     },
-    look::Change,
+    scrape::Change,
 };
 
-/// Topics that are shown, the busiest first.
+/// Most topics shown, the busiest first.
 const TOPICS_SHOWN: usize = 8;
-/// Pairs of group and topic that are shown, the latest first.
+/// Most pairs of group and topic shown, the largest lag first.
 const GROUPS_SHOWN: usize = 8;
-/// APIs that are shown, the busiest first.
+/// Most APIs shown, the busiest first.
 const APIS_SHOWN: usize = 6;
 const KIB: f64 = 1024.0;
 const MIB: f64 = 1_048_576.0;
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-/// Signs of the disk's bar.
+/// Characters of the disk's bar.
 const DISK_WIDTH: usize = 20;
 
 const REQUESTS: &str = "millstream_request_duration_seconds";
 const PRODUCE: &str = "millstream_produce_stage_seconds";
 const FETCH: &str = "millstream_fetch_stage_seconds";
-/// Where time goes: name for people, name for programs, histogram, labels.
+/// Latencies: name for people, name for programs, histogram, labels.
 const TIMES: [(&str, &str, &str, &str); 7] = [
     ("produce", "produce", REQUESTS, "api=\"Produce\""),
     ("  check", "produce_check", PRODUCE, "stage=\"check\""),
@@ -39,7 +39,7 @@ const TIMES: [(&str, &str, &str, &str); 7] = [
 ];
 const PARTS: [(&str, f64); 3] = [("p50", 0.5), ("p95", 0.95), ("p99", 0.99)];
 
-/// Rates of the last looks, the newest last.
+/// Rates of the last scrapes, the newest last.
 #[derive(Default)]
 pub(super) struct History {
     pub(super) produce: VecDeque<f64>,
@@ -47,7 +47,7 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Adds the newest, forgets the oldest.
+    /// Adds the newest, drops the oldest.
     pub(super) fn add(&mut self, change: &Change<'_>, most: usize) {
         for (rates, name) in [
             (&mut self.produce, "millstream_produce_bytes_total"),
@@ -61,7 +61,7 @@ impl History {
     }
 }
 
-/// A small chart, as high as its highest value.
+/// A small chart, scaled to its highest value.
 fn chart(rates: &VecDeque<f64>) -> String {
     let top = rates.iter().copied().fold(0.0, f64::max);
     let bar = |rate: &f64| match (rate / top * 7.0).round() {
@@ -71,15 +71,15 @@ fn chart(rates: &VecDeque<f64>) -> String {
     rates.iter().map(bar).collect()
 }
 
-/// The broker in a few words.
+/// A summary of the broker.
 pub(super) fn headline(change: &Change<'_>) -> String {
     let up_ms = (change.value("millstream_uptime_seconds") * 1_000.0) as i64;
     format!("up {}", lasting(up_ms))
 }
 
-/// Everything for a program.
+/// Everything as JSON.
 pub(super) fn summary(change: &Change<'_>) -> Value {
-    // The page of the metrics has every number in one form; what is counted is shown as the integer that it is.
+    // The metrics page has all numbers in one form; counts are shown as integers.
     let count = |family: &str| change.value(family) as u64;
     let by_name = |rates: Vec<(String, f64)>| rates.into_iter().collect::<BTreeMap<_, _>>();
     let mut latency = serde_json::Map::new();
@@ -116,7 +116,7 @@ pub(super) fn summary(change: &Change<'_>) -> Value {
     })
 }
 
-/// Everything for people, most important first: what does not fit on a screen is cut off at the end.
+/// Everything for people, the most important first: what does not fit on the screen is cut off at the end.
 pub(super) fn lines(change: &Change<'_>, history: &History) -> Vec<String> {
     let mut lines = rates(change, history);
     lines.push(String::new());
@@ -130,7 +130,7 @@ pub(super) fn lines(change: &Change<'_>, history: &History) -> Vec<String> {
     lines
 }
 
-/// Bytes in a second, in the unit that shows them.
+/// Bytes per second, in a suitable unit.
 fn speed(bytes: f64) -> String {
     match bytes {
         b if b < KIB => format!("{b:.0} B/s"),
@@ -228,11 +228,11 @@ struct Lag {
     topic: String,
     records: f64,
     seconds: Option<f64>,
-    /// Partitions that are not in these numbers.
+    /// Partitions that are not included in these numbers.
     uncounted: f64,
 }
 
-/// Groups that are behind, or of which that is not known, the latest first.
+/// Groups with a lag, or with an unknown one, the largest first.
 fn lags(change: &Change<'_>) -> Vec<Lag> {
     let labels = ["group", "topic"];
     let seconds = change.values_by("millstream_group_lag_seconds", labels);
@@ -283,7 +283,7 @@ fn topics(change: &Change<'_>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::look::tests::look, *};
+    use super::{super::scrape::tests::scrape, *};
 
     #[test]
     fn the_latest_group_comes_first_and_who_is_done_does_not_come() {
@@ -293,7 +293,7 @@ mod tests {
             millstream_group_lag_seconds{group=\"a\",topic=\"t\"} 3\n\
             millstream_group_lag_seconds{group=\"b\",topic=\"t\"} 130.5\n\
             millstream_group_lag_seconds{group=\"c\",topic=\"t\"} 0\n";
-        let now = look(0, page);
+        let now = scrape(0, page);
         let shown = groups(&Change { before: &now, now: &now });
         assert_eq!(
             shown,
@@ -306,7 +306,7 @@ mod tests {
         let page = "millstream_group_lag_records{group=\"a\",topic=\"t\"} 0\n\
             millstream_group_lag_seconds{group=\"a\",topic=\"t\"} 0\n\
             millstream_group_lag_uncounted_partitions{group=\"a\",topic=\"t\"} 2\n";
-        let now = look(0, page);
+        let now = scrape(0, page);
         let change = Change { before: &now, now: &now };
         assert_eq!(
             groups(&change),

@@ -1,4 +1,4 @@
-//! A client that says exactly what it is told to, and hears every byte of the answer.
+//! A raw client that sends exact bytes, and checks every byte of the response.
 
 use std::{
     io::{Read, Write},
@@ -37,7 +37,7 @@ impl Client {
         client
     }
 
-    /// Sends a request whose answer is read later.
+    /// Sends a request whose reply is read later.
     pub(crate) fn send<R: Request>(&mut self, version: i16, request: &R) {
         let frame = encode_request_frame(version, 7, Some("test"), request);
         let frame = frame.unwrap_or_else(|error| panic!("{} {version}: {error}", R::KEY.name()));
@@ -61,7 +61,7 @@ impl Client {
         self.receive::<R>(version)
     }
 
-    /// Asks in the newest version that is advertised.
+    /// Sends a request in the newest advertised version.
     pub(crate) fn ask_newest<R: Request>(&mut self, request: &R) -> R::Response {
         self.ask(self.advertised::<R>().max, request)
     }
@@ -72,7 +72,7 @@ impl Client {
         VersionRange { min: row.min_version, max: row.max_version }
     }
 
-    /// Asks in every version that is advertised, and looks at each answer.
+    /// Sends a request in every advertised version, and checks each reply.
     pub(crate) fn each<R: Request>(&mut self, make: impl Fn(i16) -> R, look: impl Fn(i16, R::Response)) {
         let range = self.advertised::<R>();
         for version in range.min..=range.max {
@@ -81,7 +81,7 @@ impl Client {
         }
     }
 
-    /// Makes a topic of one partition.
+    /// Creates a topic of one partition.
     pub(crate) fn create_topic(&mut self, name: &str, configs: &[(&str, &str)]) {
         let config = |(name, value): &(&str, &str)| create_topics::CreatableTopicConfig {
             name: name.to_string().into(),
@@ -128,14 +128,14 @@ impl Client {
         self.receive_produced()
     }
 
-    /// Appends one batch that must be taken; its first offset.
+    /// Appends one batch that must be accepted; returns its first offset.
     pub(crate) fn append(&mut self, topic: &str, batch: Bytes) -> i64 {
         let done = self.produce(topic, batch);
         assert_eq!(ErrorCode(done.error_code), ErrorCode::NONE, "{topic}: {:?}", done.error_message);
         done.base_offset
     }
 
-    /// What partition 0 has from an offset on.
+    /// The records of partition 0 from an offset on.
     pub(crate) fn fetch(&mut self, topic: &str, offset: i64, bytes_max: i32) -> fetch::PartitionData {
         let partition = fetch::FetchPartition {
             fetch_offset: offset,
@@ -157,7 +157,7 @@ impl Client {
         self.ask_newest(&request).responses.remove(0).partitions.remove(0)
     }
 
-    /// The batches that partition 0 has from an offset on, as one answer gives them.
+    /// The batches of partition 0 from an offset on, in one reply.
     pub(crate) fn batches(&mut self, topic: &str, offset: i64, bytes_max: i32) -> Vec<(BatchHeader, Bytes)> {
         let data = self.fetch(topic, offset, bytes_max);
         assert_eq!(ErrorCode(data.error_code), ErrorCode::NONE, "{topic} from {offset}");
@@ -166,7 +166,7 @@ impl Client {
         whole.map(|batch| (BatchHeader::parse(&batch).expect("a header"), batch)).collect()
     }
 
-    /// Offset and timestamp of what is found in partition 0.
+    /// Offset and timestamp that a lookup finds in partition 0.
     pub(crate) fn find_offset(&mut self, topic: &str, timestamp: i64) -> (i64, i64) {
         let partition = list_offsets::ListOffsetsPartition { timestamp, ..Default::default() };
         let topic =
@@ -179,7 +179,7 @@ impl Client {
     }
 }
 
-/// A batch of records without keys, one for each value.
+/// A batch of records without keys, one per value.
 pub(crate) fn batch_of(codec: Codec, values: &[&[u8]]) -> Bytes {
     let mut batch = BatchBuilder::new(codec);
     values.iter().for_each(|value| batch.push(record(None, value)));
@@ -221,9 +221,9 @@ impl Member {
         let mut member =
             Member { client, group: group.into(), id: String::new(), generation: -1, session_ms };
         member.send_join();
-        let told = member.client.receive::<join_group::JoinGroupRequest>(JOIN_VERSION);
-        assert_eq!(ErrorCode(told.error_code), ErrorCode::MEMBER_ID_REQUIRED);
-        member.id = told.member_id.to_string();
+        let refused = member.client.receive::<join_group::JoinGroupRequest>(JOIN_VERSION);
+        assert_eq!(ErrorCode(refused.error_code), ErrorCode::MEMBER_ID_REQUIRED);
+        member.id = refused.member_id.to_string();
         member
     }
 
@@ -250,7 +250,7 @@ impl Member {
         joined
     }
 
-    /// Sends its part of the assignment: all of it if it leads.
+    /// Sends its assignment: all partitions if it leads.
     pub(crate) fn send_sync(&mut self, joined: &join_group::JoinGroupResponse) {
         let assignment =
             |member: &join_group::JoinGroupResponseMember| sync_group::SyncGroupRequestAssignment {
@@ -273,7 +273,7 @@ impl Member {
         self.client.receive::<sync_group::SyncGroupRequest>(SYNC_VERSION)
     }
 
-    /// Joins and syncs; false when the group rebalances again meanwhile.
+    /// Joins and syncs; false if the group rebalances again meanwhile.
     pub(crate) fn join(&mut self) -> bool {
         self.send_join();
         let joined = self.receive_join();

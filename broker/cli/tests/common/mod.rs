@@ -1,4 +1,4 @@
-//! A broker process for tests that look from the outside.
+//! A broker process for black-box tests.
 #![allow(dead_code)] // Each test file uses some of it.
 
 pub(crate) mod client;
@@ -35,7 +35,7 @@ impl Broker {
         Broker::start_with(dir, "127.0.0.1:0", set)
     }
 
-    /// Where a process may have so many files open until it asks for more.
+    /// The soft limit of open files of the process.
     pub(crate) fn start_with_few_files(dir: &Path, files: u32) -> Broker {
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("ulimit -Sn {files}; exec \"$0\" \"$@\""), PROGRAM]);
@@ -78,7 +78,7 @@ impl Broker {
         self.process.id()
     }
 
-    /// Runs a command that asks this broker.
+    /// Runs a command against this broker.
     pub(crate) fn ask(&self, args: &[&str]) -> Output {
         self.ask_with(args, "")
     }
@@ -96,7 +96,7 @@ impl Broker {
         process.wait_with_output().expect("it ends")
     }
 
-    /// The lines of a command that must succeed.
+    /// The output lines of a command that must succeed.
     pub(crate) fn lines(&self, args: &[&str]) -> Vec<String> {
         let output = self.ask(args);
         assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
@@ -124,7 +124,7 @@ impl Drop for Broker {
     }
 }
 
-/// Asks again and again until it holds.
+/// Retries until the condition holds.
 #[allow(
     clippy::disallowed_methods,
     reason = "what goes on in the background of another process takes its time"

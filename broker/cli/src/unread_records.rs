@@ -1,4 +1,4 @@
-//! Which of the records that were printed have been taken, where all that is known is how many bytes were.
+//! Tracks which printed records have been read, given only a number of bytes.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,12 +11,12 @@ pub(super) struct RecordEnd {
     pub(super) offset: i64,
 }
 
-/// Records that were printed and are not known to be taken: no more than a pipe holds, and the page that waits for it.
+/// Printed records that may not have been read yet: at most a full pipe, and the page that waits for it.
 #[derive(Debug, Default)]
-pub(super) struct Trail {
+pub(super) struct UnreadRecords {
     /// Bytes of all pages.
     bytes: u64,
-    /// Records that are taken, and forgotten.
+    /// Records that were read, and removed.
     taken: u64,
     pages: VecDeque<Printed>,
 }
@@ -24,7 +24,7 @@ pub(super) struct Trail {
 #[derive(Debug)]
 struct Printed {
     partition: TopicPartition,
-    /// Where it begins among the bytes of all pages.
+    /// Where it begins in the bytes of all pages.
     begin: u64,
     ends: Vec<RecordEnd>,
 }
@@ -36,14 +36,14 @@ impl Printed {
     }
 }
 
-impl Trail {
-    /// A page with these records of a partition is printed.
+impl UnreadRecords {
+    /// A page with these records of a partition was printed.
     pub(super) fn add(&mut self, partition: &TopicPartition, page_bytes: usize, ends: Vec<RecordEnd>) {
         self.pages.push_back(Printed { partition: partition.clone(), begin: self.bytes, ends });
         self.bytes += page_bytes as u64;
     }
 
-    /// The first bytes of all pages are taken.
+    /// The first bytes of all pages were read.
     pub(super) fn forget(&mut self, bytes: u64) {
         while let Some(page) = self.pages.front().filter(|page| page.within(bytes) == page.ends.len()) {
             self.taken += page.ends.len() as u64;
@@ -56,7 +56,7 @@ impl Trail {
         self.taken + self.pages.iter().map(|page| page.within(bytes) as u64).sum::<u64>()
     }
 
-    /// The first record of each partition that does not lie within the first bytes of all pages.
+    /// The first record of each partition that is not within the first bytes of all pages.
     pub(super) fn behind(&self, bytes: u64) -> BTreeMap<TopicPartition, i64> {
         let mut behind = BTreeMap::new();
         for page in &self.pages {
@@ -78,21 +78,21 @@ mod tests {
         let ends = |ends: &[(usize, i64)]| {
             ends.iter().map(|(at, offset)| RecordEnd { at: *at, offset: *offset }).collect()
         };
-        let mut trail = Trail::default();
-        trail.add(&place(0), 30, ends(&[(10, 5), (20, 6), (30, 9)]));
-        trail.add(&place(1), 20, ends(&[(20, 1)]));
-        trail.add(&place(0), 10, ends(&[(10, 10)]));
-        let left = |trail: &Trail, bytes| {
-            let behind = trail.behind(bytes).into_iter().map(|(place, offset)| (place.partition, offset));
-            (trail.records(bytes), behind.collect::<Vec<_>>())
+        let mut unread = UnreadRecords::default();
+        unread.add(&place(0), 30, ends(&[(10, 5), (20, 6), (30, 9)]));
+        unread.add(&place(1), 20, ends(&[(20, 1)]));
+        unread.add(&place(0), 10, ends(&[(10, 10)]));
+        let left = |unread: &UnreadRecords, bytes| {
+            let behind = unread.behind(bytes).into_iter().map(|(place, offset)| (place.partition, offset));
+            (unread.records(bytes), behind.collect::<Vec<_>>())
         };
-        assert_eq!(left(&trail, 0), (0, vec![(0, 5), (1, 1)]));
-        assert_eq!(left(&trail, 19), (1, vec![(0, 6), (1, 1)]), "a record is taken as a whole or not");
-        assert_eq!(left(&trail, 49), (3, vec![(0, 10), (1, 1)]));
-        assert_eq!(left(&trail, 60), (5, vec![]));
-        trail.forget(30);
-        assert_eq!((trail.pages.len(), left(&trail, 50)), (2, (4, vec![(0, 10)])));
-        trail.forget(60);
-        assert_eq!((trail.pages.len(), left(&trail, 60)), (0, (5, vec![])));
+        assert_eq!(left(&unread, 0), (0, vec![(0, 5), (1, 1)]));
+        assert_eq!(left(&unread, 19), (1, vec![(0, 6), (1, 1)]), "a record is taken as a whole or not");
+        assert_eq!(left(&unread, 49), (3, vec![(0, 10), (1, 1)]));
+        assert_eq!(left(&unread, 60), (5, vec![]));
+        unread.forget(30);
+        assert_eq!((unread.pages.len(), left(&unread, 50)), (2, (4, vec![(0, 10)])));
+        unread.forget(60);
+        assert_eq!((unread.pages.len(), left(&unread, 60)), (0, (5, vec![])));
     }
 }

@@ -1,21 +1,21 @@
-//! One page of metrics, and what has changed between two.
+//! A scrape of the metrics page, and the difference between two.
 
 use std::{collections::BTreeMap, time::Instant};
 
 use super::super::{error::CliError, http};
 use millstream::clock;
 
-/// Samples of one page by their name with labels, and when it was read.
-pub(super) struct Look {
+/// The samples of a scrape by name with labels, and its time.
+pub(super) struct Scrape {
     pub(super) at: Instant,
     pub(super) samples: BTreeMap<String, f64>,
 }
 
-/// Reads the page.
-pub(super) async fn look(address: &str) -> Result<Look, CliError> {
+/// Parses a page.
+pub(super) async fn scrape(address: &str) -> Result<Scrape, CliError> {
     let answer = http::get(address, "/metrics").await?;
     match answer.status {
-        200 => Ok(Look { at: clock::monotonic(), samples: parse(&answer.body) }),
+        200 => Ok(Scrape { at: clock::monotonic(), samples: parse(&answer.body) }),
         status => Err(CliError::Answer { status, said: answer.body.trim().to_string() }),
     }
 }
@@ -46,25 +46,25 @@ fn label_of(sample: &str, label: &str) -> Option<String> {
     }
 }
 
-/// Two looks, one after the other.
+/// Two consecutive scrapes.
 pub(super) struct Change<'a> {
-    pub(super) before: &'a Look,
-    pub(super) now: &'a Look,
+    pub(super) before: &'a Scrape,
+    pub(super) now: &'a Scrape,
 }
 
 impl Change<'_> {
-    /// The value of a sample; 0 when it is not there.
+    /// The value of a sample; 0 if it is absent.
     pub(super) fn value(&self, name: &str) -> f64 {
         self.now.samples.get(name).copied().unwrap_or_default()
     }
 
-    /// How much a counter has grown. One that is smaller than before began anew with its broker.
+    /// The increase of a counter. One that has decreased was reset by a restart.
     pub(super) fn growth(&self, name: &str) -> f64 {
         let (now, before) = (self.value(name), self.before.samples.get(name).copied().unwrap_or_default());
         if now >= before { now - before } else { now }
     }
 
-    /// Its growth in a second.
+    /// Its increase per second.
     pub(super) fn rate(&self, name: &str) -> f64 {
         self.growth(name) / self.now.at.saturating_duration_since(self.before.at).as_secs_f64().max(1e-3)
     }
@@ -75,7 +75,7 @@ impl Change<'_> {
         from.take_while(move |(name, _)| name.starts_with(&prefix)).map(|(name, value)| (name, *value))
     }
 
-    /// The values of a label that a family has, with its rate for each, the largest first; zeros are left out.
+    /// The values of a family's label with the rate of each, the largest first; zeros are omitted.
     pub(super) fn rates_by(&self, family: &str, label: &str) -> Vec<(String, f64)> {
         let named =
             self.family(family).filter_map(|(name, _)| Some((label_of(name, label)?, self.rate(name))));
@@ -92,8 +92,8 @@ impl Change<'_> {
         named.collect()
     }
 
-    /// The time that part of the durations of a histogram since the last look did not exceed, in seconds; `None` without
-    /// any. Within a bucket durations are taken to be spread evenly.
+    /// A quantile, in seconds, of the durations in a histogram since the previous scrape; `None` without any.
+    /// Durations are assumed to be spread evenly within a bucket.
     pub(super) fn quantile(&self, family: &str, labels: &str, part: f64) -> Option<f64> {
         let comma = if labels.is_empty() { "" } else { "," };
         let prefix = format!("{family}_bucket{{{labels}{comma}le=\"");
@@ -126,15 +126,15 @@ pub(super) mod tests {
 
     static ZERO: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
 
-    /// Looks of one test are apart as far as they say.
-    pub(in super::super) fn look(after: u64, page: &str) -> Look {
+    /// Scrapes of one test are apart by the given time.
+    pub(in super::super) fn scrape(after: u64, page: &str) -> Scrape {
         let zero = *ZERO.get_or_init(clock::monotonic);
-        Look { at: zero + Duration::from_secs(after), samples: parse(page) }
+        Scrape { at: zero + Duration::from_secs(after), samples: parse(page) }
     }
 
     #[test]
     fn rates_are_growth_over_time_and_a_new_broker_begins_anew() {
-        let (before, now) = (look(0, "a 10\nb 50\n"), look(2, "# TYPE a counter\na 30\nb 4\nc 1.5\n"));
+        let (before, now) = (scrape(0, "a 10\nb 50\n"), scrape(2, "# TYPE a counter\na 30\nb 4\nc 1.5\n"));
         let change = Change { before: &before, now: &now };
         assert_eq!(
             (change.rate("a"), change.rate("b"), change.value("c"), change.rate("none")),
@@ -144,8 +144,8 @@ pub(super) mod tests {
 
     #[test]
     fn labels_are_ranked_and_what_stands_still_is_left_out() {
-        let before = look(0, "f{api=\"A\"} 1\nf{api=\"B\"} 1\nf{api=\"C\"} 7\n");
-        let now = look(1, "f{api=\"A\"} 2\nf{api=\"B\"} 9\nf{api=\"C\"} 7\nfother{api=\"D\"} 5\n");
+        let before = scrape(0, "f{api=\"A\"} 1\nf{api=\"B\"} 1\nf{api=\"C\"} 7\n");
+        let now = scrape(1, "f{api=\"A\"} 2\nf{api=\"B\"} 9\nf{api=\"C\"} 7\nfother{api=\"D\"} 5\n");
         let rates = Change { before: &before, now: &now }.rates_by("f", "api");
         assert_eq!(rates, [("B".to_string(), 8.0), ("A".to_string(), 1.0)]);
     }
@@ -154,7 +154,7 @@ pub(super) mod tests {
     fn labels_are_read_as_they_were_written() {
         let sample = r#"l{group="a \"b\" \\",topic="t"}"#;
         assert_eq!(label_of(sample, "group").as_deref(), Some(r#"a "b" \"#));
-        let now = look(0, &format!("{sample} 7\n"));
+        let now = scrape(0, &format!("{sample} 7\n"));
         let by = Change { before: &now, now: &now }.values_by("l", ["group", "topic"]);
         assert_eq!(by.into_iter().next(), Some(([r#"a "b" \"#.to_string(), "t".to_string()], 7.0)));
     }
@@ -167,7 +167,8 @@ pub(super) mod tests {
                 "h_bucket{{x=\"1\",le=\"0.001\"}} {a}\nh_bucket{{x=\"1\",le=\"0.01\"}} {b}\nh_bucket{{x=\"1\",le=\"+Inf\"}} {all}\n"
             )
         };
-        let (before, now) = (look(0, &page([1_000, 1_000, 1_000])), look(1, &page([1_050, 1_099, 1_100])));
+        let (before, now) =
+            (scrape(0, &page([1_000, 1_000, 1_000])), scrape(1, &page([1_050, 1_099, 1_100])));
         let change = Change { before: &before, now: &now };
         let at = |part| change.quantile("h", "x=\"1\"", part);
         assert_eq!(at(0.5), Some(0.001));
