@@ -168,13 +168,12 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
     let facts = facts(&config, kafka_addr, http_addr)?;
     let host = config.http_addr.host();
     let admin = admin::AdminServer::start(http, host, &config.broker, descriptors.http_connections)?;
-    // From here on, and not only when it is awaited: a start may take long, and a supervisor may stop the
-    // broker as soon as it is ready.
-    let (mut endings, mut hangups) = (ShutdownSignals::new(), HangUps::new());
+    // Before the start, which may take long and be interrupted.
+    let (mut signals, mut hangups) = (ShutdownSignals::new(), HangUps::new());
     let closing = Arc::new(AtomicBool::new(false));
     let opened = tokio::select! {
         opened = open(&config, descriptors, closing.clone(), &admin, facts) => opened?,
-        _ = endings.next() => {
+        _ = signals.next() => {
             // Nothing was acknowledged yet: the next start continues with what this one wrote.
             closing.store(true, Relaxed);
             tracing::info!("stopped before it was ready");
@@ -183,18 +182,17 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
         }
     };
     let (store, service) = opened;
-    let maintenance = store
-        .start_maintenance(&config, service.clone())
-        .map_err(io_error("cannot start the maintenance threads"))?;
+    let maintenance =
+        store.start_maintenance(&config, service.clone()).map_err(io_error("cannot start the flusher"))?;
     let groups = GroupExpiry::start(service.clone());
     let repair = TopicRepair::start(service.clone());
     let dispatcher = kafka::Dispatcher::new(service.clone());
-    let doors = net::Server::start(kafka, dispatcher, &config.broker, descriptors, http_addr);
+    let server = net::Server::start(kafka, dispatcher, &config.broker, descriptors, http_addr);
     let pages = admin::Sources {
         service: service.clone(),
         wal: store.wal.clone(),
         tables: store.tables.clone(),
-        connections: Box::new(doors.connection_count()),
+        connections: Box::new(server.connection_count()),
         log,
     };
     admin.open(pages);
@@ -207,11 +205,11 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
         "millstream ready kafka={kafka_addr} http={http_addr} node={}",
         config.node_id
     ));
-    serve_until_ending(&mut endings, &mut hangups, config, &service).await;
+    serve_until_ending(&mut signals, &mut hangups, config, &service).await;
     tracing::info!("stopping");
     admin.stopping();
     service.groups().dismiss();
-    doors.shutdown().await;
+    server.shutdown().await;
     admin.close();
     service.finish_changes(CHANGES_WAIT_MAX).await;
     repair.shutdown().await;
