@@ -1,7 +1,7 @@
-"""How commands end when they are told to, and when the reader of their standard output is slow or goes.
+"""How commands end on a signal, and when the reader of their standard output is slow or goes away.
 
-docs/command-line.md says it in one table: 0 where being told to end is the only end, 128 and the signal's number otherwise, and
-what was delivered, printed and committed is so.
+docs/command-line.md has the table: exit code 0 for commands that only end on a signal, 128 plus the signal's number for others;
+what was reported as delivered, printed or committed is.
 """
 import fcntl
 import json
@@ -18,24 +18,24 @@ from broker import binary
 
 SECONDS_MAX = 30
 LINE_BYTES = 100
-# A pipe takes this much that nobody has read.
+# Bytes that a pipe holds without a reader.
 PIPE_BYTES = 65536
-# Records of one batch: few enough that the pipe takes several.
+# Records of one batch: few enough that the pipe holds several batches.
 BATCH_RECORDS = 100
 
 
 def eventually(is_so, what):
-    """Waits until it is so; gives what it is then."""
+    """Waits until the condition holds; returns its value."""
     return wire.eventually(is_so, what, SECONDS_MAX, 0.02)
 
 
 def fresh(name):
-    """A name that nothing has yet: a case may be run twice."""
+    """An unused name: a case may run twice."""
     return f"{name}-{time.monotonic_ns()}"
 
 
 class Running:
-    """A `process` that does not outlive what it was started for."""
+    """A `process` that does not outlive its case."""
 
     def __enter__(self):
         return self
@@ -47,30 +47,30 @@ class Running:
 
 
 class Command(Running):
-    """A command that runs; `told` is what it said on standard error when it has ended."""
+    """A running command; `stderr_text` is its standard error once it has ended."""
 
     def __init__(self, broker, *words, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL):
-        self.told = ""
+        self.stderr_text = ""
         self.process = subprocess.Popen([binary(), *words], stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, text=True,
                                         env=broker.environment(), start_new_session=True)
 
     def end(self, by=None):
-        """Sends a signal, if one is given, and waits for the end; the exit code."""
+        """Sends a signal, if one is given, and waits for the end; returns the exit code."""
         if by:
             self.process.send_signal(by)
-        self.told = self.process.communicate(timeout=SECONDS_MAX)[1]
+        self.stderr_text = self.process.communicate(timeout=SECONDS_MAX)[1]
         return self.process.returncode
 
 
 def millstream(broker, *words, text=None):
-    """What a command prints that must end well."""
+    """The output of a command that must succeed."""
     done = subprocess.run([binary(), *words], input=text, capture_output=True, text=True, timeout=60, env=broker.environment())
     assert done.returncode == 0, f"{words}: {done.stderr}"
     return done.stdout
 
 
 def fill(broker, topic, batches):
-    """Writes lines of one length, in so many batches; gives the lines."""
+    """Writes lines of one length in batches; returns the lines."""
     lines = [f"{n:0{LINE_BYTES - 1}}" for n in range(batches * BATCH_RECORDS)]
     millstream(broker, "topic", "create", topic, "--partitions", "1")
     for at in range(0, len(lines), BATCH_RECORDS):
@@ -79,7 +79,7 @@ def fill(broker, topic, batches):
 
 
 def group(broker, name):
-    """State of a group, how many members it has, and the offset that it has committed of its one partition."""
+    """State of a group, its number of members, and the committed offset of its one partition."""
     done = subprocess.run([binary(), "group", "describe", name, "--output", "json", "--bootstrap", broker.bootstrap],
                           capture_output=True, text=True, timeout=60)
     if done.returncode:
@@ -90,12 +90,12 @@ def group(broker, name):
 
 
 def unread(pipe):
-    """Bytes that wait in a pipe."""
+    """Unread bytes in a pipe."""
     return struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))[0]
 
 
 def waits_for_its_reader(pipe):
-    """Whether a pipe is full: nothing has come for a while though more is to come."""
+    """Whether a pipe is full: no bytes have been added for a while although more are to come."""
     before = unread(pipe)
     time.sleep(0.3)
     return before == unread(pipe) > PIPE_BYTES // 2
@@ -103,7 +103,7 @@ def waits_for_its_reader(pipe):
 
 def ends_by_signals(broker):
     """Each command by Ctrl-C and by SIGTERM, in the middle of its work."""
-    told = 0
+    count = 0
     for by, cut in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         topic = fresh(f"ended-by-{by}")
         lines = fill(broker, topic, 2)
@@ -112,13 +112,13 @@ def ends_by_signals(broker):
             with Command(broker, "consume", topic, *words, stdout=subprocess.PIPE) as consume:
                 read = [consume.process.stdout.readline().strip() for _ in lines]
                 code = consume.end(by)
-                assert read == lines and code == wanted, f"{words}: exit {code}, not {wanted}; {consume.told}"
-                assert ("200 records were printed" in consume.told) == (wanted != 0), f"{words}: {consume.told!r}"
-                told += 1
+                assert read == lines and code == wanted, f"{words}: exit {code}, not {wanted}; {consume.stderr_text}"
+                assert ("200 records were printed" in consume.stderr_text) == (wanted != 0), f"{words}: {consume.stderr_text!r}"
+                count += 1
         for name in (topic, f"{topic}-once"):
             assert group(broker, name) == ("Empty", 0, len(lines)), f"{name}: {group(broker, name)}"
-        told += produce_ends(broker, f"{topic}-produced", by, cut) + bench_ends(broker, by, cut)
-    return f"{told} commands"
+        count += produce_ends(broker, f"{topic}-produced", by, cut) + bench_ends(broker, by, cut)
+    return f"{count} commands"
 
 
 def produce_ends(broker, topic, by, cut):
@@ -130,8 +130,8 @@ def produce_ends(broker, topic, by, cut):
         # Not `end`, which would close its input.
         produce.process.send_signal(by)
         code = produce.process.wait(SECONDS_MAX)
-        told = produce.process.stderr.read()
-        assert code == cut and "2 records produced" in told and "interrupted behind line 2" in told, f"exit {code}: {told}"
+        output = produce.process.stderr.read()
+        assert code == cut and "2 records produced" in output and "interrupted behind line 2" in output, f"exit {code}: {output}"
     assert millstream(broker, "consume", topic) == "one\ntwo\n", "half a line was sent"
     return 1
 
@@ -141,13 +141,13 @@ def bench_ends(broker, by, cut):
     with Command(broker, "bench", "latency", "--seconds", "600", "--warmup", "0") as bench:
         eventually(lambda: millstream(broker, "topic", "list") != before, "a topic is made")
         code = bench.end(by)
-        assert code == cut and "is not complete" in bench.told, f"exit {code}: {bench.told}"
+        assert code == cut and "is not complete" in bench.stderr_text, f"exit {code}: {bench.stderr_text}"
     assert millstream(broker, "topic", "list") == before, "a topic is left"
     return 1
 
 
 def undelivered_is_failed(broker):
-    """What was lost counts more than being told to end."""
+    """A lost record takes precedence over the signal in the exit code."""
     topic = fresh("lost")
     with Command(broker, "produce", topic, "--create", "--timeout", "5", stdin=subprocess.PIPE) as produce:
         produce.process.stdin.write("one\n")
@@ -161,12 +161,12 @@ def undelivered_is_failed(broker):
         assert "do not get through" in stuck, stuck
         produce.process.send_signal(signal.SIGINT)
         code = produce.process.wait(SECONDS_MAX)
-        told = produce.process.stderr.read()
-        assert code == 1 and "1 record produced" in told and "1 of 2 records was not delivered" in told, f"exit {code}: {told}"
+        output = produce.process.stderr.read()
+        assert code == 1 and "1 record produced" in output and "1 of 2 records was not delivered" in output, f"exit {code}: {output}"
 
 
 def readers_that_go(broker):
-    """The command ends at once and quietly, its group has no member left, and goes on behind what was printed."""
+    """The command ends at once and silently, its group has no member left, and continues after the printed records."""
     topic = fresh("left")
     fill(broker, topic, 20)
     for words in (["consume", topic], ["consume", topic, "--follow", "--from-beginning"]):
@@ -182,7 +182,7 @@ def readers_that_go(broker):
         assert (consume.process.wait(SECONDS_MAX), consume.process.stderr.read()) == (0, "")
     state, members, committed = group(broker, topic)
     assert (state, members, committed) == ("Empty", 0, 5), f"{state}, {members} members, {committed} committed, and five were read"
-    # One that waits for more, while nothing comes that could be written.
+    # One that waits for more, while nothing arrives that could be written.
     with Command(broker, "consume", topic, "--group", f"{topic}-waiting", "--from-beginning", "--follow", stdout=subprocess.PIPE) as consume:
         for _ in range(2000):
             consume.process.stdout.readline()
@@ -192,8 +192,8 @@ def readers_that_go(broker):
     assert found == ("Empty", 0, 2000), found
 
 
-def pipelines_that_are_told_to_end(broker):
-    """Ctrl-C ends a command and its reader at the same time: whichever is first, the group is left and has lost nothing."""
+def interrupted_pipelines(broker):
+    """Ctrl-C ends a command and its reader at the same time: whichever is first, the member leaves the group and loses nothing."""
     topic = fresh("piped")
     fill(broker, topic, 20)
     for turn in range(6):
@@ -209,7 +209,7 @@ def pipelines_that_are_told_to_end(broker):
 
 
 def readers_that_sleep(broker):
-    """Only what the pipe has taken is committed, and a command that waits for its reader still ends when it is told to."""
+    """Only what the pipe has accepted is committed, and a command that is blocked on its reader still ends on a signal."""
     topic = fresh("slow")
     lines = fill(broker, topic, 20)
     with Command(broker, "consume", topic, "--group", topic, stdout=subprocess.PIPE) as consume:
@@ -220,12 +220,12 @@ def readers_that_sleep(broker):
         consume.process.send_signal(signal.SIGTERM)
         code = consume.process.wait(SECONDS_MAX)
         read = consume.process.stdout.read().count("\n")
-        told = consume.process.stderr.read()
+        output = consume.process.stderr.read()
     state, members, committed = group(broker, topic)
-    printed = int(re.search(r"(\d+) records were printed", told)[1])
-    assert (code, state, members) == (143, "Empty", 0), f"exit {code}, {state}, {members} members: {told}"
-    # The rest of what the pipe has is of a page that it has not taken as a whole.
-    assert 0 < committed == printed <= read < committed + BATCH_RECORDS, f"{committed} committed, {printed} told, {read} in the pipe"
+    printed = int(re.search(r"(\d+) records were printed", output)[1])
+    assert (code, state, members) == (143, "Empty", 0), f"exit {code}, {state}, {members} members: {output}"
+    # The rest of the pipe belongs to a page that was not accepted as a whole.
+    assert 0 < committed == printed <= read < committed + BATCH_RECORDS, f"{committed} committed, {printed} reported, {read} in the pipe"
     rest = millstream(broker, "consume", topic, "--group", topic).splitlines()
     assert rest == lines[committed:], f"it goes on with {rest[:1]}, not behind {committed}"
     return f"{committed} records in the pipe are committed"

@@ -1,4 +1,4 @@
-"""Every path of the HTTP port is asked, and its answers are held against the description that the port itself gives."""
+"""Calls every path of the HTTP port and validates the responses against the port's own OpenAPI description."""
 import argparse
 import json
 import os
@@ -16,7 +16,7 @@ from schema import check
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
-# What is sent, by operation. {name} in a path is the topic or the group below.
+# Request bodies, by operation. {name} in a path is the topic or the group below.
 TOPIC, GROUP = "described", "described-group"
 NAMES = {"topic": TOPIC, "change_topic": TOPIC, "delete_topic": TOPIC, "group": GROUP, "reset_group": GROUP, "delete_group": GROUP}
 BODIES = {
@@ -26,7 +26,7 @@ BODIES = {
     "change_cluster_config": {"set": {"num.partitions": "2"}},
     "change_log": {"filter": "info,openraft=error"},
 }
-# What must be there before others can be asked, and what takes it away, last.
+# Operations that set up resources, first, and those that delete them, last.
 ORDER = ["create_topic", "change_topic", "topic", "reset_group", "group", "delete_group", "delete_topic"]
 # Refusals that can be provoked: operation, name in the path, body, status.
 REFUSED = [
@@ -47,7 +47,7 @@ REFUSED = [
 ]
 
 
-# What the reason names: the field, and what is allowed.
+# The reason names the field and what is allowed.
 SAID = [
     (b"{", "not JSON, at line 1"),
     ({"name": "x", "partitions": "many"}, "'partitions' is \"many\"; allowed is a whole number from 1 to 100000"),
@@ -71,7 +71,7 @@ class Port:
                            for method, operation in item.items() if method != "parameters"}
 
     def ask(self, method, path, body=None, media="application/json", headers=None):
-        """Status, media type and text of an answer."""
+        """Status, media type and text of a response."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         headers = ({"content-type": media} if data is not None and media else {}) | (headers or {})
         request = urllib.request.Request(f"http://{self.address}{path}", data=data, method=method, headers=headers)
@@ -82,7 +82,7 @@ class Port:
             return refused.code, refused.headers.get("content-type"), refused.read().decode()
 
     def call(self, operation_id, name=None, body=None, media="application/json"):
-        """Asks, and checks status, media type and shape of the answer; gives status and value."""
+        """Sends a request, and validates status, media type and schema of the response; returns status and value."""
         method, path, operation = self.operations[operation_id]
         if isinstance(body, dict):
             taken = operation["requestBody"]["content"]["application/json"]["schema"]
@@ -147,7 +147,7 @@ def refusals_have_a_reason(broker):
 
 
 def ways_of_writing(broker):
-    """Numbers and truth values may stand for themselves, and a slash at the end of a path means nothing."""
+    """Numbers and booleans may be given as such, and a trailing slash is ignored."""
     port = Port(broker)
     made = port.call("create_topic", None, {"name": "typed", "partitions": 1, "config": {"retention.ms": 60000, "min.cleanable.dirty.ratio": 0.25}})
     assert made[0] == 201 and made[1]["config"] == {"min.cleanable.dirty.ratio": "0.25", "retention.ms": "60000"}, made
@@ -161,17 +161,17 @@ def ways_of_writing(broker):
 
 
 def http_on_the_kafka_port(broker):
-    """Who asks there is told where to ask, and the log says what came; a flood of them does not fill it."""
+    """An HTTP request to the Kafka port gets an answer that names the HTTP port, and a rate-limited log line."""
     for _ in range(100):
         status, _, text = Port.ask(argparse.Namespace(address=broker.kafka), "GET", "/metrics")
         assert status == 400 and broker.http in text, f"{status} {text}"
-    told = [line for line in broker.log_path.read_text().splitlines() if "this is an HTTP request" in line]
-    assert 0 < len(told) <= 41, f"{len(told)} lines"
-    return f"{len(told)} lines for 100 requests"
+    logged = [line for line in broker.log_path.read_text().splitlines() if "this is an HTTP request" in line]
+    assert 0 < len(logged) <= 41, f"{len(logged)} lines"
+    return f"{len(logged)} lines for 100 requests"
 
 
 def only_who_may_changes_something(_broker):
-    """Hosts and pages of others are refused; where other machines reach the port, a token is asked for."""
+    """Foreign hosts and pages are refused; a port that is open to other machines requires a token."""
     with tempfile.TemporaryDirectory() as folder, Broker(settings={"http.allowed.hosts": "proxy.example.org"}) as broker:
         port = Port(broker)
         of = lambda method, path, **headers: port.ask(method, path, headers=headers)[0]  # noqa: E731
@@ -205,28 +205,28 @@ def only_who_may_changes_something(_broker):
 
 
 def metrics_are_as_documented(broker):
-    """Every sample has the labels that docs/metrics.md says, and every family is there once."""
+    """Every sample has the labels of docs/metrics.md, and every family appears once."""
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?) \|", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE)
-    told = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    documented = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
     page = Port(broker).call("metrics")[1]
     families = re.findall(r"^# TYPE (\S+) (\S+)$", page, re.MULTILINE)
     assert len(dict(families)) == len(families), "a family is there twice"
-    assert {name: kind for name, (kind, _) in told.items()} == dict(families), set(told) ^ set(dict(families))
+    assert {name: kind for name, (kind, _) in documented.items()} == dict(families), set(documented) ^ set(dict(families))
     for line in page.splitlines():
         if line.startswith("#"):
             continue
         name, labels, value = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line).groups()
         float(value)
-        base = name if name in told else re.sub(r"_(bucket|sum|count)$", "", name)
-        kind, wanted = told[base]
+        base = name if name in documented else re.sub(r"_(bucket|sum|count)$", "", name)
+        kind, wanted = documented[base]
         wanted = wanted | {"le"} if name.endswith("_bucket") and kind == "histogram" else wanted
         found = set(re.findall(r'(\w+)="(?:[^"\\]|\\.)*"', labels or ""))
         assert found == wanted, f"{line}: the labels are {found}, not {wanted}"
-    return f"{len(told)} families"
+    return f"{len(documented)} families"
 
 
 def members_are_shown(broker):
-    """A group with a member shows what that one reads, and can be neither moved nor removed."""
+    """A group with a member shows its assignment, and can be neither reset nor deleted."""
     port = Port(broker)
     port.call("create_topic", None, {"name": "read", "partitions": 2})
     reader = subprocess.Popen([binary(), "consume", "read", "--group", "readers", "--follow", "--bootstrap", broker.bootstrap],
@@ -247,7 +247,7 @@ def members_are_shown(broker):
 
 
 def the_log_is_switched(broker):
-    """The new filter is in force when the answer comes, without a restart."""
+    """The new filter is in force when the response arrives, without a restart."""
     port = Port(broker)
     before = port.call("log")[1]
     lines = lambda: broker.log_path.read_text().count("DEBUG")  # noqa: E731
@@ -269,7 +269,7 @@ def the_log_is_switched(broker):
 
 
 def lag_of_unread_partitions(broker):
-    """Partitions with records of which a group has committed nothing are counted beside the lag, not as read, on every page."""
+    """Partitions without a committed offset are counted separately from the lag, not as read, in all outputs."""
     environment = dict(os.environ, MILLSTREAM_BOOTSTRAP=broker.bootstrap)
     port = Port(broker)
     port.call("create_topic", None, {"name": "partly", "partitions": 4})
@@ -281,14 +281,14 @@ def lag_of_unread_partitions(broker):
         page = port.ask("GET", "/metrics")[2].splitlines()
         sample = lambda name: int(next(line for line in page if line.startswith(f'{name}{{group="some",topic="partly"}}')).split()[-1])  # noqa: E731
         group = port.call("group", "some")[1]
-        told = subprocess.run([binary(), "group", "describe", "some", "--output", "json"], capture_output=True, check=True, text=True,
+        described = subprocess.run([binary(), "group", "describe", "some", "--output", "json"], capture_output=True, check=True, text=True,
                               timeout=60, env=environment).stdout
-        told = json.loads(told)
+        described = json.loads(described)
         return {(sample("millstream_group_lag_records"), sample("millstream_group_lag_uncounted_partitions")),
-                (group["lag_records"], group["uncounted_partitions"]), (told["lag_records"], told["uncounted_partitions"]),
+                (group["lag_records"], group["uncounted_partitions"]), (described["lag_records"], described["uncounted_partitions"]),
                 (group["topics"][0]["lag_records"], group["topics"][0]["uncounted_partitions"])}
 
-    # The last partition is empty: there is nothing to read, wherever the group would begin.
+    # The last partition is empty: there is nothing to read from any position.
     for partition, to, wanted in [(0, "latest", (0, 2)), (1, "earliest", (1, 1)), (2, "earliest", (2, 0))]:
         port.call("reset_group", "some", {"topic": "partly", "partitions": [partition], "to": to})
         assert seen() == {wanted}, f"partition {partition} to {to}: {seen()}, not {wanted}"
@@ -296,7 +296,7 @@ def lag_of_unread_partitions(broker):
 
 
 def lag_in_seconds(broker):
-    """A record that is an hour old and not read makes a group an hour late, on every page; when it has read on, it is not."""
+    """An unread record that is an hour old makes a lag of an hour, in all outputs; reading it ends the lag."""
     environment = dict(os.environ, MILLSTREAM_BOOTSTRAP=broker.bootstrap)
     port = Port(broker)
 
@@ -307,7 +307,7 @@ def lag_in_seconds(broker):
 
     hour_ago = int(time.time() * 1000) - 3_600_000
     port.call("create_topic", None, {"name": "late", "partitions": 1})
-    # All in one batch, so that the record's own time must be found within it.
+    # All in one batch, so that the record's own timestamp must be found in it.
     lines = "".join(json.dumps({"value": str(n), "timestamp_ms": hour_ago + n * 600_000}) + "\n" for n in range(4))
     millstream("produce", "late", "--format", "json", "--compression", "zstd", text=lines)
 
@@ -327,8 +327,8 @@ def lag_in_seconds(broker):
     return "metrics, HTTP and command line agree"
 
 
-def what_cannot_be_written_is_told(_broker):
-    """A memtable that cannot be written is in the log with its reason, and whoever asks whether the broker is ready is warned; both end with it."""
+def failing_flush_is_reported(_broker):
+    """A failing flush is logged with its reason, and readiness has a warning; both end when it recovers."""
     with Broker(settings={"memtable.bytes": str(1 << 20)}) as broker:
         port = Port(broker)
         tables = broker.data_dir / "tables"
@@ -341,7 +341,7 @@ def what_cannot_be_written_is_told(_broker):
             write()
             deadline = time.monotonic() + 30
             while not failing():
-                assert time.monotonic() < deadline, "it is never told"
+                assert time.monotonic() < deadline, "it is never reported"
                 time.sleep(0.05)
             status, _, text = port.ask("GET", "/health/ready")
             assert status == 200 and text.startswith("ready\nwarning: ") and "No such file" in text, f"{status} {text}"
@@ -351,6 +351,6 @@ def what_cannot_be_written_is_told(_broker):
             assert time.monotonic() < deadline, "it never ends"
             time.sleep(0.05)
         assert port.ask("GET", "/health/ready")[2] == "ready\n"
-        told = [line for line in broker.log_path.read_text().splitlines() if "flush failed; retrying" in line]
-        assert len(told) == 1 and "No such file" in told[0], told
+        logged = [line for line in broker.log_path.read_text().splitlines() if "flush failed; retrying" in line]
+        assert len(logged) == 1 and "No such file" in logged[0], logged
         assert "flush recovered" in broker.log_path.read_text()

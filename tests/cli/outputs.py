@@ -1,4 +1,4 @@
-"""Outputs that block, are closed or are full: a broker goes on and stops as it is told to, a command ends with a reason."""
+"""Outputs that are blocked, closed or full: a broker keeps running and stops cleanly, a command ends with a reason."""
 import fcntl
 import os
 import pathlib
@@ -11,11 +11,11 @@ import wire
 from broker import STOP_SECONDS_MAX, binary, free_port, http_get
 
 SECONDS_MAX = 30
-# Of a pipe that nobody reads: the smallest that there is.
+# Size of a pipe without a reader: the smallest possible.
 PIPE_BYTES = 4096
-# A command that cannot write its result.
+# Exit code of a command that cannot write its result.
 FAILED = 1
-# How a shell names a process that was ended by SIGABRT, and how Python does.
+# Exit codes of a process that was ended by SIGABRT, in a shell's and in Python's form.
 ABORTED = (134, -signal.SIGABRT)
 
 
@@ -65,14 +65,14 @@ class Serving:
 
 
 def small_pipe():
-    """Both ends of a pipe that takes little."""
+    """Both ends of a small pipe."""
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     return read, write
 
 
 def logs_that_are_not_read():
-    """Standard error is a pipe that is full: all goes on, what is not logged is counted, and told when it is read again."""
+    """Standard error is a full pipe: the broker keeps running, dropped lines are counted, and reported once the pipe is read again."""
     read, write = small_pipe()
     with Serving(subprocess.DEVNULL, write, environment={"RUST_LOG": "trace,openraft=trace"}) as serving:
         os.close(write)
@@ -99,7 +99,7 @@ def logs_that_are_read_again():
         found, text = b" log lines dropped", b""
         deadline = time.monotonic() + SECONDS_MAX
         while found not in text:
-            assert time.monotonic() < deadline, "it is not told how many lines were dropped"
+            assert time.monotonic() < deadline, "the number of dropped lines is not reported"
             text = text[-100:] + os.read(read, 65536)
         os.close(read)
         serving.works("closed")
@@ -108,24 +108,24 @@ def logs_that_are_read_again():
 
 def full_and_closed_outputs():
     """Standard output and error on a full device, closed by their reader, and closed from the start."""
-    told = 0
+    count = 0
     with open("/dev/full", "wb") as full:
         for stdout, stderr in ((full, full), (subprocess.DEVNULL, full), (full, subprocess.DEVNULL)):
             with Serving(stdout, stderr) as serving:
                 serving.works("t")
                 serving.stops()
-                told += 1
+                count += 1
     read, write = os.pipe()
     os.close(read)
     with Serving(write, write) as serving:
         os.close(write)
         serving.works("t")
         serving.stops()
-    return f"{told + 1} brokers"
+    return f"{count + 1} brokers"
 
 
 def broken_starts():
-    """A broker that cannot start ends with its code, wherever its reason goes."""
+    """A broker that cannot start exits with its code, whether or not the reason can be printed."""
     read, write = os.pipe()
     os.close(read)
     with open("/dev/full", "wb") as full, tempfile.NamedTemporaryFile() as file:
@@ -137,7 +137,7 @@ def broken_starts():
 
 
 def commands(broker):
-    """Every kind of result on a full device is an error with a reason, and for a reader that goes it is none."""
+    """Each kind of result on a full device is an error with a reason; a reader that goes away is not an error."""
     topic = f"outputs-{time.monotonic_ns()}"
     run = lambda *words, **outputs: subprocess.run([binary(), *words], env=broker.environment(), stdin=subprocess.DEVNULL, timeout=SECONDS_MAX, **outputs)
     assert run("topic", "create", topic).returncode == 0
@@ -161,7 +161,7 @@ def commands(broker):
 
 
 def hang_ups():
-    """SIGHUP ends nothing: the configuration is reloaded."""
+    """SIGHUP does not end the broker: the configuration is reloaded."""
     with tempfile.TemporaryDirectory(prefix="millstream-hang-up-") as folder:
         file, log = pathlib.Path(folder) / "millstream.toml", pathlib.Path(folder) / "log"
         file.write_text('"num.partitions" = 2\n"connections.max" = 100\n')

@@ -1,5 +1,4 @@
-"""The part of JSON Schema that the description of the HTTP port uses. A keyword that is not known here is an error: nothing
-is left unchecked by accident."""
+"""The part of JSON Schema that the HTTP port's description uses. An unknown keyword is an error, so nothing is left unchecked by accident."""
 import re
 
 IGNORED = {"description", "format", "title", "default"}
@@ -15,7 +14,7 @@ TYPES = {
 
 
 def check(value, schema, document, path="$"):
-    """What is wrong with the value, as a list of sentences."""
+    """The violations of the schema, as a list of sentences."""
     if schema is True:
         return []
     problems = []

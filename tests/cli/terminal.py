@@ -1,4 +1,4 @@
-"""Commands that look different on a terminal, run on a pseudo-terminal."""
+"""Commands that behave differently on a terminal, run on a pseudo-terminal."""
 import os
 import pty
 import re
@@ -27,7 +27,7 @@ class Terminal(Running):
         self.text = ""
 
     def read_until(self, *wanted):
-        """Reads until all of the texts were shown."""
+        """Reads until all of the texts have appeared."""
         deadline = time.monotonic() + SECONDS_MAX
         while not all(text in self.text for text in wanted):
             left = deadline - time.monotonic()
@@ -67,15 +67,15 @@ def produce_shows_progress(broker):
             produce.read_until("[#")
             produce.process.send_signal(signal.SIGINT)
             produce.read_until(f"records produced to '{stopped}'", "interrupted behind line")
-            assert produce.process.wait(SECONDS_MAX) == 130, "it does not tell that it was interrupted"
-            told = int(re.search(r"(\d+) records produced", produce.text)[1])
+            assert produce.process.wait(SECONDS_MAX) == 130, "the exit code does not show the interrupt"
+            reported = int(re.search(r"(\d+) records produced", produce.text)[1])
     done = subprocess.run([binary(), "consume", stopped, "--bootstrap", broker.bootstrap], capture_output=True, text=True, timeout=60)
-    assert len(done.stdout.splitlines()) == told, f"{told} told, {len(done.stdout.splitlines())} there"
+    assert len(done.stdout.splitlines()) == reported, f"{reported} reported, {len(done.stdout.splitlines())} there"
 
 
 def typing_is_interrupted(broker):
     typed = fresh("typed")
-    # One partition, so that lines come back in their order.
+    # One partition, so that the lines come back in order.
     lines_of(broker, "topic", "create", typed, "--partitions", "1")
     with Terminal(broker, "produce", typed) as produce:
         produce.read_until("Ctrl-D ends")
@@ -85,7 +85,7 @@ def typing_is_interrupted(broker):
             assert time.monotonic() < deadline, "what was typed does not arrive"
         produce.process.send_signal(signal.SIGINT)
         produce.read_until(f"2 records produced to '{typed}'", "interrupted behind line 2")
-        assert produce.process.wait(SECONDS_MAX) == 130, "it does not tell that it was interrupted"
+        assert produce.process.wait(SECONDS_MAX) == 130, "the exit code does not show the interrupt"
     assert lines_of(broker, "consume", typed) == ["one", "two"], "half a line was sent"
 
 
@@ -96,11 +96,11 @@ def measuring_is_interrupted(broker):
         assert lines_of(broker, "topic", "list") != before, "no topic was made"
         bench.process.send_signal(signal.SIGINT)
         bench.read_until("interrupted; removing what was made", "is not complete")
-        assert bench.process.wait(SECONDS_MAX) == 130, "it does not tell that it was interrupted"
+        assert bench.process.wait(SECONDS_MAX) == 130, "the exit code does not show the interrupt"
     assert lines_of(broker, "topic", "list") == before, "a topic is left"
 
 
-def standing_still_is_told(broker):
+def stall_is_reported(broker):
     with Terminal(broker, "bench", "latency", "--seconds", "2", "--warmup", "0") as bench:
         bench.read_until("writing at a fixed rate: ")
         bench.process.send_signal(signal.SIGSTOP)

@@ -1,10 +1,10 @@
-"""The book as it is written: every page is in its summary, every link and anchor leads somewhere, every metric that it names exists."""
+"""The book's sources: every page is in the summary, every link and anchor resolves, every metric that is named exists."""
 import re
 
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 FENCED = re.compile(r"^```.*?^```$", re.M | re.S)
 METRIC = re.compile(r"\bmillstream_[a-z_]+\b")
-# What a histogram is asked by.
+# Suffixes of a histogram's samples.
 SERIES = ("_bucket", "_sum", "_count")
 
 
@@ -18,7 +18,7 @@ def prose(path):
 
 
 def anchors(path):
-    """The names that headings can be linked by, as GitHub and mdBook make them."""
+    """The anchors of headings, as GitHub and mdBook generate them."""
     found = set()
     for heading in re.findall(r"^#+ (.+)$", prose(path), re.M):
         plain = re.sub(r"[`*]|\[|\]\([^)]*\)", "", heading).strip().lower()
@@ -50,7 +50,7 @@ def links_lead_somewhere(root):
 
 
 def metrics_exist(root):
-    """Names of metrics on any page are those of the generated reference."""
+    """All names of metrics on any page are in the generated reference."""
     known = set(METRIC.findall((root / "docs/metrics.md").read_text().partition("<!-- generated: metrics -->")[2]))
     used = set()
     for path in pages(root):

@@ -1,4 +1,4 @@
-"""What the container image promises, as far as it can be seen without a container engine."""
+"""The container image's guarantees, as far as they can be checked without a container engine."""
 import http.server
 import json
 import os
@@ -21,7 +21,7 @@ def dockerfile(root):
 
 
 def what_it_copies_is_there(root):
-    """Everything that it copies exists and is sent to the builder, and every crate of the workspace is among it."""
+    """All files that it copies exist and are sent to the builder, and every crate of the workspace is among them."""
     copied = {name for line in re.findall(r"^COPY (?!--from)(.+)$", dockerfile(root), re.M) for name in line.split()[:-1]}
     sent = set(re.findall(r"^!(.+)$", (root / "docker/Dockerfile.dockerignore").read_text(), re.M))
     assert copied == sent, f"only copied: {sorted(copied - sent)}; only sent: {sorted(sent - copied)}"
@@ -34,7 +34,7 @@ def what_it_copies_is_there(root):
 
 
 def flags_and_versions_are_right(root):
-    """Variables are those of `serve`, the compiler is ours, the user and the signal are what the pages say."""
+    """Variables are those of `serve`, the compiler is the pinned one, user and signal are the documented ones."""
     text = dockerfile(root)
     variables = set(re.findall(r"\b(MILLSTREAM_[A-Z_]+)[=:]", text + (root / "docker/compose.yaml").read_text()))
     reference = (root / "docs/command-line.md").read_text()
@@ -46,7 +46,7 @@ def flags_and_versions_are_right(root):
 
 
 class Unready(http.server.BaseHTTPRequestHandler):
-    """What a broker that is full, starting or stopping answers."""
+    """The responses of a broker that is full, starting or stopping."""
 
     def do_GET(self):
         self.send_error(503)
@@ -55,8 +55,8 @@ class Unready(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def health_is_told(root):
-    """The image's health check: 0 and the broker's word while it is ready, not 0 when it is not or nothing answers."""
+def health_check(root):
+    """The image's health check: 0 with the broker's text if it is ready, not 0 if it is not or nothing responds."""
     command = json.loads(re.search(r"^HEALTHCHECK .*CMD (\[.+\])$", dockerfile(root), re.M)[1])
     assert command[0] == "millstream", f"{command[0]} is not in the image"
 
@@ -78,7 +78,7 @@ def health_is_told(root):
 
 
 def compose_is_right(root):
-    """It is YAML as the engine reads it, its one service uses the Dockerfile, and the ports are those of the image."""
+    """It is valid YAML for the engine, its one service uses the Dockerfile, and the ports are those of the image."""
     text = (root / "docker/compose.yaml").read_text()
     assert "\t" not in text
     assert "dockerfile: docker/Dockerfile" in text and "context: .." in text
@@ -92,7 +92,7 @@ def compose_is_right(root):
 
 
 def fill_root(folder):
-    """What the image holds, made as its Dockerfile makes it, and what the engine adds; the size of the former."""
+    """The content of the image, built as by its Dockerfile, and the engine's additions; returns the size of the former."""
     program = folder / "usr/local/bin/millstream"
     program.parent.mkdir(parents=True)
     subprocess.run(["strip", "--strip-debug", "-o", program, binary()], check=True)
@@ -110,7 +110,7 @@ def fill_root(folder):
 
 
 def runs_as_another_user_on_a_read_only_root(root):
-    """The program as the container runs it: no other file than the image's, another user, one folder to write in."""
+    """Runs the program as in the container: only the image's files, another user, one writable directory."""
     assert os.getuid() == 0, "needs root, to become another user"
     assert re.search(r"^FROM scratch$", dockerfile(root), re.M), "the image has a base with files of its own"
     with tempfile.TemporaryDirectory(prefix="millstream-image-") as folder:
@@ -119,10 +119,10 @@ def runs_as_another_user_on_a_read_only_root(root):
         assert size <= IMAGE_BYTES_MAX, f"{size} bytes, at most {IMAGE_BYTES_MAX}"
         data = pathlib.Path(folder) / "var/lib/millstream"
         os.chown(data, USER_ID, USER_ID)
-        # In a mount namespace of its own: everything is read-only but the data folder.
+        # In a mount namespace of its own: everything is read-only except the data directory.
         inside = ("mount --make-rprivate / && mount --bind $1 $1 && mount --bind $2 $2 && mount -t proc proc $1/proc && "
                   "mount -o remount,ro,bind $1 && exec setpriv --no-new-privs chroot --userspec=$3:$3 --groups= $1 /usr/local/bin/millstream ")
-        # The name is in the image's /etc/hosts only, as those of other containers come from the engine.
+        # The name is only in the image's /etc/hosts, where an engine puts the names of other containers.
         serve = "serve --data-dir /var/lib/millstream --kafka-addr broker.test:0 --http-addr 127.0.0.1:0"
         command = ["unshare", "--mount", "sh", "-c", inside + serve, "sh", folder, str(data), str(USER_ID)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""The book as mdBook renders it: nothing of a page is lost, every link leads somewhere, nothing comes from elsewhere, and it can be read."""
+"""The book as mdBook renders it: no content is lost, every link resolves, nothing is loaded from other sites, and it is readable."""
 import html.parser
 import os
 import pathlib
@@ -16,15 +16,15 @@ from browser import Browser  # noqa: E402
 from broker import cache_dir  # noqa: E402
 
 BUILD_SECONDS_MAX = 60
-# What a browser loads by itself, by element; an `a` is only followed.
+# Attributes that a browser loads by itself, by element; an `a` is only followed.
 LOADED = {"script": ("src",), "link": ("href",), "img": ("src", "srcset"), "iframe": ("src",), "source": ("src",), "object": ("data",)}
-# Pages that show each thing which a page can have, and the narrowest and widest windows that are looked at.
+# Pages that cover all kinds of content, and the narrowest and widest windows that are tested.
 SHOWN = ("index", "tutorial", "configuration", "performance")
 WIDTHS = {"wide": 1280, "phone": 390}
 
 
 class Page(html.parser.HTMLParser):
-    """One rendered page: its names, its links, what it loads, and how many headings, tables and blocks of code it shows."""
+    """One rendered page: its anchors, its links, what it loads, and its numbers of headings, tables and code blocks."""
 
     def __init__(self, path):
         super().__init__()
@@ -69,13 +69,13 @@ def build(docs, out):
 
 
 def rendered_path(docs, out, page):
-    """Where a page of the source is rendered: a README becomes its folder's index."""
+    """The rendered path of a source page: a README becomes its folder's index."""
     path = out / page.relative_to(docs).with_suffix(".html")
     return path.with_name("index.html") if path.stem == "README" else path
 
 
 def nothing_is_lost(docs, out):
-    """As many headings, tables and blocks of code as in the source: a table whose lines do not fit together becomes text."""
+    """As many headings, tables and code blocks as in the source: a malformed table would become text."""
     wrong, total = [], {"headings": 0, "tables": 0, "blocks": 0}
     for page in sorted(docs.rglob("*.md")):
         if page.name == "SUMMARY.md":
@@ -92,7 +92,7 @@ def nothing_is_lost(docs, out):
 
 
 def links_are_alive(out):
-    """Relative links, their anchors and what a page loads, in every file, those of the navigation and of the page to print too."""
+    """Relative links, their anchors and loaded files, in every file, including those of the navigation and the print page."""
     pages = {path.resolve(): Page(path) for path in out.rglob("*.html")}
     dead, count = [], 0
     for path, page in pages.items():
@@ -101,7 +101,7 @@ def links_are_alive(out):
             if at.scheme or at.netloc:
                 continue
             count += 1
-            # The page for addresses that are not there is shown at any address: it says from where its links count.
+            # The page for missing addresses is shown at any address, and declares its base URL.
             folder = out.resolve() if page.base == "/" else path.parent
             there = (folder / urllib.parse.unquote(at.path)).resolve() if at.path else path
             name = urllib.parse.unquote(at.fragment)
@@ -112,7 +112,7 @@ def links_are_alive(out):
 
 
 def nothing_comes_from_elsewhere(out):
-    """What pages and style sheets load lies beside them."""
+    """All files loaded by pages and style sheets are local."""
     found = []
     for path in out.rglob("*"):
         if path.suffix == ".html":
@@ -126,7 +126,7 @@ def nothing_comes_from_elsewhere(out):
 
 
 def can_be_read(docs, out, screenshots):
-    """A few pages in a browser, on a wide window and a narrow one: navigation in the order of the summary, tables that fit."""
+    """A few pages in a browser, in a wide and a narrow window: navigation in the order of the summary, tables that fit."""
     listed = LINK.findall((docs / "SUMMARY.md").read_text())
     wanted = [rendered_path(docs, out, docs / page).relative_to(out).as_posix() for page in listed]
     with Browser() as browser:

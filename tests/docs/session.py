@@ -1,4 +1,4 @@
-"""Code blocks of a page, and one shell that runs them as a reader would: in order, in one folder, with what they print."""
+"""The code blocks of a page, and a shell that runs them as a reader would: in order, in one directory, with their output compared."""
 import os
 import pathlib
 import re
@@ -13,7 +13,7 @@ from broker import free_port
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 NOTE = re.compile(r"<!-- (file|exit|not run|in the checkout|same as)(?:: (.*?))? -->\s*\Z")
-# A group's last reader waits five seconds for more; a member that is told to end and does not leave its group is missed after 45.
+# The last reader of a group waits five seconds for more; a killed member is removed after 45.
 BLOCK_SECONDS_MAX = 25.0
 # What is run in the checkout is built first.
 BUILD_SECONDS_MAX = 300.0
@@ -21,7 +21,7 @@ KAFKA, HTTP = "9092", "9644"
 
 
 class Block:
-    """A fenced block: its language, text, line, and the note in front of it (`<!-- file: NAME -->`)."""
+    """A fenced block: its language, text, line, and the annotation before it (`<!-- file: NAME -->`)."""
 
     def __init__(self, page, match):
         self.language, self.text = match[1], match[2]
@@ -36,8 +36,8 @@ def blocks(path):
 
 
 def matches(wanted, found):
-    """Whether lines are those that are wanted: `…` is any text in a line, a line `…` any number of lines. Between two
-    columns may be more spaces or fewer than shown: their widths follow what is in them."""
+    """Whether lines match the wanted ones: `…` is any text within a line, a line `…` any number of lines. The spaces between two
+    columns may differ from those shown, because column widths depend on the content."""
     if not wanted or not found:
         return all(line.strip() == "…" for line in wanted) and not found
     if wanted[0].strip() == "…":
@@ -48,7 +48,7 @@ def matches(wanted, found):
 
 
 class Session:
-    """One shell in a folder of its own. The ports of the pages are replaced by free ones, there and back."""
+    """One shell in a directory of its own. The ports of the pages are mapped to free ones, in both directions."""
 
     def __init__(self, root, cache, program):
         self.root, self.folder = root, pathlib.Path(tempfile.mkdtemp(prefix="millstream-docs-"))
@@ -89,7 +89,7 @@ class Session:
         path.write_text(self.translated(text))
 
     def run(self, text, code_wanted=0, in_checkout=False):
-        """The lines that it prints. Where nothing else is wanted, the shell ends at the first command that fails."""
+        """Its output lines. If no other exit code is wanted, the shell ends at the first command that fails."""
         script, mark = self.folder / "block.sh", f"done-{time.monotonic_ns()}"
         where = f"cd '{self.root}'\n" if in_checkout else ""
         script.write_text(where + self.translated(text) + (f"\ncd '{self.work}'" if in_checkout else ""))
@@ -123,7 +123,7 @@ class Session:
 
 
 def run_page(path, root, cache, program):
-    """Runs a page's blocks; what a `text` block right behind a `sh` block shows is what must be printed."""
+    """Runs a page's blocks; a `text` block directly after a `sh` block is its expected output."""
     session, ran, compared, printed = Session(root, cache, program), 0, 0, None
     try:
         for block in blocks(path):

@@ -1,4 +1,4 @@
-"""kill -9 under load, and power loss for real."""
+"""kill -9 under load, and real power loss."""
 import random
 
 from broker import Broker
@@ -20,7 +20,7 @@ def make_topic(broker, name="faults"):
 
 
 def kill_loop(cycles, seed):
-    """kill -9 again and again while idempotent producers write; each time they go on within seconds."""
+    """Repeated kill -9 while idempotent producers write; each time they continue within seconds."""
     chance = random.Random(seed)
     with Broker(settings=SMALL) as broker:
         load = Load(broker.bootstrap, make_topic(broker), PARTITIONS, per_second=20_000).start()
@@ -55,7 +55,7 @@ def kill_while_starting(cycles, seed):
 
 
 def power_loop(cycles, seed):
-    """The file system forgets everything that was not durable, again and again, under load."""
+    """Repeated loss of everything in the file system that was not durable, under load."""
     chance = random.Random(seed)
     with LoopFs(1024) as disk:
         broker = Broker(disk.mount / "data", settings=SMALL, log_path=disk.folder / "broker.log").start()
@@ -79,8 +79,7 @@ def cut_power(disk, broker):
 
 
 def _one_power_loss(program, records, seed):
-    """One power loss under load on a disk that is slow to begin its writes; what a broker that was started again holds of
-    what was acknowledged."""
+    """One power loss under load on a disk with delayed writes; returns which acknowledged records a restarted broker has."""
     with LoopFs(1024) as disk:
         slow = injected(WRITES, "delay_enter=20000")
         broker = Broker(disk.mount / "data", program=program, prefix=slow, log_path=disk.folder / "broker.log").start()
@@ -97,14 +96,14 @@ def _one_power_loss(program, records, seed):
 
 
 def slow_power_loss():
-    """What the control below must fail."""
+    """The broken build that the control below must catch."""
     findings = _one_power_loss(None, 3000, 0)
     assert not findings.broken() and findings.acknowledged > 0, str(findings)
     return str(findings)
 
 
 def power_control(program, attempts):
-    """The broker that acknowledges before it syncs must be caught by the same check; if it is not, the check proves nothing."""
+    """A broker that acknowledges before it syncs must be caught by the same check; otherwise the check proves nothing."""
     for attempt in range(1, attempts + 1):
         findings = _one_power_loss(program, 3000, attempt * 97)
         if findings.lost:

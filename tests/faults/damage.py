@@ -1,4 +1,4 @@
-"""Rot, holes, torn tails and missing files: found and named, never served, never silently dropped."""
+"""Bit rot, holes, torn tails and missing files: detected and named, never served, never silently dropped."""
 import pathlib
 import random
 import shutil
@@ -12,13 +12,13 @@ from crash import PARTITIONS, make_topic
 from load import Load, compare
 from wire import EARLIEST, LATEST, Wire, records_of
 
-# How a fetch may say that what it should give is damaged: CORRUPT_MESSAGE, UNKNOWN_SERVER_ERROR, KAFKA_STORAGE_ERROR.
+# Error codes of a fetch that found damage: CORRUPT_MESSAGE, UNKNOWN_SERVER_ERROR, KAFKA_STORAGE_ERROR.
 DAMAGE_CODES = {2, -1, 56}
 ROUNDS, ROUND_RECORDS, VALUE_BYTES = 3, 1500, 300
 
 
 class Store:
-    """A data folder with all kinds of files, left by a kill -9 while idle, and what was acknowledged into it."""
+    """A data directory with all kinds of files, left by a kill -9 while idle, and the acknowledged records."""
 
     def __init__(self, folder):
         self.folder, self.data, self.copies = folder, folder / "data", 0
@@ -44,7 +44,7 @@ class Store:
         return path
 
     def kinds(self):
-        """{kind: newest file of it}, apart from what is no part of the store."""
+        """{kind: newest file}, without files that are not part of the store."""
         found = {}
         for path in sorted(self.data.rglob("*")):
             if path.is_file() and path.name not in ("LOCK", "reserved", "addresses.json", "addresses.json.new"):
@@ -57,7 +57,7 @@ class Store:
 
 
 def read_back(broker, topic):
-    """({partition: records}, {partition: error code}): what a plain client gets, error answers included."""
+    """({partition: records}, {partition: error code}): what a plain client gets, error responses included."""
     found, errors = {}, {}
     with Wire(broker.bootstrap) as wire:
         for p in range(PARTITIONS):
@@ -75,7 +75,7 @@ def read_back(broker, topic):
 
 
 def start_or_refuse(data):
-    """(broker, "") when it starts, (None, what it said) when it refuses."""
+    """(broker, "") if it starts, (None, its output) if it refuses."""
     broker = Broker(data)
     try:
         return broker.start(20), ""
@@ -85,7 +85,7 @@ def start_or_refuse(data):
 
 
 def outcome(store, data, damaged):
-    """What became of a damaged folder; raises when anything was served wrong or left out without a word."""
+    """The outcome of a damaged directory; raises if wrong records were served or records were silently missing."""
     broker, said = start_or_refuse(data)
     if broker is None:
         assert damaged.name in said, f"refused, but does not name {damaged.name}: {said[-300:]}"
@@ -93,12 +93,12 @@ def outcome(store, data, damaged):
     try:
         found, errors = read_back(broker, store.load.topic)
         unexpected = {p: code for p, code in errors.items() if code not in DAMAGE_CODES}
-        assert not unexpected, f"nothing was given and no damage was told: {unexpected}"
+        assert not unexpected, f"nothing was given and no damage was reported: {unexpected}"
         findings = compare(store.load, found)
         silent = [place for place in findings.lost if int(place.split("/")[0]) not in errors]
         wrong = silent + findings.twice + findings.altered + findings.gaps + findings.disordered
         assert not wrong, f"{len(wrong)} records lost without a word or wrong, first: {wrong[0]}"
-        return f"told at fetch ({sorted(set(errors.values()))})" if errors else "intact"
+        return f"reported at fetch ({sorted(set(errors.values()))})" if errors else "intact"
     finally:
         broker.kill()
 
@@ -110,7 +110,7 @@ def doctor(data):
 
 
 def damaged_case(store, path, damage, must=None):
-    """Damages one file of a copy and checks what the doctor and the broker make of it."""
+    """Damages one file of a copy and checks the outcome with the doctor and the broker."""
     copy = store.copy()
     try:
         damage(copy / path)
@@ -126,7 +126,7 @@ def damaged_case(store, path, damage, must=None):
 
 
 def flip(place):
-    """Turns one bit; a negative place counts from the end, a fraction is that part of the file."""
+    """Flips one bit; a negative place counts from the end, a fraction is that part of the file."""
     def damage(path):
         size = path.stat().st_size
         at = int(place * size) if isinstance(place, float) else place % size
@@ -158,7 +158,7 @@ def remove(path):
 
 
 def log_damage(report, store, chance, places):
-    """Bits and pages in every part of the log that is in use. The last segment only says that the one before it is durable."""
+    """Bits and pages in every part of the log in use. The last segment only records that the one before it is durable."""
     for path in store.logs_in_use():
         segments = walfile.segments(store.data / path)
         report.case(f"bit flip in {path.name} 0", damaged_case, store, path, flip(0))
@@ -171,7 +171,7 @@ def log_damage(report, store, chance, places):
 
 
 def other_damage(report, store, places):
-    """Bits, cuts and absence for every other kind of file."""
+    """Bits, truncation and absence for all other kinds of files."""
     for kind, paths in store.kinds().items():
         if kind == "wal/wal":
             continue
@@ -187,7 +187,7 @@ def other_damage(report, store, places):
 
 
 def torn_store(folder):
-    """A folder left by a kill -9 in the middle of writing."""
+    """A directory left by a kill -9 in the middle of writing."""
     broker = Broker(folder / "data").start()
     try:
         load = Load(broker.bootstrap, make_topic(broker), PARTITIONS, per_second=4000, value_bytes=VALUE_BYTES).start()
@@ -200,14 +200,14 @@ def torn_store(folder):
 
 
 def tear(path, start, end, chance):
-    """What a write that was under way leaves behind it in a file that has its length already: nothing, or old bytes."""
+    """What an interrupted write leaves in a file of fixed length: zeros, or old bytes."""
     with open(path, "r+b") as file:
         file.seek(start)
         file.write(chance.choice((bytes(end - start), chance.randbytes(end - start))))
 
 
 def torn_tails(folder, count, seed):
-    """Cuts the last write at many places: the broker starts, and misses nothing but what was in that write."""
+    """Cuts the last write at many places: the broker starts, and lacks only what was in that write."""
     chance, folder = random.Random(seed), pathlib.Path(tempfile.mkdtemp(dir=folder))
     load, data = torn_store(folder), folder / "data"
     path = [path for path in walfile.files(data) if walfile.segments(path)][-1]
@@ -234,7 +234,7 @@ def torn_tails(folder, count, seed):
 
 
 def _content(folder, data, topic, damage, path):
-    """What a broker serves from a copy with that damage; None when it refuses to start."""
+    """What a broker serves from a copy with that damage; None if it refuses to start."""
     copy = folder / "copy"
     subprocess.run(["cp", "-a", "--sparse=always", str(data), str(copy)], check=True)
     try:
@@ -253,7 +253,7 @@ def _content(folder, data, topic, damage, path):
 
 
 def intact_case(store):
-    """The control of all damage cases: an untouched copy passes the doctor and holds everything."""
+    """The control of all damage cases: an untouched copy passes the doctor and has everything."""
     copy = store.copy()
     try:
         code, said = doctor(copy)

@@ -1,4 +1,4 @@
-"""A full disk: produce is refused with an error that clients retry, everything else goes on, and room brings it back."""
+"""A full disk: produce is refused with a retriable error, everything else continues, and free space ends the refusal."""
 import json
 import re
 import socket
@@ -12,22 +12,22 @@ from load import Load, check
 from loopfs import LoopFs
 from wire import EARLIEST, KafkaError, Wire, batch, eventually
 
-# Errors after which every client tries again by itself: REQUEST_TIMED_OUT, NOT_ENOUGH_REPLICAS. Sarama gives up after others.
+# Errors that every client retries: REQUEST_TIMED_OUT, NOT_ENOUGH_REPLICAS. Sarama does not retry others.
 RETRIABLE = {7, 19}
 COMMITS = 200
 DISK_MIB = 640
 SMALL_DISK_MIB = 110
 LOW_BYTES = 160 << 20
-# The broker looks at the disk once a second.
+# The broker checks the disk once a second.
 LOOK_SECONDS_MAX = 5
 RECORD = b"x" * 500_000
-# Made once: a checksum over half a megabyte takes Python as long as the broker takes for all the rest.
+# Built once: a checksum over half a megabyte takes Python as long as the broker takes for everything else.
 BATCH = batch([(b"big", RECORD)])
 SETTINGS = {"disk.low.bytes": LOW_BYTES, "memtable.bytes": 16 << 20, "wal.checkpoint.bytes": 64 << 20}
 
 
 def fill_until_refused(wire, topic):
-    """Produces large records until one is refused; (how many were taken, the error code)."""
+    """Produces large records until one is refused; returns (number accepted, the error code)."""
     for taken in range(DISK_MIB * 4):
         try:
             wire.produce(topic, 0, BATCH)
@@ -47,7 +47,7 @@ def still_serves(broker, topic, taken):
 
 
 def commits(broker, topic, offsets):
-    """Offsets are committed, and are there afterwards."""
+    """Offsets are committed, and still present afterwards."""
     settings = {"bootstrap.servers": broker.bootstrap, "group.id": "full-disk", "enable.auto.commit": False}
     consumer = Consumer(settings)
     try:
@@ -73,14 +73,14 @@ def refused(broker, topic):
 
 
 def in_turn(report, broker, title, steps):
-    """One case for each step; where one fails the broker's log says more."""
+    """One case per step; after a failure the broker's log has the details."""
     for name, step in steps:
         if not report.case(f"{title}: {name}", step):
             print(f"     broker: {broker.log_tail(600)}", flush=True)
 
 
 def operators_see(broker, why):
-    """Health, metrics and `cluster status` say that nothing is written, and `why`; or that all is well, if that is None."""
+    """Health, metrics and `cluster status` report that writes are refused, and `why`; or that all is well, if that is None."""
     status, text = http_get(broker.http, "/health/ready")
     assert (status == 200) == (why is None) and (why or "ready") in text, f"/health/ready: {status} {text}"
     assert http_get(broker.http, "/health/live")[0] == 200, "it is not live"
@@ -89,14 +89,13 @@ def operators_see(broker, why):
         assert line in page, f"/metrics has no '{line}'"
     done = subprocess.run([binary(), "cluster", "status", "--bootstrap", broker.bootstrap, "--output", "json"],
                           stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
-    told = json.loads(done.stdout)
-    assert (done.returncode, told["healthy"], len(told["refusing_writes"])) == ((1, False, 1) if why else (0, True, 0)), f"{done}"
-    assert not why or (str(broker.data_dir) in told["refusing_writes"][0] and "disk" in done.stderr), f"{done}"
+    status = json.loads(done.stdout)
+    assert (done.returncode, status["healthy"], len(status["refusing_writes"])) == ((1, False, 1) if why else (0, True, 0)), f"{done}"
+    assert not why or (str(broker.data_dir) in status["refusing_writes"][0] and "disk" in done.stderr), f"{done}"
 
 
 def sees_that_it_is_low(broker):
-    """Whether the broker's last word on the free space is that it is low. Until it has looked it rightly takes what it has
-    counted room for."""
+    """Whether the broker's last log line about free space says that it is low. Until its next check it accepts what it has reserved space for."""
     words = re.findall(r"free disk space crossed disk.low.bytes low=(\w+)", broker.log_path.read_text())
     return words[-1:] == ["true"]
 
@@ -182,7 +181,7 @@ def full_disk(report):
 
 
 def full_at_once(report):
-    """Somebody else takes all room while most of what was written is in memory; then there is none for the log either."""
+    """Another process takes all space while most of the writes are in memory; then the log has none either."""
     with LoopFs(DISK_MIB) as disk:
         broker = Broker(disk.mount / "data", settings={"disk.low.bytes": 0}, log_path=disk.folder / "broker.log").start()
         state = {}
@@ -204,7 +203,7 @@ def full_at_once(report):
             code, seconds = broker.stop()
             assert code == 0 and seconds < 10, f"exit code {code} after {seconds:.1f} s"
             broker.start()
-            # What was sent and not answered may be there too.
+            # Records that were sent without a reply may be present too.
             with Wire(broker.bootstrap) as wire:
                 end = wire.list_offset("big", 0)
             assert end in (state["taken"], state["taken"] + 1), f"{end} records, {state['taken']} were acknowledged"
@@ -219,7 +218,7 @@ def full_at_once(report):
 
 
 def small_disk(report):
-    """A disk that is hardly larger than the log and memory would like to be: refused, not left without an answer, and no flapping."""
+    """A disk hardly larger than the log and memory need: refused with an error, not left without a reply, and no flapping."""
     with LoopFs(SMALL_DISK_MIB) as disk:
         broker = Broker(disk.mount / "data", settings={"disk.low.bytes": 20_000_000}, log_path=disk.folder / "broker.log").start()
 
@@ -243,7 +242,7 @@ def small_disk(report):
             eventually(lambda: accepts(broker, "small"), lambda: f"{disk.free_bytes() >> 20} MiB free and produce is still refused", 30)
             eventually(lambda: http_get(broker.http, "/health/ready") == (200, "ready\n"), lambda: f"{http_get(broker.http, '/health/ready')}", LOOK_SECONDS_MAX)
             words = re.findall(r"free disk space crossed disk.low.bytes low=(\w+)", broker.log_path.read_text())
-            # Each of the two brokers saw it become low; that it no longer is was seen when there was room.
+            # Each of the two brokers saw it become low; the end of that is seen once there is space.
             assert words == ["true", "true", "false"], f"{words}: {broker.log_tail(600)}"
             return f"the mark was crossed {len(words)} times"
 
@@ -254,7 +253,7 @@ def small_disk(report):
 
 
 def fill_the_log(broker):
-    """Produces until nothing is answered any more; how many records were acknowledged."""
+    """Produces until there is no reply any more; returns how many records were acknowledged."""
     with Wire(broker.bootstrap, 5) as wire:
         for taken in range(DISK_MIB * 4):
             try:
@@ -265,7 +264,7 @@ def fill_the_log(broker):
 
 
 def fill_the_rest(disk):
-    """Takes what is left of the file system, down to the last block."""
+    """Fills the file system, down to the last block."""
     with open(disk.mount / "filler", "ab", buffering=0) as filler:
         for size in (1 << 20, 4096):
             try:

@@ -1,4 +1,4 @@
-"""Faults in a program's own calls, by strace; it works on the release binary as it is."""
+"""Faults injected into a program's system calls with strace; works on the release binary unchanged."""
 WRITES = "pwrite64,pwritev,pwritev2"
 SYNCS = "fsync,fdatasync,sync_file_range,syncfs"
 
@@ -8,5 +8,5 @@ def strace(*options):
 
 
 def injected(calls, what):
-    """Runs a program so that `what` happens to those of its calls, and tells nobody of them."""
+    """Runs a program so that `what` happens to these calls of it, without a trace."""
     return strace("-e", f"trace={calls}", "-e", f"inject={calls}:{what}", "-o", "/dev/null")

@@ -1,4 +1,4 @@
-"""Idempotent producers that write down what was acknowledged, and the check that all of it is there, once, in order.
+"""Idempotent producers that record acknowledgements, and the check that every acknowledged record is present, once, in order.
 
 Needs confluent-kafka: run it with the Python of the tests' environment (tests/install makes it).
 """
@@ -22,12 +22,12 @@ def value_of(key, length):
 
 
 class Load:
-    """Producers that keep writing to one topic, through any number of restarts of its broker, until `stop`."""
+    """Producers that keep writing to one topic through restarts of its broker, until `stop`."""
 
     def __init__(self, bootstrap, topic, partitions=6, producers=2, per_second=4000, value_bytes=200):
         self.bootstrap, self.topic, self.partitions, self.value_bytes = bootstrap, topic, partitions, value_bytes
         self.per_second = per_second / producers
-        # Per partition, in the order of the acknowledgements: (offset, key); the offset is negative when the client was not told.
+        # Per partition, in the order of the acknowledgements: (offset, key); the offset is negative if the client did not get one.
         self.acknowledged = collections.defaultdict(list)
         self.unknown, self.fatal, self.sent = 0, [], 0
         self.count, self.changed = 0, threading.Condition()
@@ -70,12 +70,12 @@ class Load:
             producer.poll(0.002)
         if self.drain_seconds and not self.fatal:
             producer.flush(self.drain_seconds)
-        # What is still queued has an unknown outcome: it may be in the log or not.
+        # Queued records have an unknown outcome: they may be in the log or not.
         producer.purge()
         producer.flush(1)
 
     def wait_for(self, more, seconds_max=30.0):
-        """Waits until `more` further records are acknowledged; gives the seconds that it took."""
+        """Waits until `more` further records are acknowledged; returns how many seconds that took."""
         started = time.monotonic()
         with self.changed:
             wanted = self.count + more
@@ -85,7 +85,7 @@ class Load:
         return time.monotonic() - started
 
     def stop(self, drain_seconds=0.0):
-        """Ends the producers; with `drain_seconds` they first wait for their outstanding records."""
+        """Stops the producers; with `drain_seconds` they first wait for their outstanding records."""
         self.drain_seconds = drain_seconds
         self.stopping.set()
         for thread in self.threads:
@@ -95,7 +95,7 @@ class Load:
 
 
 class Findings:
-    """What a topic holds, compared with what was acknowledged. Each list holds examples; empty lists mean all is well."""
+    """A topic's content, compared with what was acknowledged. Each list has examples; empty lists mean success."""
 
     def __init__(self):
         self.read = self.acknowledged = 0
@@ -111,7 +111,7 @@ class Findings:
 
 
 def read_topic(bootstrap, topic, partitions):
-    """Everything in a topic: {partition: [(offset, key, value)]}; raises when the broker reports an error or nothing comes."""
+    """Everything in a topic: {partition: [(offset, key, value)]}; raises if the broker reports an error or nothing arrives."""
     consumer = ck.Consumer({"bootstrap.servers": bootstrap, "group.id": "check", "enable.auto.commit": False, "check.crcs": True,
                             "auto.offset.reset": "error", "fetch.wait.max.ms": 100, "log_level": 0})
     try:
@@ -135,7 +135,7 @@ def read_topic(bootstrap, topic, partitions):
 
 
 def compare(load, found):
-    """Checks a topic's content against what a load saw acknowledged."""
+    """Checks a topic's content against a load's acknowledgements."""
     findings = Findings()
     for partition in range(load.partitions):
         records = found[partition]
@@ -150,7 +150,7 @@ def compare(load, found):
 
 
 def _check_content(findings, load, partition, records):
-    """Offsets without a gap, each key once, each producer's numbers in order and complete, each value its own."""
+    """Offsets without a gap, each key once, each producer's numbers in order and complete, each value correct."""
     following, last = records[0][0] if records else 0, {}
     for offset, key, value in records:
         place = f"{partition}/{offset} {key.decode()}"
@@ -169,7 +169,7 @@ def _check_content(findings, load, partition, records):
 
 
 def check(load, bootstrap):
-    """Reads the topic back and raises unless everything that was acknowledged is there, once, in order."""
+    """Reads the topic back and raises unless everything that was acknowledged is present, once, in order."""
     findings = compare(load, read_topic(bootstrap, load.topic, load.partitions))
     assert not findings.broken() and findings.acknowledged > 0, str(findings)
     assert not load.fatal, f"a producer gave up: {load.fatal[0]}"

@@ -1,4 +1,4 @@
-"""A file system of the test's own, in a file, that can lose its power and can be full."""
+"""A file system in a file, which can lose power and become full."""
 import fcntl
 import os
 import pathlib
@@ -13,7 +13,7 @@ EXT4_IOC_SHUTDOWN, WITHOUT_LOG_FLUSH = 0x8004587D, 2
 
 
 class LoopUnavailable(Exception):
-    """This machine does not let us mount a file system in a file, so what depends on it cannot be tested here."""
+    """This machine does not permit mounting a file system in a file, so tests that need one cannot run."""
 
 
 def _run(*command):
@@ -34,7 +34,7 @@ class LoopFs:
         self.mount.mkdir()
         with open(self.image, "wb") as image:
             image.truncate(self.mib << 20)
-        # No blocks are kept for root, so that "full" means full for the broker, whoever runs it.
+        # No blocks are reserved for root, so that "full" applies to every user.
         _run("mkfs.ext4", "-q", "-m", "0", str(self.image))
         self._mount()
         return self
@@ -58,7 +58,7 @@ class LoopFs:
         raise LoopUnavailable(f"{self.mount} cannot be unmounted")
 
     def lose_power(self):
-        """Forgets at once everything that was not made durable; from now on every access fails."""
+        """Drops everything that was not made durable; from now on every access fails."""
         descriptor = os.open(self.mount, os.O_RDONLY)
         try:
             fcntl.ioctl(descriptor, EXT4_IOC_SHUTDOWN, WITHOUT_LOG_FLUSH.to_bytes(4, "little"))
@@ -66,7 +66,7 @@ class LoopFs:
             os.close(descriptor)
 
     def power_on(self):
-        """Mounts what survived. Nothing may have files open in it any more."""
+        """Mounts what survived. No process may have files open in it any more."""
         self._unmount()
         self._mount()
 

@@ -1,4 +1,4 @@
-"""Memory in a control group with a limit: the broker sees the limit, and stops and starts within it."""
+"""Memory limits of control groups: the broker detects the limit, and stops and starts within it."""
 import pathlib
 import re
 import struct
@@ -12,7 +12,7 @@ from wire import OFFSET_COMMIT, Wire, eventually, text
 TOPIC = "committed"
 GROUPS, PARTITIONS = 4_000, 100
 LIMIT_BYTES = 128 << 20
-# Requests on their way at a time.
+# Requests in flight.
 IN_FLIGHT = 50
 TOO_MUCH = 28  # INVALID_COMMIT_OFFSET_SIZE
 METADATA = "m" * 1_000
@@ -52,7 +52,7 @@ def check_all(broker, offset):
 
 
 class Peak(threading.Thread):
-    """The most memory that a process has had resident, until it ends."""
+    """The peak resident memory of a process, until it ends."""
 
     def __init__(self, pid):
         super().__init__(daemon=True)
@@ -98,7 +98,7 @@ def stops_and_starts(rounds):
 
 
 def the_limit_is_seen(levels):
-    """The limit of the group, and of one above it, counts; the log says so."""
+    """The limit of the group, or of an ancestor, applies; the log says so."""
     with ControlGroup(512 << 20, levels) as group, Broker(prefix=group.prefix()) as broker:
         log = broker.log_path.read_text()
         assert "budget_mib=128" in log and str(group.limit_file) in log, log
@@ -106,7 +106,7 @@ def the_limit_is_seen(levels):
 
 
 def groups_are_bounded(limit_bytes):
-    """Beyond what groups may hold nothing is added, what is there can be committed again, and a restart changes nothing."""
+    """Beyond the limit of groups nothing is added, existing offsets can be committed again, and a restart changes nothing."""
     with Broker(settings={"groups.bytes.max": limit_bytes}) as broker:
         with Wire(broker.bootstrap, 60) as wire:
             wire.create_topic(TOPIC, PARTITIONS)

@@ -1,4 +1,4 @@
-"""A log that is damaged anywhere, repaired, and then served: what the doctor said is kept is there, and the broker goes on."""
+"""A log damaged anywhere, repaired, and then served: everything that the doctor reported as kept is present, and the broker works."""
 import json
 import pathlib
 import random
@@ -14,7 +14,7 @@ from wire import Wire
 
 TOPICS = ("apple", "birch", "cedar", "drift")
 VALUE = b"|%s|" % (b"v" * 60)
-# So much that runs are written before there is any checkpoint.
+# Enough that runs are written before there is any checkpoint.
 BULK, BULK_BYTES = 40, 100_000
 START_SECONDS, STOP_SECONDS_MAX = 15, 10.0
 FRAME_HEAD_BYTES = 40
@@ -31,9 +31,8 @@ def group_name(number):
 
 
 class Made:
-    """A data folder as a kill -9 left it, the records in it, and where each is: in which entry of the log, or in a run.
-
-    young: everything is in the log. flushed: runs were written and no checkpoint. old: there were stops in order."""
+    """A data directory as a kill -9 left it, its records, and the location of each: its entry of the log, or a run. young:
+    everything is in the log. flushed: runs were written, no checkpoint. old: with clean stops."""
 
     def __init__(self, folder, kind):
         self.kind, self.folder, self.copies, self.records = kind, folder / kind, 0, {}
@@ -109,7 +108,7 @@ class Made:
 
 
 def rot(*frames):
-    """More wrong bits than can be put right: in the head and in the content of each frame."""
+    """More wrong bits than can be corrected: in the head and in the content of each frame."""
     def damage(data):
         for frame in frames:
             with open(data / "wal" / frame["file"], "r+b") as file:
@@ -119,7 +118,7 @@ def rot(*frames):
 
 
 def hole(frame, blocks=1):
-    """The blocks from the one that the frame begins in, emptied."""
+    """Zeros the blocks of a frame."""
     def damage(data):
         with open(data / "wal" / frame["file"], "r+b") as file:
             file.seek(frame["offset"] // walfile.BLOCK_BYTES * walfile.BLOCK_BYTES)
@@ -132,16 +131,16 @@ def both(*damages):
 
 
 def keys_of(wire):
-    """{topic: [(offset, key, value)]} of everything that is there."""
+    """{topic: [(offset, key, value)]} of all present records."""
     topics = wire.metadata()
     leaderless = [name for name, leaders in topics.items() if -1 in leaders.values()]
     assert not leaderless, f"no leader: {leaderless}"
     return {name: list(wire.read_all(name, 0)) for name in sorted(topics)}
 
 
-def check_kept(made, found, lost, told):
-    """Everything that was not said to be lost is there, once, in its topic if topics are not lost, at its offset. Of groups
-    of which the doctor could tell nothing (not `told`), everything may be."""
+def check_kept(made, found, lost, known):
+    """Everything that was not reported as lost is present, once, in its topic unless topics are lost, at its offset. Groups that
+    left no trace in the doctor's report (not `known`) may have lost everything."""
     at = {}
     for topic, records in found.items():
         assert topic in TOPICS or topic.startswith("recovered-"), f"topic {topic} was never made"
@@ -151,7 +150,7 @@ def check_kept(made, found, lost, told):
             at[key] = (topic, offset)
     for key, (topic, offset, _) in made.records.items():
         place = made.places[key]
-        kept = place == "run" or told(group_name(place[0])) and place[1] < lost.get(group_name(place[0]), 1 << 60)
+        kept = place == "run" or known(group_name(place[0])) and place[1] < lost.get(group_name(place[0]), 1 << 60)
         assert not kept or key in at, f"{key} ({place}) is gone; lost from: {lost}"
         if key in at:
             assert at[key][1] == offset, f"{key} was at {offset} and is at {at[key][1]}"
@@ -160,7 +159,7 @@ def check_kept(made, found, lost, told):
 
 
 def check_goes_on(wire, found):
-    """Old topics and a new one take records, behind what they had, and give them."""
+    """Old topics and a new one accept records, after their existing ones, and serve them."""
     wire.create_topic("anew")
     for topic in (*found, "anew"):
         before = found.get(topic, [])
@@ -171,7 +170,7 @@ def check_goes_on(wire, found):
 
 
 def lost_from(groups):
-    """{group: the first index that is gone}, and the same for those that may be, as the doctor says."""
+    """{group: the first lost index}, and the same for possible losses, from the doctor's report."""
     gone, doubtful = {}, {}
     for group in groups:
         firsts = [span["first"] for span in (group["missing"], group["behind_missing"]) if span]
@@ -218,7 +217,7 @@ def damaged_repaired_served(made, damage):
 
 
 def refused(data):
-    """A broker does not start with that: it ends by itself, with 1, and says what to do."""
+    """A broker does not start in this state: it exits with 1 and gives advice."""
     broker = Broker(data)
     try:
         broker.start(START_SECONDS)
@@ -237,7 +236,7 @@ def nothing_is_lost(made, damage):
 
 
 def all_is_lost(made):
-    """Nothing is left that could tell of records: the doctor must not call that sound, nor its repair without loss."""
+    """Nothing is left that could show the lost records: neither the doctor's report nor its repair may claim that all is well."""
     copy = made.copy()
     try:
         [(copy / "wal" / name).unlink() for name in {frame["file"] for frame in made.frames}]
@@ -250,11 +249,11 @@ def all_is_lost(made):
 
 
 def cases(report, made, rounds):
-    """Damage at the entries that matter, and anywhere."""
+    """Damage at the important entries, and anywhere."""
     name, shard = made.kind, made.busiest_shard()
     firsts = [made.of(group)[0] for group in sorted({frame["group"] for frame in made.entries})]
     of_metadata, of_shard = made.of(0), made.of(shard)
-    # The founding entry can be told from the other groups', or from the node's own note: nothing is lost with it.
+    # The first entry can be derived from the other groups', or from the node's identity file: nothing is lost with it.
     founding = nothing_is_lost if made.kind != "old" else damaged_repaired_served
     report.case(f"{name}: the metadata group's first entry", founding, made, rot(of_metadata[0]))
     report.case(f"{name}: the first entry of {group_name(shard)}", founding, made, rot(of_shard[0]))
@@ -275,7 +274,7 @@ def cases(report, made, rounds):
 
 
 def without_members(made):
-    """A group that nothing says the members of, and no note of the node: told by doctor and broker, and never made up."""
+    """A group without any trace of its members, and no identity file: reported by doctor and broker, and never invented."""
     copy = made.copy()
     try:
         firsts = [frame for frame in made.entries if frame["index"] == 0]
@@ -298,7 +297,7 @@ def without_members(made):
 
 
 def another_node(made):
-    """A store of another node: refused, at once."""
+    """A store of another node: refused at once."""
     copy = made.copy()
     try:
         done = subprocess.run([binary(), "serve", "--data-dir", str(copy), "--node-id", "2", "--kafka-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"],
@@ -310,7 +309,7 @@ def another_node(made):
 
 
 def stopped_while_opening(made):
-    """SIGTERM while the store is read ends in order; until then it is told why the broker is not ready."""
+    """SIGTERM during the recovery of the store ends the broker cleanly; until then readiness gives the reason."""
     copy, http = made.copy(), f"127.0.0.1:{free_port()}"
     broker = Broker(copy, prefix=injected("pread64,preadv", "delay_enter=700000"), http_addr=http)
     try:

@@ -1,4 +1,4 @@
-"""How long a start takes with many partitions and with data, after a clean stop and after kill -9."""
+"""Start times with many partitions and with data, after a clean stop and after kill -9."""
 import time
 
 from broker import Broker

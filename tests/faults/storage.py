@@ -1,4 +1,4 @@
-"""Writes that fail, hang or are slow, by strace on the release binary; and that the log is opened and synced as promised."""
+"""Writes that fail, hang or are slow, by strace on the release binary; and checks that the log is opened and synced as documented."""
 import pathlib
 import re
 import shutil
@@ -12,7 +12,7 @@ from load import Load, check
 from wire import Wire
 
 DELAY_US = 250_000
-# Files that are written without a promise: a lock, room that is only kept, and a hint for scripts.
+# Files without a durability guarantee: a lock, reserved space, and a hint for scripts.
 NOT_DURABLE = re.compile(r"/(LOCK|reserved|addresses\.json(\.new)?)$")
 LOG_FILE = re.compile(r"/wal/wal-[0-9a-f]+\.log$")
 OPENED = re.compile(r'open(?:at)?\((?:[^"]*, )?"([^"]+)", ([A-Z_|]+).*\)\s+= (\d+)')
@@ -21,7 +21,7 @@ RENAMED = re.compile(r'rename(?:at2?)?\((?:[^"]*)"([^"]+)", (?:[^"]*)"([^"]+)".*
 
 
 def _whole_lines(text):
-    """The calls of a trace, in the order of their ends; a call that another thread interrupted is put together again."""
+    """The calls of a trace, in the order of their ends; interrupted calls are joined."""
     begun = {}
     for line in text.splitlines():
         thread, _, call = line.partition(" ")
@@ -34,7 +34,7 @@ def _whole_lines(text):
 
 
 def _events(trace, data_dir):
-    """The broker's opens for writing, writes, syncs and renames below its folder, in order."""
+    """The broker's opens for writing, writes, syncs and renames below its directory, in order."""
     for line in _whole_lines(trace.read_text(errors="replace")):
         if found := OPENED.search(line):
             if re.search(r"O_(WRONLY|RDWR)", found[2]) and found[1].startswith(data_dir):
@@ -47,8 +47,8 @@ def _events(trace, data_dir):
 
 
 class Durability:
-    """Follows a trace: every write to a log file goes through a descriptor that was opened O_DIRECT and O_DSYNC; every other
-    file is synced before it gets its name; every rename is followed by a sync of its directory."""
+    """Checks a trace: every write to a log file uses a descriptor opened with O_DIRECT and O_DSYNC; every other file is synced
+    before it gets its name; every rename is followed by a sync of its directory."""
 
     def __init__(self):
         self.flags, self.log_writes, self.renames, self.unsynced, self.unsynced_dirs = {}, 0, 0, {}, {}
@@ -104,7 +104,7 @@ def opened_and_synced(fresh):
 
 
 def lone_record_seconds(program, count=5):
-    """How long single records wait for their acknowledgement while each write takes DELAY_US longer to return."""
+    """The latency of single records while each write takes DELAY_US longer to return."""
     prefix = injected(WRITES, f"delay_exit={DELAY_US}")
     with Broker(prefix=prefix, program=program) as broker, Wire(broker.bootstrap, 30) as wire:
         wire.create_topic("lone", 1)
@@ -126,12 +126,12 @@ def waits_for_the_write(program):
 
 def control_waits(program):
     fastest = lone_record_seconds(program)
-    assert fastest < DELAY_US / 1e6, "the control waits for its write: the check cannot tell the two apart"
+    assert fastest < DELAY_US / 1e6, "the control waits for its write: the check cannot distinguish the two"
     return f"caught: acknowledged after {fastest * 1e3:.1f} ms with writes of {DELAY_US // 1000} ms"
 
 
 def failing(calls, nth, fresh):
-    """The nth such call of a thread fails with EIO: the broker ends and says why, and nothing acknowledged is gone."""
+    """The nth such call of a thread fails with EIO: the broker exits with the reason, and nothing acknowledged is lost."""
     broker = Broker(fresh() / "data", settings=SMALL).start()
     load, ended = None, "went on"
     try:
@@ -167,7 +167,7 @@ def failing_write(nth, fresh):
 
 
 def failing_sync(nth, fresh):
-    """A run or the manifest that cannot be synced may be given up or may end the broker; it never costs a record."""
+    """A run or the manifest that cannot be synced may be abandoned or may end the broker; it never costs a record."""
     return ", ".join(failing(SYNCS, nth, fresh))
 
 

@@ -1,4 +1,4 @@
-"""Reads a log file as docs/formats.md describes it, apart from the broker's own code: where its segments are."""
+"""Reads the segments of a log file as described in docs/formats.md, without the broker's code."""
 import pathlib
 import struct
 
@@ -11,12 +11,12 @@ FILE_HEAD = struct.Struct("<7sBQQQQI")
 
 
 def files(data_dir):
-    """The log files in order."""
+    """The log files, oldest first."""
     return sorted(pathlib.Path(data_dir, "wal").glob("wal-*.log"))
 
 
 def segments(path):
-    """[(offset, end)] of every segment of a log file, up to where the log ends."""
+    """[(offset, end)] of every segment of a log file, up to the end of the log."""
     data, found, at = pathlib.Path(path).read_bytes(), [], BLOCK_BYTES
     _magic, _version, seq, _length, life, _closed_at, _crc = FILE_HEAD.unpack_from(data)
     while at + SEGMENT_HEAD.size <= len(data):

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Reads a write-ahead log as docs/formats.md describes it, without any code of the broker.
+"""Reads a write-ahead log as docs/formats.md describes it, without the broker's code.
 
 usage: wal_reader.py DIR/wal
 
 Prints one JSON object: frames by kind, first and last index of each group's entries, where the log ends, and how many
-of the frames' checksums did not fit. It proves that the description is enough to write a reader with.
+frames have a wrong checksum. It proves that the description is sufficient for writing a reader.
 """
 
 import json
@@ -38,7 +38,7 @@ def crc32c(*parts):
 
 
 def file_header(data, seq):
-    """Life of the file and where its log ends if that is known; an exception if it has no header of its own."""
+    """Life of the file and where its log ends if known; an exception if it has no valid header."""
     magic, version, number, _length, life, closed, crc = struct.unpack_from("<7sBQQQQI", data)
     if magic != b"MILLWAL" or crc32c(data[:40]) != crc or number != seq:
         raise ValueError(f"file {seq} has no header of its own")
@@ -48,7 +48,7 @@ def file_header(data, seq):
 
 
 def segment_head(data, at, seq, life):
-    """Frame bytes, end of the file before, and durable mark; None where no segment of this life is."""
+    """Frame bytes, end of the previous file, and durable mark; None if there is no segment of this life."""
     if at + BLOCK > len(data):
         return None
     magic, frames, place, previous, durable, own_life, crc = struct.unpack_from("<IIQQQQI", data, at)

@@ -1,4 +1,4 @@
-"""Record batches of a few kilobytes that become hundreds of megabytes."""
+"""Record batches of a few kilobytes that expand to hundreds of megabytes."""
 import random
 import struct
 import time
@@ -11,7 +11,7 @@ from wire import BATCH_HEAD_BYTES, crc32c, varint
 GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4
 CODEC_NAMES = {GZIP: "gzip", SNAPPY: "snappy", LZ4: "lz4", ZSTD: "zstd"}
 MIB = 1 << 20
-# Every codec takes several streams one behind the other as one.
+# All codecs treat several concatenated streams as one.
 PIECE_BYTES = 16 * MIB
 XERIAL_HEAD = b"\x82SNAPPY\0" + struct.pack(">ii", 1, 1)
 
@@ -39,7 +39,7 @@ def batch(codec, body, records):
 
 
 def one_record(codec, value_bytes, key=b"key"):
-    """A batch of one record, right in everything, with a value of zeros."""
+    """A valid batch of one record with a value of zeros."""
     front = b"\0" + varint(0) + varint(0) + (varint(len(key)) + key) + varint(value_bytes)
     whole = varint(len(front) + value_bytes + 1) + front
     zeros, rest = divmod(value_bytes, PIECE_BYTES)
@@ -47,7 +47,7 @@ def one_record(codec, value_bytes, key=b"key"):
 
 
 def many_records(codec, records):
-    """A batch of very many, very small records with a key, numbered from 0 on again every 64th: wrong, and found late."""
+    """A batch of very many, very small records with a key, numbered from 0 again every 64th: invalid, which is detected late."""
     some = b""
     for n in range(64):
         one = b"\0" + varint(0) + varint(n) + varint(1) + b"k" + varint(-1) + varint(0)
@@ -56,7 +56,7 @@ def many_records(codec, records):
 
 
 def forged(seed):
-    """Streams that lie about what will come out of them."""
+    """Streams with a wrong decompressed size."""
     dice = random.Random(seed)
     lies = {
         # A window of 2 GiB, and of 128 MiB.

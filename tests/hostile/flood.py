@@ -1,11 +1,11 @@
-"""Many connections at once: sends frames that may be anything, and sees that each is answered or its connection closed."""
+"""Many connections at once: sends arbitrary frames, and checks that each is answered or its connection closed."""
 import asyncio
 import socket
 import struct
 
 from guard import raise_descriptors
 
-# A request of which the answer is known: what was sent in front of it is dealt with when it is answered.
+# A request with a known reply: once it is answered, everything sent before it has been processed.
 SENTINEL_CORRELATION = 0x5E71E1
 SENTINEL = struct.pack(">ihhih", 10, 18, 0, SENTINEL_CORRELATION, -1)
 # Some mutations make a request that waits, as a fetch or a join may.
@@ -24,18 +24,18 @@ def connect(bootstrap, source=None):
 
 
 def raise_for_many(connections):
-    """Lets this process have so many connections."""
+    """Raises this process's limit of connections."""
     raise_descriptors(connections + 100)
 
 
 def reset(link):
-    """Closes without the usual farewell."""
+    """Closes with a reset."""
     link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     link.close()
 
 
 class Outcome:
-    """What became of the inputs: answered, closed by the broker, or still waiting when the time was up."""
+    """Outcomes of the inputs: answered, closed by the broker, or still waiting at the timeout."""
 
     def __init__(self):
         self.answered = self.closed = self.waiting = 0
@@ -76,7 +76,7 @@ async def _worker(bootstrap, inputs, outcome):
 
 
 def send_all(bootstrap, inputs, connections=24):
-    """Sends each input, framed already, and waits for what becomes of it; the sum of it."""
+    """Sends each input, framed already, and waits for its outcome; returns the totals."""
     async def all_of_them():
         outcome, shared = Outcome(), iter(inputs)
         await asyncio.gather(*(_worker(bootstrap, shared, outcome) for _ in range(connections)))

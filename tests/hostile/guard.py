@@ -1,4 +1,4 @@
-"""What must hold while clients misbehave: one place that starts the well-behaved pair, the attack, and judges."""
+"""What must hold while clients misbehave: starts the well-behaved pair and the attack, and judges."""
 import contextlib
 import itertools
 import json
@@ -17,15 +17,15 @@ from broker import Broker, http_get
 from wire import Wire, eventually
 
 MEMORY_MIB = 256
-# What others' requests may cost the pair, who share two cores with the attack. Alone they see a few milliseconds.
+# Latency limits of the pair, which shares two cores with the attack. Without it latencies are a few milliseconds.
 ACK_P99_MS_MAX = 150
 END_P99_MS_MAX = 200
-# No single answer takes longer, even while the attack begins.
+# Limit of any single reply, even at the start of the attack.
 LONGEST_MS_MAX = 1000
-# Health and metrics are answered in this time, whatever is attacked.
+# Limit of health and metrics, during any attack.
 PROBE_MS_MAX = 1000
 PROBE_EVERY_S = 0.1
-# On a machine that is busy with something else, or with the attackers, all of these are as many times what a pair and
+# On a busy machine these limits scale with the latencies that a pair and probes see at the same time at a broker without an attack.
 # probes see at the same time at a broker that is not attacked.
 CONTROL_FACTOR = 5
 ATTACK_SECONDS_MAX = 90
@@ -35,13 +35,13 @@ _topics = itertools.count()
 
 
 def start_broker(prefix=(), **settings):
-    """A broker with a small memory, so that whoever takes more is seen."""
+    """A broker with little memory, so that excess use shows."""
     more = {key.replace("_", "."): value for key, value in settings.items()}
     return Broker(prefix=prefix, settings={"memory.bytes": MEMORY_MIB << 20, "num.partitions": 1} | more).start()
 
 
 def end(broker):
-    """Kills a broker and removes what it wrote."""
+    """Kills a broker and deletes its files."""
     broker.kill()
     shutil.rmtree(broker.data_dir, ignore_errors=True)
     broker.log_path.unlink(missing_ok=True)
@@ -55,7 +55,7 @@ def status_mib(pid, field):
 
 
 def descriptors(pid):
-    """Open sockets; of its own files the broker keeps some open, as many as it likes."""
+    """Open sockets; the broker's open files are not counted."""
     found = 0
     for name in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):
@@ -68,14 +68,14 @@ def p99(values):
 
 
 def raise_descriptors(wanted):
-    """Allows this process so many open descriptors, as far as the machine does."""
+    """Raises this process's limit of open descriptors, as far as the machine permits."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
     assert hard >= wanted, f"this machine allows {hard} open files, {wanted} are needed"
 
 
 def _child(function, args, results):
-    # Whoever attacks does not take the processor from those who are measured.
+    # Attackers get a lower priority than the measured processes.
     os.nice(10)
     try:
         results.put((True, function(*args)))
@@ -84,7 +84,7 @@ def _child(function, args, results):
 
 
 class Attack:
-    """Processes that each run `function(*args)` to its end; `finish` gives what they returned."""
+    """Processes that each run `function(*args)`; `finish` returns their results."""
 
     def __init__(self, function, argument_lists):
         context = multiprocessing.get_context("fork")
@@ -106,7 +106,7 @@ class Attack:
 
 @contextlib.contextmanager
 def pair(broker):
-    """The well-behaved pair; what it saw is in the dictionary, once the block is left."""
+    """The well-behaved pair; its results are in the dictionary after the block."""
     topic, found = f"pair-{next(_topics)}", {}
     with Wire(broker.bootstrap) as wire:
         wire.create_topic(topic)
@@ -123,7 +123,7 @@ def pair(broker):
 
 
 class Probes:
-    """Asks for health and metrics again and again while its block runs: the milliseconds of each answer."""
+    """Requests health and metrics repeatedly while its block runs: the milliseconds of each response."""
 
     def __init__(self, http):
         self.http, self.ms, self.failure = http, [], None
@@ -164,21 +164,21 @@ class Watch:
             yield
 
     def figures(self):
-        """Name: (milliseconds, what they may be at most)."""
+        """Name: (milliseconds, limit)."""
         ack, end = self.seen["ack_ms"], self.seen["end_ms"]
         return {"ack p99": (p99(ack), ACK_P99_MS_MAX), "end to end p99": (p99(end), END_P99_MS_MAX),
                 "longest": (max(ack + end, default=float("inf")), LONGEST_MS_MAX), "longest probe": (self.probes.longest(), PROBE_MS_MAX)}
 
 
 def too_slow(watch, control):
-    """What took longer than it may: its limit, or a multiple of what it takes where nobody attacks."""
+    """What exceeded its limit, or a multiple of the latency without an attack."""
     usual = control.figures()
-    return [f"{name} {ms:.0f} ms, {usual[name][0]:.0f} ms where nobody attacks"
+    return [f"{name} {ms:.0f} ms, {usual[name][0]:.0f} ms without an attack"
             for name, (ms, ms_max) in watch.figures().items() if ms > max(ms_max, CONTROL_FACTOR * usual[name][0])]
 
 
 def scan(broker, seen):
-    """Everything that the pair was told is there, in its order."""
+    """Everything acknowledged to the pair is present, in order."""
     with Wire(broker.bootstrap) as wire:
         there = {offset: struct.unpack(">qd", key)[0] for offset, key, _ in wire.read_all(seen["topic"], 0)}
     lost = [number for offset, number in seen["acknowledged"] if there.get(offset) != number]
@@ -186,15 +186,14 @@ def scan(broker, seen):
 
 
 class Guard:
-    """Attacks one broker, case after case, and scans everything that was acknowledged at the end."""
+    """Attacks one broker, case after case, and checks everything that was acknowledged at the end."""
 
     def __init__(self, report, broker):
         self.report, self.broker, self.seen = report, broker, []
         self.control = start_broker()
 
     def case(self, name, attack, *argument_lists, expect=None, memory_mib_max=MEMORY_MIB):
-        """One attack: `attack(*args)` runs in a process for each of the lists, all beside the pair. `expect` judges what
-        they returned and gives a note."""
+        """One attack: `attack(*args)` runs in a process for each of the lists, beside the pair. `expect` judges their results and returns a note."""
         self.report.case(name, self._case, attack, argument_lists or [()], expect, memory_mib_max)
 
     def _case(self, attack, argument_lists, expect, memory_mib_max):
@@ -223,7 +222,7 @@ class Guard:
         return f"{note}{'; ' + extra if extra else ''}"
 
     def close(self):
-        """Everything is still there at the end, and after a kill -9."""
+        """Everything is still present at the end, and after a kill -9."""
         def all_there():
             for _ in range(2):
                 for seen in self.seen:

@@ -1,5 +1,4 @@
-"""Batches that become hundreds of times as large where the broker has to look inside: on compacted topics, in a lookup
-by time, in a compaction."""
+"""Batches that expand hundreds of times where the broker decodes them: on compacted topics, in a lookup by time, in a compaction."""
 import functools
 import itertools
 import time
@@ -10,7 +9,7 @@ import bomb
 from guard import Guard, start_broker
 from wire import KafkaError, Wire
 
-# Below and above what the broker takes; CORRUPT_MESSAGE or INVALID_RECORD or MESSAGE_TOO_LARGE is a refusal.
+# Below and above the broker's limit; CORRUPT_MESSAGE or INVALID_RECORD or MESSAGE_TOO_LARGE is a refusal.
 ACCEPTED_MIB, REFUSED_MIB = 100, 400
 REFUSALS, INVALID_CONFIG = {2, 10, 87}, 40
 TOPICS = {"plain": {}, "compacted": {"cleanup.policy": "compact"}, "stamped": {"message.timestamp.type": "LogAppendTime"},
@@ -19,7 +18,7 @@ CONNECTIONS = 16
 
 
 def produce(bootstrap, topic, batches, seconds, number):
-    """Sends the batches to the topic, again and again: how many were taken and how many refused."""
+    """Sends the batches to the topic repeatedly: how many were accepted and how many refused."""
     taken, refused, deadline = 0, 0, time.monotonic() + seconds
     with Wire(bootstrap, 30) as wire:
         for batch in itertools.cycle(batches[number % len(batches):] + batches[:number % len(batches)]):
@@ -34,7 +33,7 @@ def produce(bootstrap, topic, batches, seconds, number):
 
 
 def look_up(bootstrap, topic, seconds):
-    """Asks for an offset by time, which has to look at a record of a bomb."""
+    """Requests an offset by time, for which the broker decodes a record of a bomb."""
     found, deadline = 0, time.monotonic() + seconds
     with Wire(bootstrap, 30) as wire:
         while time.monotonic() < deadline:
@@ -47,7 +46,7 @@ def look_up(bootstrap, topic, seconds):
 
 
 def created(wire, topic, configs):
-    """Whether the broker knows such topics; those that it refuses need no test."""
+    """Whether the broker supports such topics; unsupported ones need no test."""
     try:
         wire.create_topic(topic, 1, configs)
     except KafkaError as error:
@@ -62,7 +61,7 @@ def total(_broker, results):
 
 
 def compact(report, guard, scale):
-    """Bombs that came while nobody looked are compacted when the topic becomes compacted."""
+    """Bombs that were accepted undecoded are compacted when the topic becomes compacted."""
     bootstrap = guard.broker.bootstrap
 
     def make_compacted():
@@ -81,7 +80,7 @@ def run(report, scale, seed):
     with Wire(bootstrap) as wire:
         topics = [name for name, configs in TOPICS.items() if created(wire, name, configs)]
     make = {name: functools.partial(bomb.one_record, codec) for codec, name in bomb.CODEC_NAMES.items()}
-    # Snappy makes no more than 22 of one; a bomb of it is as large as a batch may be.
+    # Snappy expands at most 22 times; a bomb of it is as large as a batch may be.
     inside = {name: one((ACCEPTED_MIB if name != "snappy" else 16) << 20) for name, one in make.items()}
     beyond = [one(REFUSED_MIB << 20) for name, one in make.items() if name not in ("snappy", "lz4")] + [bomb.many_records(bomb.ZSTD, 20_000_000)]
     lies = list(bomb.forged(seed).values())

@@ -1,4 +1,4 @@
-"""Bytes that are no requests: random ones, requests that are cut or changed, and lengths that cannot be."""
+"""Malformed requests: random bytes, truncated or changed requests, and impossible lengths."""
 import contextlib
 import random
 import struct
@@ -10,7 +10,7 @@ from record import Proxy, record
 from wire import Wire
 
 APIS_MIN = 24
-# What has the form of a count or length, and promises far more than is there.
+# Counts or lengths far beyond the available bytes.
 COUNTS = [struct.pack(">i", n) for n in (-1, -2, -(1 << 31), (1 << 31) - 1, 1_000_000)] + \
     [struct.pack(">h", n) for n in (-1, -2, -(1 << 15), (1 << 15) - 1)] + [b"\xc1\x84\x3d", b"\xff\xff\xff\xff\x0f", b"\xff" * 10, b"\x00"]
 LENGTHS = [-1, -2, -(1 << 31), (1 << 31) - 1, 100 << 20, (100 << 20) + 1, 0, 1, 4, 7]
@@ -34,7 +34,7 @@ def counts(frames):
 
 
 def millions(versions):
-    """Requests of 40 bytes that have, somewhere, an array of a million elements."""
+    """Requests of 40 bytes that contain, somewhere, an array of a million elements."""
     for key, (low, high) in versions.items():
         for version in range(low, high + 1):
             for tail in (struct.pack(">i", 1_000_000), b"\xc1\x84\x3d"):
@@ -47,7 +47,7 @@ def millions(versions):
 
 
 def sampled(inputs, count, seed):
-    """So many of the inputs, chosen by the seed; all of them if count is None."""
+    """This many of the inputs, chosen by the seed; all of them if count is None."""
     inputs = list(inputs)
     return inputs if count is None or len(inputs) <= count else random.Random(seed).sample(inputs, count)
 
@@ -63,7 +63,7 @@ def random_bytes(bootstrap, versions, seed, count):
 
 
 def truncated(bootstrap, frames, seed, count, repeat):
-    """Each request cut at every place; the client leaves, in good order or not, in the middle of it."""
+    """Each request cut at every place; the client disconnects, cleanly or not, in the middle of it."""
     dice = random.Random(seed)
     cuts = sampled(((frame, end) for frame in map(framed, frames) for end in range(1, len(frame))), count, seed)
     for frame, end in cuts * repeat:
@@ -74,7 +74,7 @@ def truncated(bootstrap, frames, seed, count, repeat):
 
 
 def impossible_lengths(bootstrap, repeat):
-    """Lengths that no request has: the connection is closed, and nothing was kept for them."""
+    """Invalid lengths: the connection is closed, and no memory is held for them."""
     for length in LENGTHS * repeat:
         with contextlib.closing(connect(bootstrap)) as link:
             link.settimeout(5)
@@ -88,7 +88,7 @@ def impossible_lengths(bootstrap, repeat):
 
 
 def recorded_broker(report):
-    """A broker, and what real clients sent to it."""
+    """A broker, and recorded requests of real clients."""
     proxy = Proxy()
     broker = Broker(settings={"memory.bytes": MEMORY_MIB << 20, "advertised-kafka": proxy.address, "num.partitions": 1}).start()
     proxy.target = broker.kafka
@@ -102,7 +102,7 @@ def recorded_broker(report):
 
     report.case("recorded what clients send", recording)
     proxy.close()
-    # The same requests in the same order whatever the clients' threads did.
+    # The same requests in the same order, independent of the clients' threads.
     return broker, [found[kind] for kind in sorted(found)]
 
 

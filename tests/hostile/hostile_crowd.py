@@ -1,4 +1,4 @@
-"""Very many connections: idle ones up to the limit, half-open ones, ones that come and go, slow ones of the HTTP port."""
+"""Very many connections: idle ones up to the limit, half-open ones, short-lived ones, slow ones of the HTTP port."""
 import contextlib
 import select
 import socket
@@ -9,7 +9,7 @@ from flood import connect, framed, reset
 from guard import Guard, raise_descriptors, start_broker
 
 IDLE, IDLE_PROCESSES = 10_000, 2
-# All of them at once may take a quarter of the memory.
+# All of them together may take a quarter of the memory.
 IDLE_KIB_EACH_MAX = 8
 # 256 may be open at once.
 HTTP_SLOW, HTTP_REOPENED = 280, 20
@@ -17,7 +17,7 @@ API_VERSIONS = framed(struct.pack(">hhih", 18, 0, 7, -1))
 
 
 def idle(bootstrap, count, seconds, process):
-    """Connections that send one request, get their answer, and then do nothing."""
+    """Connections that send one request, get their reply, and then stay idle."""
     raise_descriptors(count + 100)
     links = []
     for n in range(count):
@@ -34,7 +34,7 @@ def idle(bootstrap, count, seconds, process):
 
 
 def come_and_go(bootstrap, seconds):
-    """Connections that are opened and cut, some of them within a request."""
+    """Connections that are opened and reset, some of them within a request."""
     count, deadline = 0, time.monotonic() + seconds
     while time.monotonic() < deadline:
         link = connect(bootstrap)
@@ -46,7 +46,7 @@ def come_and_go(bootstrap, seconds):
 
 
 def half_open(bootstrap, count, seconds):
-    """The beginning of a first request, and nothing more; some of them first close their own direction."""
+    """The beginning of a first request, and nothing more; some of them first shut down their write side."""
     raise_descriptors(count + 100)
     links = [connect(bootstrap) for _ in range(count)]
     for n, link in enumerate(links):
@@ -60,7 +60,7 @@ def half_open(bootstrap, count, seconds):
 
 
 def http_noise(http, seconds):
-    """The same for the HTTP port: noise, endless headers, connections that wait."""
+    """The same for the HTTP port: noise, endless headers, idle connections."""
     host, port = http.rsplit(":", 1)
     count, links, deadline = 0, [], time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -76,8 +76,8 @@ def http_noise(http, seconds):
 
 
 def http_slow(http, seconds):
-    """More connections than the HTTP port takes, which are silent, send half of a request, or wait for a body and after an
-    answer; each that is closed is opened again."""
+    """More connections than the HTTP port accepts, which are silent, send half of a request, or wait for a body and after a
+    response; each that is closed is reopened."""
     host, port = http.rsplit(":", 1)
     starts = [b"", b"GET /metrics HTTP/1.1\r\nhost: a\r\n", b"GET /health/live HTTP/1.1\r\nhost: a\r\n\r\n",
               b"POST /v1/topics HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{"]

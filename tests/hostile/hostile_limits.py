@@ -9,7 +9,7 @@ from guard import end, start_broker
 from wire import Wire, eventually
 
 API_VERSIONS = framed(struct.pack(">hhih", 18, 0, 7, -1))
-# A hard limit of a system that is set up badly: less than a hundredth of connections.max.
+# A hard limit of a badly configured system: less than a hundredth of connections.max.
 DESCRIPTORS_MAX = 100
 IDLE_CLIENTS = 200
 PRODUCED_MIB = 24
@@ -26,7 +26,7 @@ def is_open(link):
 
 
 def limits(report):
-    """Beyond connections.max and connections.max.per.ip connections are closed, the log says why, and places come back."""
+    """Connections beyond connections.max and connections.max.per.ip are closed, the log says why, and the limit applies to open ones only."""
     broker = start_broker(connections_max=40, connections_max_per_ip=15)
     links = []
 
@@ -41,7 +41,7 @@ def limits(report):
         assert "which is connections.max.per.ip" in broker.log_tail(10_000), "the log does not say why"
 
     def in_all():
-        # Those that were used just now do not make room.
+        # Recently used ones are not evicted.
         assert all(map(is_open, links[:15] + links[20:35]))
         assert connections("127.0.0.3", 15) == 10
         assert "which is connections.max " in broker.log_tail(10_000).replace("\n", " "), "the log does not say why"
@@ -70,7 +70,7 @@ def limits(report):
 
 
 def descriptors(report):
-    """Under a low hard limit, connections leave the store and the HTTP port what they need."""
+    """Under a low hard limit, connections leave enough descriptors to the store and the HTTP port."""
     broker = start_broker(prefix=("prlimit", f"--nofile={DESCRIPTORS_MAX}:{DESCRIPTORS_MAX}"), memtable_bytes=1 << 20)
     links = []
 
@@ -84,7 +84,7 @@ def descriptors(report):
         return f"{served} of {IDLE_CLIENTS} connections are served"
 
     def goes_on():
-        """A producer gets in as soon as some are idle, and everything works that needs files."""
+        """A producer gets in as soon as some are idle, and everything that needs files works."""
         value, sent = random.Random(1).randbytes(1_000_000), 0
         while sent < PRODUCED_MIB:
             with _admitted(broker) as wire:
@@ -114,7 +114,7 @@ def descriptors(report):
 
 
 def _admitted(broker):
-    """A connection that is served; where all are taken, as soon as one of them has been idle for a while."""
+    """A connection that is served; if all are in use, as soon as one of them has been idle for a while."""
     found = []
 
     def try_again():

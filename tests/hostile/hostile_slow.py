@@ -1,5 +1,4 @@
-"""Clients that take their time: a byte a second, large requests that stop in the middle, answers that nobody reads, more
-requests at once than anyone needs."""
+"""Slow clients: a byte a second, large requests that stop in the middle, unread replies, too many requests at once."""
 import contextlib
 import select
 import struct
@@ -11,12 +10,12 @@ from wire import FETCH, PRODUCE, Wire, batch, text
 
 LARGE_MIB = 64
 API_VERSIONS = framed(struct.pack(">hhih", 18, 0, 7, -1))
-# What a frame may have at most is a 16th of the memory.
+# The largest frame is a 16th of the memory.
 FRAME_BYTES = (MEMORY_MIB << 20) // 16
 
 
 def dribble(bootstrap, count, seconds):
-    """A request that comes a byte a second, on many connections."""
+    """A request that arrives at a byte a second, on many connections."""
     raise_for_many(count)
     links = [connect(bootstrap) for _ in range(count)]
     began = time.monotonic()
@@ -28,7 +27,7 @@ def dribble(bootstrap, count, seconds):
 
 
 def send_slowly(pending, then, pause_s, seconds):
-    """Sends to each connection what is pending, then again and again something more; how many the broker closed."""
+    """Sends to each connection what is pending, then repeatedly something more; returns how many the broker closed."""
     [link.setblocking(False) for link in pending]
     began, left = time.monotonic(), dict(pending)
     while time.monotonic() < began + seconds:
@@ -45,7 +44,7 @@ def send_slowly(pending, then, pause_s, seconds):
 
 
 def stop_in_the_middle(bootstrap, count, sent_bytes, seconds):
-    """Produce requests of the largest size of which a part comes, and then a byte a second."""
+    """Produce requests of the largest size of which a part arrives, and then a byte a second."""
     raise_for_many(count)
     links = [connect(bootstrap) for _ in range(count)]
     head = struct.pack(">ihhi", FRAME_BYTES, PRODUCE, 3, 7) + text("slow")
@@ -59,7 +58,7 @@ def fetch_request(topic, offset, bytes_max):
 
 
 def never_read(bootstrap, count, requests, seconds):
-    """Fetches of a large topic from all over it, whose answers are not read."""
+    """Fetches from all parts of a large topic, whose replies are not read."""
     raise_for_many(count)
     links = [connect(bootstrap) for _ in range(count)]
     for n, link in enumerate(links):
@@ -71,7 +70,7 @@ def never_read(bootstrap, count, requests, seconds):
 
 
 def read_slowly(bootstrap, count, seconds):
-    """The same, a kilobyte now and then."""
+    """The same, reading a kilobyte from time to time."""
     links = [connect(bootstrap) for _ in range(count)]
     for n, link in enumerate(links):
         link.sendall(b"".join(fetch_request("large", (n * 7 + i * 13) % LARGE_MIB, 16 << 20) for i in range(8)))
@@ -88,7 +87,7 @@ def read_slowly(bootstrap, count, seconds):
 
 
 def many_at_once(bootstrap, count, requests, seconds):
-    """Thousands of requests on one connection whose answers nobody takes; metadata, so that each answer is larger."""
+    """Thousands of requests on one connection whose replies are not read; metadata, so that each reply is larger."""
     raise_for_many(count)
     request = framed(struct.pack(">hhih", 3, 1, 7, -1) + struct.pack(">i", -1)) * 100
     links = [connect(bootstrap) for _ in range(count)]
@@ -97,7 +96,7 @@ def many_at_once(bootstrap, count, requests, seconds):
 
 
 def oversized(bootstrap, repeat):
-    """Frames just beyond the largest, sent all the same."""
+    """Frames just beyond the largest, sent in full."""
     closed = 0
     for _ in range(repeat):
         link = connect(bootstrap)
@@ -114,7 +113,7 @@ def oversized(bootstrap, repeat):
 
 
 def fill(bootstrap):
-    """A topic of 64 MiB, much more than the sockets hold."""
+    """A topic of 64 MiB, much more than the socket buffers hold."""
     data = batch([(b"k", bytes(1_000_000))])
     with Wire(bootstrap, 30) as wire:
         wire.create_topic("large")
@@ -129,7 +128,7 @@ def run(report, scale, _seed):
     guard.case("a byte a second", dribble, (bootstrap, 3000, seconds), expect=note)
     guard.case("large requests that stop in the middle", stop_in_the_middle, (bootstrap, 100, 3 << 20, seconds), expect=note)
     guard.case("many requests that stop early", stop_in_the_middle, (bootstrap, 3000, 9000, seconds), expect=note)
-    guard.case("answers that nobody reads", never_read, (bootstrap, 200, 20, seconds), expect=note)
+    guard.case("unread replies", never_read, (bootstrap, 200, 20, seconds), expect=note)
     guard.case("answers that are read slowly", read_slowly, (bootstrap, 200, seconds), expect=note)
     guard.case("thousands of requests at once", many_at_once, (bootstrap, 50, 5000, seconds), expect=note)
     guard.case("frames that are too large", oversized, (bootstrap, 20), expect=note)

@@ -1,7 +1,7 @@
 """A well-behaved producer and a consumer of the same partition, in a process of their own, until their input closes.
 
-pair.py BOOTSTRAP TOPIC: prints "ready" once a record has made its way, and at the end one line of JSON: what was
-acknowledged, how long each acknowledgement took, and how long each record took from its producer to its consumer.
+pair.py BOOTSTRAP TOPIC: prints "ready" once a record has been consumed, and at the end one line of JSON: acknowledgements,
+their latencies, and the latency of each record from its producer to its consumer.
 """
 import json
 import pathlib
@@ -15,7 +15,7 @@ from wire import Wire, records_of  # noqa: E402
 
 PAUSE_S = 0.01
 VALUE = b"v" * 100
-# Nobody who keeps the rules waits for so long.
+# Timeout that well-behaved clients never reach.
 ANSWER_SECONDS_MAX = 20
 
 

@@ -1,4 +1,4 @@
-"""Requests as real clients send them, recorded by a proxy between them and the broker."""
+"""Requests of real clients, recorded by a proxy between them and the broker."""
 import asyncio
 import contextlib
 import pathlib
@@ -20,7 +20,7 @@ CLIENT_SECONDS_MAX = 40
 
 
 class Proxy:
-    """Passes bytes on, and keeps the first request of each API, version and client id."""
+    """Forwards bytes, and keeps the first request of each API, version and client id."""
 
     def __init__(self):
         self.listener = socket.create_server(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""The clients that the tests run: their versions, the commands of their programs, and how to talk with them."""
+"""The clients that the tests run: their versions, the commands of their programs, and the protocol with them."""
 import dataclasses
 import json
 import pathlib
@@ -19,7 +19,7 @@ KCAT_DELIVERED = re.compile(r"^% Message delivered to partition (\d+) \(offset (
 
 
 def ours(line):
-    """What a line of one of our own programs says: (verb, ...) with numbers as numbers, or None."""
+    """Parses a line of one of our own programs: (verb, ...) with numbers as numbers, or None."""
     words = line.split()
     match words[:1]:
         case ["assigned"]:
@@ -49,7 +49,7 @@ def console_consumer(line):
 
 
 def verifiable(line):
-    """Kafka's verifiable producer and consumer tell in JSON; the value is the record's number."""
+    """Kafka's verifiable producer and consumer report in JSON; the value is the record's number."""
     if not line.startswith("{"):
         return None
     event = json.loads(line)
@@ -75,18 +75,18 @@ class Client:
     version: str
     member: list
     producer: list
-    # Ends with BOOTSTRAP PREFIX RECORDS; None for a tool that has no such program.
+    # Takes BOOTSTRAP PREFIX RECORDS; None for a tool without such a program.
     round_trip: list | None = None
     hear: callable = ours
-    # What the producer reads for a record, None when it makes its records itself; how a member is asked to leave.
+    # The producer's input per record, None if it generates its records itself; how a member is asked to leave.
     ask: callable = lambda partition, number: f"{partition} {number}\n"
     leave_by: signal.Signals | None = None
-    # Whether a record is written once whatever happens; whether the producer tells of each record what became of it.
+    # Whether each record is written exactly once; whether the producer reports the result of each record.
     idempotent: bool = True
     tells_assigned: bool = True
-    # Whether a member tells what it has committed, and can so be killed without reading anything again.
+    # Whether a member reports its commits, and can so be killed without reading anything again.
     tells_committed: bool = True
-    # Members that share their group by the story of groups.py, beside the one of kills.py.
+    # Members that share their group in the scenario of groups.py, beside that of kills.py.
     in_groups: bool = True
 
 

@@ -18,7 +18,7 @@ CHANGE_SECONDS_MAX = 45.0
 
 
 class Program:
-    """One of a client's programs, running: `heard` gets each thing that it says, in the client's own words."""
+    """One of a client's programs, running: `heard` gets each event, in the client's own format."""
 
     def __init__(self, client, command, heard):
         self.client, self.heard, self.said = client, heard, collections.deque(maxlen=20)
@@ -39,7 +39,7 @@ class Program:
         return True
 
     def leave(self, seconds_max=15):
-        """Asks it to end and waits until it has; its exit code."""
+        """Asks it to end and waits for it; returns its exit code."""
         if self.client.leave_by and not self.fed:
             self.process.send_signal(self.client.leave_by)
         self.process.stdin.close()
@@ -54,14 +54,14 @@ class Program:
 
 
 class Member(Program):
-    """One running group member and what it told."""
+    """One running group member and its events."""
     fed = False
 
     def __init__(self, client, command):
         self.assigned, self.read, self.committed = None, [], False
-        super().__init__(client, command, self._told)
+        super().__init__(client, command, self._on_event)
 
-    def _told(self, verb, *what):
+    def _on_event(self, verb, *what):
         if verb == "read":
             self.committed = False
             self.read.append(what)
@@ -74,7 +74,7 @@ class Member(Program):
 
 
 class GroupCase:
-    """The story of one client's group; `resume` goes on with it after something happened to the broker."""
+    """The scenario of one client's group; `resume` continues it after an event at the broker."""
 
     def __init__(self, client, prefix):
         self.client, self.name = client, client.name
@@ -86,7 +86,7 @@ class GroupCase:
         return self.members[-1]
 
     def _write(self, bootstrap):
-        """Writes one more round and gives what must be read of it."""
+        """Writes one more round and returns what must be read of it."""
         first, self.written = self.written, self.written + ROUND_RECORDS
         with Wire(bootstrap) as wire:
             for p in range(PARTITIONS):
@@ -95,14 +95,14 @@ class GroupCase:
         return sorted((i % PARTITIONS, i // PARTITIONS, key(i).decode()) for i in range(first, self.written))
 
     def _share(self, members):
-        """Waits until the members share all partitions, none of them twice."""
+        """Waits until the members share all partitions, without overlap."""
         def shared():
             sets = [member.assigned for member in members if member.running()]
             return all(sets) and sorted(p for found in sets for p in found) == list(range(PARTITIONS))
         eventually(shared, lambda: f"assigned {[m.assigned for m in members]}", CHANGE_SECONDS_MAX)
 
     def _reads(self, members, wanted, before):
-        """Waits until the members have read `wanted` beyond the counts `before`, and checks that it is that, once."""
+        """Waits until the members have read `wanted` beyond the counts `before`, and checks that it is exactly that."""
         def read():
             return sorted(record for member, count in zip(members, before) for record in member.read[count:])
         eventually(lambda: all(m.running() for m in members) and len(read()) >= len(wanted), lambda: f"read {len(read())} of {len(wanted)}", CHANGE_SECONDS_MAX)
@@ -139,7 +139,7 @@ class GroupCase:
         self.resume(bootstrap)
 
     def resume(self, bootstrap):
-        """A member of the same group reads only what is new, and its commits are the broker's offsets."""
+        """A new member of the same group reads only new records, and its commits are the broker's offsets."""
         try:
             wanted = self._write(bootstrap)
             again = self._start(bootstrap)
@@ -159,14 +159,14 @@ class GroupCase:
 
 
 def filled(command, **values):
-    """The command with its {placeholders} filled in; other braces stay."""
+    """Fills in the command's {placeholders}; other braces stay."""
     for name, filling in values.items():
         command = [part.replace(f"{{{name}}}", str(filling)) for part in command]
     return command
 
 
 def writable(wire, topic):
-    """Whether each partition takes an offset request; a new topic's leaders may need a moment."""
+    """Whether each partition answers an offset request; a new topic's leaders may need a moment."""
     try:
         return all(wire.list_offset(topic, p) == 0 for p in range(PARTITIONS))
     except KafkaError:
@@ -174,7 +174,7 @@ def writable(wire, topic):
 
 
 def run_all(report, cases, verb, step, bootstrap):
-    """Runs one step of each client's story, all clients at once: most of the time is waiting for timeouts."""
+    """Runs one step of each client's scenario, all clients at once: most of the time is spent waiting for timeouts."""
     outcomes = {}
 
     def one(case):

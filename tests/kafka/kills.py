@@ -1,7 +1,7 @@
 """kill -9 of the broker while every client produces, reads in a group and commits; it comes back on the same port.
 
-In the end nothing acknowledged is lost, nothing of an idempotent producer is there twice, every partition is in the order of
-its producer, the group has read all of it in order, from where it had committed, and nobody hangs.
+In the end no acknowledged record is lost, no record of an idempotent producer is duplicated, every partition is in its producer's
+order, the group has read all of it in order, from its committed offsets, and no client hangs.
 """
 import concurrent.futures
 import functools
@@ -19,7 +19,7 @@ from wire import Wire, eventually
 
 CODECS_IN_TURN = ("lz4", "none", "zstd", "snappy", "gzip")
 PER_SECOND, TICK_SECONDS = 100, 0.05
-# Joining again takes a session timeout (6 s) and what the client waits between two tries; all clients share the machine.
+# Rejoining takes a session timeout (6 s) and the client's retry interval; all clients share the machine.
 PROGRESS_SECONDS_MAX, DRAIN_SECONDS_MAX = 60.0, 60.0
 # How long after the broker is ready it is killed, and how long it is away; the first kill comes while second members join.
 KILLS = ((0.5, 1.0), (None, 0.0), (0.7, 1.5), (None, 3.0))
@@ -35,7 +35,7 @@ def read_log(bootstrap, topic):
 
 
 class KillCase:
-    """One client's producer and two members of its group, and all that they tell."""
+    """One client's producer and two members of its group, with all their events."""
 
     def __init__(self, client, prefix, codec, settings):
         self.client, self.name, self.codec, self.settings = client, client.name, codec, settings
@@ -65,7 +65,7 @@ class KillCase:
         return filled(command, bootstrap=bootstrap, topic=self.topic, group=self.group, codec=self.codec, settings=self.settings, per_second=PER_SECOND)
 
     def _ask(self):
-        """Asks the producer for records, at a steady pace, until it shall stop."""
+        """Sends the producer records at a steady pace, until it is asked to stop."""
         while not self.stop_asking.wait(TICK_SECONDS):
             try:
                 for _ in range(int(PER_SECOND * TICK_SECONDS)):
@@ -84,20 +84,20 @@ class KillCase:
             self.read_max = max(self.read_max, int(what[2].split()[1]))
 
     def look(self):
-        """From here on `progressed` waits for a record that is produced later."""
+        """From now on `progressed` waits for a record that is produced later."""
         self.mark = self.asked if self.client.ask else max((number for _, _, number in self.acked), default=-1)
 
     def progressed(self):
-        """Whether a record that was produced since `look` has been read by the group."""
+        """Whether a record that was produced after `look` has been read by the group."""
         return all(program.running() for program in [self.producer, *self.members]) and self.read_max > self.mark
 
     def standing(self):
-        """Where it stands, for whom it does not go on."""
+        """The state, for a client without progress."""
         changes = [event for event in self.events if event[1] in ("assigned", "revoked")][-4:]
         return f"record {self.mark} is not read; {len(self.acked)} acknowledged, {self.read_max} read, last changes {changes}, said {[list(m.said)[-2:] for m in self.members]}"
 
     def finish(self, bootstrap):
-        """Stops the producer, lets the group read to the end, and checks everything; gives what was seen."""
+        """Stops the producer, lets the group read to the end, and checks everything; returns a summary."""
         self.stop_asking.set()
         if self.asking:
             self.asking.join(10)
@@ -124,7 +124,7 @@ class KillCase:
         return {tuple(event[2:4]) for event in list(self.events) if event[1] == "read"}
 
     def _check_log(self, log):
-        """What the topic holds against what was asked for and acknowledged; how many records are there again."""
+        """Compares the topic's content with what was requested and acknowledged; returns the number of duplicates."""
         seen, following, newest, again = {}, [0] * PARTITIONS, [-1] * PARTITIONS, 0
         for p, o, k, v in log:
             assert o == following[p], f"{p}/{o} where {following[p]} follows"
@@ -146,7 +146,7 @@ class KillCase:
         return again
 
     def _check_reads(self, at):
-        """What the members read: each record as it is, a partition in its order, from where the group had committed."""
+        """What the members read: each record intact, each partition in order, from the committed offset."""
         floor, following, reads = {}, {}, 0
         for member, verb, *what in self.events:
             if verb in ("assigned", "revoked"):
@@ -169,7 +169,7 @@ class KillCase:
 
 
 class PerfCase:
-    """Kafka's perf tools, which do a fixed number of records and say whether it was that many."""
+    """Kafka's perf tools, which send a fixed number of records and verify the count."""
     name = "perf tools"
 
     def __init__(self, prefix):
@@ -190,7 +190,7 @@ class PerfCase:
         """They have no members that share the work."""
 
     def look(self):
-        """They say what they did in the end only."""
+        """They report at the end only."""
 
     def progressed(self):
         return True
@@ -219,7 +219,7 @@ class Kills:
 
     def __init__(self, broker, clients, prefix, with_perf):
         settings = pathlib.Path(tempfile.gettempdir()) / f"{prefix}-retries.properties"
-        # The verifiable producer is made for brokers that are watched when they fail: it does not retry unless told so.
+        # The verifiable producer is meant for brokers under observation: it retries only if configured to.
         settings.write_text("retries=2147483647\nenable.idempotence=true\n")
         self.broker, self.settings, self.outcomes = broker, settings, {}
         codecs = (CODECS_IN_TURN[n % len(CODECS_IN_TURN)] for n in range(len(clients)))
@@ -228,7 +228,7 @@ class Kills:
         self.slowest = dict.fromkeys((case.name for case in self.cases), 0.0)
 
     def _each(self, step):
-        """Does a step of all cases at once; one that fails is done with."""
+        """Runs a step of all cases at once; failed cases are skipped from then on."""
         with concurrent.futures.ThreadPoolExecutor(len(self.cases) or 1) as pool:
             doing = {case: pool.submit(step, case) for case in self.cases}
         for case, done in doing.items():
@@ -258,7 +258,7 @@ class Kills:
         self.broker.start()
 
     def run(self):
-        """By client whether all that the module promises holds for it, and what was seen."""
+        """By client whether all guarantees of the module hold for it, and a summary."""
         try:
             self._each(lambda case: case.start(self.broker.bootstrap))
             self._all_go_on()
@@ -276,7 +276,7 @@ class Kills:
 
 
 def run_kills(report, broker, clients, prefix, with_perf):
-    """One case for each client. What failed while the machine stood still, for longer than clients wait, is run once more."""
+    """One case per client. Cases that failed while the machine stalled, for longer than clients wait, are run once more."""
     with Stillness() as watch:
         outcomes = Kills(broker, clients, prefix, with_perf).run()
     failed = {name for name, (passed, _) in outcomes.items() if not passed}

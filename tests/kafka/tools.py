@@ -1,4 +1,4 @@
-"""Kafka's own command line tools, each doing its work against the broker."""
+"""Kafka's command line tools against the broker."""
 import json
 import re
 import subprocess
@@ -11,7 +11,7 @@ TOOL_SECONDS_MAX = 120
 
 
 def run(command, seconds_max=TOOL_SECONDS_MAX, text=None):
-    """The program's output; raises with the end of it when it fails."""
+    """The program's output; raises with the end of it on failure."""
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=seconds_max,
                           stdin=subprocess.DEVNULL if text is None else None)
     if done.returncode:
@@ -20,7 +20,7 @@ def run(command, seconds_max=TOOL_SECONDS_MAX, text=None):
 
 
 def refused(command, reason):
-    """Runs a tool whose request the broker does not serve: it must say so, and not hang."""
+    """Runs a tool whose request the broker does not support: it must report that, and not hang."""
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TOOL_SECONDS_MAX)
     assert reason in done.stdout + done.stderr, f"{reason} not in: {(done.stdout + done.stderr)[-300:]}"
 
@@ -44,7 +44,7 @@ def console_tools(bootstrap, topic, records=500):
 
 
 def config_tools(bootstrap, topic):
-    """Settings of topics and of the broker: set, shown, taken back, refused; more partitions."""
+    """Configurations of topics and of the broker: set, shown, reset, refused; more partitions."""
     server = ["--bootstrap-server", bootstrap]
     create(server, topic, 1, "--config", "retention.ms=3600000")
     configs = [TOOL, "configs", *server, "--entity-type", "topics", "--entity-name", topic]
@@ -82,7 +82,7 @@ def data_tools(bootstrap, topic):
 
 
 def cluster_tools(bootstrap, topic):
-    """api-versions, cluster and features tell of the broker; what is not served is refused by name."""
+    """api-versions, cluster and features describe the broker; unsupported features are refused by name."""
     server = ["--bootstrap-server", bootstrap]
     create(server, topic, 1)
     versions = run([TOOL, "api-versions", *server])
@@ -102,7 +102,7 @@ def cluster_tools(bootstrap, topic):
 
 
 def perf_tools(bootstrap, topic):
-    """producer-perf, consumer-perf and end-to-end latency finish and report what they did."""
+    """producer-perf, consumer-perf and end-to-end latency finish and report their results."""
     server = ["--bootstrap-server", bootstrap]
     create(server, topic, 1)
     perf = run([TOOL, "producer-perf", "--topic", topic, "--num-records", "20000", "--record-size", "1024", "--throughput", "-1", *server, "--command-property", "acks=all"])
@@ -114,7 +114,7 @@ def perf_tools(bootstrap, topic):
 
 
 def group_tools(bootstrap, topic):
-    """Verifiable producer and consumer, console consumer in a group, and what the groups tool says of it."""
+    """Verifiable producer and consumer, console consumer in a group, and the output of the groups tool."""
     group = f"{topic}-tools"
     server = ["--bootstrap-server", bootstrap]
     create(server, topic, 3)
@@ -142,7 +142,7 @@ def group_tools(bootstrap, topic):
 
 
 def compatibility_tool(bootstrap, topic):
-    """Kafka's own test of what a client may expect of an older or another broker."""
+    """Kafka's own test of client compatibility with older and other brokers."""
     with Wire(bootstrap) as wire:
         wire.create_topic(topic, 1)
         acls = 29 in wire.api_versions()
@@ -151,7 +151,7 @@ def compatibility_tool(bootstrap, topic):
     run([TOOL, "compatibility", "--bootstrap-server", bootstrap, "--topic", topic, "--num-cluster-nodes", "1", "--expect-record-too-large-exception", "False", *options])
 
 
-# Case: (what it runs, with the broker's address and a topic of its own).
+# Case: (the function, with the broker's address and a topic of its own).
 CASES = {
     "console tools": (console_tools, "topics, console-producer, console-consumer, get-offsets"),
     "config tools": (config_tools, "configs, topics"),

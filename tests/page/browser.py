@@ -1,4 +1,4 @@
-"""Headless Chromium, spoken to through two pipes: pages, what their scripts give, what they print and what they ask for."""
+"""Headless Chromium, driven through two pipes: pages, script results, console output and network requests."""
 import base64
 import fcntl
 import json
@@ -17,7 +17,7 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 
 
 class Browser:
-    """One browser with a new profile, and one page in it. `problems` and `requests` are of the page that is open."""
+    """One browser with a new profile, and one page. `problems` and `requests` are those of the open page."""
 
     def __init__(self):
         program = next(filter(None, map(shutil.which, PROGRAMS)), None)
@@ -49,7 +49,7 @@ class Browser:
         shutil.rmtree(self.profile, ignore_errors=True)
 
     def ask(self, method, **parameters):
-        """The answer to one command; what happens meanwhile is noted."""
+        """The result of one command; events meanwhile are recorded."""
         self._number += 1
         command = {"id": self._number, "method": method, "params": parameters} | ({"sessionId": self._session} if self._session else {})
         os.write(self._out, json.dumps(command).encode() + b"\0")
@@ -101,14 +101,14 @@ class Browser:
         self.value("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
 
     def value(self, script):
-        """What a script gives, once it is there."""
+        """The value of a script, once available."""
         result = self.ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in result:
             raise RuntimeError(f"{script}: {result['exceptionDetails']}")
         return result["result"].get("value")
 
     def screenshot(self, path):
-        """The whole page as a picture."""
+        """A screenshot of the whole page."""
         size = self.ask("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
         picture = self.ask("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)

@@ -1,9 +1,9 @@
-//! Parts of the documents that are made of the code, for tests: they compare, and write them anew when
+//! Generated parts of documents: tests compare them with the code, and rewrite them when
 //! `MILLSTREAM_UPDATE_DOCS` is set.
 
 use std::{env, fs, path::Path};
 
-/// Compares the part between `<!-- generated: NAME -->` and `<!-- end -->` with what the code makes of it.
+/// Compares the part between `<!-- generated: NAME -->` and `<!-- end -->` with the generated text.
 pub fn check(document: &Path, name: &str, wanted: &str) {
     let text = fs::read_to_string(document).expect("the document is there");
     let begin = format!("<!-- generated: {name} -->\n");

@@ -1,6 +1,6 @@
-//! Looks at Rust source without compiling it: what is code, what is a test, how long a function is.
+//! Analyses Rust source without compiling it: what is code, what is a test, how long a function is.
 
-/// The same text with comments, strings and character literals blanked out; every line keeps its number.
+/// The same text with comments, strings and character literals blanked out; line numbers stay the same.
 pub fn code_only(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -16,7 +16,7 @@ pub fn code_only(text: &str) -> String {
     out
 }
 
-/// Whether the text begins with something that is not code, and the length of what it begins with.
+/// Whether the text starts with something that is not code, and its length.
 fn next_piece(text: &str) -> (bool, usize) {
     if text.starts_with("//") {
         return (true, text.find('\n').unwrap_or(text.len()));
@@ -33,7 +33,7 @@ fn next_piece(text: &str) -> (bool, usize) {
     if let Some(length) = char_literal(text) {
         return (true, length);
     }
-    // A whole word at once, so that the `r` of a name does not begin a raw string.
+    // A whole word at once, so that the `r` of a name does not start a raw string.
     let word = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
     (false, word.max(text.chars().next().map_or(1, char::len_utf8)))
 }
@@ -59,7 +59,7 @@ fn block_comment(text: &str) -> usize {
     at
 }
 
-/// Length of a raw string that begins the text, prefix included.
+/// Length of a raw string at the start of the text, prefix included.
 fn raw_string(text: &str) -> Option<usize> {
     let after = ["br", "cr", "r"].iter().find_map(|prefix| text.strip_prefix(prefix))?;
     let hashes = after.len() - after.trim_start_matches('#').len();
@@ -81,7 +81,7 @@ fn quoted(body: &str, quote: char) -> usize {
     body.len()
 }
 
-/// Length of a character literal that begins the text; a lifetime is none.
+/// Length of a character literal at the start of the text; a lifetime is not one.
 fn char_literal(text: &str) -> Option<usize> {
     let body = text.strip_prefix('\'')?;
     let mut chars = body.chars();
@@ -89,7 +89,7 @@ fn char_literal(text: &str) -> Option<usize> {
     (first == '\\' || second == Some('\'')).then(|| 1 + quoted(body, '\''))
 }
 
-/// The part of a file that is not a test: everything in front of its test module.
+/// The part of a file before its test module.
 pub fn without_tests(text: &str) -> &str {
     let marks = text.match_indices("#[cfg(test)]");
     let is_module = |at: usize| {
@@ -99,7 +99,7 @@ pub fn without_tests(text: &str) -> &str {
     marks.map(|(at, _)| at).find(|&at| is_module(at)).map_or(text, |at| &text[..at])
 }
 
-/// Lines of text that is not a test.
+/// Lines of text without tests.
 pub fn lines_without_tests(text: &str) -> usize {
     without_tests(text).lines().count()
 }
@@ -119,7 +119,7 @@ pub fn functions(text: &str) -> Vec<(String, usize, usize)> {
     found
 }
 
-/// Where the body of the function that begins the code ends; `None` for a declaration without one.
+/// Where the body of the function at the start of the code ends; `None` for a declaration without one.
 fn body_end(code: &str) -> Option<usize> {
     let (mut braces, mut nested) = (0usize, 0usize);
     for (at, c) in code.char_indices() {

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Folders of the checkout that hold no source.
+/// Directories of the checkout without source.
 const SKIPPED: &[&str] = &["target", ".git", "millstream-data", "node_modules", "__pycache__"];
 
 /// The root of the checkout.
@@ -36,7 +36,7 @@ fn collect(root: &Path, dir: &Path, found: &mut BTreeMap<String, String>) {
     }
 }
 
-/// A crate of the workspace, by what its manifest says.
+/// A crate of the workspace, from its manifest.
 #[derive(Debug)]
 pub struct Manifest {
     /// Folder from the root.
@@ -51,7 +51,7 @@ pub struct Manifest {
     pub workspace_lints: bool,
 }
 
-/// The crates of the workspace; tools of the tests that are workspaces of their own are not among them.
+/// The crates of the workspace; test tools with workspaces of their own are not among them.
 pub fn manifests(files: &BTreeMap<String, String>) -> Vec<Manifest> {
     let found = files.iter().filter(|(path, _)| path.ends_with("/Cargo.toml"));
     let crates = found.filter(|(_, text)| !text.lines().any(|line| line.trim() == "[workspace]"));

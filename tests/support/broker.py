@@ -1,4 +1,4 @@
-"""A broker process for a test: started on free ports with its own folder, stopped or killed, started again.
+"""A broker process for a test: started on free ports with its own directory, stopped or killed, and restarted.
 
 Ends only processes that it started itself.
 """
@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def cache_dir() -> pathlib.Path:
-    """The folder for everything that a test run makes outside the checkout."""
+    """The directory for everything that a test run creates outside the checkout."""
     path = pathlib.Path(os.environ.get("MILLSTREAM_CACHE") or pathlib.Path.home() / ".cache/millstream")
     path.mkdir(parents=True, exist_ok=True)
     return path
@@ -35,14 +35,14 @@ def binary() -> str:
 
 
 def free_port():
-    """A port that nobody has at the moment."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def http_get(address, path, seconds_max=10):
-    """Status and text of an HTTP answer."""
+    """Status and text of an HTTP response."""
     try:
         with urllib.request.urlopen(f"http://{address}{path}", timeout=seconds_max) as answer:
             return answer.status, answer.read().decode()
@@ -51,7 +51,7 @@ def http_get(address, path, seconds_max=10):
 
 
 def _runs(pid):
-    """Whether a process is there of which a thread has not ended: the first one alone is a zombie that awaits the others."""
+    """Whether a process has a thread that has not ended: the first one alone is a zombie that waits for the others."""
     try:
         threads = list(pathlib.Path(f"/proc/{pid}/task").iterdir())
         stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
@@ -61,7 +61,7 @@ def _runs(pid):
 
 
 def _drain(descriptor):
-    """Reads what a broker prints later, so that it never waits for a full pipe."""
+    """Reads a broker's later output, so that it never blocks on a full pipe."""
     try:
         copy = os.dup(descriptor)
     except OSError:
@@ -76,7 +76,7 @@ def _drain(descriptor):
 
 
 class StartFailed(Exception):
-    """The broker ended, or said nothing, before it was ready; carries the end of its log."""
+    """The broker ended, or printed nothing, before it was ready; has the end of its log."""
 
 
 class Broker:
@@ -100,7 +100,7 @@ class Broker:
         return self
 
     def start_and_kill_after(self, seconds):
-        """A start that is killed after so long, ready or not."""
+        """A start that is killed after this time, ready or not."""
         self._launch()
         self._code_or_none(seconds)
         self.kill()
@@ -135,11 +135,11 @@ class Broker:
 
     @property
     def bootstrap(self):
-        """Where Kafka clients connect to."""
+        """Bootstrap address for Kafka clients."""
         return self.kafka
 
     def pid(self):
-        """The broker's own process id, also when it runs under `prefix`."""
+        """The broker's own process id, also under `prefix`."""
         if not self.prefix:
             return self.process.pid
         try:
@@ -149,14 +149,14 @@ class Broker:
         return int(children[0]) if children else self.process.pid
 
     def environment(self, **more):
-        """This process's environment, in which commands ask this broker."""
+        """This process's environment, in which commands use this broker."""
         return dict(os.environ, MILLSTREAM_BOOTSTRAP=self.bootstrap, MILLSTREAM_HTTP_ADDR=self.http, **more)
 
     def alive(self):
         return self.process is not None and self.process.poll() is None
 
     def kill(self):
-        """SIGKILL: what a crash looks like."""
+        """SIGKILL: simulates a crash."""
         if self.process is None:
             return
         pid = self.pid()
@@ -165,7 +165,7 @@ class Broker:
         except ProcessLookupError:
             pass
         self._reap(10.0)
-        # Under `prefix` it is not our child: its ports and its lock are free when it is gone, not when the prefix is.
+        # Under `prefix` it is not our child: its ports and its lock are free once it has ended, not when the prefix has.
         deadline = time.monotonic() + 10.0
         while _runs(pid):
             assert time.monotonic() < deadline, f"{pid} does not end"
@@ -179,11 +179,11 @@ class Broker:
         return code, time.monotonic() - started
 
     def wait(self, seconds_max):
-        """Waits for the broker to end by itself; its exit code."""
+        """Waits for the broker to end by itself; returns its exit code."""
         return self._reap(seconds_max)
 
     def wait_or_none(self, seconds_max):
-        """The exit code if the broker ends by itself in that time, else None; it goes on then."""
+        """The exit code if the broker ends by itself within this time, else None."""
         return self._reap(0) if self._code_or_none(seconds_max) is not None else None
 
     def _code_or_none(self, seconds_max):

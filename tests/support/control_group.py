@@ -1,4 +1,4 @@
-"""A control group with a limit of memory, of version 1 or 2, for a process of a test."""
+"""A control group with a memory limit, of version 1 or 2, for a process of a test."""
 import os
 import pathlib
 import uuid
@@ -7,7 +7,7 @@ MOUNTS = "/proc/self/mountinfo"
 
 
 def _memory_root():
-    """(version, folder) of the hierarchy that can limit memory here."""
+    """(version, directory) of the hierarchy of the memory controller."""
     for line in pathlib.Path(MOUNTS).read_text().splitlines():
         place, kind = line.split(" - ", 1)
         point, (name, *_rest), options = place.split()[4], kind.split(), kind.split()[-1]
@@ -19,7 +19,7 @@ def _memory_root():
 
 
 class ControlGroup:
-    """Groups one inside the other, the outermost with the limit. Processes that `prefix` starts are in the innermost."""
+    """Nested groups, the outermost with the limit. Processes that `prefix` starts are in the innermost."""
 
     def __init__(self, limit_bytes, levels=1):
         self.version, root = _memory_root()
@@ -43,11 +43,11 @@ class ControlGroup:
             os.rmdir(folder)
 
     def prefix(self):
-        """Words in front of a command that put it into the group."""
+        """The command prefix that moves a command into the group."""
         return ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(self.folders[-1] / "cgroup.procs")]
 
     def kills(self):
-        """Processes of the group that were killed because it had no memory left."""
+        """Number of the group's processes that were killed for lack of memory."""
         name = "memory.oom_control" if self.version == 1 else "memory.events"
         found = 0
         for folder in self.folders:

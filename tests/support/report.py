@@ -1,4 +1,4 @@
-"""Counting what passed and failed, one line per case, in the form that tests/run adds up."""
+"""Counts passed and failed cases, one line per case, in the form that tests/run adds up."""
 import sys
 import time
 import traceback
@@ -7,7 +7,7 @@ from stillness import Stillness
 
 
 class Report:
-    """Collects cases; `close` prints "N passed, N failed" and gives the exit code."""
+    """Collects cases; `close` prints "N passed, N failed" and returns the exit code."""
 
     def __init__(self):
         self.passed, self.failed = 0, 0
@@ -32,8 +32,8 @@ class Report:
         return bool(condition)
 
     def case(self, name, function, *args, **kwargs):
-        """Runs `function`; what it returns is the note, what it raises is the failure. A failure while the machine stood
-        still says nothing about the broker: the case is run once more."""
+        """Runs `function`; its return value is the note, an exception is the failure. A failure during a stall of the machine
+        says nothing about the broker: the case is run once more."""
         for repeated in (False, True):
             started = time.monotonic()
             with Stillness() as watch:

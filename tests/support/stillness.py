@@ -1,13 +1,13 @@
-"""Notices when the whole machine stands still, as a virtual machine does when its host pauses it."""
+"""Detects stalls of the whole machine, for example when a virtual machine's host pauses it."""
 import threading
 import time
 
-# A busy machine is never late by as much; one that stood still for so long has tested and measured nothing.
+# Longer than any delay of a busy machine; measurements and tests during such a stall are invalid.
 STILL_SECONDS_MAX = 1.0
 
 
 class Stillness:
-    """While it is entered a thread sleeps for moments and finds out when seconds have gone by instead."""
+    """While entered, a thread sleeps briefly in a loop and detects when seconds have passed instead."""
 
     def __enter__(self):
         self.longest_s, self.done = 0.0, threading.Event()

@@ -1,4 +1,4 @@
-"""What suites of parts share: the tests' own Python, and their command line."""
+"""Shared by suites that consist of parts: the tests' own Python, and the command line."""
 import argparse
 import os
 import pathlib
@@ -8,7 +8,7 @@ from broker import cache_dir
 
 
 def use_own_python():
-    """Goes on in the tests' environment, which has the clients and the codecs."""
+    """Re-executes in the tests' environment, which has the clients and the codecs."""
     python = cache_dir() / "venv/bin/python"
     if pathlib.Path(sys.prefix) != python.parents[1]:
         if not python.exists():
@@ -17,7 +17,7 @@ def use_own_python():
 
 
 def parser(description, parts, full):
-    """Of a suite with these parts; `full` says what --full does."""
+    """The parser for a suite with these parts; `full` describes --full."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--short", action="store_true", help="what every change must pass (the default)")
     made.add_argument("--full", action="store_true", help=full)
@@ -26,7 +26,7 @@ def parser(description, parts, full):
 
 
 def parse(made, parts):
-    """What was asked for: its `parts`, and `scale`, which chooses between the short size and the full one."""
+    """The arguments: `parts`, and `scale`, which selects the short or the full size."""
     args = made.parse_args()
     if unknown := set(args.parts) - set(parts):
         made.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}")

@@ -1,4 +1,4 @@
-"""A few Kafka requests over a plain socket: a test sees the broker's own answers, and no client's retries.
+"""A few Kafka requests over a plain socket: a test sees the broker's own replies, without a client's retries.
 
 Only versions without tagged fields, so that each request is a handful of lines. Nothing outside the standard library.
 """
@@ -19,7 +19,7 @@ for _n in range(256):
 
 
 class KafkaError(Exception):
-    """The broker answered with an error code."""
+    """The broker's reply has an error code."""
 
     def __init__(self, what, code):
         super().__init__(f"{what}: error code {code}")
@@ -34,7 +34,7 @@ def crc32c(data):
 
 
 class Reader:
-    """Takes fields off a response."""
+    """Decodes the fields of a response."""
 
     def __init__(self, data):
         self.data, self.at = data, 0
@@ -91,7 +91,7 @@ def batch(records, now_ms=None):
 
 
 def records_of(data):
-    """(offset, key, value) of every whole, uncompressed batch; raises when a CRC is wrong."""
+    """(offset, key, value) of every complete, uncompressed batch; raises on a wrong CRC."""
     at = 0
     while len(data) - at >= BATCH_HEAD_BYTES:
         base, length = struct.unpack_from(">qi", data, at)
@@ -139,7 +139,7 @@ class Wire:
         return bytes(out)
 
     def send(self, key, version, body):
-        """Sends a request; `answer` takes its response."""
+        """Sends a request; `answer` receives its response."""
         self.correlation += 1
         frame = struct.pack(">hhi", key, version, self.correlation) + text("wire") + body
         self.link.sendall(struct.pack(">i", len(frame)) + frame)
@@ -160,7 +160,7 @@ class Wire:
         return {key: (low, high) for key, low, high in (reader.take("hhh") for _ in range(reader.take("i")))}
 
     def metadata(self, *topics):
-        """{topic: {partition: leader}} of the named topics or of all; without creating any."""
+        """{topic: {partition: leader}} of the named topics or of all; creates none."""
         names = struct.pack(">i", len(topics) or -1) + b"".join(map(text, topics))
         reader = self.call(METADATA, 4, names + b"\0")
         reader.take("i")
@@ -192,7 +192,7 @@ class Wire:
         _check(f"delete {name}", reader.take("h"))
 
     def send_produce(self, topic, partition, data, acks=-1):
-        """Sends a batch; `produced` takes the response."""
+        """Sends a batch; `produced` receives the response."""
         body = text(None) + struct.pack(">hii", acks, 30_000, 1) + text(topic) + struct.pack(">iii", 1, partition, len(data)) + data
         self.send(PRODUCE, 3, body)
 
@@ -269,7 +269,7 @@ def _check(what, code):
 
 
 def eventually(condition, what, seconds_max=20.0, every=0.05):
-    """Waits until `condition()` is true and gives what it returned; raises with `what` after the deadline."""
+    """Waits until `condition()` is true and returns its value; raises with `what` after the deadline."""
     deadline = time.monotonic() + seconds_max
     while not (found := condition()):
         if time.monotonic() > deadline:

@@ -1,5 +1,5 @@
-//! The house rules that a machine can check. CONTRIBUTING.md has them in words; each test here names the places that
-//! break one.
+//! The house rules that a machine can check. CONTRIBUTING.md describes them; each test here lists the
+//! violations of one rule.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,10 @@ use millstream_tests::{
 
 const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 70;
-/// `expect` calls outside tests per 1,000 lines of a crate; each says why it holds.
+/// `expect` calls outside tests per 1,000 lines of a crate; each states the reason.
 const EXPECTS_PER_THOUSAND_LINES_MAX: usize = 4;
 
-/// Of our crates, those that each may depend on.
+/// The crates that each of our crates may depend on.
 const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("millstream-batch", &[]),
     ("millstream-protocol", &[]),
@@ -62,10 +62,10 @@ const BROKER_LAYERS: &[&[&str]] = &[
     &["node", "lib"],
 ];
 
-/// Crates that decide and store, and know nothing of tasks and sockets.
+/// Synchronous crates, which must not use tasks and sockets.
 const WITHOUT_TOKIO: &[&str] = &["model", "state", "store", "batch", "protocol"];
 
-/// Places that may look at a clock, and why.
+/// Files that may read a clock, and why.
 const MAY_LOOK_AT_A_CLOCK: &[&str] = &[
     "broker/src/clock.rs",            // the one source of time
     "client/src/clock.rs",            // the same, of the clients
@@ -77,7 +77,7 @@ fn rust_files() -> impl Iterator<Item = (String, String)> {
     tree::files().into_iter().filter(|(path, _)| path.ends_with(".rs"))
 }
 
-/// Whether the file is a test, an example or a bench as a whole.
+/// Whether the whole file is a test, an example or a bench.
 fn is_test(path: &str) -> bool {
     path.split('/').any(|part| matches!(part, "tests" | "examples" | "benches" | "tests.rs"))
         || path.ends_with("_tests.rs")
@@ -238,7 +238,7 @@ fn each_edge_keeps_its_library_to_itself() {
                 "broker/src/kafka/",
                 "broker/src/net/",
                 "broker/src/admin/",
-                // Addresses are no messages.
+                // Addresses are not messages.
                 "broker/src/config/address.rs",
                 "broker/cli/",
                 "client/",
@@ -336,7 +336,7 @@ fn time_is_an_input() {
 
 #[test]
 fn files_name_no_machine_and_no_mirror() {
-    // In two pieces, so that this file does not name them either.
+    // In two pieces, so that this file does not contain them either.
     let machine = [("/ro", "ot/"), ("/ho", "me/"), ("/wo", "rk/"), ("/Us", "ers/")];
     let mirrors = [
         ("pypi", ".org"),
@@ -367,7 +367,7 @@ fn main_stays_small() {
     assert!(lines <= 60, "broker/cli/src/main.rs has {lines} lines, at most 60");
 }
 
-/// A page may only point at what is there.
+/// Pages may only link to existing files.
 #[test]
 fn links_in_the_documents_lead_somewhere() {
     let files = tree::files();

@@ -1,8 +1,9 @@
-//! Files of a store, described by a short input: where the bytes are that are not zero, and which checksums to make true.
-//! So a mutation gets past the checksums and meets what is behind them.
+//! Files of a store, described by a short input: where the nonzero bytes are, and which checksums to correct.
+//! So a mutation gets past the checksums and reaches the code behind them.
 //!
-//! The input is a sequence of steps, each one byte and its arguments: 0 begins the next file (number, blocks), 1 puts
-//! bytes into it (block, length, what to make true, the bytes). Layouts are those of docs/formats.md, written anew here.
+//! The input is a sequence of steps, each one byte and its arguments: 0 begins the next file (number,
+//! blocks), 1 writes bytes to it (block, length, what to correct, the bytes). Layouts are those of
+//! docs/formats.md, implemented independently.
 
 use crc_fast::{CrcAlgorithm, checksum};
 
@@ -18,9 +19,9 @@ const BATCH_HEAD_BYTES: usize = 61;
 /// A file that an input describes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct File {
-    /// What its name is made of.
+    /// The number in its name.
     pub number: u64,
-    /// What is in it.
+    /// Its content.
     pub bytes: Vec<u8>,
 }
 
@@ -29,7 +30,7 @@ pub fn crc(bytes: &[u8]) -> u32 {
     checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
 
-/// A number in front of which there are enough bytes.
+/// A number, if there are enough bytes.
 pub fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|b| u32::from_le_bytes(*b))
 }
@@ -39,14 +40,14 @@ pub fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..)?.first_chunk().map(|b| u64::from_le_bytes(*b))
 }
 
-/// Puts bytes in place, if there is a place.
+/// Writes bytes, if they are within bounds.
 pub fn put(bytes: &mut [u8], at: usize, what: &[u8]) {
     if let Some(place) = bytes.get_mut(at..at.saturating_add(what.len())) {
         place.copy_from_slice(what);
     }
 }
 
-/// Puts the checksum of a stretch in place.
+/// Writes the checksum of a range.
 fn put_crc(bytes: &mut [u8], at: usize, of: std::ops::Range<usize>) {
     if let Some(stretch) = bytes.get(of) {
         let crc = crc(stretch).to_le_bytes();
@@ -54,7 +55,7 @@ fn put_crc(bytes: &mut [u8], at: usize, of: std::ops::Range<usize>) {
     }
 }
 
-/// What is made true of bytes that are put into a log file.
+/// What to correct in bytes that are written to a log file.
 const FIX_HEAD: u8 = 1;
 const FIX_SEGMENT: u8 = 2;
 const FIX_FRAMES: u8 = 4;
@@ -109,7 +110,7 @@ pub fn log_files(input: &[u8]) -> Vec<File> {
     files(input, fix_log)
 }
 
-/// The runs that an input describes; what is made true is done at their ends.
+/// The runs that an input describes; corrections are made at their ends.
 pub fn run_files(input: &[u8]) -> Vec<File> {
     let mut fixes = 0;
     let mut found = files(input, |_, _, _, fix| fixes |= fix);
@@ -143,7 +144,7 @@ fn files(input: &[u8], mut fix: impl FnMut(&mut File, usize, usize, u8)) -> Vec<
     found
 }
 
-/// Describes files so that [`log_files`] or [`run_files`] give them back.
+/// Describes files so that [`log_files`] or [`run_files`] return them.
 pub fn describe(files: &[File]) -> Vec<u8> {
     let mut out = Vec::new();
     for file in files {
@@ -170,30 +171,30 @@ pub fn describe(files: &[File]) -> Vec<u8> {
 }
 
 const RUN_HEAD_BYTES: usize = 32;
-const RUN_FOOT_BYTES: usize = 48;
+const RUN_FOOTER_BYTES: usize = 48;
 const PART_BYTES: usize = 64;
 const REGION_BYTES: usize = 32;
 
-/// Head, batches, regions, index and foot, as the bits of `fix` say.
+/// Corrects head, batches, regions, index and footer, by the bits of `fix`.
 fn fix_run(file: &mut File, fix: u8) {
     let (id, bytes) = (file.number.to_le_bytes(), &mut file.bytes);
-    let Some(foot) = bytes.len().checked_sub(RUN_FOOT_BYTES) else { return };
+    let Some(footer) = bytes.len().checked_sub(RUN_FOOTER_BYTES) else { return };
     put(bytes, 0, b"MILLRUN\x02");
     put(bytes, 8, &id);
     put_crc(bytes, 28, 0..28);
-    let index = u64_at(bytes, foot + 8).unwrap_or(0).min(foot as u64) as usize;
+    let index = u64_at(bytes, footer + 8).unwrap_or(0).min(footer as u64) as usize;
     if fix & 1 != 0 {
-        fix_regions(bytes, index, foot);
+        fix_regions(bytes, index, footer);
     }
-    put_crc(bytes, foot + 24, index..foot);
-    put(bytes, foot, &id);
-    put(bytes, foot + 36, b"MILLEND\x02");
-    put_crc(bytes, foot + 44, foot..foot + 44);
+    put_crc(bytes, footer + 24, index..footer);
+    put(bytes, footer, &id);
+    put(bytes, footer + 36, b"MILLEND\x02");
+    put_crc(bytes, footer + 44, footer..footer + 44);
 }
 
-/// The checksum of each region whose place can be followed.
-fn fix_regions(bytes: &mut [u8], index: usize, foot: usize) {
-    let parts = u32_at(bytes, foot + 16).unwrap_or(0).min(64) as usize;
+/// Corrects the checksum of each region with a valid position.
+fn fix_regions(bytes: &mut [u8], index: usize, footer: usize) {
+    let parts = u32_at(bytes, footer + 16).unwrap_or(0).min(64) as usize;
     let mut region = index + parts * PART_BYTES;
     for part in (index..).step_by(PART_BYTES).take(parts) {
         let (Some(position), Some(len), Some(regions)) =
@@ -217,7 +218,7 @@ fn fix_regions(bytes: &mut [u8], index: usize, foot: usize) {
     }
 }
 
-/// What a manifest says that names exactly these runs, each flushed up to entry 1000 of group 1.
+/// A manifest that names exactly these runs, each flushed up to entry 1000 of group 1.
 pub fn manifest(runs: &[File]) -> Vec<u8> {
     let mut out = b"MILLMAN\x01".to_vec();
     out.extend(1u64.to_le_bytes());
@@ -226,10 +227,10 @@ pub fn manifest(runs: &[File]) -> Vec<u8> {
     out.extend((runs.len() as u32).to_le_bytes());
     [1u64, 1, 1000].iter().for_each(|number| out.extend(number.to_le_bytes()));
     for run in runs {
-        let foot = run.bytes.len().saturating_sub(RUN_FOOT_BYTES);
+        let footer = run.bytes.len().saturating_sub(RUN_FOOTER_BYTES);
         out.extend(run.number.to_le_bytes());
         out.extend((run.bytes.len() as u64).to_le_bytes());
-        out.extend(u32_at(&run.bytes, foot + 24).unwrap_or(0).to_le_bytes());
+        out.extend(u32_at(&run.bytes, footer + 24).unwrap_or(0).to_le_bytes());
         out.extend([0; 4]);
     }
     let crc = crc(&out);
@@ -237,7 +238,7 @@ pub fn manifest(runs: &[File]) -> Vec<u8> {
     out
 }
 
-/// Makes the checksums of record batches true, as far as their lengths can be followed.
+/// Corrects the checksums of record batches, for as long as their lengths can be followed.
 pub fn fix_batches(records: &mut [u8]) {
     let mut at = 0;
     while let Some(length) = records.get(at + 8..).and_then(|rest| rest.first_chunk::<4>()) {

@@ -1,4 +1,4 @@
-//! What the fuzz targets share: a count of what they allocate, and files that a short input describes.
+//! Shared by the fuzz targets: a count of allocated bytes, and files that a short input describes.
 
 #[allow(dead_code)] // As in `net`.
 #[path = "../../../broker/src/clock.rs"]

@@ -1,5 +1,5 @@
-//! The broker's own frame reader, which is nobody else's business and so not public: its files are compiled here too.
-#![allow(dead_code)] // The broker uses what a target does not.
+//! The broker's own frame reader, which is private: its files are compiled here too.
+#![allow(dead_code)] // The targets use only a part of it.
 
 #[path = "../../../broker/src/net/budget.rs"]
 mod budget;
@@ -45,7 +45,7 @@ thread_local! {
     static WIRE: RefCell<Option<Wire>> = const { RefCell::new(None) };
 }
 
-/// Frames of a stream, and whether it ended with one that is refused.
+/// The frames of a stream, and whether it ended with one that is refused.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Frames {
     /// The frames, in order.
@@ -54,7 +54,7 @@ pub struct Frames {
     pub refused: bool,
 }
 
-/// What the frame reader makes of bytes that arrive in the given pieces.
+/// The frame reader's results for bytes that arrive in the given pieces.
 pub fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>, frame_bytes_max: usize) -> Frames {
     WIRE.with_borrow_mut(|wire| {
         let Wire { runtime, from_client, client } = wire.get_or_insert_with(Wire::new);

@@ -1,4 +1,4 @@
-//! What the targets begin with: real messages, batches, logs and runs, as short as they can be.
+//! The initial corpus of the targets: real messages, batches, logs and runs, as short as possible.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use millstream_store::{
 use crate::image::{File, describe};
 
 const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
-/// Longer messages teach a fuzzer nothing more.
+/// Longer messages do not improve coverage.
 const MESSAGE_BYTES_MAX: usize = 400;
 /// Messages that are inside bytes have no API; they are numbered from here on.
 const DATA_FROM: u16 = 0xff00;
@@ -37,12 +37,12 @@ pub fn response(number: u16) -> Option<&'static Case> {
     }
 }
 
-/// What decoding and encoding a message of so many bytes may take: both messages of a conversion, and their bytes.
+/// Memory for decoding and encoding a message of this size: both messages of a conversion, and their bytes.
 pub fn memory_bytes_max(bytes: usize) -> usize {
     2 * (MEMORY_ALLOWANCE_BYTES + bytes * MEMORY_PER_FRAME_BYTE_MAX) + 4 * bytes
 }
 
-/// Log files as short as they can be. The salt is chance, which what is on disk already cannot foresee.
+/// Log files as short as possible. The salt is random, so existing files cannot predict it.
 pub fn wal_config(salt: u32) -> WalConfig {
     WalConfig {
         file_bytes: 32 << 10,
@@ -53,7 +53,7 @@ pub fn wal_config(salt: u32) -> WalConfig {
     }
 }
 
-/// Targets and what each begins with.
+/// Targets and the seeds of each.
 pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     vec![
         ("frames", frames()),
@@ -66,7 +66,7 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     ]
 }
 
-/// The longest of some random messages that is not too long.
+/// The longest of some random messages below the limit.
 fn message(case: &Case, version: i16, rng: &mut Rng) -> Option<Bytes> {
     let mut random = || (case.round_trip)(rng, version).expect("a round trip");
     let found: Vec<Bytes> =
@@ -74,7 +74,7 @@ fn message(case: &Case, version: i16, rng: &mut Rng) -> Option<Bytes> {
     found.into_iter().max_by_key(Bytes::len)
 }
 
-/// The first and the last version, and one between: what the others have, these have too.
+/// The first and the last version, and one between: they cover the fields of the others.
 fn versions(case: &Case) -> Vec<i16> {
     let (min, max) = (case.versions.min, case.versions.max);
     let mut versions = vec![min, (min + max) / 2, max];
@@ -168,7 +168,7 @@ fn records() -> Vec<Vec<u8>> {
     seeds
 }
 
-/// Raw Snappy, as some clients send it: what the framing of the Java library has inside.
+/// Raw Snappy, as some clients send it: the content of the Java library's framing.
 fn snap(input: &[u8]) -> Vec<u8> {
     let framed = compress(Codec::Snappy, None, input).expect("compresses");
     framed[20..].to_vec()
@@ -234,7 +234,7 @@ fn runs() -> Vec<Vec<u8>> {
     seeds
 }
 
-/// The files whose names begin like that; a number in hexadecimal follows.
+/// The files with this name prefix; a number in hexadecimal follows.
 fn files_of(disk: &SimDisk, prefix: &str) -> Vec<File> {
     let named = disk.files().into_iter().filter_map(|(path, bytes)| {
         let name = path.to_str()?.strip_prefix(prefix)?;

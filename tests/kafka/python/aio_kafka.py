@@ -49,12 +49,12 @@ async def produce_lines(bootstrap, topic, codec):
     compression = None if codec == "none" else codec
 
     def acknowledged(number):
-        def tell(sent):
+        def report(sent):
             if error := sent.exception():
                 tell_refused(number, error)
             else:
                 tell_acked(sent.result().partition, sent.result().offset, number)
-        return tell
+        return report
 
     async with AIOKafkaProducer(bootstrap_servers=bootstrap, enable_idempotence=True, compression_type=compression) as producer:
         asked, loop = lines(), asyncio.get_running_loop()
@@ -80,7 +80,7 @@ class Listener(ConsumerRebalanceListener):
 
 
 async def started_consumer(bootstrap, topic, group, telling):
-    """A consumer of the group; its start fails when the broker is away just then, and is tried again."""
+    """A consumer of the group; a start that fails while the broker is down is retried."""
     for tries_left in reversed(range(100)):
         consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False, auto_offset_reset="earliest",
                                     session_timeout_ms=6000, heartbeat_interval_ms=500)

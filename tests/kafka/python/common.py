@@ -1,4 +1,4 @@
-"""What every client writes and reads back, the same in each language.
+"""The records that every client writes and reads back, the same in each language.
 
 Record i of a topic goes to partition i % 3 and must come back there at offset i // 3, with its key, value and header.
 """
@@ -23,7 +23,7 @@ def headers(i):
 
 
 def expect(partition, offset, got_offset, got_key, got_value, got_headers):
-    """Raises when what was read at a place is not what was written there."""
+    """Raises if what was read at a place is not what was written there."""
     i = offset * PARTITIONS + partition
     wanted = (offset, key(i), value(i), headers(i))
     got = (got_offset, got_key, got_value, [(k, bytes(v)) for k, v in got_headers or []])
@@ -32,7 +32,7 @@ def expect(partition, offset, got_offset, got_key, got_value, got_headers):
 
 
 def lines():
-    """Standard input's (partition, number) pairs, until it ends: what a producing program is asked to send."""
+    """Standard input's (partition, number) pairs, until it ends: the records that a producing program is to send."""
     for line in sys.stdin:
         yield tuple(map(int, line.split()))
 
@@ -46,7 +46,7 @@ def tell_refused(number, error):
 
 
 def stopping():
-    """An event that is set when standard input ends: how a group member is told to leave."""
+    """An event that is set when standard input ends: the signal for a group member to leave."""
     ended = threading.Event()
 
     def wait():
@@ -58,8 +58,8 @@ def stopping():
 
 
 class Telling:
-    """What a group member is assigned, reads and commits, told to its driver. `pending` has by partition the offset to
-    commit: behind what was read, for partitions that are still the member's."""
+    """Reports a group member's assignments, reads and commits to the driver. `pending` has by partition the offset to commit:
+    after what was read, for partitions that are still assigned."""
 
     def __init__(self):
         self.pending = {}
@@ -81,7 +81,7 @@ class Telling:
 
 
 def patiently(start, refused):
-    """What `start()` gives; some clients raise `refused` when the broker is away just then, and are tried again."""
+    """The result of `start()`; some clients raise `refused` while the broker is down, and are retried."""
     deadline = time.monotonic() + 30
     while True:
         try:
@@ -93,8 +93,8 @@ def patiently(start, refused):
 
 
 def read_and_commit(telling, poll, commit, refused):
-    """A group member's work until it shall leave. `poll` gives messages; `commit` takes {partition: offset}. Both raise
-    `refused` while the group is rebalanced or the broker is away: the next round tries again."""
+    """A group member's loop until it is asked to leave. `poll` returns messages; `commit` takes {partition: offset}. Both raise
+    `refused` during a rebalance or while the broker is down: the next round retries."""
     stop = stopping()
     while not stop.is_set():
         try:
@@ -108,7 +108,7 @@ def read_and_commit(telling, poll, commit, refused):
 
 
 def main(round_trip, member, produce):
-    """The three things that a client's program does; tests/README.md says what it is told and tells."""
+    """The three modes of a client's program; tests/README.md describes its input and output."""
     if sys.argv[1] in ("group", "produce"):
         (member if sys.argv[1] == "group" else produce)(*sys.argv[2:5])
         return

@@ -1,4 +1,4 @@
-//! Record batches as the broker takes them. The first byte says whether the checksums are made true.
+//! Record batches as the broker accepts them. The first byte says whether to correct the checksums.
 #![no_main]
 
 use bytes::Bytes;
@@ -10,7 +10,8 @@ use millstream_batch::{
 use millstream_fuzz::{image, memory::bounded};
 
 const PAYLOAD_BYTES_MAX: usize = 256 << 10;
-/// Decoding may hold what comes out twice, while it grows; what is rebuilt is as large again, and its codec has buffers.
+/// Decoding may hold its output twice, while it grows; a rebuilt batch is as large again, and its codec has
+/// buffers.
 const MEMORY_BYTES_MAX: usize = 8 * PAYLOAD_BYTES_MAX + (2 << 20);
 
 /// Offset, timestamp, key and value of each record; an error if any is bad.
@@ -28,7 +29,7 @@ fn rows(batch: &[u8], header: &BatchHeader) -> Result<Rows, BatchError> {
     decoded.iter().map(|record| record.map(row)).collect()
 }
 
-/// What is done to a batch that is accepted keeps it good.
+/// Processing keeps an accepted batch valid.
 fn use_batch(batch: &[u8], header: &BatchHeader) {
     let mut stamped = batch.to_vec();
     stamp(&mut stamped, 5000, 9);

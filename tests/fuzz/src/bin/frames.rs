@@ -1,10 +1,11 @@
-//! The broker's frame reader: however the bytes arrive, the frames are those of the stream, and lengths are refused.
+//! The broker's frame reader: however the bytes arrive, the frames are those of the stream, and invalid
+//! lengths are refused.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use millstream_fuzz::net::{Frames, read};
 
-/// The frames of a stream that is all there.
+/// The frames of a complete stream.
 fn frames_of(mut stream: &[u8], frame_bytes_max: usize) -> Frames {
     let mut found = Frames::default();
     while let Some((length, rest)) = stream.split_first_chunk::<4>() {

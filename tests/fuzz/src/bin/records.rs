@@ -1,4 +1,4 @@
-//! Compressed records as consumer and broker decode them: whatever comes in, no more than the bound comes out.
+//! Compressed records as consumer and broker decode them: no input expands beyond the limit.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -7,13 +7,13 @@ use millstream_fuzz::memory::bounded;
 
 const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
 const PAYLOAD_BYTES_MAX: usize = 64 << 10;
-/// What comes out, twice while it grows, and the buffers of a codec: LZ4 has blocks of up to 8 MiB, in and out.
+/// The output, twice while it grows, and the buffers of a codec: LZ4 has blocks of up to 8 MiB, in and out.
 const MEMORY_BYTES_MAX: usize = 2 * PAYLOAD_BYTES_MAX + (20 << 20);
 
 fuzz_target!(|data: &[u8]| {
     let Some((&[codec, count], input)) = data.split_first_chunk::<2>() else { return };
     let codec = CODECS[usize::from(codec) % CODECS.len()];
-    // What is not compressed is there already.
+    // Uncompressed records are not decoded.
     let bytes_max = if codec == Codec::None { input.len() } else { PAYLOAD_BYTES_MAX };
     let Ok(payload) = bounded(MEMORY_BYTES_MAX, || decompress(codec, input, bytes_max)) else { return };
     assert!(payload.len() <= bytes_max, "more came out than is allowed");

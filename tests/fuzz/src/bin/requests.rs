@@ -1,5 +1,5 @@
-//! Requests of every API and version, as the broker decodes them: what decodes is written and read alike, and takes
-//! memory in proportion to its bytes.
+//! Requests of every API and version, as the broker decodes them: what decodes survives a round trip, and
+//! takes memory in proportion to its bytes.
 #![no_main]
 
 use bytes::Bytes;

@@ -1,4 +1,5 @@
-//! Runs: whatever they hold, the store opens or says why not; reads and merges give batches or an error, and end.
+//! Runs: with any content, the store opens or reports an error; reads and merges return batches or an error,
+//! and terminate.
 #![no_main]
 
 use std::{path::Path, sync::Arc};
@@ -12,7 +13,7 @@ use millstream_store::{
     tables::{CompactPolicy, PartitionPolicy, Tables, TablesConfig, verify},
 };
 
-/// More rounds than any input needs: each read goes on behind the last, each merge leaves less to do.
+/// More rounds than any input needs: each read continues after the last one, each merge leaves less to do.
 const ROUNDS_MAX: usize = 300;
 
 /// Reads a partition to its end, or until a read fails.

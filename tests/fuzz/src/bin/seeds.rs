@@ -1,8 +1,8 @@
-//! Writes what each target begins with: `seeds FOLDER` makes `FOLDER/TARGET/NAME`.
+//! Writes the initial corpus of each target: `seeds FOLDER` creates `FOLDER/TARGET/NAME`.
 
 use std::{env, fs, path::Path, process::ExitCode};
 
-// Has the counters that the library was built with.
+// Defines the counters that the library was built with.
 use libfuzzer_sys as _;
 use millstream_fuzz::{image, seeds};
 

@@ -1,5 +1,5 @@
-//! The log: whatever its files hold, it opens or says why not; and what opened once can be written, and opens again with
-//! the same votes and entries.
+//! The log: with any files, it opens or reports an error; and a log that opened once can be written, and
+//! reopens with the same votes and entries.
 #![no_main]
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
@@ -27,7 +27,7 @@ fn content(wal: &Wal) -> Content {
     wal.groups().into_iter().map(of).collect()
 }
 
-/// Appends to every group that has an entry; one without may expect any index.
+/// Appends to every group with an entry; a group without one may expect any index.
 fn append(wal: &Wal) {
     for group in wal.groups() {
         let log = wal.group(group);
@@ -59,7 +59,7 @@ fuzz_target!(|data: &[u8]| {
     let (wal, _) = Wal::open_stepped(shared, config.clone(), &RecoveryBase::default())
         .expect("what opened once opens again");
     let mut after = content(&wal);
-    // Marks are written with entries only, so that the last ones may be behind.
+    // Marks are written with entries only, so the last ones may be lost.
     after.iter_mut().for_each(|(group, (state, _))| {
         state.committed = before.get(group).and_then(|(state, _)| state.committed);
     });

@@ -1,4 +1,4 @@
-//! A member of a group: reads and commits, tells both and what it is assigned, and leaves when standard input ends.
+//! A group member: reads and commits, reports both and its assignments, and leaves when standard input ends.
 
 use std::{
     collections::BTreeMap,
@@ -54,10 +54,10 @@ impl ConsumerContext for Pending {
 
 fn until_input_ends() -> Arc<AtomicBool> {
     let ended = Arc::new(AtomicBool::new(false));
-    let told = Arc::clone(&ended);
+    let end_flag = Arc::clone(&ended);
     thread::spawn(move || {
         let _ = copy(&mut stdin(), &mut sink());
-        told.store(true, Ordering::Relaxed);
+        end_flag.store(true, Ordering::Relaxed);
     });
     ended
 }

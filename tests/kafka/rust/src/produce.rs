@@ -1,4 +1,4 @@
-//! Sends what standard input asks for and tells what was acknowledged, until it ends.
+//! Sends the records that standard input requests and reports acknowledgements, until the input ends.
 
 use std::{io::stdin, time::Duration};
 
@@ -12,11 +12,11 @@ use crate::{Outcome, config, key, value};
 
 const DRAIN_MAX: Duration = Duration::from_secs(60);
 
-struct Told;
+struct ReportDelivery;
 
-impl ClientContext for Told {}
+impl ClientContext for ReportDelivery {}
 
-impl ProducerContext for Told {
+impl ProducerContext for ReportDelivery {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
@@ -30,7 +30,7 @@ impl ProducerContext for Told {
 pub fn run(bootstrap: &str, topic: &str, codec: &str) -> Outcome {
     let mut settings = config(bootstrap);
     settings.set("compression.codec", codec).set("enable.idempotence", "true");
-    let producer: ThreadedProducer<Told> = settings.create_with_context(Told)?;
+    let producer: ThreadedProducer<ReportDelivery> = settings.create_with_context(ReportDelivery)?;
     for line in stdin().lines() {
         let line = line?;
         let (partition, number) = line.split_once(' ').ok_or("a line is PARTITION NUMBER")?;
