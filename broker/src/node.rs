@@ -439,7 +439,7 @@ async fn start_groups(
     futures::future::try_join_all(elections).await.map_err(&refused)?;
     let service = Service::new(cluster_host, metadata, shards, store.wal.clone(), config.clone(), facts);
     let started = service.change(async move |change| {
-        change.found_cluster(cluster::cluster_id_text(clock::random_uuid())).await?;
+        change.bootstrap_cluster(cluster::cluster_id_text(clock::random_uuid())).await?;
         change.reconcile().await
     });
     started.await.map_err(TopicError::from)??;

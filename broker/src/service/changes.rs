@@ -1,11 +1,13 @@
-//! Changes of state run to their end, whether or not the caller still waits for the answer.
+//! State changes run to completion, whether or not the caller still waits for the answer.
 //!
-//! The future of a request is dropped wherever it stands when its connection closes. So each verb that changes state is a
-//! method of [`Change`], and only [`Service::change`] makes one: in a task of its own, which is bounded in number and
-//! which a shutdown waits for. A caller that goes away loses the answer, never half of the change.
+//! The future of a request is dropped at an arbitrary await point when its connection closes. Therefore every operation
+//! that changes state is a method of [`Change`], and only [`Service::change`] creates one, in a task of its own. The
+//! number of these tasks is bounded, and a shutdown waits for them. A caller that goes away loses the answer, but the
+//! change is never cut in half.
 //!
-//! A change of several log entries can still fail between two of them: when a group loses its leader, or when the task
-//! panics. [`TopicOperation`] notices that, and [`TopicRepair`](super::TopicRepair) does the rest without a restart.
+//! A change of several log entries can still fail between two of them: when a Raft group loses its leader, or when the
+//! task panics. [`TopicOperation`] detects that, and [`TopicRepair`](super::TopicRepair) completes the operation without
+//! a restart.
 
 use std::{
     any::Any,
@@ -24,20 +26,20 @@ use tokio::{
 
 use super::Service;
 
-/// Changes that may run or wait at the same time; further ones are refused as retriable.
+/// Changes that may run or wait at the same time; more are refused with a retriable error.
 const CHANGES_MAX: u32 = 4096;
 /// Operations on topics that run at the same time.
 const TOPIC_OPERATIONS_MAX: u32 = 64;
 
-/// What runs, and what is left to repair.
+/// The changes in progress, and the signal to repair interrupted ones.
 pub(super) struct Changes {
-    /// One permit for each change, held until its end.
+    /// One permit per change, held until it ends.
     running: Arc<Semaphore>,
-    /// Shared by operations on topics; a repair takes all permits, so that it sees none half done.
+    /// One permit per topic operation. A repair takes all of them, so that it never sees an operation in progress.
     topic_operations: Arc<Semaphore>,
-    /// Held to change a configuration that depends on its present value.
+    /// Held during a read-modify-write of a configuration.
     config: tokio::sync::Mutex<()>,
-    /// Wakes the repair of topics.
+    /// Wakes the topic repair.
     interrupted: Arc<Notify>,
 }
 
@@ -55,40 +57,40 @@ impl Default for Changes {
 /// Why a change has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
-    /// It was not begun; retry later.
+    /// It was not started; retry later.
     #[error("the broker is stopping or has too many changes in progress; nothing was changed")]
     Busy,
-    /// Its task panicked, which is logged.
+    /// Its task panicked; the panic is logged.
     #[error("the change failed; it may have taken effect")]
     Failed,
 }
 
-/// The permission to change state, for code that runs to its end. It reads as its [`Service`] does.
+/// Permission to change state, for code that runs to completion. Dereferences to its [`Service`].
 #[derive(Clone)]
 pub struct Change {
     service: Service,
-    slot: Arc<Slot>,
+    running: Arc<RunningChange>,
 }
 
-/// A change's place among those that run.
-struct Slot {
+/// What a change holds until its last task has ended.
+struct RunningChange {
     _permit: OwnedSemaphorePermit,
     held: Mutex<Vec<Box<dyn Any + Send>>>,
 }
 
-/// Waits for the result of a change. Dropping it does not stop the change.
+/// Resolves to the result of a change. Dropping it does not stop the change.
 #[must_use]
 pub struct PendingChange<T> {
-    state: Option<(JoinHandle<T>, Arc<Slot>)>,
+    state: Option<(JoinHandle<T>, Arc<RunningChange>)>,
 }
 
-/// The exclusive right to change configurations.
+/// Exclusive access to configurations.
 pub struct ConfigTurn<'a> {
     _turn: MutexGuard<'a, ()>,
 }
 
 impl Service {
-    /// Runs `work` in a task of its own, which begins at once.
+    /// Runs `work` in a task of its own, which starts immediately.
     pub fn change<T, F>(&self, work: impl FnOnce(Change) -> F) -> PendingChange<T>
     where
         T: Send + 'static,
@@ -97,28 +99,28 @@ impl Service {
         let Ok(permit) = self.inner.changes.running.clone().try_acquire_owned() else {
             return PendingChange { state: None };
         };
-        let slot = Arc::new(Slot { _permit: permit, held: Mutex::default() });
-        Change { service: self.clone(), slot }.spawn(work)
+        let running = Arc::new(RunningChange { _permit: permit, held: Mutex::default() });
+        Change { service: self.clone(), running }.spawn(work)
     }
 
-    /// Waits until every change has ended, for at most `wait`; none begins after that.
+    /// Waits until every change has ended, for at most `wait`; no change starts after that.
     pub async fn finish_changes(&self, wait: Duration) {
-        // Those who wait for permits come before those who try, so that no change begins meanwhile.
+        // The semaphore serves waiters before `try_acquire`, so that no change starts meanwhile.
         let running = &self.inner.changes.running;
         let all = tokio::time::timeout(wait, running.acquire_many(CHANGES_MAX)).await;
         if all.is_err() {
-            tracing::warn!("changes that are still running are cut off; the next start repairs them");
+            tracing::warn!("changes still running at shutdown; aborting them, the next start repairs them");
         }
         running.close();
     }
 
-    /// Waits until every change that runs now has ended.
+    /// Waits until every running change has ended.
     #[cfg(test)]
     pub(crate) async fn changes_ended(&self) {
         drop(self.inner.changes.running.acquire_many(CHANGES_MAX).await);
     }
 
-    /// Resolves when an operation on a topic has ended between two of its log entries.
+    /// Resolves when a topic operation was interrupted between two of its log entries.
     pub(super) async fn topic_operation_interrupted(&self) {
         self.inner.changes.interrupted.notified().await;
     }
@@ -126,7 +128,7 @@ impl Service {
 
 impl Change {
     /// Runs a part of the change in a task of its own and waits at most `wait` for it; `None` if it takes longer or
-    /// panics. It runs to its end all the same.
+    /// panics. A task that takes longer still runs to completion.
     pub async fn within<T, F>(&self, wait: Duration, work: impl FnOnce(Change) -> F) -> Option<T>
     where
         T: Send + 'static,
@@ -140,27 +142,27 @@ impl Change {
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        let slot = self.slot.clone();
-        let (in_task, work) = (slot.clone(), work(self));
+        let running = self.running.clone();
+        let (in_task, work) = (running.clone(), work(self));
         let task = tokio::spawn(async move {
             let result = work.await;
             drop(in_task);
             result
         });
-        PendingChange { state: Some((task, slot)) }
+        PendingChange { state: Some((task, running)) }
     }
 
-    /// Waits until no other change of a configuration is in progress, and keeps others out.
+    /// Waits until no other configuration change is in progress, and excludes further ones.
     pub async fn config_turn(&self) -> ConfigTurn<'_> {
         ConfigTurn { _turn: self.service.inner.changes.config.lock().await }
     }
 
-    /// Begins an operation that writes to the metadata group and then to shards.
+    /// Starts an operation that writes to the metadata group and then to shards.
     pub(super) async fn begin_topic_operation(&self) -> TopicOperation {
         self.take_topic_operations(1).await
     }
 
-    /// Waits until no operation on a topic is in progress, and keeps others out.
+    /// Waits until no topic operation is in progress, and excludes further ones.
     pub(super) async fn all_topic_operations(&self) -> TopicOperation {
         self.take_topic_operations(TOPIC_OPERATIONS_MAX).await
     }
@@ -182,10 +184,10 @@ impl Deref for Change {
 }
 
 impl<T> PendingChange<T> {
-    /// Keeps `value` until the change has ended, for instance the memory that its request is charged with.
+    /// Keeps `value` until the change has ended, for instance the memory permit of its request.
     pub fn hold(&self, value: impl Any + Send) {
-        if let Some((_, slot)) = &self.state {
-            slot.held.lock().push(Box::new(value));
+        if let Some((_, running)) = &self.state {
+            running.held.lock().push(Box::new(value));
         }
     }
 }
@@ -196,20 +198,20 @@ impl<T> Future for PendingChange<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some((task, _)) = &mut self.state else { return Poll::Ready(Err(ChangeError::Busy)) };
         Pin::new(task).poll(cx).map_err(|error| {
-            tracing::error!(%error, "a change failed");
+            tracing::error!(%error, "change failed");
             ChangeError::Failed
         })
     }
 }
 
-/// An operation on a topic in progress. Unless it is marked as finished, its end wakes the repair.
+/// A topic operation in progress. Dropping it wakes the repair unless it was marked as finished.
 pub(super) struct TopicOperation {
     interrupted: Option<Arc<Notify>>,
     _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl TopicOperation {
-    /// Metadata group and shards agree again, or nothing was written.
+    /// Marks the operation as finished: the metadata group and the shards agree, or nothing was written.
     pub(super) fn finished(mut self) {
         self.interrupted = None;
     }
@@ -229,7 +231,7 @@ mod tests {
     use crate::service::test_node;
 
     #[tokio::test]
-    async fn no_change_begins_after_the_wait_for_one_that_does_not_end() {
+    async fn no_change_starts_after_the_wait_for_a_stuck_one() {
         let service = test_node::start(1).await;
         let stuck = service.change(|_| std::future::pending::<()>());
         service.finish_changes(Duration::from_millis(10)).await;

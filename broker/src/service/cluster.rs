@@ -1,4 +1,4 @@
-//! The metadata group's machine, and the views of it that readers share.
+//! The metadata group's state machine, and the views that readers share.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -23,12 +23,11 @@ use crate::{
     telemetry::{TopicMeter, TopicMeters},
 };
 
-/// What is kept ready for each topic, so that requests do not build it.
+/// A topic's view, built when the topic changes and not for each request.
 #[derive(Debug)]
 pub(super) struct TopicEntry {
-    /// The topic as the verbs give it.
     pub(super) view: Arc<TopicView>,
-    /// Keys that are set on the topic itself, as given.
+    /// Keys that are set on the topic itself.
     pub(super) own_configs: BTreeMap<String, String>,
 }
 
@@ -36,7 +35,7 @@ pub(super) struct TopicEntry {
 struct Index {
     by_name: BTreeMap<String, Arc<TopicEntry>>,
     name_of: HashMap<TopicId, String>,
-    /// The topic and the place in it of each partition.
+    /// The topic of each partition, and the partition's index in it.
     owner: HashMap<PartitionId, (Arc<str>, u32)>,
     meters: TopicMeters,
 }
@@ -45,7 +44,7 @@ struct Index {
 pub struct ClusterHost {
     state: RwLock<(ClusterMachine, Index)>,
     given: RwLock<GivenConfigs>,
-    /// This broker's configuration, with what was set while it runs.
+    /// This broker's effective configuration.
     broker: RwLock<Arc<BrokerConfig>>,
     tables: Arc<Tables>,
 }
@@ -58,9 +57,9 @@ impl ClusterHost {
         ClusterHost { state, given, broker, tables }
     }
 
-    /// Looks at the whole applied state.
-    pub fn inspect<R>(&self, look: impl FnOnce(&ClusterMachine) -> R) -> R {
-        look(&self.state.read().0)
+    /// Reads the applied state.
+    pub fn inspect<R>(&self, read: impl FnOnce(&ClusterMachine) -> R) -> R {
+        read(&self.state.read().0)
     }
 
     pub(super) fn tables(&self) -> &Tables {
@@ -76,7 +75,7 @@ impl ClusterHost {
         state.1.by_name.get(state.1.name_of.get(&id)?).cloned()
     }
 
-    /// What all topics without a series of their own have moved together.
+    /// The sum over all topics that have no metric series of their own.
     pub(super) fn other_topics_meter(&self) -> Arc<TopicMeter> {
         self.state.read().1.meters.other()
     }
@@ -85,7 +84,7 @@ impl ClusterHost {
         self.state.read().1.by_name.values().cloned().collect()
     }
 
-    /// The compacted topics that bound how long a record may stay uncompacted: that time, and their partitions.
+    /// The compacted topics that set `max.compaction.lag.ms`: that lag, and their partitions.
     pub(super) fn compaction_lags(&self) -> Vec<(Duration, Vec<PartitionId>)> {
         let state = self.state.read();
         let views = state.1.by_name.values().map(|entry| &entry.view);
@@ -95,7 +94,7 @@ impl ClusterHost {
         bounded.map(|view| (lag(view), view.partitions.iter().map(|p| p.id).collect())).collect()
     }
 
-    /// The topic that a partition belongs to, and its place there; `None` when the topic is gone.
+    /// The topic that a partition belongs to, and the partition's view; `None` when the topic was deleted.
     pub(super) fn owner(&self, partition: PartitionId) -> Option<(Arc<TopicView>, PartitionView)> {
         let state = self.state.read();
         let (name, place) = state.1.owner.get(&partition)?;
@@ -103,23 +102,23 @@ impl ClusterHost {
         Some((view.clone(), *view.partitions.get(*place as usize)?))
     }
 
-    /// A topic's configuration: its own values over what the broker has for topics.
+    /// The effective configuration of a topic with these values of its own.
     pub(super) fn effective(&self, own: &BTreeMap<String, String>) -> TopicConfig {
         self.with_layers(|layers| TopicConfig::from_values(&layers.topic_values(own)))
     }
 
-    /// Looks at the layers of configuration below topics.
-    pub(super) fn with_layers<R>(&self, look: impl FnOnce(Layers<'_>) -> R) -> R {
+    /// Reads the configuration layers below topics.
+    pub(super) fn with_layers<R>(&self, read: impl FnOnce(Layers<'_>) -> R) -> R {
         let (state, given) = (self.state.read(), self.given.read());
-        look(Layers::new(&state.0, &given))
+        read(Layers::new(&state.0, &given))
     }
 
-    /// This broker's configuration now.
+    /// This broker's current configuration.
     pub(super) fn broker_config(&self) -> Arc<BrokerConfig> {
         self.broker.read().clone()
     }
 
-    /// Replaces what was given at start.
+    /// Replaces the static configuration.
     pub(super) fn set_given(&self, given: GivenConfigs) {
         let mut state = self.state.write();
         *self.given.write() = given;
@@ -127,7 +126,7 @@ impl ClusterHost {
         self.reconfigure(machine, index);
     }
 
-    /// Everything that depends on the brokers' configuration.
+    /// Rebuilds everything that depends on the broker configuration.
     fn reconfigure(&self, machine: &ClusterMachine, index: &mut Index) {
         let values = Layers::new(machine, &self.given.read()).broker_values();
         *self.broker.write() = Arc::new(BrokerConfig::from_values(&values));
@@ -182,7 +181,7 @@ impl Machine for ClusterHost {
     fn apply(&self, id: LogId, command: Bytes) -> Reply {
         let command = match cluster::decode(&command) {
             Ok(command) => command,
-            // As in a shard: a command of an unknown version must not be passed over.
+            // As in a shard: a command of an unknown version must not be skipped.
             Err(error) => panic!("{} cannot apply entry {id}: {error}", RaftGroupId::METADATA),
         };
         let mut state = self.state.write();
@@ -213,7 +212,7 @@ impl Machine for ClusterHost {
         // The checkpoint's checksum is right, so a violation is a defect, not damage.
         machine.validate();
         let mut state = self.state.write();
-        // Counters that were read before go on from where they are.
+        // Counters must not go back to zero.
         let mut meters = std::mem::take(&mut state.1.meters);
         let ids: HashSet<TopicId> = machine.topics().map(|topic| topic.id).collect();
         meters.retain(|id| ids.contains(&id));

@@ -1,4 +1,4 @@
-//! Every configuration key with its value and where that comes from; and changing the broker's.
+//! Describes every configuration key with its value and source; alters broker keys.
 
 use std::collections::BTreeMap;
 
@@ -13,12 +13,10 @@ use crate::config::{
     BROKER_KEYS, BrokerConfig, GROUP_KEYS, Key, TOPIC_KEYS, TopicConfig, broker_name, topic_key_of,
 };
 
-/// Whose configuration changes.
+/// The scope of a change of broker keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BrokerScope {
-    /// This broker's.
     This,
-    /// What all brokers share.
     All,
 }
 
@@ -45,7 +43,7 @@ impl Service {
         GROUP_KEYS.iter().map(entry).collect()
     }
 
-    /// The broker's configuration: its own keys, the defaults that topics have, and how it runs.
+    /// The broker's configuration: its own keys, the topic defaults and the read-only keys.
     pub fn broker_configs(&self) -> Vec<ConfigEntry> {
         self.inner.cluster.with_layers(|layers| {
             let own = BROKER_KEYS.iter().map(|key| broker_entry(key, &layers));
@@ -56,7 +54,7 @@ impl Service {
 }
 
 impl Change {
-    /// Sets broker keys while the broker runs, or with `None` brings them back to what was given at start.
+    /// Sets dynamic broker keys, or with `None` removes them, so that the static values apply again.
     pub async fn alter_broker_config(
         &self,
         _turn: &ConfigTurn<'_>,
@@ -121,7 +119,7 @@ fn broker_entry(key: &Key, layers: &Layers<'_>) -> ConfigEntry {
     entry_of(key.name.to_string(), key, values, !BrokerConfig::is_changeable(key.name))
 }
 
-/// The strongest layer, which comes first, has the value.
+/// The first of `synonyms` has the highest precedence and gives the value.
 fn entry_of(
     name: String,
     key: &Key,
@@ -141,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_keys_that_are_read_again_can_change() {
+    fn only_keys_that_are_not_read_once_at_start_can_change() {
         assert_eq!(check_change("num.partitions", Some("3")), Ok(()));
         assert_eq!(check_change("num.partitions", None), Ok(()));
         assert_eq!(check_change("log.retention.ms", Some("1000")), Ok(()));

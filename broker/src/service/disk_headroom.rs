@@ -1,83 +1,76 @@
-//! How much more may be produced before the disk is too full.
+//! How many bytes may be produced before the disk is too full.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 
 /// A batch is written into the log and into a run.
 const COPIES_OF_A_BATCH: u64 = 2;
 
-/// A disk that is low, or that had no room for a batch, is low until there is this part more than the mark: else it would
-/// be low by turns at the mark, and a load balancer would send producers away and back each second.
-const PART_MORE: u64 = 16;
+/// Hysteresis: a disk that is low, or that had no room for a batch, stays low until the free space exceeds the mark by
+/// 1/16. Otherwise it would flap at the mark, and a load balancer would move producers away and back every second.
+const HYSTERESIS_DIVISOR: u64 = 16;
 
-/// What somebody saw who looked at the disk.
+/// One sample of the disk's free space.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DiskSample {
-    /// What is free on it.
     pub(crate) free_bytes: u64,
-    /// What memory takes on its way out, as far as no room is reserved for that.
+    /// Bytes in memory that have still to be written and for which no space is reserved.
     pub(crate) owed_bytes: u64,
-    /// The log cannot make its next file.
+    /// The log cannot create its next file.
     pub(crate) log_waits: bool,
 }
 
-/// Why what is produced is not taken now, though the partitions have leaders.
+/// Why produce requests are refused although the partitions have leaders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteStop {
-    /// The mark is reached, or as good as reached: a batch was refused because it would have crossed it.
+    /// Free space is below the mark, or a batch was refused because it could have crossed it.
     #[error(
-        "the disk is full: {} MiB are left when what is in memory is written, and disk.low.bytes keeps {} MiB, so that produce is refused until there is room",
+        "the disk is full: {} MiB remain after memory is flushed, and disk.low.bytes reserves {} MiB; produce is refused until there is room",
         left_bytes >> 20, low_bytes >> 20
     )]
     DiskLow {
-        /// What was free when somebody last looked, without what memory takes on its way out.
+        /// Free bytes of the last sample, minus the bytes in memory that have still to be written.
         left_bytes: u64,
-        /// What must stay free.
+        /// Bytes that must stay free.
         low_bytes: u64,
     },
-    /// No mark kept the disk from becoming full.
-    #[error(
-        "the disk is full: the log cannot make its next file, so that produce is refused until there is room"
-    )]
+    /// The log cannot create its next file.
+    #[error("the disk is full: the log cannot create its next file; produce is refused until there is room")]
     LogFull,
-    /// The disk has room, and its file system takes no further file.
+    /// The disk has free space, but its file system cannot create another file.
     #[error(
-        "the volume has no inodes left, though {} MiB are free: the log cannot make its next file, so that produce is refused until files are removed",
+        "the volume has no inodes left, though {} MiB are free: the log cannot create its next file; produce is refused until files are removed",
         free_bytes >> 20
     )]
-    NoInodes {
-        /// What is free on the volume.
-        free_bytes: u64,
-    },
+    NoInodes { free_bytes: u64 },
 }
 
-/// What must leave memory cannot be written, which is tried again.
+/// Flushes fail and are retried.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "what is in memory cannot be written to its files ({reason}); that is tried again every few seconds, and until then the log has it, and grows"
+    "memory cannot be flushed to files ({reason}); the flush is retried every few seconds, and until then the log keeps the data and grows"
 )]
 pub struct FlushTrouble {
-    /// Why, in words.
     pub reason: String,
 }
 
-/// Room on the disk, between two looks at its free space.
+/// Room on the disk between two samples of its free space.
 #[derive(Debug)]
 pub(super) struct DiskHeadroom {
     low: AtomicBool,
-    /// A batch was refused between the last two looks.
-    short: AtomicBool,
-    /// Bytes of batches that may be taken until the free space is looked at again. Negative when one was refused.
+    /// A batch was refused between the last two samples.
+    refused: AtomicBool,
+    /// Bytes of batches that may be accepted until the next sample. Negative when a batch was refused.
     bytes: AtomicI64,
     left_bytes: AtomicU64,
     low_bytes: AtomicU64,
 }
 
 impl Default for DiskHeadroom {
-    /// All the room that there could be, until somebody has looked.
+    /// Unlimited until the first sample.
     fn default() -> Self {
         DiskHeadroom {
             low: AtomicBool::new(false),
-            short: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             bytes: AtomicI64::new(i64::MAX),
             left_bytes: AtomicU64::new(0),
             low_bytes: AtomicU64::new(0),
@@ -86,26 +79,26 @@ impl Default for DiskHeadroom {
 }
 
 impl DiskHeadroom {
-    /// Notes what was seen and what must stay free; whether the disk is low now, and whether that has changed.
-    pub(super) fn set(&self, look: DiskSample, low_bytes: u64) -> (bool, bool) {
-        let left_bytes = look.free_bytes.saturating_sub(look.owed_bytes);
+    /// Sets a new sample and the bytes that must stay free; returns whether the disk is low now, and whether that changed.
+    pub(super) fn set(&self, sample: DiskSample, low_bytes: u64) -> (bool, bool) {
+        let left_bytes = sample.free_bytes.saturating_sub(sample.owed_bytes);
         let room = match low_bytes {
-            // Without a mark there is none to be kept from.
+            // Without a mark there is no limit.
             0 => i64::MAX,
             _ => i64::try_from(left_bytes.saturating_sub(low_bytes) / COPIES_OF_A_BATCH).unwrap_or(i64::MAX),
         };
         self.left_bytes.store(left_bytes, Relaxed);
         self.low_bytes.store(low_bytes, Relaxed);
         let refused = self.bytes.swap(room, Relaxed) < 0;
-        self.short.store(refused, Relaxed);
-        // The log tries again and again to make a file, which takes room for a moment.
+        self.refused.store(refused, Relaxed);
+        // While the log waits, its repeated attempts to create a file take up space for a moment.
         let stays = (self.is_low() || refused)
-            && (look.log_waits || left_bytes < low_bytes.saturating_add(low_bytes / PART_MORE));
+            && (sample.log_waits || left_bytes < low_bytes.saturating_add(low_bytes / HYSTERESIS_DIVISOR));
         let low = low_bytes > 0 && (left_bytes < low_bytes || stays);
         (low, self.low.swap(low, Relaxed) != low)
     }
 
-    /// Takes the room for a batch; `false` if there may be none.
+    /// Takes the room for a batch; `false` if there may not be enough.
     pub(super) fn take(&self, bytes: usize) -> bool {
         let bytes = bytes as i64;
         !self.is_low() && self.bytes.fetch_sub(bytes, Relaxed) >= bytes
@@ -115,10 +108,10 @@ impl DiskHeadroom {
         self.low.load(Relaxed)
     }
 
-    /// Whether batches are refused. Whoever is refused just above the mark is so until a whole look passes in which
-    /// nobody was: else it would be told only by chance.
+    /// Why batches are refused, if they are. A refusal just above the mark is reported until one whole sample interval
+    /// passes without a refusal: otherwise readers would see it only by chance.
     pub(super) fn stop(&self) -> Option<WriteStop> {
-        let refuses = self.is_low() || self.short.load(Relaxed) || self.bytes.load(Relaxed) < 0;
+        let refuses = self.is_low() || self.refused.load(Relaxed) || self.bytes.load(Relaxed) < 0;
         refuses.then(|| WriteStop::DiskLow {
             left_bytes: self.left_bytes.load(Relaxed),
             low_bytes: self.low_bytes.load(Relaxed),
@@ -135,19 +128,19 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_is_low_is_so_until_there_is_clearly_more_and_the_log_goes_on() {
+    fn a_low_disk_stays_low_until_there_is_clearly_more_space_and_the_log_continues() {
         let room = DiskHeadroom::default();
         let waits = |free_bytes| DiskSample { log_waits: true, ..free(free_bytes) };
-        assert_eq!(room.set(waits(1000), 400), (false, false), "the log has its own word");
+        assert_eq!(room.set(waits(1000), 400), (false, false), "the log refuses by itself");
         assert_eq!(room.set(free(399), 400), (true, true));
         assert_eq!(room.set(free(424), 400), (true, false));
-        assert_eq!(room.set(waits(1000), 400), (true, false), "its next try takes that again");
+        assert_eq!(room.set(waits(1000), 400), (true, false), "its next attempt takes that space again");
         assert_eq!(room.set(free(425), 400), (false, true));
         assert_eq!(room.set(free(400), 400), (false, false));
     }
 
     #[test]
-    fn a_disk_that_hovers_just_above_its_mark_does_not_take_and_refuse_by_turns() {
+    fn a_disk_just_above_its_mark_does_not_alternate_between_accepting_and_refusing() {
         let room = DiskHeadroom::default();
         room.set(free(410), 400);
         assert!(room.stop().is_none() && room.take(5));
@@ -161,18 +154,18 @@ mod tests {
     }
 
     #[test]
-    fn what_memory_takes_on_its_way_out_is_not_left() {
+    fn bytes_in_memory_that_must_still_be_written_are_not_free() {
         let room = DiskHeadroom::default();
         assert_eq!(room.set(DiskSample { owed_bytes: 500, ..free(1000) }, 400), (false, false));
-        assert!(room.take(50) && !room.take(1), "both copies of 50 bytes fit beside it");
+        assert!(room.take(50) && !room.take(1), "both copies of 50 bytes still fit");
         assert_eq!(room.set(DiskSample { owed_bytes: 601, ..free(1000) }, 400), (true, true));
         assert_eq!(room.stop(), Some(WriteStop::DiskLow { left_bytes: 399, low_bytes: 400 }));
     }
 
     #[test]
-    fn no_more_is_taken_than_the_disk_had_room_for_when_it_was_looked_at() {
+    fn no_more_is_accepted_than_the_last_sample_had_room_for() {
         let room = DiskHeadroom::default();
-        assert!(room.take(1 << 40), "nobody has looked yet");
+        assert!(room.take(1 << 40), "no sample yet");
         assert_eq!(room.set(free(1000), 400), (false, false));
         assert!(room.take(200) && room.take(100), "both copies of 300 bytes fit");
         assert!(!room.take(1), "the mark may be reached");
@@ -185,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_refused_can_read_why_until_nobody_is_for_a_whole_look() {
+    fn a_refusal_is_reported_until_a_whole_sample_interval_passes_without_one() {
         let room = DiskHeadroom::default();
         assert_eq!(room.stop(), None);
         room.set(free(399), 400);
@@ -196,7 +189,7 @@ mod tests {
         room.set(free(426), 400);
         assert_eq!(room.stop(), Some(WriteStop::DiskLow { left_bytes: 426, low_bytes: 400 }));
         room.set(free(427), 400);
-        assert_eq!(room.stop(), None, "nobody was refused since");
+        assert_eq!(room.stop(), None, "no batch was refused since");
         room.set(free(0), 0);
         assert_eq!((room.take(1 << 40), room.stop()), (true, None), "no mark is set");
     }

@@ -1,21 +1,20 @@
-//! Broker keys that tools read and that say how this broker runs. They are not configured under these names, and cannot be
-//! changed.
+//! Read-only broker keys that describe how this broker runs. Tools read them; they are set by flags, if at all.
 
 use std::{path, time::Duration};
 
 use super::{ConfigEntry, ConfigSource, Service};
 use crate::config::{Address, ConfigKind, ServeConfig};
 
-/// What the composition root knows of how the broker runs.
+/// Facts about the running broker, from the composition root.
 #[derive(Clone, Debug)]
 pub struct BrokerFacts {
-    /// What clients connect to.
+    /// The address that clients connect to.
     pub advertised: Address,
     /// Address of the Kafka listener, with the port that it is bound to.
     pub kafka_addr: Address,
     /// Address of the HTTP listener, with the port that it is bound to.
     pub http_addr: Address,
-    /// Threads for work that nobody waits for.
+    /// Threads for flushes, retention, compaction and merges.
     pub background_threads: usize,
     /// Shortest time between two searches for partitions to compact.
     pub compaction_every: Duration,
@@ -24,13 +23,13 @@ pub struct BrokerFacts {
 struct FactKey {
     name: &'static str,
     kind: ConfigKind,
-    /// The flag that it is given by, if it can be given.
+    /// The command-line flag that sets it, if any.
     flag: Option<&'static str>,
     documentation: &'static str,
     value: fn(&BrokerFacts, &ServeConfig) -> Option<String>,
 }
 
-/// Every such key, sorted by name.
+/// Every read-only key, sorted by name.
 const FACTS: &[FactKey] = &[
     FactKey {
         name: "advertised.listeners",
@@ -107,21 +106,21 @@ const FACTS: &[FactKey] = &[
     },
 ];
 
-/// Whether a broker key is one of these.
+/// Whether a broker key is one of the read-only keys.
 pub(super) fn is_fact(key: &str) -> bool {
     FACTS.iter().any(|fact| fact.name == key)
 }
 
 impl Service {
-    /// What clients connect to.
+    /// The address that clients connect to.
     pub(super) fn advertised(&self) -> &Address {
         &self.inner.facts.advertised
     }
 
-    /// How this broker runs, as keys.
+    /// The read-only keys with their values.
     pub(super) fn fact_configs(&self) -> impl Iterator<Item = ConfigEntry> + '_ {
         let (facts, serve) = (&self.inner.facts, &self.inner.serve);
-        // What has no value, as the rack of a broker in none, is left out.
+        // Keys without a value are left out, such as the rack of a broker that has none.
         FACTS.iter().filter_map(move |key| {
             let value = Some((key.value)(facts, serve)?);
             let source = match key.flag.is_some_and(|flag| serve.flags_given.contains(flag)) {

@@ -1,4 +1,4 @@
-//! Fetch and offsets: the verbs that read partitions, and the one that drops their beginning.
+//! Fetch, offset lookup and record deletion.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl Service {
-    /// Reads what there is; waits until there are `min_bytes`, an error, or the time is up.
+    /// Reads the partitions; waits for `min_bytes`, an error or the end of `max_wait`.
     pub async fn fetch(
         &self,
         parts: &[FetchPart],
@@ -46,7 +46,7 @@ impl Service {
         }
     }
 
-    /// Finds an offset; `None` when no record fits.
+    /// Finds an offset; `None` when no record matches.
     pub async fn list_offset(
         &self,
         partition: &PartitionView,
@@ -59,7 +59,7 @@ impl Service {
             return partition::find_offset(host, id, query, epoch).await;
         }
         let place = self.inner.opener.place().await;
-        // A task of its own: it ends, and holds its place, also when nobody waits for it any more.
+        // In a task of its own, so that it ends and keeps its permit also when the caller goes away.
         let found = tokio::spawn(async move {
             let found = partition::find_offset(host, id, query, epoch).await;
             drop(place);
@@ -68,8 +68,8 @@ impl Service {
         found.await.unwrap_or(Err(FetchError::Unavailable))
     }
 
-    /// The largest epoch up to `epoch` that wrote into the partition, and the offset behind its last record;
-    /// (-1, -1) when there is none.
+    /// The largest epoch up to `epoch` that wrote to the partition, and the offset after its last record; (-1, -1) when
+    /// there is none.
     pub fn end_offset_for_epoch(
         &self,
         partition: &PartitionView,
@@ -78,7 +78,7 @@ impl Service {
     ) -> Result<(i32, i64), FetchError> {
         let (host, current) = self.inner.leading(partition, current_leader_epoch)?;
         let found = host.partition(partition.id, |p| {
-            // What a later leader wrote is not known here.
+            // This node does not know the writes of a later leader.
             if epoch > current { None } else { p.end_offset_for_epoch(epoch) }
         });
         Ok(found.ok_or(FetchError::UnknownPartition)?.unwrap_or((-1, -1)))
@@ -86,7 +86,7 @@ impl Service {
 }
 
 impl Change {
-    /// Drops the records below `before` (-1: all) and returns the new log start.
+    /// Deletes the records below `before` (-1: all) and returns the new log start offset.
     pub async fn delete_records(&self, partition: &PartitionView, before: i64) -> Result<i64, FetchError> {
         let (host, _) = self.inner.leading(partition, -1)?;
         let bounds = host.partition(partition.id, |p| (p.log_start(), p.next_offset()));
@@ -105,7 +105,7 @@ impl Change {
 }
 
 impl Inner {
-    /// The shard's host and the partition's leader epoch, if this node leads and the client's epoch fits.
+    /// The shard's host and the partition's leader epoch, if this node leads and the client's epoch matches.
     fn leading(
         &self,
         partition: &PartitionView,

@@ -1,4 +1,4 @@
-//! Looking at what partitions hold: sizes, producers, the disk below.
+//! Inspection of partitions and of the volume: sizes, offsets, producers, free space.
 
 use std::{io, path::Path};
 
@@ -7,16 +7,15 @@ use super::{FetchError, PartitionView, Service};
 /// Space of the volume that the data directory is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskSpace {
-    /// All of it.
     pub total_bytes: u64,
-    /// What is free for this process.
+    /// Bytes available to this process.
     pub free_bytes: u64,
-    /// Files that can still be made; `None` where the file system has no bound.
+    /// Files that can still be created; `None` where the file system has no limit.
     pub free_inodes: Option<u64>,
 }
 
 impl DiskSpace {
-    /// Whether no further file can be made, which the system reports as a full disk.
+    /// Whether no further file can be created; the system then reports a full disk.
     pub(crate) fn lacks_inodes(&self) -> bool {
         self.free_inodes == Some(0)
     }
@@ -25,26 +24,23 @@ impl DiskSpace {
 /// An idempotent producer that a partition remembers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ActiveProducer {
-    /// Its id.
     pub id: i64,
-    /// Its epoch.
     pub epoch: i16,
-    /// Sequence of its last record.
+    /// Sequence number of its last record.
     pub last_sequence: i32,
-    /// When it last wrote, in milliseconds.
+    /// Time of its last write, in milliseconds.
     pub last_write_ms: i64,
 }
 
 impl Service {
-    /// The data directory.
     pub fn data_dir(&self) -> &Path {
         &self.inner.serve.data_dir
     }
 
-    /// Space of the volume that the data directory is on; `None` when the system does not tell.
+    /// Space of the volume that the data directory is on; `None` when the system does not report it.
     pub fn disk_space(&self) -> Option<DiskSpace> {
         space_of(self.data_dir())
-            .inspect_err(|error| tracing::warn!(%error, "the disk's space cannot be told"))
+            .inspect_err(|error| tracing::warn!(%error, "cannot read the disk space"))
             .ok()
     }
 
@@ -53,7 +49,7 @@ impl Service {
         self.inner.shards.get(&partition.group).map_or(0, |shard| shard.host.partition_bytes(partition.id))
     }
 
-    /// First offset and the offset behind the last record; `None` when the partition is not on this node.
+    /// The log start offset and the offset after the last record; `None` when the partition is not on this node.
     pub fn partition_offsets(&self, partition: &PartitionView) -> Option<(i64, i64)> {
         let shard = self.inner.shards.get(&partition.group)?;
         shard.host.partition(partition.id, |state| (state.log_start(), state.next_offset()))
@@ -91,8 +87,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_volume_has_no_more_free_than_it_has() {
-        let space = space_of(Path::new("/")).expect("the root is there");
+    fn free_space_is_at_most_the_size_of_the_volume() {
+        let space = space_of(Path::new("/")).expect("the root exists");
         assert!(space.total_bytes > 0 && space.free_bytes <= space.total_bytes, "{space:?}");
         assert!(space_of(Path::new("/no/such/directory")).is_err());
     }

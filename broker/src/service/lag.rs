@@ -1,13 +1,12 @@
-//! How far groups are behind: in records, and in time.
+//! Consumer group lag, in records and in time.
 //!
-//! The lag in time is the age of the oldest record that the group has not read: now, less that record's timestamp. It
-//! grows while nobody reads, whether or not anyone writes, and is zero where nothing is left to read. Finding it takes
-//! one batch, and only where something is left; what was found for an offset is remembered until the group has
-//! moved on.
+//! The time lag is the age of the oldest unread record: now minus that record's timestamp. It grows while the group does
+//! not read, with or without new records, and is zero when nothing is left to read. Computing it takes one batch read,
+//! and only where unread records exist; the timestamp of an offset is cached until the group has moved on.
 //!
-//! Where a group has committed nothing nobody knows where it would begin, so its lag there is not known, unless there is
-//! nothing to read. Such partitions are not in the sums, and are counted beside them: a lag of 0 without that number
-//! would say that everything is read.
+//! Where a group has committed nothing, its start position is unknown, and so is its lag, unless the partition is empty.
+//! Such partitions are excluded from the sums and counted separately: a lag of 0 without that count would claim that
+//! everything is read.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,60 +18,58 @@ use millstream_model::PartitionId;
 use super::{FetchError, GroupError, PartitionView, Service, TopicOffsets};
 use crate::partition::first_record;
 
-/// Later than any time: that of a record where compaction has left none.
+/// Timestamp that stands for "compaction has left no record"; later than any time.
 const NOTHING_LEFT_MS: i64 = i64::MAX;
 
-/// How far a group is behind in one partition.
+/// Lag of a group in one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionLag {
-    /// The partition's number.
     pub partition: i32,
-    /// What the group has committed.
+    /// The committed offset.
     pub committed: i64,
-    /// First offset that there is.
+    /// First offset that exists.
     pub log_start: i64,
-    /// Offset behind the last record.
+    /// Offset after the last record.
     pub end: i64,
-    /// Offsets that are left to read; those that retention has removed are not.
+    /// Unread offsets, without those that retention has removed.
     pub records: i64,
-    /// Age of the oldest of them in milliseconds; none when it has no time or cannot be read.
+    /// Age of the oldest unread record in milliseconds; `None` when it has no timestamp or cannot be read.
     pub age_ms: Option<i64>,
 }
 
 #[cfg(test)]
 impl PartitionLag {
-    /// A group that has read nothing of so many records.
+    /// The lag of a group that has read none of `records` records.
     pub(crate) fn of(records: i64, age_ms: Option<i64>) -> PartitionLag {
         PartitionLag { partition: 0, committed: 0, log_start: 0, end: records, records, age_ms }
     }
 }
 
-/// The same in a topic that the group reads: of which it has committed something, or to which a member subscribes.
+/// Lag of a group in a topic that it reads: one with committed offsets, or one that a member subscribes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicLag {
-    /// The topic's name.
     pub topic: Arc<str>,
-    /// Those whose lag is known, by partition.
+    /// Partitions whose lag is known, sorted.
     pub partitions: Vec<PartitionLag>,
-    /// Other partitions with records: of these the group has committed nothing, or another node leads them.
+    /// Other partitions with records: the group has committed nothing there, or another node leads them.
     pub uncounted: usize,
 }
 
 impl TopicLag {
-    /// Records that are left in all partitions.
+    /// Unread records in all partitions.
     pub fn records(&self) -> i64 {
         self.partitions.iter().map(|lag| lag.records).sum()
     }
 
-    /// The greatest age; none when it is not known of every partition that is counted.
+    /// The greatest age; `None` unless it is known for every counted partition.
     pub fn age_ms(&self) -> Option<i64> {
         let ages: Option<Vec<i64>> = self.partitions.iter().map(|lag| lag.age_ms).collect();
         ages?.into_iter().max()
     }
 }
 
-/// Times of the records that groups read next. What was not asked for between two calls of
-/// [`forget_unused`](RecordTimes::forget_unused) is forgotten.
+/// Cache of the timestamps of the records that groups read next. Entries that were not used between two calls of
+/// [`forget_unused`](RecordTimes::forget_unused) are evicted.
 #[derive(Debug)]
 pub struct RecordTimes {
     known: HashMap<(PartitionId, i64), KnownTime>,
@@ -87,19 +84,19 @@ struct KnownTime {
 }
 
 impl RecordTimes {
-    /// Nothing is known yet, and so many batches may be read.
+    /// An empty cache that may read `reads_max` batches.
     pub fn new(reads_max: usize) -> RecordTimes {
         RecordTimes { known: HashMap::new(), reads_left: reads_max }
     }
 
-    /// Begins a new round of so many readings.
+    /// Evicts unused entries and starts a new round of at most `reads_max` batch reads.
     pub fn forget_unused(&mut self, reads_max: usize) {
         self.known.retain(|_, known| std::mem::take(&mut known.used));
         self.reads_left = reads_max;
     }
 
-    /// The time of the record at an offset, found by `find` when it is not known; none when it has none, or when no
-    /// more may be read.
+    /// The timestamp of the record at an offset, read with `find` when it is not cached; `None` when the record has none,
+    /// or when no more batches may be read.
     fn of(
         &mut self,
         at: (PartitionId, i64),
@@ -110,7 +107,7 @@ impl RecordTimes {
             return known.timestamp_ms;
         }
         self.reads_left = self.reads_left.checked_sub(1)?;
-        // What cannot be read now is tried again.
+        // A failed read is not cached, so that it is retried.
         let timestamp_ms = find().ok()?;
         self.known.insert(at, KnownTime { timestamp_ms, used: true });
         timestamp_ms
@@ -118,8 +115,7 @@ impl RecordTimes {
 }
 
 impl Service {
-    /// How far a group is behind in every topic that it reads, sorted. Topics that are gone are left out. May wait for
-    /// the disk.
+    /// The lag of a group in every topic that it reads, sorted. Deleted topics are left out. May block on disk reads.
     pub fn group_lag(
         &self,
         group: &str,
@@ -142,12 +138,12 @@ impl Service {
         times: &mut RecordTimes,
     ) -> Option<TopicLag> {
         let view = self.topic(&topic)?;
-        // A compacted record's place is taken by the next one: what was known of it is not true any more.
-        let lasting = !view.config.compact;
+        // Compaction may remove the record at an offset, which makes its cached timestamp wrong.
+        let cacheable = !view.config.compact;
         let (mut partitions, mut uncounted) = (Vec::new(), 0);
         for partition in &view.partitions {
             let committed = committed.get(&partition.index).copied();
-            match self.partition_lag(partition, committed, now_ms, lasting, times) {
+            match self.partition_lag(partition, committed, now_ms, cacheable, times) {
                 Some(Known::Lag(lag)) => partitions.push(lag),
                 Some(Known::Empty) => {}
                 None => uncounted += 1,
@@ -161,7 +157,7 @@ impl Service {
         partition: &PartitionView,
         committed: Option<i64>,
         now_ms: i64,
-        lasting: bool,
+        cacheable: bool,
         times: &mut RecordTimes,
     ) -> Option<Known> {
         let host = &self.inner.shards.get(&partition.group)?.host;
@@ -176,7 +172,7 @@ impl Service {
             Some(0)
         } else {
             let at = (partition.id, next);
-            if !lasting {
+            if !cacheable {
                 times.known.remove(&at);
             }
             let find = || {
@@ -197,14 +193,14 @@ impl Service {
     }
 }
 
-/// What is known of a partition's lag.
+/// A partition's lag, where it is known.
 enum Known {
     Lag(PartitionLag),
-    /// There is nothing to read, wherever the group would begin.
+    /// There is nothing to read, whatever the start position.
     Empty,
 }
 
-/// The topics that a group reads, with what it has committed of each.
+/// The topics that a group reads, with its committed offsets.
 fn read_topics(
     offsets: Vec<TopicOffsets>,
     subscribed: Vec<Arc<str>>,
@@ -225,19 +221,19 @@ mod tests {
     const AT: (PartitionId, i64) = (PartitionId(1), 5);
 
     #[test]
-    fn a_time_is_looked_for_once_until_it_is_not_asked_for_any_more() {
+    fn a_timestamp_is_read_once_and_evicted_when_unused() {
         let mut times = RecordTimes::new(10);
         assert_eq!(times.of(AT, || Ok(Some(7))), Some(7));
         times.forget_unused(10);
-        assert_eq!(times.of(AT, || panic!("it is known")), Some(7));
+        assert_eq!(times.of(AT, || panic!("it is cached")), Some(7));
         times.forget_unused(10);
         times.forget_unused(10);
         assert_eq!(times.of(AT, || Ok(None)), None);
-        assert_eq!(times.of(AT, || panic!("it is known that there is none")), None);
+        assert_eq!(times.of(AT, || panic!("its absence is cached")), None);
     }
 
     #[test]
-    fn no_more_is_read_than_is_allowed_and_what_failed_is_tried_again() {
+    fn reads_are_bounded_and_failed_reads_are_retried() {
         let mut times = RecordTimes::new(2);
         assert_eq!(times.of(AT, || Err(FetchError::Unavailable)), None);
         assert_eq!(times.of(AT, || Ok(Some(7))), Some(7));
@@ -247,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_reads_what_it_has_committed_of_and_what_it_subscribes_to() {
+    fn a_group_reads_topics_with_committed_offsets_and_subscribed_topics() {
         let offset = CommittedOffset {
             offset: 7,
             leader_epoch: -1,
@@ -262,13 +258,13 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_of_which_nothing_is_counted_has_no_age() {
+    fn a_topic_without_counted_partitions_has_no_age() {
         let topic = TopicLag { topic: "t".into(), partitions: Vec::new(), uncounted: 2 };
         assert_eq!((topic.records(), topic.age_ms()), (0, None));
     }
 
     #[test]
-    fn a_topic_is_as_late_as_its_latest_partition_if_all_are_known() {
+    fn the_age_of_a_topic_is_that_of_its_most_delayed_partition_if_all_are_known() {
         let lag = PartitionLag::of;
         let topic = |partitions| TopicLag { topic: "t".into(), partitions, uncounted: 0 };
         assert_eq!(topic(vec![lag(1, Some(30)), lag(2, Some(50)), lag(0, Some(0))]).age_ms(), Some(50));

@@ -1,7 +1,7 @@
-//! Configuration in layers. From the strongest: set on the topic, set on this broker while it runs, set for all brokers
-//! while they run, given at start, the key's default.
+//! Configuration layers, by precedence: dynamic topic, dynamic broker, dynamic cluster default, static (given at start),
+//! the key's default.
 //!
-//! A topic key below the topic itself is a broker key of another name, as Kafka has it: see [`broker_name`].
+//! Below the topic's own layer a topic key is a broker key of another name, as in Kafka: see [`broker_name`].
 
 use std::collections::BTreeMap;
 
@@ -11,18 +11,17 @@ use millstream_state::cluster::ClusterMachine;
 use super::ConfigSource;
 use crate::config::{broker_name, topic_key_of};
 
-/// What was given at start.
+/// The static configuration: what was given at start.
 #[derive(Clone, Debug, Default)]
 pub struct GivenConfigs {
-    /// This broker.
+    /// Id of this broker.
     pub node: u64,
-    /// Broker keys with their values.
     pub broker: BTreeMap<String, String>,
-    /// Topic keys with the defaults that topics have on this broker.
+    /// Defaults of topic keys on this broker.
     pub topic: BTreeMap<String, String>,
 }
 
-/// The layers below a topic's own.
+/// The layers below the topic's own.
 pub(super) struct Layers<'a> {
     this_broker: Option<&'a BTreeMap<String, String>>,
     all_brokers: Option<&'a BTreeMap<String, String>>,
@@ -38,12 +37,12 @@ impl<'a> Layers<'a> {
         }
     }
 
-    /// Every layer that gives the broker key a value, the strongest first.
+    /// Every layer that sets the broker key, by precedence.
     pub(super) fn of_broker(&self, key: &str) -> Vec<(String, Option<String>, ConfigSource)> {
         self.values(key, self.given.broker.get(key))
     }
 
-    /// Every layer that gives the topic key a default, the strongest first.
+    /// Every layer that sets a default for the topic key, by precedence.
     pub(super) fn of_topic(&self, key: &str) -> Vec<(String, Option<String>, ConfigSource)> {
         self.values(&broker_name(key), self.given.topic.get(key))
     }
@@ -59,7 +58,7 @@ impl<'a> Layers<'a> {
         set.map(|(value, source)| (key.to_string(), Some(value), source)).collect()
     }
 
-    /// The broker keys that are set, each as its strongest layer has it.
+    /// The broker keys that are set, each with its effective value.
     pub(super) fn broker_values(&self) -> BTreeMap<String, String> {
         let mut values = self.given.broker.clone();
         for layer in [self.all_brokers, self.this_broker].into_iter().flatten() {
@@ -69,7 +68,7 @@ impl<'a> Layers<'a> {
         values
     }
 
-    /// The topic keys that are set for a topic with these values of its own.
+    /// The effective topic keys of a topic with these values of its own.
     pub(super) fn topic_values(&self, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
         let mut values = self.given.topic.clone();
         for layer in [self.all_brokers, self.this_broker].into_iter().flatten() {
@@ -95,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_strongest_layer_wins_for_brokers_and_for_topics() {
+    fn the_layer_of_highest_precedence_wins_for_brokers_and_for_topics() {
         let mut machine = ClusterMachine::new();
         let one = |key: &str, value: &str| BTreeMap::from([(key.to_string(), value.to_string())]);
         let given =

@@ -1,4 +1,4 @@
-//! Plain verbs: what a broker does for whoever asks, in no one's protocol.
+//! The broker's operations, independent of any protocol.
 
 mod bootstrap;
 mod changes;
@@ -65,7 +65,7 @@ pub use crate::partition::{
 };
 pub use cluster::ClusterHost;
 
-/// What the broker does, for any protocol. Cheap to clone.
+/// The broker's operations, for every protocol. Cheap to clone.
 #[derive(Clone)]
 pub struct Service {
     inner: Arc<Inner>,
@@ -79,21 +79,20 @@ struct Inner {
     serve: ServeConfig,
     producer_ids: ProducerIds,
     meter: Meter,
-    /// Memory of records on their way to consumers.
+    /// Memory budget of records in replies to consumers.
     replies: Replies,
     disk_headroom: DiskHeadroom,
     log: Arc<Wal>,
-    /// What must leave memory cannot be written now.
+    /// Set while flushes fail.
     flush_trouble: Mutex<Option<FlushTrouble>>,
     opener: Opener,
     ahead_warnings: AheadWarnings,
     changes: Changes,
-    /// How this broker runs.
     facts: BrokerFacts,
 }
 
 impl Service {
-    /// The verbs of a node whose groups run.
+    /// The service of a node whose Raft groups are running.
     pub fn new(
         cluster: Arc<ClusterHost>,
         metadata: Group,
@@ -130,7 +129,6 @@ impl Service {
         self.inner.cluster.inspect(|machine| machine.cluster_id().to_string())
     }
 
-    /// This node's id.
     pub fn node_id(&self) -> i32 {
         self.inner.serve.node_id as i32
     }
@@ -146,12 +144,12 @@ impl Service {
         vec![BrokerInfo { id: self.node_id(), host, port, rack: self.inner.serve.rack.clone() }]
     }
 
-    /// The broker's configuration now: some of it changes while the broker runs.
+    /// The current configuration; some keys change while the broker runs.
     pub fn broker_config(&self) -> Arc<BrokerConfig> {
         self.inner.cluster.broker_config()
     }
 
-    /// What requests and topics have moved.
+    /// Request and topic metrics.
     pub fn meter(&self) -> &Meter {
         &self.inner.meter
     }
@@ -161,28 +159,26 @@ impl Service {
         self.inner.cluster.topics().iter().map(|entry| entry.view.clone()).collect()
     }
 
-    /// What all topics without a series of their own have moved together, deleted ones included.
+    /// The sum over all topics that have no metric series of their own, deleted topics included.
     pub fn other_topics_meter(&self) -> Arc<TopicMeter> {
         self.inner.cluster.other_topics_meter()
     }
 
-    /// One topic.
     pub fn topic(&self, name: &str) -> Option<Arc<TopicView>> {
         self.inner.cluster.topic(name).map(|entry| entry.view.clone())
     }
 
-    /// One topic.
     pub fn topic_by_id(&self, id: TopicId) -> Option<Arc<TopicView>> {
         self.inner.cluster.topic_by_id(id).map(|entry| entry.view.clone())
     }
 
-    /// Replicas that every partition has.
+    /// Replicas per partition.
     pub fn replicas(&self) -> usize {
-        // One node holds each partition once.
+        // A cluster has one node, which holds each partition once.
         1
     }
 
-    /// Who leads a partition now.
+    /// The current leader of a partition.
     pub fn leadership(&self, partition: &PartitionView) -> Leadership {
         match self.inner.shards.get(&partition.group).and_then(|shard| shard.group().led_term()) {
             Some(term) => {
@@ -192,38 +188,39 @@ impl Service {
         }
     }
 
-    /// The configuration of the topic that a partition belongs to; `None` when the topic is gone.
+    /// The configuration of the topic that a partition belongs to; `None` when the topic was deleted.
     pub fn topic_config_of(&self, partition: PartitionId) -> Option<Arc<TopicConfig>> {
         self.inner.cluster.owner(partition).map(|(view, _)| view.config.clone())
     }
 
-    /// The compacted topics that bound how long a record may stay uncompacted: that time, and their partitions.
+    /// The compacted topics that set `max.compaction.lag.ms`: that lag, and their partitions.
     pub fn compaction_lags(&self) -> Vec<(Duration, Vec<PartitionId>)> {
         self.inner.cluster.compaction_lags()
     }
 
-    /// First offset that a partition still has; `None` when it is gone.
+    /// The log start offset of a partition; `None` when it was deleted.
     pub fn log_start_of(&self, partition: PartitionId) -> Option<i64> {
         let (_, place) = self.inner.cluster.owner(partition)?;
         self.inner.shards.get(&place.group)?.host.partition(partition, |p| p.log_start())
     }
 
-    /// Tells what was seen of the disk and how much must stay free; whether it is low. Produce is refused while it is,
-    /// and as soon as what was taken since could have used up the difference, however seldom this is called.
-    pub(crate) fn set_disk_space(&self, look: DiskSample, low_bytes: u64) -> bool {
-        let (low, changed) = self.inner.disk_headroom.set(look, low_bytes);
+    /// Sets the sampled disk usage and the bytes that must stay free; returns whether the disk is low. Produce is refused
+    /// while it is low, and also between two samples, as soon as the bytes accepted since the last one could have used up
+    /// the headroom.
+    pub(crate) fn set_disk_space(&self, sample: DiskSample, low_bytes: u64) -> bool {
+        let (low, changed) = self.inner.disk_headroom.set(sample, low_bytes);
         if changed {
             tracing::warn!(low, "free disk space crossed disk.low.bytes");
         }
         low
     }
 
-    /// Whether the disk is nearly full.
+    /// Whether free space is below `disk.low.bytes`.
     pub fn disk_is_low(&self) -> bool {
         self.inner.disk_headroom.is_low()
     }
 
-    /// Why what is produced is not taken now, if it is not.
+    /// Why produce requests are refused now; `None` while they are accepted.
     pub fn write_stop(&self) -> Option<WriteStop> {
         let full = || match self.disk_space() {
             Some(space) if space.lacks_inodes() => WriteStop::NoInodes { free_bytes: space.free_bytes },
@@ -232,42 +229,41 @@ impl Service {
         self.inner.disk_headroom.stop().or_else(|| self.inner.log.waits_for_room().then(full))
     }
 
-    /// Replaces the configuration that was given at start.
+    /// Replaces the static configuration.
     pub(crate) fn set_given(&self, given: GivenConfigs) {
         self.inner.cluster.set_given(given);
     }
 
-    /// Tells whether what must leave memory can be written, and why not.
+    /// Sets or clears the reason why flushes fail.
     pub fn set_flush_trouble(&self, trouble: Option<FlushTrouble>) {
         *self.inner.flush_trouble.lock() = trouble;
     }
 
-    /// Why what must leave memory cannot be written now, if it cannot.
+    /// Why flushes fail now, if they do.
     pub fn flush_trouble(&self) -> Option<FlushTrouble> {
         self.inner.flush_trouble.lock().clone()
     }
 
-    /// The shards of this node, for the loops that keep house.
+    /// The shards of this node, for maintenance.
     pub fn shards(&self) -> impl Iterator<Item = &Arc<Shard>> {
         self.inner.shards.values()
     }
 
-    /// Memory of records on their way to consumers.
+    /// Memory budget of records in replies to consumers.
     pub(crate) fn replies(&self) -> &Replies {
         &self.inner.replies
     }
 
-    /// Consumer groups.
     pub fn groups(&self) -> &Groups {
         &self.inner.groups
     }
 
-    /// The metadata group.
+    /// The metadata Raft group.
     pub fn metadata(&self) -> &Group {
         &self.inner.metadata
     }
 
-    /// The metadata group's state.
+    /// The replicated cluster state.
     pub fn cluster(&self) -> &Arc<ClusterHost> {
         &self.inner.cluster
     }

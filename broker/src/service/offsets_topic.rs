@@ -1,22 +1,20 @@
-//! `__consumer_offsets`, which tools expect to find where there are consumer groups.
+//! `__consumer_offsets`, which tools expect on a cluster with consumer groups.
 //!
-//! It is an ordinary topic that clients can describe, read and list, and that nothing is ever written to: what groups
-//! commit is kept in their own state.
+//! Clients can list, describe and read it as any topic, but it is always empty: committed offsets are part of the groups'
+//! replicated state.
 
 use super::{Change, NewTopic, Service, TopicError};
 
-/// Kafka's name of the topic.
 const NAME: &str = "__consumer_offsets";
-/// The configuration that Kafka gives it.
+/// The topic's configuration in Kafka.
 const CONFIGS: [(&str, &str); 2] = [("cleanup.policy", "compact"), ("segment.bytes", "104857600")];
 
 impl Service {
-    /// Whether the topic for committed offsets exists.
     pub fn has_offsets_topic(&self) -> bool {
         self.topic(NAME).is_some()
     }
 
-    /// Refuses what would change one of the broker's own topics.
+    /// Fails for internal topics.
     pub(super) fn check_not_internal(&self, name: &str) -> Result<(), TopicError> {
         match self.topic(name) {
             Some(view) if view.internal => Err(TopicError::Internal(view.name.clone())),
@@ -26,7 +24,7 @@ impl Service {
 }
 
 impl Change {
-    /// Creates the topic for committed offsets unless it exists. As in Kafka, that is when a coordinator is first looked for.
+    /// Creates the topic unless it exists. As in Kafka, called at the first coordinator lookup.
     pub async fn create_offsets_topic(&self) -> Result<(), TopicError> {
         let configs = CONFIGS.map(|(key, value)| (key.to_string(), Some(value.to_string())));
         let new = NewTopic {

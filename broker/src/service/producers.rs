@@ -1,4 +1,4 @@
-//! Producer ids: taken from the metadata group in blocks, given out one by one.
+//! Producer ids: allocated from the metadata group in blocks, assigned one by one.
 
 use millstream_replica::{Command, Reply};
 use millstream_state::cluster::{self, ClusterReply};
@@ -6,18 +6,18 @@ use tokio::sync::Mutex;
 
 use super::{Change, ProducerIdError};
 
-/// Ids of one block; what a restart leaves of a block is never given out.
+/// Ids per block; the rest of a block is lost at a restart and never assigned.
 pub(super) const BLOCK_IDS: u32 = 1000;
 
-/// The rest of the block that this node gives out.
+/// The unassigned rest of this node's block.
 #[derive(Default)]
 pub(super) struct ProducerIds {
-    // A tokio lock: the one who finds the block empty asks for the next, and the others wait for that.
+    // A tokio lock: the caller that finds the block empty allocates the next one, and the others wait for it.
     rest: Mutex<std::ops::Range<i64>>,
 }
 
 impl Change {
-    /// A producer id that nobody else has or had.
+    /// A producer id that was never assigned before.
     pub async fn new_producer_id(&self) -> Result<i64, ProducerIdError> {
         let mut rest = self.inner.producer_ids.rest.lock().await;
         if let Some(id) = rest.next() {

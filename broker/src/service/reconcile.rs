@@ -1,9 +1,10 @@
-//! Brings shards and metadata group together: at a start, after a crash in the middle of a topic operation or after a
-//! repair that has cut the log of one of them; and while the broker runs, as soon as a topic operation has ended between
-//! two of its entries, or this node has won the lead of the metadata group: the leader before may have left some half done.
+//! Makes the shards and the metadata group agree. At start: after a crash in the middle of a topic operation, or after a
+//! repair that truncated the log of one of them. While the broker runs: when a topic operation was interrupted between two
+//! of its entries, or when this node became leader of the metadata group, as the previous leader may have left some
+//! operation incomplete.
 //!
-//! Nothing is dropped because something else is lost. A repair never takes away what is in runs or in another group's
-//! log, so what the metadata group does not know any more gets a topic again, and ends of partitions follow the runs.
+//! Data is never dropped because other data was lost. A repair keeps everything in runs and in the logs of other groups,
+//! so partitions that the metadata group has lost get a new topic, and the ends of partitions follow the runs.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -17,37 +18,36 @@ use tokio::{sync::watch, task::JoinHandle};
 use super::{Change, Service, TopicError, producers::BLOCK_IDS};
 use crate::clock;
 
-/// Adoptions that are proposed at once.
+/// Maximum concurrent adoption proposals.
 const ADOPTIONS_AT_ONCE: usize = 1000;
-/// Wait before a repair that failed is tried again: it doubles from the first to the second.
+/// Exponential backoff between attempts of a failing repair.
 const RETRY_WAIT_MIN: Duration = Duration::from_millis(100);
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// The task that repairs topics while the broker runs.
+/// The task that repairs topics at run time.
 pub struct TopicRepair {
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
 impl TopicRepair {
-    /// Starts the task on a node whose groups run.
+    /// Starts the task on a node whose Raft groups are running.
     pub fn start(service: Service) -> TopicRepair {
         let (stop, stopped) = watch::channel(false);
         TopicRepair { stop, task: tokio::spawn(repair_when_interrupted(service, stopped)) }
     }
 
-    /// Ends the task.
     pub async fn shutdown(self) {
         self.stop.send_replace(true);
         if let Err(error) = self.task.await {
-            tracing::error!(%error, "the repair of topics ended with an error");
+            tracing::error!(%error, "topic repair task failed");
         }
     }
 }
 
 async fn repair_when_interrupted(service: Service, mut stopped: watch::Receiver<bool>) {
     let mut wait = None;
-    // A start repairs in the term that it begins in.
+    // The first term was repaired at start.
     let mut term = service.metadata().led_term().unwrap_or_default();
     loop {
         tokio::select! {
@@ -61,7 +61,7 @@ async fn repair_when_interrupted(service: Service, mut stopped: watch::Receiver<
             Ok(()) => None,
             Err(error) => {
                 let next = wait.map_or(RETRY_WAIT_MIN, |last| (last * 2).min(RETRY_WAIT_MAX));
-                tracing::warn!(%error, retry_ms = next.as_millis() as u64, "repair of topics failed; retrying");
+                tracing::warn!(%error, retry_ms = next.as_millis() as u64, "topic repair failed; retrying");
                 Some(next)
             }
         };
@@ -69,32 +69,32 @@ async fn repair_when_interrupted(service: Service, mut stopped: watch::Receiver<
 }
 
 impl Change {
-    /// Does whatever it takes for metadata group, shards and runs to agree; nothing after an ordinary stop.
+    /// Makes the metadata group, the shards and the runs agree; does nothing after a clean shutdown.
     pub async fn reconcile(&self) -> Result<(), TopicError> {
         self.adopt_orphans().await?;
-        self.pass_over_producers().await?;
+        self.skip_seen_producer_ids().await?;
         self.repair_topics().await?;
         self.extend_to_runs().await
     }
 
-    /// Makes shards and committed offsets agree with the topics of the metadata group. No operation on a topic runs
-    /// meanwhile. Only the leader of the metadata group certainly knows every topic: elsewhere this does nothing, and the
-    /// next leader does it.
+    /// Makes shards and committed offsets agree with the topics of the metadata group, while excluding topic operations.
+    /// Only the leader of the metadata group is sure to know every topic: on other nodes this does nothing, and the next
+    /// leader does it.
     pub async fn repair_topics(&self) -> Result<(), TopicError> {
         if self.metadata().led_term().is_none() {
             return Ok(());
         }
         let operation = self.all_topic_operations().await;
         let partitions = self.repair_partitions().await;
-        let offsets = self.groups().drop_dead_topics(|topic| self.topic(topic).is_some()).await;
-        // The caller tries again when this failed.
+        let offsets = self.groups().drop_deleted_topics(|topic| self.topic(topic).is_some()).await;
+        // The caller retries a failed repair, so this must not trigger another one.
         operation.finished();
         partitions?;
         if offsets { Ok(()) } else { Err(TopicError::Unavailable("offsets were not dropped".into())) }
     }
 
-    /// Gives a topic to each partition that the metadata group has never heard of: the entries that made its own are lost,
-    /// for a partition is made there first. Its id is never given again.
+    /// Creates a topic for each partition whose id the metadata group has not assigned. As partitions are created there
+    /// first, the entries that created its topic are lost. The id is marked as used.
     async fn adopt_orphans(&self) -> Result<(), TopicError> {
         let orphans = self.orphans();
         if orphans.is_empty() {
@@ -102,14 +102,14 @@ impl Change {
         }
         tracing::warn!(
             partitions = orphans.len(),
-            "the metadata group has lost topics: their partitions get new ones"
+            "topics lost from the metadata group; adopting their partitions into new topics"
         );
         let orphans: Vec<(PartitionId, RaftGroupId)> = orphans.into_iter().collect();
         for some in orphans.chunks(ADOPTIONS_AT_ONCE) {
-            // They are proposed in this order: ids of orphans must grow.
+            // Proposed in this order: ids of adopted partitions must increase.
             let writes = some.iter().map(|&(id, group)| {
                 let (name, topic) = (self.name_for(id), TopicId(clock::random_uuid()));
-                tracing::warn!(partition = id.0, topic = name, "adopted");
+                tracing::warn!(partition = id.0, topic = name, "partition adopted");
                 self.write_metadata(cluster::encode_adopt_partition(
                     &name,
                     topic,
@@ -122,7 +122,7 @@ impl Change {
         Ok(())
     }
 
-    /// Partitions of shards and runs whose ids were never given, and the shard that each is in, or is to be in.
+    /// Partitions in shards and runs whose ids were never assigned, with the shard that has or gets each.
     fn orphans(&self) -> BTreeMap<PartitionId, RaftGroupId> {
         let (free, shard_count) =
             self.inner.cluster.inspect(|machine| (machine.next_partition(), machine.shard_count().max(1)));
@@ -139,7 +139,7 @@ impl Change {
         orphans
     }
 
-    /// A name that no topic has.
+    /// An unused topic name for an adopted partition.
     fn name_for(&self, id: PartitionId) -> String {
         let first = format!("recovered-{}", id.0);
         let others = (2..).map(|n| format!("{first}-{n}"));
@@ -147,8 +147,8 @@ impl Change {
         names.find(|name| self.topic(name).is_none()).unwrap_or(first)
     }
 
-    /// Leaves out the producer ids that shards have seen and that the metadata group does not know to be given.
-    async fn pass_over_producers(&self) -> Result<(), TopicError> {
+    /// Skips producer ids that shards have seen but that the metadata group does not know as allocated.
+    async fn skip_seen_producer_ids(&self) -> Result<(), TopicError> {
         let newest = |machine: &commands::ShardMachine| {
             let producers = machine.partitions().filter_map(|(_, state)| state.producers().last());
             producers.map(|producer| producer.id).max()
@@ -159,7 +159,7 @@ impl Change {
         else {
             return Ok(());
         };
-        // The block that it is of was given to somebody as a whole.
+        // The whole block of the newest id was allocated.
         let mut left = behind.saturating_add(i64::from(BLOCK_IDS));
         while left > 0 {
             let count = u32::try_from(left).unwrap_or(u32::MAX);
@@ -169,10 +169,10 @@ impl Change {
         Ok(())
     }
 
-    /// Makes and drops partitions in shards as the metadata group says.
+    /// Creates and drops partitions in shards so that they match the metadata group.
     async fn repair_partitions(&self) -> Result<(), TopicError> {
-        // Shards first: a partition of theirs that no topic has then was deleted, as ids are given by the metadata group
-        // before a shard gets them, and never twice.
+        // Read the shards first. Ids are assigned by the metadata group before a shard gets them, and never twice, so a
+        // partition that then has no topic was deleted.
         let present: HashMap<RaftGroupId, BTreeSet<PartitionId>> = self
             .inner
             .shards
@@ -200,15 +200,15 @@ impl Change {
             tracing::info!(
                 missing = missing.len(),
                 left_over = left_over.len(),
-                "finishing topic operations"
+                "completing interrupted topic operations"
             );
         }
         self.create_in_shards(&missing).await?;
         self.drop_in_shards(&left_over).await
     }
 
-    /// Moves the end of each partition to where the runs have records up to: what brought these may be lost from the log,
-    /// and offsets that somebody has read are not given again.
+    /// Moves the end of each partition up to the end of its runs: the log entries of those records may be lost, and offsets
+    /// that consumers have read must not be assigned again.
     async fn extend_to_runs(&self) -> Result<(), TopicError> {
         let tables = self.inner.cluster.tables();
         let (mut ends, mut short) = (HashMap::new(), Vec::new());
@@ -223,7 +223,10 @@ impl Change {
             });
         }
         if !short.is_empty() {
-            tracing::warn!(partitions = short.len(), "partitions end where their runs do: their log was cut");
+            tracing::warn!(
+                partitions = short.len(),
+                "log truncated; moving partition ends to the ends of their runs"
+            );
         }
         self.in_shards(&short, |ids| {
             commands::encode_extend(&ids.iter().map(|(id, _)| (*id, ends[id])).collect::<Vec<_>>())
@@ -241,7 +244,7 @@ mod tests {
     const REPAIR_WAIT_MAX: Duration = Duration::from_secs(60);
 
     #[tokio::test]
-    async fn an_operation_that_a_lost_lead_has_interrupted_is_finished_by_the_next_leader() {
+    async fn an_operation_interrupted_by_loss_of_leadership_is_completed_by_the_next_leader() {
         let service = test_node::start(1).await;
         let repair = TopicRepair::start(service.clone());
         let interrupted = service.change(async move |change| {
@@ -254,7 +257,7 @@ mod tests {
         });
         interrupted.await.expect("it ends");
         assert!(!service.shards_agree(), "the shards have no partitions yet");
-        // The interruption is seen while nobody leads.
+        // The interruption is detected while there is no leader.
         let repaired = async {
             while !service.shards_agree() {
                 tokio::time::sleep(Duration::from_millis(10)).await;

@@ -1,4 +1,4 @@
-//! A node's service on a disk in memory, for tests of the verbs and of the protocols.
+//! A node's service on a simulated disk, for tests of the operations and the protocols.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -16,10 +16,9 @@ use crate::{
     partition::{Shard, ShardHost},
 };
 
-/// A cluster id.
 const CLUSTER: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 
-/// The service of a node that leads its groups.
+/// Starts the service of a node that leads all its Raft groups.
 pub(crate) async fn start(seed: u64) -> Service {
     let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(seed));
     let (tables, _) = Tables::open(disk.clone(), TablesConfig::default()).expect("tables");
@@ -42,8 +41,8 @@ pub(crate) async fn start(seed: u64) -> Service {
         compaction_every: Duration::from_secs(1),
     };
     let service = Service::new(cluster, metadata, shards, wal, config, facts);
-    let founded = service.change(async move |change| change.found_cluster(CLUSTER.into()).await);
-    founded.await.expect("it ends").expect("founded");
+    let bootstrap = service.change(async move |change| change.bootstrap_cluster(CLUSTER.into()).await);
+    bootstrap.await.expect("it ends").expect("bootstrapped");
     service
 }
 
@@ -62,7 +61,7 @@ async fn lead(
 }
 
 impl Service {
-    /// Whether shards have exactly the partitions that the topics have.
+    /// Whether the shards have exactly the partitions of the topics.
     pub(crate) fn shards_agree(&self) -> bool {
         let mut of_topics: Vec<(PartitionId, RaftGroupId)> = Vec::new();
         for topic in self.topics() {

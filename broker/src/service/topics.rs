@@ -1,7 +1,7 @@
-//! Topics: made and removed in the metadata group first, then in the shards that hold their partitions.
+//! Topics: created and deleted in the metadata group first, then in the shards that hold their partitions.
 //!
-//! What ends between the two leaves partitions that only one side knows; [`Change::repair_topics`] makes the shards agree
-//! with the metadata group: at a start, and as soon as an operation has ended so.
+//! An operation that is interrupted between the two leaves partitions that only one side knows.
+//! [`Change::repair_topics`] makes the shards agree with the metadata group, at start and after each interruption.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -21,16 +21,16 @@ use super::{
 };
 use crate::{clock, config::TopicConfig};
 
-/// Most partitions of one topic, and of the whole cluster.
+/// Maximum partitions of a topic, and of the cluster.
 pub(crate) const PARTITIONS_MAX: i32 = cluster::PARTITIONS_MAX as i32;
 
-/// Cores of a node that one shard can keep busy.
+/// Cores that one shard can keep busy.
 const CORES_PER_SHARD: u32 = 4;
-/// Partitions of one topic that a shard has before the topic is spread further.
+/// Partitions of a topic per shard before the topic is spread over more shards.
 const PARTITIONS_PER_SHARD: u32 = 8;
 
 impl Change {
-    /// Makes a topic, or only checks whether it could be made.
+    /// Creates a topic, or with `validate_only` only checks whether it could be created.
     pub async fn create_topic(
         &self,
         new: NewTopic,
@@ -52,7 +52,7 @@ impl Change {
         self.topic(&new.name).ok_or_else(|| TopicError::Unavailable("the topic was deleted meanwhile".into()))
     }
 
-    /// Writes a command that makes partitions, and then the partitions.
+    /// Writes a metadata command that creates partitions, then creates them in the shards.
     async fn create_partitions_by(&self, command: Bytes) -> Result<(), TopicError> {
         let operation = self.begin_topic_operation().await;
         let (operation, reply) = self.begin_in_metadata(operation, command).await?;
@@ -62,7 +62,7 @@ impl Change {
         Ok(())
     }
 
-    /// The first entry of an operation; one that is certainly refused has changed nothing.
+    /// Writes the first entry of an operation. If the entry is certainly not applied, the operation is finished.
     async fn begin_in_metadata(
         &self,
         operation: TopicOperation,
@@ -72,7 +72,7 @@ impl Change {
             Ok(Ok(reply)) => Ok((operation, reply)),
             Ok(Err(error)) => {
                 operation.finished();
-                Err(refused(error))
+                Err(topic_error(error))
             }
             Err(error) => {
                 if matches!(error, ProposeError::NotLeader) {
@@ -85,9 +85,9 @@ impl Change {
 }
 
 impl Service {
-    /// Shards that a topic of so many partitions is spread over. All batches of a request that go to one shard are one
-    /// proposal, and its cost does not depend on how many they are: so a topic is spread only as far as it takes to use
-    /// every node and a fair part of their cores, or as far as each shard still gets several batches of a request.
+    /// The number of shards that a topic is spread over. All batches of a request for one shard form one proposal, whose
+    /// cost is independent of their number. So a topic uses only as many shards as it takes to load every node and a fair
+    /// share of its cores, or as many as leave several batches of a request per shard.
     fn shards_of_topic(&self, partitions: u32) -> u32 {
         let nodes = self.brokers().len() as u32;
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
@@ -95,7 +95,6 @@ impl Service {
         for_nodes.max(partitions / PARTITIONS_PER_SHARD)
     }
 
-    /// Checks whether a topic could have this name.
     pub fn check_topic_name(&self, name: &str) -> Result<(), TopicError> {
         cluster::validate_topic_name(name).map_err(|e| TopicError::InvalidName(e.to_string()))
     }
@@ -175,7 +174,7 @@ impl Service {
 }
 
 impl Change {
-    /// Removes a topic with its records and the offsets that groups have committed for it.
+    /// Deletes a topic with its records and its committed offsets.
     pub async fn delete_topic(&self, name: &str) -> Result<(), TopicError> {
         self.check_not_internal(name)?;
         let operation = self.begin_topic_operation().await;
@@ -190,7 +189,7 @@ impl Change {
         Ok(())
     }
 
-    /// Grows a topic to `total` partitions.
+    /// Increases a topic's partitions to `total`.
     pub async fn create_partitions(
         &self,
         name: &str,
@@ -212,8 +211,8 @@ impl Change {
         self.create_partitions_by(cluster::encode_create_partitions(name, total as u32, shards)).await
     }
 
-    /// Sets keys of a topic, or with `None` brings them back to their defaults. Keys are checked against the present
-    /// values of others, which is why this takes a turn.
+    /// Sets keys of a topic, or with `None` resets them. Keys are checked against the current values of others, which is
+    /// why this needs exclusive access.
     pub async fn alter_topic_config(
         &self,
         _turn: &ConfigTurn<'_>,
@@ -257,7 +256,7 @@ impl Change {
         .await
     }
 
-    /// One command to each shard that holds some of the partitions, all at once.
+    /// Writes one command to each shard that holds some of the partitions, concurrently.
     pub(super) async fn in_shards(
         &self,
         partitions: &[(PartitionId, RaftGroupId)],
@@ -278,7 +277,7 @@ impl Change {
     }
 
     pub(super) async fn write_metadata(&self, command: Bytes) -> Result<ClusterReply, TopicError> {
-        self.propose_metadata(command).await.map_err(unavailable)?.map_err(refused)
+        self.propose_metadata(command).await.map_err(unavailable)?.map_err(topic_error)
     }
 
     async fn propose_metadata(
@@ -289,7 +288,7 @@ impl Change {
         let term = metadata.led_term().ok_or(ProposeError::NotLeader)?;
         match metadata.write(term, Command::encoded(command)).await?.1 {
             Reply::Cluster(reply) => Ok(reply),
-            // Only a command of the cluster is proposed to its group.
+            // Cluster commands get cluster replies; anything else is a bug.
             _ => Err(ProposeError::Unknown),
         }
     }
@@ -309,7 +308,7 @@ fn unavailable(error: ProposeError) -> TopicError {
     TopicError::Unavailable(error.to_string())
 }
 
-fn refused(error: ClusterError) -> TopicError {
+fn topic_error(error: ClusterError) -> TopicError {
     match error {
         ClusterError::TopicExists { name } => TopicError::AlreadyExists(name),
         ClusterError::TopicNameCollides { .. } => TopicError::InvalidName(error.to_string()),

@@ -1,4 +1,4 @@
-//! What the verbs take and give.
+//! Parameters and results of the operations.
 
 use std::sync::Arc;
 
@@ -14,34 +14,30 @@ use crate::{
 /// A broker of the cluster, as clients reach it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokerInfo {
-    /// Node id.
     pub id: i32,
     /// Advertised host.
     pub host: String,
     /// Advertised port.
     pub port: u16,
-    /// Rack, if it has one.
     pub rack: Option<String>,
 }
 
-/// A topic as it stands.
+/// A topic with its partitions and its effective configuration.
 #[derive(Clone, Debug)]
 pub struct TopicView {
-    /// Its name.
     pub name: String,
-    /// Its id; a topic made again under the same name has another.
+    /// A topic that is created again under the same name has another id.
     pub id: TopicId,
-    /// Its partitions; the index is Kafka's partition number.
+    /// The index is Kafka's partition number.
     pub partitions: Vec<PartitionView>,
     /// Whether it belongs to the broker.
     pub internal: bool,
-    /// Its configuration.
     pub config: Arc<TopicConfig>,
-    /// What it has moved; a topic that changes keeps it.
+    /// Kept when the topic changes.
     pub meter: Arc<TopicMeter>,
 }
 
-/// Who leads a partition.
+/// The leader of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leadership {
     /// The leading node, if there is one.
@@ -50,16 +46,15 @@ pub struct Leadership {
     pub epoch: i32,
 }
 
-/// A topic to be made.
+/// A topic to be created.
 #[derive(Clone, Debug, Default)]
 pub struct NewTopic {
-    /// Its name.
     pub name: String,
-    /// Partitions; -1 takes the broker's default.
+    /// -1: the broker's default.
     pub partitions: i32,
-    /// Replicas; -1 takes the broker's default.
+    /// -1: the broker's default.
     pub replication_factor: i16,
-    /// Partition number and nodes, instead of the two above.
+    /// Partition numbers and their nodes, instead of the two fields above.
     pub assignments: Vec<(i32, Vec<i32>)>,
     /// Keys and values; a key without a value keeps its default.
     pub configs: Vec<(String, Option<String>)>,
@@ -68,7 +63,6 @@ pub struct NewTopic {
 /// One partition's record set of a produce request.
 #[derive(Clone, Debug)]
 pub struct ProducePart {
-    /// The topic.
     pub topic: Arc<TopicView>,
     /// Index into the topic's partitions.
     pub partition: usize,
@@ -81,33 +75,29 @@ pub struct ProducePart {
 pub enum ConfigSource {
     /// Set on the topic.
     DynamicTopic,
-    /// Set on this broker while it runs.
+    /// Set on this broker at run time.
     DynamicBroker,
-    /// Set for all brokers while they run.
+    /// Set for all brokers at run time.
     DynamicDefaultBroker,
     /// Given at start.
     StaticBroker,
-    /// Nobody set it.
+    /// The key's default.
     Default,
 }
 
 /// One configuration key with its value.
 #[derive(Clone, Debug)]
 pub struct ConfigEntry {
-    /// Kafka's name of it.
+    /// The key's Kafka name.
     pub name: String,
-    /// Its value.
     pub value: Option<String>,
-    /// Where the value comes from.
     pub source: ConfigSource,
     /// Whether it can only be given at start.
     pub read_only: bool,
     /// Whether its value is hidden.
     pub sensitive: bool,
-    /// Type of the value.
     pub kind: ConfigKind,
-    /// What it does.
     pub documentation: &'static str,
-    /// Every place that gives it a value, the strongest first.
+    /// Every layer that sets it, by precedence.
     pub synonyms: Vec<(String, Option<String>, ConfigSource)>,
 }

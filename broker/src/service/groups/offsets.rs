@@ -1,15 +1,14 @@
-//! Committed offsets: written through the group's shard, read from what it has applied.
+//! Committed offsets: written through the group's shard, read from its applied state.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use millstream_state::group::{CommittedOffset, GroupError, GroupOp, GroupState, MemberRef, OffsetEntry};
 
-use super::{Groups, ended, slot::WriteResult};
+use super::{Groups, group_shard::WriteResult, write_result};
 
 /// Committed offsets of one topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicOffsets {
-    /// The topic's name.
     pub topic: Arc<str>,
     /// Partitions; `None` where nothing is committed.
     pub partitions: Vec<(i32, Option<CommittedOffset>)>,
@@ -26,7 +25,7 @@ impl Groups {
         let queued = self.queue_commit(group, member, offsets);
         async move {
             match queued? {
-                Some(result) => ended(result).await,
+                Some(result) => write_result(result).await,
                 None => Ok(()),
             }
         }
@@ -38,8 +37,8 @@ impl Groups {
         member: MemberRef,
         offsets: Vec<OffsetEntry>,
     ) -> Result<Option<WriteResult>, GroupError> {
-        self.slot(&group)?.decide(Some(&group), |d| {
-            // First, so that a group of which nothing is stored is not made.
+        self.shard_of(&group)?.decide(Some(&group), |d| {
+            // Before the coordinator, so that a refused commit does not create a group.
             d.check_growth(&group, &offsets)?;
             d.state.coordinator.commit(d.now, &group, &member)?;
             let op = GroupOp::Commit { group: group.clone(), offsets };
@@ -54,7 +53,7 @@ impl Groups {
         group: &str,
         wanted: Vec<(Arc<str>, Vec<i32>)>,
     ) -> Result<Vec<TopicOffsets>, GroupError> {
-        self.look(group, |state| {
+        self.read(group, |state| {
             let topic = |(topic, partitions): (Arc<str>, Vec<i32>)| {
                 let found = |index: i32| (index, state.and_then(|s| s.offset(&topic, index)).cloned());
                 let partitions = partitions.into_iter().map(found).collect();
@@ -66,7 +65,7 @@ impl Groups {
 
     /// Every committed offset of a group, sorted by topic and partition.
     pub fn all_offsets(&self, group: &str) -> Result<Vec<TopicOffsets>, GroupError> {
-        self.look(group, |state| {
+        self.read(group, |state| {
             let mut all: Vec<TopicOffsets> = Vec::new();
             for (topic, index, committed) in state.into_iter().flat_map(GroupState::offsets) {
                 if all.last().is_none_or(|last| last.topic != *topic) {
@@ -80,17 +79,17 @@ impl Groups {
         })
     }
 
-    fn look<R>(&self, group: &str, look: impl FnOnce(Option<&GroupState>) -> R) -> Result<R, GroupError> {
-        let slot = self.slot(group)?;
+    fn read<R>(&self, group: &str, read: impl FnOnce(Option<&GroupState>) -> R) -> Result<R, GroupError> {
+        let shard = self.shard_of(group)?;
         // A leader has applied everything that was acknowledged, by itself or by an earlier leader.
-        if !slot.leads() {
+        if !shard.leads() {
             return Err(GroupError::NotCoordinator);
         }
-        Ok(slot.machine(|machine| look(machine.group(group))))
+        Ok(shard.machine(|machine| read(machine.group(group))))
     }
 
-    /// Deletes committed offsets, except of topics that the group's members read. The future resolves when that is
-    /// durable, to whether it was allowed for each topic.
+    /// Deletes committed offsets, except those of topics that the group's members subscribe to. The future resolves when
+    /// the deletion is durable, with a flag for each topic: whether it was allowed.
     pub fn delete_offsets(
         &self,
         group: &str,
@@ -100,7 +99,7 @@ impl Groups {
         async move {
             let (allowed, result) = queued?;
             if let Some(result) = result {
-                ended(result).await?;
+                write_result(result).await?;
             }
             Ok(allowed)
         }
@@ -111,7 +110,7 @@ impl Groups {
         group: &str,
         topics: Vec<(Arc<str>, Vec<i32>)>,
     ) -> Result<(Vec<bool>, Option<WriteResult>), GroupError> {
-        self.slot(group)?.decide(Some(group), |d| {
+        self.shard_of(group)?.decide(Some(group), |d| {
             let names: Vec<Arc<str>> = topics.iter().map(|(topic, _)| topic.clone()).collect();
             let allowed = d.state.coordinator.may_delete_offsets(group, &names)?;
             let free = topics.iter().zip(&allowed).filter(|(_, allowed)| **allowed);
@@ -126,36 +125,35 @@ impl Groups {
         })?
     }
 
-    /// Queues the removal of all offsets that groups have committed for a topic; the future resolves to whether all are
-    /// removed.
+    /// Queues the removal of all committed offsets of a topic; the future resolves to whether all were removed.
     pub(crate) fn drop_topic(&self, topic: &str) -> impl Future<Output = bool> + Send + use<> {
-        all_ended(self.slots.iter().map(|slot| slot.drop_topic(topic)).collect())
+        all_succeeded(self.shards.iter().map(|shard| shard.drop_topic(topic)).collect())
     }
 
-    /// Queues the removal of the offsets of every topic that does not live; the future resolves to whether all are
-    /// removed.
-    pub(crate) fn drop_dead_topics<L>(&self, lives: L) -> impl Future<Output = bool> + Send + use<L>
+    /// Queues the removal of the committed offsets of every topic that does not exist; the future resolves to whether all
+    /// were removed.
+    pub(crate) fn drop_deleted_topics<E>(&self, exists: E) -> impl Future<Output = bool> + Send + use<E>
     where
-        L: Fn(&str) -> bool,
+        E: Fn(&str) -> bool,
     {
         let mut removals = Vec::new();
-        for slot in &self.slots {
-            let topics: BTreeSet<Arc<str>> = slot.machine(|machine| {
+        for shard in &self.shards {
+            let topics: BTreeSet<Arc<str>> = shard.machine(|machine| {
                 let offsets = machine.groups().flat_map(|(_, state)| state.offsets());
-                offsets.map(|(topic, ..)| topic).filter(|topic| !lives(topic)).cloned().collect()
+                offsets.map(|(topic, ..)| topic).filter(|topic| !exists(topic)).cloned().collect()
             });
-            removals.extend(topics.iter().map(|topic| slot.drop_topic(topic)));
+            removals.extend(topics.iter().map(|topic| shard.drop_topic(topic)));
         }
-        all_ended(removals)
+        all_succeeded(removals)
     }
 }
 
-/// Whether all of these removals end well; one that has nothing to remove is `None`.
-async fn all_ended(removals: Vec<Result<Option<WriteResult>, GroupError>>) -> bool {
+/// Whether all removals succeed; `None` is a removal with nothing to do.
+async fn all_succeeded(removals: Vec<Result<Option<WriteResult>, GroupError>>) -> bool {
     let mut all = true;
     for removal in removals {
         all &= match removal {
-            Ok(Some(result)) => ended(result).await.is_ok(),
+            Ok(Some(result)) => write_result(result).await.is_ok(),
             Ok(None) => true,
             Err(_) => false,
         };

@@ -1,4 +1,4 @@
-//! How many bytes all groups of this node hold, and may hold.
+//! Memory of all consumer groups of this node, and its limit.
 
 use std::{
     sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -7,11 +7,11 @@ use std::{
 
 use parking_lot::Mutex;
 
-/// Time between two warnings that something was refused.
-const WARN_EVERY: Duration = Duration::from_secs(60);
+/// Minimum time between two warnings of refused requests.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Bytes of the groups of all shards. Each shard's are added up from time to time, so that the bound is passed by what a
-/// few requests bring, at most.
+/// Bytes of the groups of all shards. Each shard updates its share after each decision, so that the limit may be exceeded
+/// by a few concurrent requests at most.
 pub(super) struct Usage {
     bytes: AtomicUsize,
     bytes_max: usize,
@@ -25,10 +25,10 @@ impl Usage {
         Usage { bytes, bytes_max, refused, warned_at: Mutex::default() }
     }
 
-    /// What one shard holds now, in place of what it held before.
+    /// Replaces one shard's previous share by its current one.
     pub(super) fn update(&self, before: &mut usize, now: usize) {
         let was = std::mem::replace(before, now);
-        // Wraps where it falls, and comes out right.
+        // A decrease is a wrapping addition.
         self.bytes.fetch_add(now.wrapping_sub(was), Relaxed);
     }
 
@@ -36,7 +36,7 @@ impl Usage {
         self.bytes.load(Relaxed)
     }
 
-    /// What may be added.
+    /// Bytes left below the limit.
     pub(super) fn left(&self) -> usize {
         self.bytes_max.saturating_sub(self.bytes())
     }
@@ -45,17 +45,17 @@ impl Usage {
         self.refused.load(Relaxed)
     }
 
-    /// Counts a request that was refused because there is nothing left, and warns of it now and then.
+    /// Counts a request that was refused because of the limit, with a rate-limited warning.
     pub(super) fn refuse(&self, now: Instant) {
         self.refused.fetch_add(1, Relaxed);
         let mut warned_at = self.warned_at.lock();
-        if warned_at.is_none_or(|at| now.saturating_duration_since(at) >= WARN_EVERY) {
+        if warned_at.is_none_or(|at| now.saturating_duration_since(at) >= WARNING_INTERVAL) {
             *warned_at = Some(now);
             let (bytes, bytes_max) = (self.bytes(), self.bytes_max);
             tracing::warn!(
                 bytes,
                 bytes_max,
-                "consumer groups hold as much as groups.bytes.max allows; new members and offsets are refused"
+                "consumer groups reached groups.bytes.max; refusing new members and offsets"
             );
         }
     }
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shards_come_and_go_within_one_bound() {
+    fn shards_share_one_limit() {
         let usage = Usage::new(100);
         let (mut a, mut b) = (0, 0);
         usage.update(&mut a, 70);

@@ -1,4 +1,4 @@
-//! One shard's coordinator with its lock, its queue of writes and those who wait.
+//! One shard's coordinator with its lock, its write queue and its waiting requests.
 
 use std::{
     collections::HashMap,
@@ -23,31 +23,30 @@ use crate::{
     partition::{ProposalQueue, Shard},
 };
 
-/// What is decided while a proposal is in flight leaves as one entry.
+/// Operations that are queued while a proposal is in flight form the next entry.
 const PROPOSALS_IN_FLIGHT_MAX: usize = 1;
-/// Most bytes of one operation of a tool or a commit: it has to fit into a log entry.
+/// Maximum bytes of one operation of a tool or a commit: it has to fit into a log entry.
 const OPERATION_BYTES_MAX: usize = 16 << 20;
 
-/// Resolves when an operation is applied, or cannot be.
+/// Resolves when an operation is applied or has failed.
 pub(super) type WriteResult = oneshot::Receiver<Result<(), GroupError>>;
 type JoinAnswer = Result<Joined, JoinRefusal>;
 type SyncAnswer = Result<Synced, GroupError>;
 
 /// One shard's groups.
-pub(super) struct Slot {
+pub(super) struct GroupShard {
     pub(super) shard: Arc<Shard>,
     config: GroupConfig,
-    /// Zero of the monotonic milliseconds.
+    /// Origin of the monotonic milliseconds.
     started: Instant,
     state: Mutex<State>,
-    /// Tells the keeper that a deadline has come closer.
+    /// Wakes the expiry task when the next deadline has moved closer.
     wake: Arc<Notify>,
     usage: Arc<Usage>,
-    /// For callbacks, which must not keep the slot alive.
-    this: Weak<Slot>,
+    /// For callbacks, which must not keep the shard alive.
+    this: Weak<GroupShard>,
 }
 
-/// What the slot's lock guards.
 pub(super) struct State {
     /// The term that the coordinator was built in; 0 before the first.
     term: u64,
@@ -56,40 +55,40 @@ pub(super) struct State {
     syncs: HashMap<Ticket, oneshot::Sender<SyncAnswer>>,
     last_ticket: u64,
     queue: ProposalQueue<PendingOp>,
-    /// The deadline that the keeper knows of.
-    kept_ms: Option<u64>,
-    /// What [`Usage`] knows of this slot.
+    /// The next deadline as the expiry task knows it.
+    scheduled_deadline_ms: Option<u64>,
+    /// This shard's bytes in [`Usage`].
     used_bytes: usize,
 }
 
 struct PendingOp {
     op: GroupOp,
-    end: End,
+    waiter: WriteWaiter,
 }
 
-/// Who is told of the end of a write.
-enum End {
+/// Who gets the result of a write.
+enum WriteWaiter {
     Coordinator(WriteId),
     Caller(oneshot::Sender<Result<(), GroupError>>),
-    /// The coordinator forgets the group if it is gone.
+    /// The coordinator forgets the group if it was removed.
     Expired(Arc<str>),
 }
 
-/// What a decision is made with.
+/// The inputs of a decision.
 pub(super) struct Decision<'a> {
     pub(super) now: Now,
     pub(super) state: &'a mut State,
-    pub(super) slot: &'a Slot,
+    pub(super) shard: &'a GroupShard,
 }
 
-impl Slot {
+impl GroupShard {
     pub(super) fn new(
         shard: Arc<Shard>,
         config: GroupConfig,
         started: Instant,
         wake: Arc<Notify>,
         usage: Arc<Usage>,
-    ) -> Arc<Slot> {
+    ) -> Arc<GroupShard> {
         let state = State {
             term: 0,
             coordinator: Coordinator::new(config.clone()),
@@ -97,11 +96,11 @@ impl Slot {
             syncs: HashMap::new(),
             last_ticket: 0,
             queue: ProposalQueue::new(PROPOSALS_IN_FLIGHT_MAX),
-            kept_ms: None,
+            scheduled_deadline_ms: None,
             used_bytes: 0,
         };
         let state = Mutex::new(state);
-        Arc::new_cyclic(|this| Slot { shard, config, started, state, wake, usage, this: this.clone() })
+        Arc::new_cyclic(|this| GroupShard { shard, config, started, state, wake, usage, this: this.clone() })
     }
 
     pub(super) fn leads(&self) -> bool {
@@ -113,17 +112,17 @@ impl Slot {
         Now { mono_ms, wall_ms: clock::now_ms() }
     }
 
-    /// A deadline of the coordinator as the clock has it.
+    /// Converts a deadline of the coordinator.
     pub(super) fn instant(&self, mono_ms: u64) -> Instant {
         self.started + Duration::from_millis(mono_ms)
     }
 
-    /// Looks at the applied groups.
-    pub(super) fn machine<R>(&self, look: impl FnOnce(&GroupMachine) -> R) -> R {
-        self.shard.host.inspect(|machine| look(machine.groups()))
+    /// Reads the applied state of the groups.
+    pub(super) fn machine<R>(&self, read: impl FnOnce(&GroupMachine) -> R) -> R {
+        self.shard.host.inspect(|machine| read(machine.groups()))
     }
 
-    /// Decides something about one group or about all, and carries out what follows from it.
+    /// Makes a decision about one group, or about all, and executes its effects.
     pub(super) fn decide<R>(
         &self,
         group: Option<&str>,
@@ -141,16 +140,16 @@ impl Slot {
             self.begin_term(&mut state, term, now);
         }
         if let Some(name) = group {
-            self.look_up(&mut state, name, now);
+            self.load_if_forgotten(&mut state, name, now);
         }
         state.coordinator.set_bytes_left(self.usage.left());
-        let result = decide(&mut Decision { now, state: &mut state, slot: self });
+        let result = decide(&mut Decision { now, state: &mut state, shard: self });
         self.settle(state);
         Ok(result)
     }
 
-    /// A group can have left the coordinator while its offsets came back by a commit that was under way.
-    fn look_up(&self, state: &mut State, name: &str, now: Now) {
+    /// Loads a group that the coordinator has forgotten but that exists again, because a commit was in flight.
+    fn load_if_forgotten(&self, state: &mut State, name: &str, now: Now) {
         if state.coordinator.knows(name) {
             return;
         }
@@ -160,17 +159,17 @@ impl Slot {
         }
     }
 
-    /// This node no longer leads: everyone who waits is told so.
+    /// This node no longer leads: fails all waiting requests.
     fn resign(&self, state: &mut State) {
         if state.term == 0 {
             return;
         }
         state.term = 0;
         state.coordinator.resign();
-        state.carry_out();
+        state.execute_effects();
         state.coordinator = Coordinator::new(self.config.clone());
         for pending in state.queue.drain() {
-            pending.end.refuse(GroupError::NotCoordinator);
+            pending.waiter.refuse(GroupError::NotCoordinator);
         }
         state.joins.clear();
         state.syncs.clear();
@@ -182,13 +181,13 @@ impl Slot {
         self.machine(|machine| state.coordinator.load(now, machine));
     }
 
-    /// Answers, queues, writes and tells the keeper, after any change of the coordinator.
+    /// After any change of the coordinator: executes its effects, wakes the expiry task if needed, and proposes writes.
     fn settle(&self, mut state: parking_lot::MutexGuard<'_, State>) {
-        state.carry_out();
+        state.execute_effects();
         let next = state.coordinator.next_deadline_ms();
-        let closer = next.is_some_and(|next| state.kept_ms.is_none_or(|kept| next < kept));
+        let closer = next.is_some_and(|next| state.scheduled_deadline_ms.is_none_or(|kept| next < kept));
         if closer {
-            state.kept_ms = next;
+            state.scheduled_deadline_ms = next;
         }
         self.measure(&mut state);
         drop(state);
@@ -198,15 +197,15 @@ impl Slot {
         self.push();
     }
 
-    /// Tells how much this slot holds: in the coordinator, in the replicated state, and on its way there.
+    /// Reports this shard's memory to [`Usage`]: coordinator, replicated state and queued operations.
     fn measure(&self, state: &mut State) {
         let bytes =
             state.coordinator.bytes() + self.machine(GroupMachine::bytes) + state.queue.waiting_bytes();
         self.usage.update(&mut state.used_bytes, bytes);
     }
 
-    /// Proposes what waits, one entry at a time. Never under the lock: a proposal to a replica that has stopped ends
-    /// before the call returns.
+    /// Proposes the queued operations, one entry at a time. Must not be called under the lock: a proposal to a stopped
+    /// replica calls back before it returns.
     fn push(&self) {
         let (term, batch) = {
             let mut state = self.state.lock();
@@ -214,34 +213,36 @@ impl Slot {
             (state.term, batch)
         };
         let command = encode(batch.items.iter().map(|pending| &pending.op));
-        let ends: Vec<End> = batch.items.into_iter().map(|pending| pending.end).collect();
+        let waiters: Vec<WriteWaiter> = batch.items.into_iter().map(|pending| pending.waiter).collect();
         let this = self.this.clone();
         self.shard.propose(term, Command::encoded(command), move |outcome| match this.upgrade() {
-            Some(slot) => slot.finish(term, ends, outcome),
-            None => ends.into_iter().for_each(|end| end.refuse(GroupError::Unavailable)),
+            Some(shard) => shard.finish(term, waiters, outcome),
+            None => waiters.into_iter().for_each(|waiter| waiter.refuse(GroupError::Unavailable)),
         });
     }
 
-    fn finish(&self, term: u64, ends: Vec<End>, outcome: Outcome) {
+    fn finish(&self, term: u64, waiters: Vec<WriteWaiter>, outcome: Outcome) {
         let outcomes = match outcome {
-            Ok((_, Reply::Shard(ShardReply::Group(reply)))) if reply.outcomes.len() == ends.len() => {
+            Ok((_, Reply::Shard(ShardReply::Group(reply)))) if reply.outcomes.len() == waiters.len() => {
                 Ok(reply.outcomes)
             }
             Err(ProposeError::NotLeader) => Err(GroupError::NotCoordinator),
-            // It may have been written or not.
+            // The outcome is unknown.
             _ => Err(GroupError::Unavailable),
         };
         let now = self.now();
         let mut state = self.state.lock();
         state.queue.batch_ended();
         let current = state.term == term;
-        for (at, end) in ends.into_iter().enumerate() {
+        for (at, waiter) in waiters.into_iter().enumerate() {
             let result = outcomes.as_ref().map(|all| all[at]).map_err(|error| *error);
-            match end {
-                End::Caller(tell) => drop(tell.send(result.map(|_| ()))),
-                End::Coordinator(id) if current => state.coordinator.written(now, id, result.map(|_| ())),
-                End::Expired(group) if current => state.expired(&group, result),
-                End::Coordinator(_) | End::Expired(_) => {}
+            match waiter {
+                WriteWaiter::Caller(tx) => drop(tx.send(result.map(|_| ()))),
+                WriteWaiter::Coordinator(id) if current => {
+                    state.coordinator.written(now, id, result.map(|_| ()))
+                }
+                WriteWaiter::Expired(group) if current => state.expired(&group, result),
+                WriteWaiter::Coordinator(_) | WriteWaiter::Expired(_) => {}
             }
         }
         self.settle(state);
@@ -251,11 +252,11 @@ impl Slot {
     pub(super) fn join(&self, request: JoinRequest) -> Result<oneshot::Receiver<JoinAnswer>, GroupError> {
         let group = request.group.clone();
         self.decide(Some(&group), |d| {
-            let (tell, told) = oneshot::channel();
+            let (reply_tx, reply_rx) = oneshot::channel();
             let ticket = d.state.next_ticket();
-            d.state.joins.insert(ticket, tell);
+            d.state.joins.insert(ticket, reply_tx);
             d.state.coordinator.join(d.now, request, ticket);
-            told
+            reply_rx
         })
     }
 
@@ -263,20 +264,20 @@ impl Slot {
     pub(super) fn sync(&self, request: SyncRequest) -> Result<oneshot::Receiver<SyncAnswer>, GroupError> {
         let group = request.group.clone();
         self.decide(Some(&group), |d| {
-            let (tell, told) = oneshot::channel();
+            let (reply_tx, reply_rx) = oneshot::channel();
             let ticket = d.state.next_ticket();
-            d.state.syncs.insert(ticket, tell);
+            d.state.syncs.insert(ticket, reply_tx);
             d.state.coordinator.sync(d.now, request, ticket);
-            told
+            reply_rx
         })
     }
 
-    /// Answers whoever is parked: the node stops, and another one, or the same, will coordinate.
+    /// Fails every parked join and sync: the node stops, and the clients look for the coordinator again.
     pub(super) fn dismiss(&self) {
         let mut state = self.state.lock();
         let refusal = || JoinRefusal { error: GroupError::NotCoordinator, member_id: Arc::default() };
-        state.joins.drain().for_each(|(_, tell)| drop(tell.send(Err(refusal()))));
-        state.syncs.drain().for_each(|(_, tell)| drop(tell.send(Err(GroupError::NotCoordinator))));
+        state.joins.drain().for_each(|(_, tx)| drop(tx.send(Err(refusal()))));
+        state.syncs.drain().for_each(|(_, tx)| drop(tx.send(Err(GroupError::NotCoordinator))));
     }
 
     /// Deletes an empty group.
@@ -287,54 +288,54 @@ impl Slot {
         })?
     }
 
-    /// Carries out what is due and tells when something is due next.
+    /// Executes what is due and returns the next deadline.
     pub(super) fn tick(&self) -> Option<u64> {
         let ticked = self.decide(None, |d| {
             d.state.coordinator.tick(d.now);
-            d.state.kept_ms = d.state.coordinator.next_deadline_ms();
-            d.state.kept_ms
+            d.state.scheduled_deadline_ms = d.state.coordinator.next_deadline_ms();
+            d.state.scheduled_deadline_ms
         });
         ticked.ok().flatten()
     }
 
-    /// Queues the expiry of whatever is over.
+    /// Queues the expiry of committed offsets and groups that are due.
     pub(super) fn expire(&self, retention_ms: i64) {
         // Without leadership there is nothing to expire here.
         let _ = self.decide(None, |d| {
             let now_ms = d.now.wall_ms;
-            let due = d.slot.machine(|machine| d.state.coordinator.expiring(machine, now_ms, retention_ms));
+            let due = d.shard.machine(|machine| d.state.coordinator.expiring(machine, now_ms, retention_ms));
             for group in due {
                 let op = GroupOp::Expire { group: group.clone(), now_ms, retention_ms };
-                d.state.enqueue(op, End::Expired(group));
+                d.state.enqueue(op, WriteWaiter::Expired(group));
             }
         });
     }
 
-    /// Queues the removal of every group's offsets of a topic; `None` if there are none.
+    /// Queues the removal of all committed offsets of a topic; `None` if there are none.
     pub(super) fn drop_topic(&self, topic: &str) -> Result<Option<WriteResult>, GroupError> {
         self.decide(None, |d| {
-            if d.state.queue.is_idle() && !d.slot.machine(|machine| machine.has_offsets_of(topic)) {
+            if d.state.queue.is_idle() && !d.shard.machine(|machine| machine.has_offsets_of(topic)) {
                 return None;
             }
             let (reply_tx, reply_rx) = oneshot::channel();
-            d.state.enqueue(GroupOp::DropTopic { topic: topic.into() }, End::Caller(reply_tx));
+            d.state.enqueue(GroupOp::DropTopic { topic: topic.into() }, WriteWaiter::Caller(reply_tx));
             Some(reply_rx)
         })
     }
 }
 
 impl Decision<'_> {
-    /// Whether the groups may grow by what a commit brings.
+    /// Checks that the memory limit allows the growth by a commit.
     pub(super) fn check_growth(&self, group: &str, offsets: &[OffsetEntry]) -> Result<(), GroupError> {
-        let left = self.slot.usage.left();
-        if self.slot.machine(|machine| machine.growth(group, offsets)) <= left {
+        let left = self.shard.usage.left();
+        if self.shard.machine(|machine| machine.growth(group, offsets)) <= left {
             return Ok(());
         }
-        self.slot.usage.refuse(clock::monotonic());
+        self.shard.usage.refuse(clock::monotonic());
         Err(GroupError::OutOfBytes)
     }
 
-    /// Queues an operation; the receiver hears of its end.
+    /// Queues an operation; the receiver gets its result.
     pub(super) fn write(&mut self, op: GroupOp) -> Result<WriteResult, GroupError> {
         let bytes = op.size_hint();
         if bytes > OPERATION_BYTES_MAX {
@@ -343,9 +344,9 @@ impl Decision<'_> {
         if !self.state.queue.has_room_for(bytes) {
             return Err(GroupError::Unavailable);
         }
-        let (tell, told) = oneshot::channel();
-        self.state.enqueue(op, End::Caller(tell));
-        Ok(told)
+        let (reply_tx, reply_rx) = oneshot::channel();
+        self.state.enqueue(op, WriteWaiter::Caller(reply_tx));
+        Ok(reply_rx)
     }
 }
 
@@ -355,23 +356,19 @@ impl State {
         Ticket(self.last_ticket)
     }
 
-    fn enqueue(&mut self, op: GroupOp, end: End) {
+    fn enqueue(&mut self, op: GroupOp, waiter: WriteWaiter) {
         let bytes = op.size_hint();
-        self.queue.push(PendingOp { op, end }, bytes);
+        self.queue.push(PendingOp { op, waiter }, bytes);
     }
 
-    /// Answers and queues what the coordinator left behind.
-    fn carry_out(&mut self) {
+    /// Executes the coordinator's effects: sends answers and queues writes.
+    fn execute_effects(&mut self) {
         for effect in self.coordinator.take_effects() {
             match effect {
-                // A connection that is gone needs no answer.
-                GroupEffect::Joined(ticket, answer) => {
-                    drop(self.joins.remove(&ticket).map(|tell| tell.send(answer)))
-                }
-                GroupEffect::Synced(ticket, answer) => {
-                    drop(self.syncs.remove(&ticket).map(|tell| tell.send(answer)))
-                }
-                GroupEffect::Write(id, op) => self.enqueue(op, End::Coordinator(id)),
+                // A closed connection needs no answer.
+                GroupEffect::Joined(ticket, answer) => drop(self.joins.remove(&ticket).map(|tx| tx.send(answer))),
+                GroupEffect::Synced(ticket, answer) => drop(self.syncs.remove(&ticket).map(|tx| tx.send(answer))),
+                GroupEffect::Write(id, op) => self.enqueue(op, WriteWaiter::Coordinator(id)),
             }
         }
     }
@@ -383,11 +380,11 @@ impl State {
     }
 }
 
-impl End {
+impl WriteWaiter {
     fn refuse(self, error: GroupError) {
-        if let End::Caller(tell) = self {
-            // A connection that is gone needs no answer.
-            let _ = tell.send(Err(error));
+        if let WriteWaiter::Caller(tx) = self {
+            // A closed connection needs no answer.
+            let _ = tx.send(Err(error));
         }
     }
 }
