@@ -1,39 +1,36 @@
 //! Why a batch was not appended, and with that what its producer may do.
 
-/// Refused records of one batch that are listed; further ones are only counted. librdkafka puts at most 10,000 records
-/// into a batch.
+/// Maximum refused records that are listed per batch; more are only counted. librdkafka puts at most 10,000 records into a
+/// batch.
 const REFUSED_RECORDS_MAX: usize = 10_000;
-/// The first of these have a reason of their own.
+/// Only the first of them have a reason of their own.
 const REASONS_MAX: usize = 100;
 
 /// Why a batch was not appended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProduceError {
-    /// No such partition.
     #[error("the partition does not exist")]
     UnknownPartition,
-    /// Ask for the metadata again and retry.
+    /// Refresh the metadata and retry.
     #[error("this node does not lead the partition")]
     NotLeader,
-    /// The topic is one of the broker's own.
     #[error("the topic belongs to the broker; clients cannot write to it")]
     InternalTopic,
-    /// Larger than `max.message.bytes`.
     #[error("the batch is larger than the topic's max.message.bytes")]
     MessageTooLarge,
     /// The bytes are not a batch.
     #[error("{0}")]
     Corrupt(String),
-    /// A whole batch that is not allowed.
+    /// The batch as a whole is invalid.
     #[error("{0}")]
     InvalidRecord(String),
-    /// A whole batch, for some of its records.
+    /// The batch is refused because of some of its records.
     #[error("{0}")]
     RefusedRecords(Box<RefusedRecords>),
     /// Magic 0 or 1.
     #[error("message formats 0 and 1 are not supported; use a client that writes format 2")]
     UnsupportedFormat,
-    /// Too old or too new.
+    /// The timestamp is too old or too far in the future.
     #[error("{0}")]
     InvalidTimestamp(String),
     /// A batch is missing before this one.
@@ -48,42 +45,41 @@ pub enum ProduceError {
     /// Retry later: the disk is full.
     #[error("the disk is full; produce again when there is room")]
     StorageFull,
-    /// Not an acknowledgement that there is.
     #[error("acks is -1, 0 or 1")]
     InvalidAcks,
     /// Transactions are refused.
     #[error("{0}")]
     TransactionalUnsupported(String),
-    /// It may yet be appended.
+    /// The outcome is unknown.
     #[error("the request took too long; the batch may yet be appended")]
     Timeout,
-    /// Retry.
+    /// Retry later.
     #[error("the partition cannot take the batch now")]
     Unavailable,
 }
 
-/// Records for which a whole batch is refused.
+/// The records because of which a batch is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RefusedRecords {
-    /// The first of them, in order.
+    /// The first of them, by index.
     pub listed: Vec<RefusedRecord>,
-    /// All of them.
+    /// Number of all of them.
     pub total: usize,
-    /// Those of them whose timestamp is the reason.
+    /// Number of those refused for their timestamp.
     pub timestamps: usize,
 }
 
-/// A record for which a whole batch is refused.
+/// A record because of which a batch is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedRecord {
-    /// Its number in the batch.
+    /// Index in the batch.
     pub index: i32,
-    /// What is wrong with it, if it is one of the first.
+    /// `None` for records after the first [`REASONS_MAX`].
     pub reason: Option<String>,
 }
 
 impl RefusedRecords {
-    /// Adds a record. The reason is put into words only where it is kept: a batch may have millions of bad records.
+    /// Adds a record. The reason is formatted only where it is kept: a batch may have millions of bad records.
     pub(crate) fn add(&mut self, index: i32, reason: &dyn std::fmt::Display) {
         self.total += 1;
         if self.listed.len() < REFUSED_RECORDS_MAX {

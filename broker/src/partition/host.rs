@@ -1,4 +1,4 @@
-//! The machine of one shard together with what its effects touch: the tables and those who wait.
+//! One shard's state machine with what its effects change: the tables and the waiting fetches.
 
 use std::{io::Read, sync::Arc};
 
@@ -22,7 +22,7 @@ pub struct ShardHost {
 
 struct State {
     machine: ShardMachine,
-    /// Kept between commands so that applying allocates nothing.
+    /// Reused, so that applying a command does not allocate.
     effects: Vec<Effect>,
 }
 
@@ -39,9 +39,9 @@ impl ShardHost {
         }
     }
 
-    /// Looks at the applied state of one partition.
-    pub fn partition<R>(&self, id: PartitionId, look: impl FnOnce(&PartitionState) -> R) -> Option<R> {
-        self.state.lock().machine.partition(id).map(look)
+    /// Reads the applied state of one partition.
+    pub fn partition<R>(&self, id: PartitionId, read: impl FnOnce(&PartitionState) -> R) -> Option<R> {
+        self.state.lock().machine.partition(id).map(read)
     }
 
     /// Bytes of a partition's batches, in memory and in runs.
@@ -49,12 +49,12 @@ impl ShardHost {
         self.tables.pieces(id).iter().map(|piece| piece.bytes).sum()
     }
 
-    /// Looks at the whole applied state.
-    pub fn inspect<R>(&self, look: impl FnOnce(&ShardMachine) -> R) -> R {
-        look(&self.state.lock().machine)
+    /// Reads the applied state of the shard.
+    pub fn inspect<R>(&self, read: impl FnOnce(&ShardMachine) -> R) -> R {
+        read(&self.state.lock().machine)
     }
 
-    fn carry_out(&self, id: LogId, effect: &Effect) {
+    fn execute(&self, id: LogId, effect: &Effect) {
         match effect {
             Effect::Insert {
                 partition,
@@ -95,16 +95,16 @@ impl Machine for ShardHost {
     fn apply(&self, id: LogId, command: Bytes) -> Reply {
         let command = match decode(command) {
             Ok(command) => command,
-            // The log's CRC holds, so this is a command of a version that this broker does not know. Going on
-            // would let replicas differ.
+            // The log's CRC is correct, so this is a command of a version that this broker does not know. Skipping it
+            // would make replicas diverge.
             Err(error) => panic!("{} cannot apply entry {id}: {error}", self.group),
         };
-        // The lock is held until the effects are carried out: whoever sees the new offsets finds the batches.
+        // The lock is held until the effects are executed: a reader that sees the new offsets finds the batches.
         let mut state = self.state.lock();
         let State { machine, effects } = &mut *state;
         effects.clear();
         let reply = machine.apply(id, command, effects);
-        effects.iter().for_each(|effect| self.carry_out(id, effect));
+        effects.iter().for_each(|effect| self.execute(id, effect));
         self.waiters.wake(effects.iter().map(partition_of));
         effects.clear();
         Reply::Shard(reply)

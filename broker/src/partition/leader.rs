@@ -1,7 +1,7 @@
-//! What a shard's leader knows of batches that are not applied yet.
+//! The leader's view of batches that are not applied yet.
 //!
-//! What a partition will be once its batches in flight are applied is kept only while there are any. When one of them
-//! does not end as foreseen the partition takes no more until the others have ended too: their offsets were built on it.
+//! The predicted state of a partition is kept only while the partition has pending batches. When one of them fails or is
+//! applied differently, the partition accepts no more until the others have ended too: their offsets depend on it.
 
 use std::collections::{HashMap, hash_map::Entry};
 
@@ -17,29 +17,29 @@ use super::{
     staged::StagedBatch,
 };
 
-/// Proposals of one shard that may be in flight; what comes meanwhile waits and leaves as one. With fewer, batches wait
-/// here for a write that they could have been part of.
+/// Maximum proposals of one shard in flight; batches that arrive meanwhile wait and form the next one. With fewer, batches
+/// would miss log writes that they could have been part of.
 const PROPOSALS_IN_FLIGHT_MAX: usize = 8;
 
-/// The partitions that have batches in flight or waiting, and the batches that wait.
+/// The partitions that have pending batches, and the queue of batches to propose.
 pub(super) struct Leader {
     pub(super) term: u64,
-    pub(super) ahead: HashMap<PartitionId, Ahead>,
+    pub(super) pending: HashMap<PartitionId, PendingPartition>,
     pub(super) queue: ProposalQueue<PendingBatch>,
-    /// A caller is proposing what waits.
+    /// A caller is proposing the queued batches.
     pub(super) pushing: bool,
 }
 
-/// A partition as it will be once everything in flight and waiting is applied.
-pub(super) struct Ahead {
+/// A partition as it will be once all its pending batches are applied.
+pub(super) struct PendingPartition {
     state: PartitionAhead,
-    /// Batches in flight and waiting.
-    pending: usize,
-    /// One of them did not end as foreseen.
+    /// Queued batches and batches in flight.
+    batches: usize,
+    /// One of them was not applied as predicted.
     broken: bool,
 }
 
-/// A batch with its offset, and the caller that waits for it.
+/// A queued batch with its offset, and the caller that waits for it.
 pub(super) struct PendingBatch {
     pub(super) staged: StagedBatch,
     pub(super) reply_tx: oneshot::Sender<AppendResult>,
@@ -52,50 +52,51 @@ pub(super) struct InFlight {
     pub(super) reply_tx: oneshot::Sender<AppendResult>,
 }
 
-/// What [`Leader::place`] found.
+/// The result of [`Leader::place`].
 pub(super) enum Placed {
-    /// The batch gets this offset.
+    /// The batch gets this base offset.
     At(i64),
-    /// It was appended before.
+    /// A duplicate: the batch was appended before.
     Already(Appended),
 }
 
 impl Default for Leader {
     fn default() -> Leader {
         let queue = ProposalQueue::new(PROPOSALS_IN_FLIGHT_MAX);
-        Leader { term: 0, ahead: HashMap::new(), queue, pushing: false }
+        Leader { term: 0, pending: HashMap::new(), queue, pushing: false }
     }
 }
 
 impl Leader {
-    /// Begins a term: what waits in an earlier one is refused.
+    /// Starts a term: batches that were queued in an earlier one are refused.
     pub(super) fn start_term(&mut self, term: u64) {
-        assert!(term > self.term, "term {term} begins after term {}", self.term);
+        assert!(term > self.term, "term {term} starts after term {}", self.term);
         self.term = term;
-        self.ahead.clear();
+        self.pending.clear();
         for pending in self.queue.drain() {
-            // A connection that is gone needs no answer.
+            // A closed connection needs no answer.
             let _ = pending.reply_tx.send(Err(ProduceError::NotLeader));
         }
     }
 
-    /// Checks a batch against its producer's earlier ones, those in flight included, and gives it its offset.
+    /// Checks a batch against its producer's earlier ones, including pending ones, and assigns its offset.
     pub(super) fn place(
         &mut self,
         applied: &PartitionState,
         partition: PartitionId,
         batch: &CheckedBatch,
     ) -> Result<Placed, ProduceError> {
-        let pending = self.ahead.get(&partition);
-        if pending.is_some_and(|ahead| ahead.broken) {
+        let pending = self.pending.get(&partition);
+        if pending.is_some_and(|pending| pending.broken) {
             return Err(ProduceError::Unavailable);
         }
-        match pending
-            .map_or_else(|| applied.check(&batch.header), |ahead| ahead.state.check(applied, &batch.header))
-        {
+        match pending.map_or_else(
+            || applied.check(&batch.header),
+            |pending| pending.state.check(applied, &batch.header),
+        ) {
             Verdict::Append => {}
-            // Its first copy is still in flight: this answer would come before the first one's, which could still
-            // fail. The producer is told to ask again instead.
+            // The first copy is still pending and could fail, so this answer must not come before that of the first one.
+            // The producer gets a retriable error.
             Verdict::Duplicate { base_offset, .. } if base_offset >= applied.next_offset() => {
                 return Err(ProduceError::Unavailable);
             }
@@ -106,33 +107,33 @@ impl Leader {
             }
             Verdict::Refuse(refusal) => return Err(refused(refusal)),
         }
-        let ahead = self.ahead.entry(partition).or_insert_with(|| Ahead {
+        let pending = self.pending.entry(partition).or_insert_with(|| PendingPartition {
             state: PartitionAhead::new(applied),
-            pending: 0,
+            batches: 0,
             broken: false,
         });
-        ahead.pending += 1;
+        pending.batches += 1;
         let max_timestamp = batch.log_append_ms.or(batch.max_timestamp).unwrap_or(batch.header.max_timestamp);
-        Ok(Placed::At(ahead.state.advance(applied, &batch.header, max_timestamp)))
+        Ok(Placed::At(pending.state.advance(applied, &batch.header, max_timestamp)))
     }
 
-    /// Takes the batches of a proposal out of what is ahead; `outcomes` is `None` when all of it failed.
+    /// Removes the batches of a finished proposal; `outcomes` is `None` when the proposal failed.
     pub(super) fn settle(&mut self, batches: &[InFlight], outcomes: Option<&[AppendOutcome]>) {
         for (at, batch) in batches.iter().enumerate() {
             let outcome = outcomes.and_then(|outcomes| outcomes.get(at));
-            let Entry::Occupied(mut entry) = self.ahead.entry(batch.partition) else { continue };
-            let ahead = entry.get_mut();
-            assert!(ahead.pending > 0, "{} has nothing in flight", batch.partition);
-            ahead.pending -= 1;
-            ahead.broken |= !matches!(outcome, Some(AppendOutcome::Appended { .. }));
-            if ahead.pending == 0 {
+            let Entry::Occupied(mut entry) = self.pending.entry(batch.partition) else { continue };
+            let pending = entry.get_mut();
+            assert!(pending.batches > 0, "{} has no pending batches", batch.partition);
+            pending.batches -= 1;
+            pending.broken |= !matches!(outcome, Some(AppendOutcome::Appended { .. }));
+            if pending.batches == 0 {
                 entry.remove();
             }
         }
     }
 }
 
-/// The producer's error for a refusal by its sequence.
+/// The producer's error for a batch that fails the sequence check.
 pub(super) fn refused(refusal: ProduceRefusal) -> ProduceError {
     match refusal {
         ProduceRefusal::OutOfOrderSequence { .. } => ProduceError::OutOfOrderSequence,

@@ -1,4 +1,4 @@
-//! Offsets by name and by time.
+//! Offset lookup by position and by timestamp.
 
 use std::sync::Arc;
 
@@ -14,32 +14,31 @@ use super::{
     reader::{FetchError, damaged},
 };
 
-/// Which offset is asked for.
+/// The offset to look up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OffsetQuery {
-    /// The first that there is.
+    /// The log start offset.
     Earliest,
-    /// Behind the last.
+    /// The offset after the last record.
     Latest,
     /// That of the record with the largest timestamp.
     MaxTimestamp,
-    /// The first that is on this node.
+    /// The first offset on this node.
     EarliestLocal,
-    /// The first whose timestamp is at or after this, in milliseconds.
+    /// That of the first record with a timestamp at or after this, in milliseconds.
     At(i64),
 }
 
 impl OffsetQuery {
-    /// Whether it takes a look at records, which may be compressed.
-    pub fn looks_into_batches(self) -> bool {
+    /// Whether the lookup reads records, which may be compressed.
+    pub fn reads_records(self) -> bool {
         matches!(self, OffsetQuery::MaxTimestamp | OffsetQuery::At(_))
     }
 }
 
-/// An offset that was found.
+/// The result of a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FoundOffset {
-    /// The offset.
     pub offset: i64,
     /// Timestamp of the record in milliseconds, or -1.
     pub timestamp_ms: i64,
@@ -47,7 +46,7 @@ pub struct FoundOffset {
     pub leader_epoch: i32,
 }
 
-/// Finds an offset by time or by name.
+/// Looks up an offset; `None` when no record matches.
 pub async fn find_offset(
     host: Arc<ShardHost>,
     partition: PartitionId,
@@ -66,7 +65,7 @@ pub async fn find_offset(
     }
 }
 
-/// The first record at or above `offset`; `None` when there is none. May wait for the disk.
+/// The first record at or above `offset`; `None` when there is none. May block on disk reads.
 pub fn first_record(
     host: &ShardHost,
     partition: PartitionId,
@@ -74,7 +73,7 @@ pub fn first_record(
 ) -> Result<Option<FoundOffset>, FetchError> {
     let mut from = offset;
     while let Some(batch) = batch_at(&host.tables, partition, from)? {
-        // Marks of transactions are no records that anyone waits for.
+        // Control batches have no records for consumers.
         if !batch.header.attributes.is_control()
             && let Some(found) = batch.find(|record| record.offset >= offset)?
         {
@@ -85,9 +84,9 @@ pub fn first_record(
     Ok(None)
 }
 
-/// The batch that holds `offset`, or else the first one behind it.
+/// The batch that contains `offset`, or else the first one after it.
 fn batch_at(tables: &Tables, partition: PartitionId, offset: i64) -> Result<Option<Batch>, FetchError> {
-    // The first batch comes whole, whatever its size.
+    // The first batch is returned whole, whatever its size.
     let found = match tables.read_memory(partition, offset, 1) {
         MemoryRead::Hit(batches) => batches,
         MemoryRead::Empty => Vec::new(),
@@ -99,7 +98,7 @@ fn batch_at(tables: &Tables, partition: PartitionId, offset: i64) -> Result<Opti
 async fn blocking<R: Send + 'static>(
     work: impl FnOnce() -> Result<R, FetchError> + Send + 'static,
 ) -> Result<R, FetchError> {
-    // A lookup that panicked has said so.
+    // The panic of a lookup is logged already.
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(FetchError::Unavailable))
 }
 
@@ -115,7 +114,7 @@ fn first_at(
         if let Some(found) = batch.find(|record| record.offset >= log_start && record.timestamp_ms >= time)? {
             return Ok(Some(found));
         }
-        // The record that its header promises lies below the log start: a later batch has the next one.
+        // The record with the header's largest timestamp is below the log start: a later batch has the next one.
         from = batch.header.next_offset();
     }
     Ok(None)
@@ -134,7 +133,7 @@ fn newest(
     if batch.header.base_offset >= log_start {
         return Ok(best);
     }
-    // Part of this batch lies below the log start, perhaps the part that made it the newest.
+    // Part of this batch is below the log start, perhaps the part with its largest timestamp.
     let later = tables.max_timestamp_batch(partition, batch.header.next_offset());
     let Some(later) = read(tables, later)? else { return Ok(best) };
     let later = later.newest(log_start)?;
@@ -145,7 +144,7 @@ fn newest(
     })
 }
 
-/// One batch, to look at its records.
+/// One batch whose records can be read.
 struct Batch {
     header: BatchHeader,
     bytes: Bytes,
@@ -170,17 +169,17 @@ impl Batch {
         Ok(Batch { header, bytes, opened_bytes_max: tables.opened_bytes_max() })
     }
 
-    /// The first record that fits.
-    fn find(&self, fits: impl Fn(&FoundOffset) -> bool) -> Result<Option<FoundOffset>, FetchError> {
+    /// The first record that matches.
+    fn find(&self, matches: impl Fn(&FoundOffset) -> bool) -> Result<Option<FoundOffset>, FetchError> {
         let mut found = None;
         self.each(|record| {
-            found = Some(record).filter(&fits);
+            found = Some(record).filter(&matches);
             found.is_none()
         })?;
         Ok(found)
     }
 
-    /// The first record at or above `from` of those with the largest timestamp.
+    /// The first of the records at or above `from` that have the largest timestamp.
     fn newest(&self, from: i64) -> Result<Option<FoundOffset>, FetchError> {
         let mut best: Option<FoundOffset> = None;
         self.each(|record| {
@@ -192,8 +191,8 @@ impl Batch {
         Ok(best)
     }
 
-    /// Looks at the records, in order, as long as `look` wants more.
-    fn each(&self, mut look: impl FnMut(FoundOffset) -> bool) -> Result<(), FetchError> {
+    /// Visits the records in offset order until `visit` returns false.
+    fn each(&self, mut visit: impl FnMut(FoundOffset) -> bool) -> Result<(), FetchError> {
         let header = &self.header;
         let records = decode_records(&self.bytes, self.opened_bytes_max).map_err(|e| not_a_batch(&e))?;
         let by_broker = header.attributes.timestamp_type() == TimestampType::LogAppend;
@@ -205,7 +204,7 @@ impl Batch {
                 timestamp_ms: if by_broker { header.max_timestamp } else { by_producer },
                 leader_epoch: header.leader_epoch,
             };
-            if !look(found) {
+            if !visit(found) {
                 break;
             }
         }
@@ -228,12 +227,12 @@ mod tests {
 
     const PARTITION: PartitionId = PartitionId(7);
     const GROUP: RaftGroupId = RaftGroupId(1);
-    /// Kind of the appends of earlier versions.
+    /// Command kind of appends by earlier versions.
     const KIND_APPEND_UNCHECKED: u8 = 1;
     const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
 
-    /// A partition, and every record that it was given.
-    struct World {
+    /// A partition, and a model of it: every appended record.
+    struct PartitionModel {
         host: Arc<ShardHost>,
         tables: Arc<Tables>,
         index: u64,
@@ -241,15 +240,15 @@ mod tests {
         log_start: i64,
     }
 
-    impl World {
-        fn new(seed: u64) -> World {
+    impl PartitionModel {
+        fn new(seed: u64) -> PartitionModel {
             let (tables, _) =
                 Tables::open(Arc::new(SimDisk::new(seed)), TablesConfig::default()).expect("tables");
             let tables = Arc::new(tables);
             let host = Arc::new(ShardHost::new(GROUP, tables.clone()));
-            let mut world = World { host, tables, index: 0, records: Vec::new(), log_start: 0 };
-            world.apply(commands::encode_create_partitions(&[PARTITION.into()]));
-            world
+            let mut model = PartitionModel { host, tables, index: 0, records: Vec::new(), log_start: 0 };
+            model.apply(commands::encode_create_partitions(&[PARTITION.into()]));
+            model
         }
 
         fn apply(&mut self, command: Bytes) {
@@ -259,7 +258,7 @@ mod tests {
             self.host.applied(id);
         }
 
-        /// With `header_ms`, as an earlier version took it: the header has this for the largest timestamp.
+        /// `header_ms`: appended by an earlier version with this largest timestamp in the header.
         fn append(
             &mut self,
             codec: Codec,
@@ -302,7 +301,7 @@ mod tests {
             find_offset(self.host.clone(), PARTITION, query, 3).await.expect("it can be read")
         }
 
-        /// Compares with a walk over all records.
+        /// Compares all lookups with a scan of the model's records.
         async fn check(&self, context: &str) {
             let live = || self.records.iter().filter(|record| record.offset >= self.log_start);
             for time in -1..70 {
@@ -324,44 +323,44 @@ mod tests {
 
     #[tokio::test]
     async fn a_record_below_the_log_start_does_not_hide_those_in_later_batches() {
-        let mut world = World::new(1);
-        world.append(Codec::Zstd, None, None, &[50, 10]);
-        world.append(Codec::None, None, Some(-1), &[20, 40]);
-        world.set_log_start(1);
-        world.check("in memory").await;
-        world.tables.flush().expect("flushed");
-        world.check("in a run").await;
-        let found = world.find(OffsetQuery::At(30)).await.map(|found| (found.offset, found.timestamp_ms));
+        let mut model = PartitionModel::new(1);
+        model.append(Codec::Zstd, None, None, &[50, 10]);
+        model.append(Codec::None, None, Some(-1), &[20, 40]);
+        model.set_log_start(1);
+        model.check("in memory").await;
+        model.tables.flush().expect("flushed");
+        model.check("in a run").await;
+        let found = model.find(OffsetQuery::At(30)).await.map(|found| (found.offset, found.timestamp_ms));
         assert_eq!(found, Some((3, 40)));
         let newest =
-            world.find(OffsetQuery::MaxTimestamp).await.map(|found| (found.offset, found.timestamp_ms));
+            model.find(OffsetQuery::MaxTimestamp).await.map(|found| (found.offset, found.timestamp_ms));
         assert_eq!(newest, Some((3, 40)));
     }
 
     #[tokio::test]
-    async fn lookups_by_time_give_what_a_walk_over_all_records_gives() {
+    async fn lookups_by_time_equal_a_scan_of_all_records() {
         for seed in 1..9 {
-            let mut world = World::new(seed);
-            let mut dice = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-            let mut roll = move |sides: u64| {
-                dice ^= dice << 13;
-                dice ^= dice >> 7;
-                dice ^= dice << 17;
-                (dice >> 11) % sides
+            let mut model = PartitionModel::new(seed);
+            let mut rng = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+            let mut random = move |end: u64| {
+                rng ^= rng << 13;
+                rng ^= rng >> 7;
+                rng ^= rng << 17;
+                (rng >> 11) % end
             };
             for step in 0..30 {
-                let times: Vec<i64> = (0..=roll(5)).map(|_| roll(60) as i64).collect();
-                let log_append_ms = (roll(4) == 0).then_some(roll(60) as i64);
-                // Too small, whether or not it is below the first record's time.
-                let header_ms = (roll(3) == 0).then_some(roll(30) as i64 - 1);
-                world.append(CODECS[roll(5) as usize], log_append_ms, header_ms, &times);
-                if roll(4) == 0 {
-                    world.tables.flush().expect("flushed");
+                let times: Vec<i64> = (0..=random(5)).map(|_| random(60) as i64).collect();
+                let log_append_ms = (random(4) == 0).then_some(random(60) as i64);
+                // Too small, whether or not it is below the timestamp of the first record.
+                let header_ms = (random(3) == 0).then_some(random(30) as i64 - 1);
+                model.append(CODECS[random(5) as usize], log_append_ms, header_ms, &times);
+                if random(4) == 0 {
+                    model.tables.flush().expect("flushed");
                 }
-                if roll(3) == 0 {
-                    let ahead = world.records.len() as i64 - world.log_start;
-                    world.set_log_start(world.log_start + roll(ahead as u64 + 1) as i64 / 2);
-                    world.check(&format!("seed {seed}, step {step}")).await;
+                if random(3) == 0 {
+                    let ahead = model.records.len() as i64 - model.log_start;
+                    model.set_log_start(model.log_start + random(ahead as u64 + 1) as i64 / 2);
+                    model.check(&format!("seed {seed}, step {step}")).await;
                 }
             }
         }

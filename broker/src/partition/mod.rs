@@ -1,10 +1,10 @@
-//! Partitions as their leader runs them: writing, reading, waiting.
+//! Partitions on their leader: append, fetch, long polls, offset lookups.
 //!
-//! Invariants, each said as an absence:
-//! 1. No batch is readable before it is committed and applied: readers see the machine's `next_offset`, which
-//!    only `apply` moves, and `apply` puts a batch into the tables before it moves it.
-//! 2. No proposal carries an offset that another one in flight carries: one lock hands them out.
-//! 3. No reader holds a lock while it waits or reads a disk.
+//! Invariants:
+//! 1. A batch is readable only when it is committed and applied: readers are bounded by the state machine's
+//!    `next_offset`, which only `apply` advances, after it has inserted the batch into the tables.
+//! 2. Proposals in flight have disjoint offsets: one lock assigns them.
+//! 3. A reader holds no lock while it waits or reads from disk.
 
 mod check;
 mod error;

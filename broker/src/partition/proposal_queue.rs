@@ -1,4 +1,4 @@
-//! What waits to be written to a shard's log, and leaves in batches.
+//! A queue of items to be written to a shard's log, proposed in batches.
 
 use std::{collections::VecDeque, time::Instant};
 
@@ -6,11 +6,11 @@ use millstream_model::limits;
 
 use crate::clock;
 
-/// Bytes that may wait in one queue; beyond it whatever can be tried again is refused.
+/// Bytes that may wait in one queue; beyond this limit, retriable requests are refused.
 const WAITING_BYTES_MAX: usize = 64 << 20;
 
-/// Items in the order in which they will be applied. Those that arrive while proposals are in flight leave together as
-/// one: the busier the shard, the larger its entries.
+/// Items in the order in which they will be applied. Those that arrive while proposals are in flight form one proposal, so
+/// that entries grow with the load.
 pub(crate) struct ProposalQueue<T> {
     waiting: VecDeque<Waiting<T>>,
     waiting_bytes: usize,
@@ -26,24 +26,23 @@ struct Waiting<T> {
 
 /// The items of one proposal.
 pub(crate) struct ProposalBatch<T> {
-    /// In order; never empty.
+    /// In queue order; never empty.
     pub(crate) items: Vec<T>,
-    /// When the first of them began to wait.
+    /// When the first of them was queued.
     pub(crate) since: Instant,
 }
 
 impl<T> ProposalQueue<T> {
-    /// An empty queue, of which at most `in_flight_max` batches are in flight at a time.
+    /// An empty queue with at most `in_flight_max` batches in flight.
     pub(crate) fn new(in_flight_max: usize) -> ProposalQueue<T> {
         ProposalQueue { waiting: VecDeque::new(), waiting_bytes: 0, in_flight: 0, in_flight_max }
     }
 
-    /// Bytes of what waits.
     pub(crate) fn waiting_bytes(&self) -> usize {
         self.waiting_bytes
     }
 
-    /// Whether so many bytes more may wait.
+    /// Whether `bytes` more may wait.
     pub(crate) fn has_room_for(&self, bytes: usize) -> bool {
         self.waiting_bytes + bytes <= WAITING_BYTES_MAX
     }
@@ -59,7 +58,7 @@ impl<T> ProposalQueue<T> {
         self.waiting.push_back(Waiting { item, bytes, since: clock::monotonic() });
     }
 
-    /// The next batch, which is in flight from now on; `None` while nothing waits or enough is in flight.
+    /// The next batch, which then counts as in flight; `None` while nothing waits or enough batches are in flight.
     pub(crate) fn next_batch(&mut self) -> Option<ProposalBatch<T>> {
         if self.in_flight >= self.in_flight_max {
             return None;
@@ -78,13 +77,13 @@ impl<T> ProposalQueue<T> {
         Some(ProposalBatch { items, since })
     }
 
-    /// A batch is no longer in flight.
+    /// Marks a batch as no longer in flight.
     pub(crate) fn batch_ended(&mut self) {
-        assert!(self.in_flight > 0, "a batch ends that was not in flight");
+        assert!(self.in_flight > 0, "a batch ended that was not in flight");
         self.in_flight -= 1;
     }
 
-    /// Takes out everything that waits.
+    /// Removes all waiting items.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = T> + '_ {
         self.waiting_bytes = 0;
         self.waiting.drain(..).map(|waiting| waiting.item)
@@ -96,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_arrives_while_enough_is_in_flight_leaves_together_up_to_the_size_of_an_entry() {
+    fn items_that_arrive_while_enough_is_in_flight_are_batched_up_to_the_size_of_an_entry() {
         let mut queue = ProposalQueue::new(2);
         let half = limits::ENTRY_BYTES_TARGET / 2;
         queue.push(0, 1);
@@ -106,7 +105,7 @@ mod tests {
         assert_eq!(
             queue.next_batch().map(|batch| batch.items),
             Some(vec![1]),
-            "one that is larger leaves alone"
+            "a larger item is a batch of its own"
         );
         queue.push(3, half);
         queue.push(4, half);
@@ -123,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_wait_is_bounded() {
+    fn waiting_bytes_are_bounded() {
         let mut queue = ProposalQueue::new(1);
         assert!(queue.has_room_for(WAITING_BYTES_MAX) && !queue.has_room_for(WAITING_BYTES_MAX + 1));
         queue.push((), WAITING_BYTES_MAX - 10);

@@ -1,4 +1,4 @@
-//! Reads what a consumer of old data will want next into the cache, while it is busy with what it got.
+//! Read-ahead: loads the next data of a consumer of old records into the cache while it processes the last reply.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -6,16 +6,16 @@ use millstream_model::PartitionId;
 use millstream_store::tables::Tables;
 use parking_lot::{Condvar, Mutex};
 
-/// Partitions of one shard that are read ahead at a time.
+/// Maximum partitions of one shard that are read ahead concurrently.
 const PARTITIONS_MAX: usize = 256;
 
-/// What a shard reads ahead.
+/// The reads in progress of one shard.
 #[derive(Default)]
 pub(super) struct ReadAhead {
     busy: Mutex<HashMap<PartitionId, Arc<Latch>>>,
 }
 
-/// Where a consumer will go on.
+/// The expected next read of a consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Next {
     pub(super) partition: PartitionId,
@@ -23,7 +23,7 @@ pub(super) struct Next {
     pub(super) max_bytes: usize,
 }
 
-/// Opens once.
+/// Blocks threads until it is opened, once.
 #[derive(Default)]
 struct Latch {
     open: Mutex<bool>,
@@ -44,7 +44,7 @@ impl Latch {
     }
 }
 
-/// A partition that is being read ahead; dropping it tells those who wait.
+/// A read in progress; dropping it wakes the waiting threads.
 struct Reading<'a> {
     ahead: &'a ReadAhead,
     partition: PartitionId,
@@ -59,7 +59,7 @@ impl Drop for Reading<'_> {
 }
 
 impl ReadAhead {
-    /// Notes that a partition is about to be read ahead; `false` if it is already, or too many are.
+    /// Registers a read of a partition; `false` if one is in progress already, or if too many are.
     pub(super) fn begin(&self, partition: PartitionId) -> bool {
         let mut busy = self.busy.lock();
         if busy.len() >= PARTITIONS_MAX || busy.contains_key(&partition) {
@@ -69,14 +69,14 @@ impl ReadAhead {
         true
     }
 
-    /// Reads ahead what [`begin`](ReadAhead::begin) noted. Blocks.
+    /// Executes a read that [`begin`](ReadAhead::begin) registered. Blocks.
     pub(super) fn read(&self, tables: &Tables, next: Next) {
         let _reading = Reading { ahead: self, partition: next.partition };
-        // Damage is told to whoever really wants the data.
+        // Errors are reported by the fetch that needs the data.
         let _ = tables.read_runs(next.partition, next.offset, next.max_bytes);
     }
 
-    /// Waits until a partition is not being read ahead, so that nothing is read twice. Blocks.
+    /// Waits until no read-ahead of the partition is in progress, so that nothing is read twice. Blocks.
     pub(super) fn wait(&self, partition: PartitionId) {
         let latch = self.busy.lock().get(&partition).cloned();
         if let Some(latch) = latch {
@@ -94,13 +94,13 @@ mod tests {
         let ahead = Arc::new(ReadAhead::default());
         ahead.wait(PartitionId(1));
         assert!(ahead.begin(PartitionId(1)));
-        assert!(!ahead.begin(PartitionId(1)), "it is on its way");
+        assert!(!ahead.begin(PartitionId(1)), "it is in progress");
         let waiter = std::thread::spawn({
             let ahead = ahead.clone();
             move || ahead.wait(PartitionId(1))
         });
         drop(Reading { ahead: &ahead, partition: PartitionId(1) });
-        waiter.join().expect("the waiter was told");
+        waiter.join().expect("the waiter was woken");
         assert!(ahead.begin(PartitionId(1)));
     }
 }

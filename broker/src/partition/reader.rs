@@ -1,4 +1,4 @@
-//! The reading side of a shard: fetches, with long polls.
+//! Fetches, with long polls.
 
 use std::{
     sync::Arc,
@@ -22,37 +22,36 @@ use super::{
     view::PartitionView,
 };
 
-/// Portions that are read ahead of a consumer: with less, one that takes them as fast as the disk gives them waits.
+/// Read-ahead in multiples of the fetch size: with less, a consumer that is as fast as the disk would have to wait.
 const AHEAD_PORTIONS: usize = 4;
-/// Most bytes of one partition that are read ahead of a consumer.
+/// Maximum read-ahead of one partition.
 const AHEAD_BYTES_MAX: usize = 4 << 20;
-/// Partitions of one fetch that are read at a time: a disk gives more to several than to one.
+/// Concurrent reads for one fetch: the throughput of a disk grows with its queue depth.
 const READS_MAX: usize = 3;
 
-/// What a fetch wants of one partition.
+/// The part of a fetch that concerns one partition.
 #[derive(Clone, Copy, Debug)]
 pub struct FetchPart {
-    /// The partition.
     pub partition: PartitionView,
-    /// First offset wanted.
+    /// First offset to read.
     pub offset: i64,
-    /// Most bytes, though a first batch that is larger comes whole.
+    /// A larger first batch is still returned whole.
     pub max_bytes: usize,
-    /// The epoch that the client believes in; -1 for none.
+    /// The leader epoch known to the client, or -1.
     pub current_leader_epoch: i32,
 }
 
-/// What there is of one partition.
+/// The result of a fetch for one partition.
 #[derive(Clone, Debug, Default)]
 pub struct Fetched {
-    /// Whole batches; the first may begin before the wanted offset. Where compaction has removed all records from the
-    /// wanted offset to the end, one batch without records that ends there.
+    /// Whole batches; the first may begin below the fetch offset. Where compaction has removed all records from the fetch
+    /// offset to the end, one batch without records that ends there.
     pub records: Vec<Bytes>,
-    /// Offset behind the last committed record.
+    /// Offset after the last committed record.
     pub high_watermark: i64,
-    /// Offset behind the last record that no open transaction precedes.
+    /// Offset up to which no transaction is open.
     pub last_stable_offset: i64,
-    /// First offset that the partition still has.
+    /// First offset of the partition.
     pub log_start_offset: i64,
 }
 
@@ -62,7 +61,6 @@ impl Fetched {
         self.records.iter().map(Bytes::len).sum()
     }
 
-    /// Whether there is no batch.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
@@ -71,18 +69,16 @@ impl Fetched {
 /// Why a partition cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
-    /// The partition does not exist.
     #[error("the partition does not exist")]
     UnknownPartition,
-    /// Another node leads it.
     #[error("this node does not lead the partition")]
     NotLeader,
     /// Below the log start or above the end.
     #[error("the offset is outside of {log_start_offset}..={high_watermark}")]
     OffsetOutOfRange {
-        /// First offset that there is.
+        /// First offset of the partition.
         log_start_offset: i64,
-        /// Offset behind the last record.
+        /// Offset after the last record.
         high_watermark: i64,
     },
     /// The client's epoch is older than the leader's.
@@ -91,10 +87,10 @@ pub enum FetchError {
     /// The client's epoch is newer than the leader's.
     #[error("the client's leader epoch is not known here yet")]
     UnknownLeaderEpoch,
-    /// The stored bytes are not what was written.
+    /// The stored bytes differ from those written.
     #[error("stored data is damaged: {0}")]
     Damaged(String),
-    /// Try again.
+    /// Retry later.
     #[error("the partition cannot be read now")]
     Unavailable,
 }
@@ -102,22 +98,22 @@ pub enum FetchError {
 /// Bounds of one fetch.
 #[derive(Clone, Copy, Debug)]
 pub struct FetchBounds {
-    /// Most bytes in all.
+    /// Maximum bytes of all partitions together.
     pub max_bytes: usize,
-    /// Answer as soon as there are so many.
+    /// Bytes that end the wait.
     pub min_bytes: usize,
-    /// Answer then at the latest.
+    /// End of the wait.
     pub deadline: Instant,
 }
 
-/// Where a shard's replica is.
+/// Finds the local replica of a shard.
 pub trait Locate {
     /// The shard's host and the term in which this node leads it.
     fn locate(&self, group: RaftGroupId) -> Result<(&Arc<ShardHost>, u64), FetchError>;
 }
 
-/// Answers a fetch: at once if there is enough, else when there is or when the time is up. Adds to `waited` how long it
-/// waited for records.
+/// Answers a fetch as soon as enough data is available, at the latest at the deadline. Adds the time spent waiting for
+/// records to `waited`.
 pub async fn fetch<L: Locate + Sync>(
     shards: &L,
     parts: &[FetchPart],
@@ -129,13 +125,13 @@ pub async fn fetch<L: Locate + Sync>(
     if enough || bounds.deadline <= crate::clock::monotonic() {
         return results;
     }
-    // While it waits it holds nothing.
+    // A waiting fetch holds no memory.
     drop(results);
     let waiter = Arc::new(Notify::new());
     let parked = Parked { hosts: hosts(shards, parts), waiter: waiter.clone() };
     let until = tokio::time::Instant::from_std(bounds.deadline);
     loop {
-        // Parked before looking again: whatever comes from now on wakes us.
+        // Parked before the next read, so that records that arrive after it wake this fetch.
         parked.park();
         let (results, enough) = pass(shards, parts, &bounds, replies).await;
         if enough {
@@ -151,7 +147,7 @@ pub async fn fetch<L: Locate + Sync>(
     }
 }
 
-/// Whether there is something to tell: an error, or as much as is wanted.
+/// Whether a fetch must be answered now: an error, or at least `min_bytes`.
 fn enough(results: &[Result<Fetched, FetchError>], min_bytes: usize) -> bool {
     let mut bytes = 0;
     for result in results {
@@ -169,7 +165,7 @@ fn hosts<L: Locate>(shards: &L, parts: &[FetchPart]) -> Vec<(Arc<ShardHost>, Par
     parts.iter().filter_map(host).collect()
 }
 
-/// Takes the waiter off its partitions when the fetch ends, however it ends.
+/// Removes the waiter from its partitions when the fetch ends or is dropped.
 struct Parked {
     hosts: Vec<(Arc<ShardHost>, PartitionId)>,
     waiter: Arc<Notify>,
@@ -191,27 +187,27 @@ impl Drop for Parked {
     }
 }
 
-/// A part and where it is.
+/// A part of a fetch, with the host and the term of its shard.
 type Located = (Result<(Arc<ShardHost>, u64), FetchError>, FetchPart);
 
-/// How far one reading of all parts has come.
+/// The progress of one read of all parts.
 struct Pass {
     bytes_left: usize,
-    /// Whether a part had records: the first batch of all comes whole, whatever its size.
+    /// Whether a part had records: the first batch of a fetch is returned whole, whatever its size.
     anything: bool,
     results: Vec<Result<Fetched, FetchError>>,
-    /// Where those who read from runs will go on.
+    /// The expected next reads of parts that were read from runs.
     next: Vec<(Arc<ShardHost>, Next)>,
 }
 
-/// May a read wait for the disk?
+/// Whether a read may wait for the disk.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Disk {
     MayWait,
     MustNotWait,
 }
 
-/// What can be read now, and whether that is enough. Where memory for replies is short it waits for some.
+/// Reads what is available now, and returns whether that is enough. Waits for reply memory where it is exhausted.
 async fn pass<L: Locate>(
     shards: &L,
     parts: &[FetchPart],
@@ -229,7 +225,7 @@ async fn pass<L: Locate>(
     }
     let min_bytes = match hold.allowance {
         Allowance::Bytes(bytes) if bytes >= wanted => bounds.min_bytes,
-        // Where less is allowed than is wanted, most of that is enough.
+        // With less memory than wanted, half of it is enough.
         Allowance::Bytes(bytes) => bounds.min_bytes.min((bytes / 2).max(1)),
         Allowance::SmallBatch | Allowance::Nothing => bounds.min_bytes.min(1),
     };
@@ -242,8 +238,8 @@ fn bytes_of(results: &[Result<Fetched, FetchError>]) -> usize {
     results.iter().flatten().map(Fetched::len).sum()
 }
 
-/// Reads what is allowed: from memory at once, and from the first part that needs the disk on, all the rest on a thread
-/// that may wait.
+/// Reads within the allowance: directly as long as all data is in memory, and from the first part that needs the disk on,
+/// on a blocking thread.
 async fn read_parts<L: Locate>(
     shards: &L,
     parts: &[FetchPart],
@@ -256,7 +252,7 @@ async fn read_parts<L: Locate>(
     let located: Vec<Located> = parts.iter().map(locate).collect();
     let mut pass = Pass::new(allowance, parts.len());
     if !pass.go_on(&located, Disk::MustNotWait) {
-        // The thread below begins with the first of them.
+        // The blocking thread starts with the first of them.
         read_ahead(pass.missing(&located).skip(1).collect());
         let waiting = tokio::task::spawn_blocking(move || {
             pass.go_on(&located, Disk::MayWait);
@@ -264,7 +260,7 @@ async fn read_parts<L: Locate>(
         });
         match waiting.await {
             Ok(done) => pass = done,
-            // A reader that panicked has said so.
+            // The panic of the reader is logged already.
             Err(_) => return vec![Err(FetchError::Unavailable); parts.len()],
         }
     }
@@ -272,12 +268,12 @@ async fn read_parts<L: Locate>(
     pass.results
 }
 
-/// Bytes that are read ahead of a consumer that takes so many at once.
+/// Read-ahead for a fetch size of `max_bytes`.
 fn ahead(max_bytes: usize) -> usize {
     max_bytes.saturating_mul(AHEAD_PORTIONS).min(AHEAD_BYTES_MAX)
 }
 
-/// Reads what consumers of old data will want, unless that is under way. Nobody waits for it but those who want it.
+/// Starts read-ahead in the background, except where it is in progress already.
 fn read_ahead(mut next: Vec<(Arc<ShardHost>, Next)>) {
     next.retain(|(host, next)| host.ahead.begin(next.partition));
     let each = next.len().div_ceil(READS_MAX);
@@ -292,12 +288,12 @@ fn read_ahead(mut next: Vec<(Arc<ShardHost>, Next)>) {
 impl Pass {
     fn new(allowance: Allowance, parts: usize) -> Pass {
         let bytes_left = if let Allowance::Bytes(bytes) = allowance { bytes } else { 0 };
-        // Where nothing is allowed, it is as if a part in front had taken all.
+        // With no allowance, behave as if an earlier part had used it up.
         let anything = allowance == Allowance::Nothing;
         Pass { bytes_left, anything, results: Vec::with_capacity(parts), next: Vec::new() }
     }
 
-    /// The parts that have no result yet, as far as there will be room for them.
+    /// The parts without a result, as far as there will be room for them.
     fn missing(&self, located: &[Located]) -> impl Iterator<Item = (Arc<ShardHost>, Next)> {
         let mut bytes_left = self.bytes_left;
         located[self.results.len()..].iter().filter_map(move |(place, part)| {
@@ -309,7 +305,7 @@ impl Pass {
         })
     }
 
-    /// Reads the parts that have no result yet; false when one of them needs the disk and must not wait for it.
+    /// Reads the parts without a result; `false` when one of them needs the disk and must not wait for it.
     fn go_on(&mut self, located: &[Located], disk: Disk) -> bool {
         while let Some((place, part)) = located.get(self.results.len()) {
             let result = match place {
@@ -352,8 +348,8 @@ impl Pass {
         let mut records = Vec::new();
         if part.offset < end && (max_bytes > 0 || !self.anything) {
             match read_batches(host, id, part.offset, max_bytes, disk)? {
-                Ok(Found::InMemory(batches)) => records = batches,
-                Ok(Found::InRuns(batches)) => {
+                Ok(BatchesFound::InMemory(batches)) => records = batches,
+                Ok(BatchesFound::InRuns(batches)) => {
                     if let Some(offset) = batches.last().and_then(end_of) {
                         self.next.push((
                             host.clone(),
@@ -380,7 +376,7 @@ impl Pass {
     }
 }
 
-/// Refuses a client whose idea of the leader is older or newer than the truth.
+/// Checks the client's leader epoch (-1 for none) against the current one.
 pub fn check_epoch(client: i32, leader: i32) -> Result<(), FetchError> {
     match client {
         -1 => Ok(()),
@@ -390,62 +386,61 @@ pub fn check_epoch(client: i32, leader: i32) -> Result<(), FetchError> {
     }
 }
 
-/// Batches, and where they were.
-enum Found {
+/// Batches with their source.
+enum BatchesFound {
     InMemory(Vec<Bytes>),
     InRuns(Vec<Bytes>),
 }
 
-/// Offset behind the last of some batches that lie one behind the other.
+/// Offset after the last of the concatenated batches.
 fn end_of(batches: &Bytes) -> Option<i64> {
     let last = split(batches).last()?.ok()?;
     BatchHeader::parse(&last).ok().map(|header| header.next_offset())
 }
 
-/// Batches from the one that holds `offset` on; `None` when only the disk has them and must not be waited for.
+/// Batches from the one that contains `offset`; `None` when they are only on disk and the read must not wait for it.
 fn read_batches(
     host: &ShardHost,
     partition: PartitionId,
     offset: i64,
     max_bytes: usize,
     disk: Disk,
-) -> Option<Result<Found, FetchError>> {
+) -> Option<Result<BatchesFound, FetchError>> {
     match host.tables.read_memory(partition, offset, max_bytes) {
-        MemoryRead::Hit(batches) => return Some(Ok(Found::InMemory(batches))),
-        MemoryRead::Empty => return Some(Ok(Found::InMemory(Vec::new()))),
+        MemoryRead::Hit(batches) => return Some(Ok(BatchesFound::InMemory(batches))),
+        MemoryRead::Empty => return Some(Ok(BatchesFound::InMemory(Vec::new()))),
         MemoryRead::Older => {}
     }
     if disk == Disk::MayWait {
         host.ahead.wait(partition);
     }
     if let Some(batches) = host.tables.read_runs_cached(partition, offset, max_bytes) {
-        return Some(Ok(Found::InRuns(batches)));
+        return Some(Ok(BatchesFound::InRuns(batches)));
     }
     if disk == Disk::MustNotWait {
         return None;
     }
     Some(match host.tables.read_runs(partition, offset, max_bytes) {
-        Ok(batches) => Ok(Found::InRuns(batches)),
+        Ok(batches) => Ok(BatchesFound::InRuns(batches)),
         Err(error) => Err(damaged(&error)),
     })
 }
 
-/// Leads a reader that found nothing from `offset` on to the end: an empty batch stands for the offsets there whose
-/// records compaction has removed. Without one the reader would ask for the same offset for ever
-/// (`docs/adr/0014-skip-removed-offsets.md`).
+/// Moves a reader that found nothing from `offset` on past the records that compaction has removed: an empty batch covers
+/// their offsets. Without it the reader would request the same offset forever (`docs/adr/0014-skip-removed-offsets.md`).
 ///
-/// `end` is the partition's end from before the read, so every record below it was readable then. Only what a run
-/// stands for is skipped: records that are missing for another reason are not passed over in silence.
+/// `end` is the partition's end from before the read, so every record below it was readable then. Only offsets covered by
+/// a run are skipped: records that are missing for another reason must not be skipped silently.
 fn skip_removed(
     host: &ShardHost,
     partition: PartitionId,
     offset: i64,
     end: i64,
 ) -> Result<Option<Bytes>, FetchError> {
-    // Records that went with the partition, or with a move of its log start, are reported as such.
-    let look = |p: &PartitionState| (p.log_start(), p.next_offset(), p.latest_epoch());
+    // The partition may have been dropped, or its log start moved, during the read.
+    let state = |p: &PartitionState| (p.log_start(), p.next_offset(), p.latest_epoch());
     let (log_start_offset, high_watermark, epoch) =
-        host.partition(partition, look).ok_or(FetchError::UnknownPartition)?;
+        host.partition(partition, state).ok_or(FetchError::UnknownPartition)?;
     if offset < log_start_offset {
         return Err(FetchError::OffsetOutOfRange { log_start_offset, high_watermark });
     }
@@ -454,6 +449,6 @@ fn skip_removed(
 }
 
 pub(super) fn damaged(error: &ReadError) -> FetchError {
-    tracing::error!(%error, "a read failed");
+    tracing::error!(%error, "read failed");
     FetchError::Damaged(error.to_string())
 }

@@ -1,4 +1,4 @@
-//! Fetches from a partition that is compacted, over a disk in memory: every reader gets to the end.
+//! Fetches from a compacted partition, over a simulated disk: every reader reaches the end.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -24,12 +24,12 @@ const GROUP: RaftGroupId = RaftGroupId(1);
 const PARTITION: PartitionId = PartitionId(7);
 const TERM: u64 = 3;
 const NO_PRODUCER: (i64, i16, i32) = (-1, -1, -1);
-/// An empty batch is not kept for its producer's sake any longer.
+/// Time after which an empty batch is no longer kept for its producer's state.
 const LONG_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 
 type Pair<'a> = (&'a str, Option<&'a str>);
 
-/// One partition of a compacted topic, and what it must still have.
+/// One partition of a compacted topic, with the records that it must still have.
 struct Compacted {
     disk: SimDisk,
     host: Arc<ShardHost>,
@@ -99,7 +99,7 @@ impl Compacted {
         self.apply(commands::encode_set_log_start(&[(PARTITION, below)]));
     }
 
-    /// One merge of whatever kind is due.
+    /// Runs one merge that is due.
     fn merge(&self) -> MergeOutcome {
         let compact = CompactPolicy {
             now_ms: self.now_ms,
@@ -112,7 +112,7 @@ impl Compacted {
         self.tables.merge_once(&|_| policy).expect("merges")
     }
 
-    /// Flushes, and merges until nothing is due, now and a month later.
+    /// Flushes, and merges until no merge is due, now and a month later.
     fn compact_all(&mut self) {
         self.tables.flush().expect("flushes");
         for _ in 0..2 {
@@ -121,7 +121,7 @@ impl Compacted {
         }
     }
 
-    /// Opens what is on disk and applies the log again.
+    /// Kills and reopens the disk, and applies the log again.
     fn restart(&mut self) {
         self.disk = self.disk.kill();
         (self.tables, self.host) = open(&self.disk);
@@ -139,7 +139,7 @@ impl Compacted {
         fetch(self, &[part], bounds, &Replies::new(1 << 20), &mut waited).await.remove(0)
     }
 
-    /// Batches from `offset` on, fetched as a consumer does; it must come to the end.
+    /// Fetches batches from `offset` on as a consumer does; it must reach the end.
     async fn read_to_end(&self, mut offset: i64, max_bytes: usize) -> Vec<(BatchHeader, Bytes)> {
         let mut all = Vec::new();
         while offset < self.end {
@@ -154,14 +154,14 @@ impl Compacted {
                 offset = header.next_offset();
                 all.push((header, batch));
             }
-            assert!(offset > before, "a reader stays at {offset} of {}, with {max_bytes} bytes", self.end);
+            assert!(offset > before, "a reader is stuck at {offset} of {}, with {max_bytes} bytes", self.end);
         }
         assert_eq!(offset, self.end);
-        assert!(self.fetch(self.end, max_bytes).await.expect("the end is there").is_empty());
+        assert!(self.fetch(self.end, max_bytes).await.expect("the end exists").is_empty());
         all
     }
 
-    /// Reads from every offset: each leads to the end, and past no record that must be there.
+    /// Reads from every offset: each read reaches the end and finds every record that must exist.
     async fn check(&self, max_bytes: usize, context: &str) {
         for from in self.log_start..=self.end {
             let batches = self.read_to_end(from, max_bytes).await;
@@ -173,14 +173,14 @@ impl Compacted {
                 let may_be_gone = *offset < from || value.is_none();
                 assert!(same || may_be_gone, "{context}: from {from} {key} at {offset} is {found:?}");
             }
-            // Offsets below the log start are not there to be read.
+            // Offsets below the log start cannot be read.
             let below = self.log_start - 1;
             let refused = self.fetch(below, max_bytes).await.map(|_| ());
             assert!(matches!(refused, Err(FetchError::OffsetOutOfRange { .. })), "{context}: at {below}");
         }
     }
 
-    /// Base, last offset and number of records of each batch from the log start on.
+    /// Base offset, last offset and record count of each batch from the log start on.
     async fn shape(&self) -> Vec<(i64, i64, i32)> {
         let batches = self.read_to_end(self.log_start, 1 << 20).await;
         batches.iter().map(|(h, _)| (h.base_offset, h.last_offset(), h.record_count)).collect()
@@ -199,7 +199,7 @@ fn records_of(header: &BatchHeader, batch: &Bytes) -> Vec<(i64, (String, Option<
 
 #[tokio::test]
 async fn a_reader_reaches_the_end_when_compaction_has_removed_the_last_records() {
-    // The last batch of an idempotent producer is kept, emptied; that of another one is not.
+    // The last batch of an idempotent producer is kept without records; that of another producer is removed.
     for (producer, first) in [(NO_PRODUCER, 3), ((9, 0, 0), 2)] {
         let mut topic = Compacted::new(1);
         topic.append(NO_PRODUCER, &[("a", Some("1")), ("b", Some("1"))]);
@@ -215,12 +215,12 @@ async fn a_reader_reaches_the_end_when_compaction_has_removed_the_last_records()
         assert_eq!((header.base_offset, header.last_offset(), header.record_count), (first, 4, 0));
         assert_eq!(header.leader_epoch, leader_epoch(TERM, 0), "that of the last record");
         topic.delete_records(3);
-        topic.check(1, "after a deletion into what is removed").await;
+        topic.check(1, "after a deletion into the removed offsets").await;
         assert_eq!(topic.shape().await, [(first, 4, 0)]);
         topic.append(NO_PRODUCER, &[("d", Some("1"))]);
-        topic.check(1, "with a record behind what is removed").await;
+        topic.check(1, "with a record after the removed offsets").await;
         topic.compact_all();
-        assert_eq!(topic.shape().await, [(5, 5, 1)], "a hole in the middle needs no batch");
+        assert_eq!(topic.shape().await, [(5, 5, 1)], "a gap in the middle needs no batch");
         topic.delete_records(6);
         topic.check(1, "after a deletion up to the end").await;
         assert_eq!(topic.shape().await, []);
@@ -228,7 +228,7 @@ async fn a_reader_reaches_the_end_when_compaction_has_removed_the_last_records()
 }
 
 #[tokio::test]
-async fn a_partition_of_which_nothing_is_left_reads_to_its_end() {
+async fn a_partition_without_records_can_be_read_to_its_end() {
     let mut topic = Compacted::new(2);
     for _ in 0..20 {
         topic.append(NO_PRODUCER, &[("a", Some("1")), ("b", Some("1")), ("a", None), ("b", None)]);
@@ -238,14 +238,14 @@ async fn a_partition_of_which_nothing_is_left_reads_to_its_end() {
     topic.check(100, "emptied").await;
     assert_eq!(topic.shape().await, [(0, 79, 0)]);
     topic.restart();
-    topic.check(100, "emptied and started again").await;
+    topic.check(100, "emptied and restarted").await;
 }
 
 #[tokio::test]
-async fn records_that_nothing_stands_for_are_not_passed_over() {
+async fn missing_records_that_no_run_covers_are_not_skipped() {
     let mut topic = Compacted::new(3);
     topic.append(NO_PRODUCER, &[("a", Some("1"))]);
-    // The machine counts on records that neither memory nor a run has.
+    // The state machine expects records that are neither in memory nor in a run.
     topic.apply(commands::encode_extend(&[(PARTITION, 5)]));
     assert!(topic.fetch(1, 100).await.expect("within the bounds").is_empty());
 }
@@ -256,39 +256,39 @@ async fn every_offset_of_a_compacted_partition_leads_to_the_end() {
     for seed in 0..12 {
         let mut topic = Compacted::new(seed);
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let mut roll = move |sides: u64| {
+        let mut random = move |end: u64| {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            (state >> 11) % sides
+            (state >> 11) % end
         };
         for step in 0..60 {
-            topic.now_ms += roll(300) as i64;
-            match roll(20) {
+            topic.now_ms += random(300) as i64;
+            match random(20) {
                 0..10 => {
-                    let keys: Vec<String> = (0..=roll(8)).map(|_| format!("k{}", roll(6))).collect();
-                    let value = "v".repeat(roll(120) as usize);
+                    let keys: Vec<String> = (0..=random(8)).map(|_| format!("k{}", random(6))).collect();
+                    let value = "v".repeat(random(120) as usize);
                     let pairs: Vec<Pair<'_>> = keys
                         .iter()
-                        .map(|key| (key.as_str(), (roll(2) == 0).then_some(value.as_str())))
+                        .map(|key| (key.as_str(), (random(2) == 0).then_some(value.as_str())))
                         .collect();
-                    let producer = if roll(2) == 0 { (topic.end, 0, 0) } else { NO_PRODUCER };
+                    let producer = if random(2) == 0 { (topic.end, 0, 0) } else { NO_PRODUCER };
                     topic.append(producer, &pairs);
                 }
                 10..13 => drop(topic.tables.flush().expect("flushes")),
                 13..17 => drop(topic.merge()),
                 17 => topic.delete_records(
-                    topic.log_start + roll((topic.end - topic.log_start) as u64 + 1) as i64 / 2,
+                    topic.log_start + random((topic.end - topic.log_start) as u64 + 1) as i64 / 2,
                 ),
                 18 => topic.compact_all(),
                 _ => topic.restart(),
             }
             if step % 4 == 0 {
-                let max_bytes = [1, 300, 2000][roll(3) as usize];
+                let max_bytes = [1, 300, 2000][random(3) as usize];
                 topic.check(max_bytes, &format!("seed {seed}, step {step}")).await;
             }
         }
-        // Tombstones for all that is left, and time: nothing stays.
+        // Tombstones for all remaining keys, and enough time: no record remains.
         for n in 0..6 {
             topic.append(NO_PRODUCER, &[(&format!("k{n}"), None)]);
         }
@@ -297,5 +297,5 @@ async fn every_offset_of_a_compacted_partition_leads_to_the_end() {
         let shape = topic.shape().await;
         skipped += usize::from(shape.last().is_some_and(|(_, _, records)| *records == 0));
     }
-    assert_eq!(skipped, 12, "the histories must lose their ends to show anything");
+    assert_eq!(skipped, 12, "the last records of every history must be removed, or the test shows nothing");
 }

@@ -1,9 +1,11 @@
-//! A bound on the records that are on their way to consumers.
+//! A memory limit for records in replies to consumers.
 //!
-//! Consumers that read slowly, or not at all, hold what they asked for: in the log's memory, or read from runs for
-//! them. All fetches together take no more than a bound; what is beyond it is simply not read yet. Beyond the bound a
-//! fetch gets one batch; beyond twice the bound only if it is small, so that those who read little are not held up by
-//! those who hold much; and then it waits until others have read theirs, or its time is up.
+//! The records of a reply stay in memory until the consumer has received them, however slowly it reads. All fetches
+//! together are limited; beyond the limit less is read:
+//! 1. Below the limit a fetch gets a share of what is left.
+//! 2. Up to twice the limit it gets one batch.
+//! 3. Up to 2.5 times the limit it gets one batch if it is small, so that small readers are not blocked by large ones.
+//! 4. Beyond that it waits for memory, at most until its deadline.
 
 use std::{
     pin::pin,
@@ -19,14 +21,14 @@ use tokio::sync::Notify;
 
 use crate::memory_pressure::MemoryPressure;
 
-/// One fetch takes at most this part of what is left, so that others find something too.
+/// One fetch takes at most 1/4 of what is left, so that others get memory too.
 const SHARE: usize = 4;
-/// Taken for a batch that was not read yet.
+/// Reserved for a batch before it is read.
 const BATCH_BYTES: usize = 1 << 20;
-/// A reply that is small.
+/// Maximum size of a small reply.
 pub(super) const SMALL_BYTES_MAX: usize = 64 << 10;
 
-/// Memory for records that were read and not yet sent, all connections together.
+/// Memory budget for records that were read and not yet sent, over all connections.
 #[derive(Clone, Debug)]
 pub struct Replies {
     bytes_max: usize,
@@ -36,23 +38,22 @@ pub struct Replies {
 #[derive(Debug, Default)]
 struct Shared {
     used: AtomicUsize,
-    shortage: MemoryPressure,
-    /// Something was given back while somebody waited.
+    pressure: MemoryPressure,
+    /// Memory was freed while a fetch waited.
     freed: Notify,
 }
 
-/// What may be read.
+/// How much a fetch may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Allowance {
-    /// So many bytes, and a first batch whatever its size.
+    /// This many bytes, and a first batch of any size.
     Bytes(usize),
     /// One batch, if it is small.
     SmallBatch,
-    /// None.
     Nothing,
 }
 
-/// A part of that memory; dropping it gives it back.
+/// A reservation of reply memory; dropping it frees it.
 #[derive(Debug)]
 pub(super) struct Hold {
     bytes: usize,
@@ -61,21 +62,21 @@ pub(super) struct Hold {
 }
 
 impl Shared {
-    fn give_back(&self, bytes: usize) {
+    fn free(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Relaxed);
-        if bytes > 0 && self.shortage.is_there() {
+        if bytes > 0 && self.pressure.is_there() {
             self.freed.notify_waiters();
         }
     }
 }
 
 impl Replies {
-    /// Room for so many bytes.
+    /// A budget of `bytes_max` bytes.
     pub fn new(bytes_max: usize) -> Replies {
         Replies { bytes_max, shared: Arc::default() }
     }
 
-    /// Bytes that are read or promised.
+    /// Bytes that are in use or reserved.
     #[cfg(test)]
     fn used_bytes(&self) -> usize {
         self.shared.used.load(Relaxed)
@@ -83,12 +84,12 @@ impl Replies {
 
     /// Whether a fetch waits for memory.
     pub fn is_short(&self) -> bool {
-        self.shared.shortage.is_there()
+        self.shared.pressure.is_there()
     }
 
     /// Waits until a fetch has to wait for memory.
     pub async fn falls_short(&self) {
-        self.shared.shortage.begins().await;
+        self.shared.pressure.begins().await;
     }
 
     fn hold(&self, bytes: usize, allowance: Allowance) -> Hold {
@@ -96,8 +97,8 @@ impl Replies {
         Hold { bytes, allowance, shared: self.shared.clone() }
     }
 
-    /// Takes at most `wanted` bytes, or what is allowed beyond the bound. Two that take at the same time may take a
-    /// little too much: the next ones get less.
+    /// Reserves at most `wanted` bytes, or what is allowed beyond the limit. Concurrent calls may exceed the limit a
+    /// little; later ones then get less.
     fn try_take(&self, wanted: usize, small_too: bool) -> Option<Hold> {
         let used = self.shared.used.load(Relaxed);
         let batch_bytes = BATCH_BYTES.min(self.bytes_max / SHARE);
@@ -110,19 +111,19 @@ impl Replies {
             return Some(self.hold(batch_bytes, Allowance::Bytes(0)));
         }
         let small = small_too && used < 2 * self.bytes_max + self.bytes_max / 2;
-        // It is small only once it was read.
+        // Whether the batch is small is known after it was read.
         small.then(|| self.hold(batch_bytes, Allowance::SmallBatch))
     }
 
-    /// Takes memory for a fetch that wants so many bytes; waits until there is some, though not beyond `until`.
+    /// Reserves memory for a fetch that wants `wanted` bytes; waits for it, at most until `until`.
     pub(super) async fn take(&self, wanted: usize, small_too: bool, until: Instant) -> Hold {
         if let Some(hold) = self.try_take(wanted, small_too) {
             return hold;
         }
-        let _waits = self.shared.shortage.wait();
+        let _waits = self.shared.pressure.wait();
         loop {
             let mut freed = pin!(self.shared.freed.notified());
-            // Before looking again: whatever is given back from now on is noticed.
+            // Enabled before the next attempt, so that memory freed after it is noticed.
             freed.as_mut().enable();
             if let Some(hold) = self.try_take(wanted, small_too) {
                 return hold;
@@ -135,7 +136,7 @@ impl Replies {
 }
 
 impl Hold {
-    /// Holds as much as was read, until the last piece is dropped, which is the last that is sent.
+    /// Adjusts the reservation to the bytes that were read and ties it to the last piece, which is sent last.
     pub(super) fn attach<'a>(mut self, pieces: impl Iterator<Item = &'a mut Bytes>) {
         let (mut bytes, mut last) = (0, None);
         for piece in pieces {
@@ -144,14 +145,14 @@ impl Hold {
         }
         let Some(last) = last else { return };
         self.shared.used.fetch_add(bytes, Relaxed);
-        self.shared.give_back(std::mem::replace(&mut self.bytes, bytes));
+        self.shared.free(std::mem::replace(&mut self.bytes, bytes));
         *last = Bytes::from_owner(Held { bytes: std::mem::take(last), _hold: self });
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.shared.give_back(self.bytes);
+        self.shared.free(self.bytes);
     }
 }
 
@@ -192,11 +193,11 @@ mod tests {
     };
 
     fn take(replies: &Replies, wanted: usize) -> Hold {
-        replies.try_take(wanted, true).expect("there is something")
+        replies.try_take(wanted, true).expect("memory is available")
     }
 
     #[test]
-    fn what_is_attached_is_given_back_with_the_last_piece() {
+    fn attached_memory_is_freed_with_the_last_piece() {
         let replies = Replies::new(1000);
         let first = take(&replies, 10_000);
         assert_eq!((first.allowance, replies.used_bytes()), (Allowance::Bytes(250), 250));
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn beyond_the_bound_there_is_a_batch_then_a_small_one_then_a_wait() {
+    async fn beyond_the_limit_a_fetch_gets_a_batch_then_a_small_one_then_waits() {
         let replies = Replies::new(1000);
         let mut holds = Vec::new();
         while let Some(hold) = replies.try_take(10_000, true) {
@@ -246,16 +247,16 @@ mod tests {
     const GROUP: RaftGroupId = RaftGroupId(1);
     const BATCH_VALUE_BYTES: usize = 1000;
 
-    struct One(Arc<ShardHost>);
+    struct SingleShard(Arc<ShardHost>);
 
-    impl Locate for One {
+    impl Locate for SingleShard {
         fn locate(&self, _: RaftGroupId) -> Result<(&Arc<ShardHost>, u64), FetchError> {
             Ok((&self.0, 1))
         }
     }
 
     /// A partition with some batches, flushed if wanted.
-    fn filled(batches: i64, in_runs: bool) -> One {
+    fn filled(batches: i64, in_runs: bool) -> SingleShard {
         let (tables, _) = Tables::open(Arc::new(SimDisk::new(1)), TablesConfig::default()).expect("tables");
         let tables = Arc::new(tables);
         let host = Arc::new(ShardHost::new(GROUP, tables.clone()));
@@ -280,10 +281,15 @@ mod tests {
         if in_runs {
             tables.flush().expect("flushed");
         }
-        One(host)
+        SingleShard(host)
     }
 
-    async fn read_until(shards: &One, replies: &Replies, min_bytes: usize, wait: Duration) -> Fetched {
+    async fn read_until(
+        shards: &SingleShard,
+        replies: &Replies,
+        min_bytes: usize,
+        wait: Duration,
+    ) -> Fetched {
         let partition = PartitionView { index: 0, id: PARTITION, group: GROUP, epoch_base: 0 };
         let part = FetchPart { partition, offset: 0, max_bytes: 1 << 20, current_leader_epoch: -1 };
         let deadline = clock::deadline(wait);
@@ -294,12 +300,12 @@ mod tests {
             .expect("it can be read")
     }
 
-    async fn read(shards: &One, replies: &Replies, min_bytes: usize) -> Fetched {
+    async fn read(shards: &SingleShard, replies: &Replies, min_bytes: usize) -> Fetched {
         read_until(shards, replies, min_bytes, Duration::from_secs(60)).await
     }
 
     #[tokio::test]
-    async fn slow_consumers_together_hold_no_more_than_the_bound_and_as_much_again() {
+    async fn slow_consumers_hold_at_most_two_and_a_half_times_the_limit() {
         for in_runs in [false, true] {
             let (shards, replies) = (filled(100, in_runs), Replies::new(80 * BATCH_VALUE_BYTES));
             let mut slow = Vec::new();
@@ -314,7 +320,7 @@ mod tests {
             assert!(served > 100, "{served} of many got something");
             let last = slow.last().expect("pushed");
             assert_eq!((last.len(), last.high_watermark), (0, 100), "there is no room for it");
-            // Who waits gets something as soon as somebody else has read theirs.
+            // A waiting fetch gets data as soon as other consumers have received theirs.
             let (late, _) = tokio::join!(read(&shards, &replies, 1), async { slow.clear() });
             assert!(!late.is_empty());
             drop(late);

@@ -1,7 +1,7 @@
-//! A shard of which this node has a replica, and the only place that proposes to its group.
+//! A shard with a replica on this node, and the only place that proposes to its Raft group.
 //!
-//! A batch is checked, gets its offset and waits in one queue with others; they leave together: the busier the shard,
-//! the larger its entries.
+//! A batch is checked, gets its offset and is queued; queued batches are proposed together, so that entries grow with the
+//! load.
 
 use std::{
     sync::{Arc, Weak},
@@ -25,35 +25,33 @@ use super::{
 };
 use crate::{clock, telemetry::CommitMeter};
 
-/// A batch for one partition of this shard, and what it needs to be stamped.
+/// A batch to append to one partition of this shard.
 pub struct Submission {
-    /// The partition.
     pub partition: PartitionId,
-    /// Added to the Raft term, it is the leader epoch that clients see.
+    /// Leader epoch = Raft term + this.
     pub epoch_base: i32,
-    /// The batch.
     pub batch: CheckedBatch,
 }
 
-/// Where a batch went.
+/// The position of an appended batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
     /// Offset of the batch's first record.
     pub base_offset: i64,
-    /// Broker's timestamp of the batch, or -1 when the producer's is kept.
+    /// The broker's timestamp of the batch, or -1 when the producer's is kept.
     pub log_append_time_ms: i64,
-    /// First offset that the partition still has.
+    /// First offset of the partition.
     pub log_start_offset: i64,
 }
 
-/// What became of one submission.
+/// The result of one submission.
 pub(super) type AppendResult = Result<Appended, ProduceError>;
 
-/// One shard of which this node has a replica.
+/// One shard with a replica on this node.
 pub struct Shard {
     /// The replicated state.
     pub host: Arc<ShardHost>,
-    /// Where the time of group commits goes.
+    /// Latency of the stages of a group commit.
     pub meter: CommitMeter,
     group: Group,
     leader: Mutex<Leader>,
@@ -62,7 +60,7 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// A shard on its running group.
+    /// A shard on its running Raft group.
     pub fn new(group: Group, host: Arc<ShardHost>) -> Arc<Shard> {
         Arc::new_cyclic(|this| Shard {
             host,
@@ -73,18 +71,16 @@ impl Shard {
         })
     }
 
-    /// The shard's Raft group.
     pub fn group(&self) -> &Group {
         &self.group
     }
 
-    /// The shard's id.
     pub fn id(&self) -> RaftGroupId {
         self.group.id()
     }
 
-    /// Takes one batch: checks it against its producer's earlier ones, gives it its offset and queues it. The result
-    /// comes when the batch is durable and applied, or refused.
+    /// Checks a batch against its producer's earlier ones, assigns its offset and queues it. The receiver gets the result
+    /// when the batch is durable and applied, or refused.
     pub fn submit(&self, submission: Submission) -> oneshot::Receiver<AppendResult> {
         let (reply_tx, reply_rx) = oneshot::channel();
         let mut leader = self.leader.lock();
@@ -99,23 +95,23 @@ impl Shard {
         reply_rx
     }
 
-    /// Partitions of which something is in flight or queued.
+    /// Partitions with batches in flight or queued.
     #[cfg(test)]
-    pub(super) fn partitions_ahead(&self) -> usize {
-        self.leader.lock().ahead.len()
+    pub(super) fn pending_partitions(&self) -> usize {
+        self.leader.lock().pending.len()
     }
 
-    /// Proposes what waits, as far as the bounds allow. Call it after the submissions of a request.
+    /// Proposes queued batches, as far as the limits allow. Call it after the submissions of a request.
     pub fn push(&self) {
         let mut leader = self.leader.lock();
         if std::mem::replace(&mut leader.pushing, true) {
-            // The caller that pushes looks at the queue again before it ends.
+            // The caller that is pushing checks the queue again before it returns.
             return;
         }
         while let Some(batch) = leader.queue.next_batch() {
             let term = leader.term;
-            // Not under the lock: others submit meanwhile, and what is refused at once takes the lock itself. Only one
-            // proposes at a time, so the order stays.
+            // Without the lock: others can submit meanwhile, and a proposal that is refused immediately takes the lock in
+            // its callback. Only one caller proposes at a time, which keeps the order.
             MutexGuard::unlocked(&mut leader, || self.propose_append(term, batch));
         }
         leader.pushing = false;
@@ -139,7 +135,7 @@ impl Shard {
         });
     }
 
-    /// Proposes a command in the given term; `done` is called as [`Group::propose`] says.
+    /// Proposes a command in the given term; `done` is called as in [`Group::propose`].
     pub(crate) fn propose(&self, term: u64, command: Command, done: impl FnOnce(Outcome) + Send + 'static) {
         self.group.propose(term, command, done);
     }
@@ -202,7 +198,7 @@ impl Shard {
             let result = outcome.map_or(Err(ProduceError::NotLeader), |outcome| {
                 self.result(partition, log_append_ms, outcome)
             });
-            // A connection that is gone needs no answer.
+            // A closed connection needs no answer.
             let _ = reply_tx.send(result);
         }
     }
@@ -231,7 +227,7 @@ impl Shard {
     }
 }
 
-/// The epoch that clients see: it grows with every change of leader and of shard.
+/// The leader epoch that clients see: it grows with every change of the leader or the shard.
 pub fn leader_epoch(term: u64, epoch_base: i32) -> i32 {
     i32::try_from(term).unwrap_or(i32::MAX).saturating_add(epoch_base)
 }

@@ -1,4 +1,4 @@
-//! The writing side of a shard on a running group, over a disk in memory.
+//! Appends to a shard on a running Raft group, over a simulated disk.
 
 use std::sync::Arc;
 
@@ -58,15 +58,15 @@ impl Running {
         self.shard.submit(Submission { partition, epoch_base: 0, batch })
     }
 
-    /// Submits and pushes one batch and waits for what becomes of it.
+    /// Submits and pushes one batch and waits for its result.
     async fn append(&self, partition: PartitionId, batch: Bytes) -> AppendResult {
-        let told = self.submit(partition, batch);
+        let reply_rx = self.submit(partition, batch);
         self.shard.push();
-        told.await.expect("everyone is told")
+        reply_rx.await.expect("every submission is answered")
     }
 
-    /// Appends 100 records that the shard's leader knows nothing of.
-    async fn append_behind_its_back(&self, partition: PartitionId) {
+    /// Appends 100 records without the knowledge of the shard's leader state.
+    async fn append_bypassing_the_leader(&self, partition: PartitionId) {
         let bytes = plain(100);
         let staged = StagedBatch {
             partition,
@@ -80,7 +80,7 @@ impl Running {
         self.shard.write(command.into_bytes()).await.expect("applied");
     }
 
-    /// Base offsets of the partition's batches, as a reader gets them.
+    /// Base offsets of the partition's readable batches.
     fn readable(&self, partition: PartitionId) -> Vec<i64> {
         let MemoryRead::Hit(found) = self.shard.host.tables.read_memory(partition, 0, usize::MAX) else {
             return Vec::new();
@@ -114,28 +114,28 @@ fn at(base_offset: i64) -> AppendResult {
 #[tokio::test]
 async fn batches_get_their_offsets_in_the_order_of_submission() {
     let running = Running::start(1).await;
-    let mut told = Vec::new();
+    let mut replies = Vec::new();
     for n in 0..200 {
-        told.push((n * 2, running.submit(FIRST, plain(2))));
-        told.push((n, running.submit(SECOND, plain(1))));
+        replies.push((n * 2, running.submit(FIRST, plain(2))));
+        replies.push((n, running.submit(SECOND, plain(1))));
         if n % 7 == 0 {
             running.shard.push();
         }
     }
     running.shard.push();
-    for (base_offset, told) in told {
-        assert_eq!(told.await.expect("told"), at(base_offset));
+    for (base_offset, reply_rx) in replies {
+        assert_eq!(reply_rx.await.expect("answered"), at(base_offset));
     }
     assert_eq!(running.readable(FIRST), (0..200).map(|n| n * 2).collect::<Vec<_>>());
     assert_eq!(running.readable(SECOND), (0..200).collect::<Vec<_>>());
-    assert_eq!(running.shard.partitions_ahead(), 0, "nothing is kept of what has ended");
+    assert_eq!(running.shard.pending_partitions(), 0, "finished batches leave no state");
 }
 
 #[tokio::test]
-async fn a_batch_that_comes_again_is_in_the_log_once() {
+async fn a_duplicate_batch_is_appended_once() {
     let running = Running::start(2).await;
     let first = running.submit(FIRST, sequenced(0));
-    // The first copy may still fail, so the second one is not told that it is there.
+    // The first copy may still fail, so the second one is not acknowledged.
     assert_eq!(running.submit(FIRST, sequenced(0)).await, Ok(Err(ProduceError::Unavailable)));
     let next = running.submit(FIRST, sequenced(1));
     running.shard.push();
@@ -148,39 +148,39 @@ async fn a_batch_that_comes_again_is_in_the_log_once() {
 }
 
 #[tokio::test]
-async fn offsets_that_do_not_fit_are_refused_as_retriable_and_counted() {
+async fn mismatched_offsets_are_refused_as_retriable_and_counted() {
     let running = Running::start(3).await;
     let (one, two) = (running.submit(FIRST, sequenced(0)), running.submit(FIRST, sequenced(1)));
     let other = running.submit(SECOND, plain(1));
-    running.append_behind_its_back(FIRST).await;
+    running.append_bypassing_the_leader(FIRST).await;
     running.shard.push();
-    // Not out of order: the producer did nothing wrong, and may try both again.
+    // Not out of order: the producer made no mistake, and may retry both.
     assert_eq!((one.await, two.await), (Ok(Err(ProduceError::NotLeader)), Ok(Err(ProduceError::NotLeader))));
-    assert_eq!(other.await, Ok(at(0)), "the other partition of the same proposal is none the worse");
+    assert_eq!(other.await, Ok(at(0)), "the other partition of the same proposal is not affected");
     assert_eq!(running.shard.host.inspect(|machine| machine.stats().offset_mismatches), 2);
-    assert_eq!(running.shard.partitions_ahead(), 0);
+    assert_eq!(running.shard.pending_partitions(), 0);
     assert_eq!(running.append(FIRST, sequenced(0)).await, at(100));
     assert_eq!(running.append(FIRST, sequenced(1)).await, at(101));
     assert_eq!(running.readable(FIRST), [0, 100, 101]);
 }
 
 #[tokio::test]
-async fn a_partition_takes_nothing_while_what_is_ahead_of_it_is_wrong() {
+async fn a_partition_accepts_nothing_while_its_pending_batches_have_wrong_offsets() {
     let running = Running::start(4).await;
-    // Each fills a proposal, so that the second is in flight when the first turns out not to fit.
+    // Each fills a proposal, so that the second is in flight when the first one fails.
     let large = || build(BatchBuilder::new(Codec::None), 1, 900 << 10);
-    let told: Vec<_> = (0..8).map(|_| running.submit(FIRST, large())).collect();
-    running.append_behind_its_back(FIRST).await;
+    let replies: Vec<_> = (0..8).map(|_| running.submit(FIRST, large())).collect();
+    running.append_bypassing_the_leader(FIRST).await;
     running.shard.push();
-    for told in told {
-        assert_eq!(told.await, Ok(Err(ProduceError::NotLeader)));
+    for reply_rx in replies {
+        assert_eq!(reply_rx.await, Ok(Err(ProduceError::NotLeader)));
     }
     assert_eq!(running.append(FIRST, plain(1)).await, at(100));
     assert_eq!(running.readable(FIRST), [0, 100]);
 }
 
 #[tokio::test]
-async fn a_partition_that_is_dropped_takes_nothing() {
+async fn a_dropped_partition_accepts_nothing() {
     let running = Running::start(5).await;
     let queued = running.submit(FIRST, plain(1));
     running.shard.write(commands::encode_drop_partitions(&[FIRST])).await.expect("dropped");
@@ -188,38 +188,38 @@ async fn a_partition_that_is_dropped_takes_nothing() {
     assert_eq!(queued.await, Ok(Err(ProduceError::UnknownPartition)));
     assert_eq!(running.append(FIRST, plain(1)).await, Err(ProduceError::UnknownPartition));
     assert_eq!(running.append(SECOND, plain(1)).await, at(0));
-    assert_eq!(running.shard.partitions_ahead(), 0);
+    assert_eq!(running.shard.pending_partitions(), 0);
 }
 
 #[tokio::test]
-async fn all_that_is_queued_is_told_when_the_group_ends() {
+async fn all_queued_batches_are_answered_when_the_group_stops() {
     let running = Running::start(6).await;
-    // More proposals than may be in flight: those that end make room for those that wait, which find nobody.
+    // More proposals than may be in flight: finished ones make room for queued ones, which then find the group stopped.
     let large = || build(BatchBuilder::new(Codec::None), 1, 900 << 10);
-    let told: Vec<_> = (0..20).map(|_| running.submit(FIRST, large())).collect();
+    let replies: Vec<_> = (0..20).map(|_| running.submit(FIRST, large())).collect();
     running.shard.push();
     running.shard.group().shutdown().await;
-    for told in told {
-        let result = told.await.expect("told");
+    for reply_rx in replies {
+        let result = reply_rx.await.expect("answered");
         assert!(result.is_ok() || result == Err(ProduceError::NotLeader), "{result:?}");
     }
     assert_eq!(running.append(FIRST, plain(1)).await, Err(ProduceError::NotLeader));
 }
 
 #[test]
-fn what_is_refused_within_its_own_proposal_is_told() {
+fn a_proposal_that_is_refused_before_propose_returns_does_not_deadlock() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let running = runtime.block_on(Running::start(7));
-    let told: Vec<_> = (0..3).map(|_| running.submit(FIRST, plain(1))).collect();
+    let replies: Vec<_> = (0..3).map(|_| running.submit(FIRST, plain(1))).collect();
     runtime.block_on(running.shard.group().shutdown());
-    // A thread that no runtime knows of is told by the proposal itself, which comes back to the shard.
-    let (shard, (tell, pushed)) = (running.shard.clone(), std::sync::mpsc::channel());
+    // On a thread outside of the runtime the callback runs inside `propose`, and calls the shard again.
+    let (shard, (tx, rx)) = (running.shard.clone(), std::sync::mpsc::channel());
     std::thread::spawn(move || {
         shard.push();
-        tell.send(())
+        tx.send(())
     });
-    pushed.recv_timeout(std::time::Duration::from_secs(10)).expect("it does not wait for itself");
-    for told in told {
-        assert_eq!(told.blocking_recv(), Ok(Err(ProduceError::NotLeader)));
+    rx.recv_timeout(std::time::Duration::from_secs(10)).expect("it does not wait for itself");
+    for reply_rx in replies {
+        assert_eq!(reply_rx.blocking_recv(), Ok(Err(ProduceError::NotLeader)));
     }
 }

@@ -1,18 +1,18 @@
-//! Batches on their way into the log: copied once, straight into its memory, and stamped there.
+//! Batches to be written to the log: copied once, directly into the log's buffer, and stamped there.
 
 use bytes::Bytes;
 use millstream_model::{PartitionId, batch};
 use millstream_state::partition as commands;
 use millstream_store::wal::FramePayload;
 
-/// One batch with the offsets and the epoch that it gets.
+/// One batch with its assigned offset and epoch.
 pub(super) struct StagedBatch {
     pub(super) partition: PartitionId,
     pub(super) bytes: Bytes,
     pub(super) base_offset: i64,
     pub(super) leader_epoch: i32,
     pub(super) log_append_ms: Option<i64>,
-    /// The records' largest timestamp, where the header has another.
+    /// The records' largest timestamp, if the header has a different one.
     pub(super) max_timestamp: Option<i64>,
 }
 

@@ -1,16 +1,16 @@
-//! Where a partition is.
+//! The placement of a partition.
 
 use millstream_model::{PartitionId, RaftGroupId};
 
-/// A partition's place, as the metadata group recorded it. Who leads it now is its shard's to say.
+/// A partition's placement, as recorded by the metadata group. Its leader is that of the shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartitionView {
     /// Kafka's partition number.
     pub index: i32,
     /// The internal id.
     pub id: PartitionId,
-    /// The shard that holds its end.
+    /// The shard that takes its appends.
     pub group: RaftGroupId,
-    /// Added to a term of the shard it gives the leader epoch.
+    /// Leader epoch = term of the shard's Raft group + this.
     pub epoch_base: i32,
 }

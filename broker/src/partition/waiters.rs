@@ -1,4 +1,4 @@
-//! Long polls park on the partitions that they wait for.
+//! Parked long polls, by the partitions that they wait for.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -6,19 +6,19 @@ use millstream_model::PartitionId;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// Those who wait for partitions of one shard.
+/// The waiting fetches of one shard.
 #[derive(Default)]
 pub(super) struct Waiters {
     parked: Mutex<HashMap<PartitionId, Vec<Arc<Notify>>>>,
 }
 
 impl Waiters {
-    /// From now on a change of the partition notifies `waiter`, once.
+    /// Registers `waiter` for the next change of the partition.
     pub(super) fn park(&self, partition: PartitionId, waiter: &Arc<Notify>) {
         self.parked.lock().entry(partition).or_default().push(waiter.clone());
     }
 
-    /// Takes `waiter` off the partition; nothing happens if it was woken already.
+    /// Removes `waiter` from the partition; does nothing if it was woken already.
     pub(super) fn leave(&self, partition: PartitionId, waiter: &Arc<Notify>) {
         let mut parked = self.parked.lock();
         if let Some(waiting) = parked.get_mut(&partition) {
@@ -29,7 +29,7 @@ impl Waiters {
         }
     }
 
-    /// Wakes everyone who waits for one of the partitions.
+    /// Wakes all waiters of the partitions.
     pub(super) fn wake(&self, partitions: impl Iterator<Item = PartitionId>) {
         let mut parked = self.parked.lock();
         if parked.is_empty() {
@@ -49,7 +49,7 @@ mod tests {
     use futures::FutureExt;
 
     #[test]
-    fn a_waiter_hears_of_its_partition_only_and_leaves_nothing_behind() {
+    fn a_waiter_is_notified_of_its_partitions_only_and_removed_completely() {
         let waiters = Waiters::default();
         let waiter = Arc::new(Notify::new());
         waiters.park(PartitionId(1), &waiter);

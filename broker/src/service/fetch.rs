@@ -55,7 +55,7 @@ impl Service {
     ) -> Result<Option<FoundOffset>, FetchError> {
         let (host, epoch) = self.inner.leading(partition, current_leader_epoch)?;
         let id = partition.id;
-        if !query.looks_into_batches() {
+        if !query.reads_records() {
             return partition::find_offset(host, id, query, epoch).await;
         }
         let place = self.inner.opener.place().await;
