@@ -366,8 +366,12 @@ impl State {
         for effect in self.coordinator.take_effects() {
             match effect {
                 // A closed connection needs no answer.
-                GroupEffect::Joined(ticket, answer) => drop(self.joins.remove(&ticket).map(|tx| tx.send(answer))),
-                GroupEffect::Synced(ticket, answer) => drop(self.syncs.remove(&ticket).map(|tx| tx.send(answer))),
+                GroupEffect::Joined(ticket, answer) => {
+                    drop(self.joins.remove(&ticket).map(|tx| tx.send(answer)))
+                }
+                GroupEffect::Synced(ticket, answer) => {
+                    drop(self.syncs.remove(&ticket).map(|tx| tx.send(answer)))
+                }
                 GroupEffect::Write(id, op) => self.enqueue(op, WriteWaiter::Coordinator(id)),
             }
         }
