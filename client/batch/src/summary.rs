@@ -1,4 +1,4 @@
-//! One pass over the records of a batch that reads only their length prefixes and skips keys, values and headers.
+//! One pass over the records of a batch that reads their numbers and lengths, and skips keys and values.
 
 use crate::{BatchError, BatchHeader, RecordIter};
 
@@ -13,111 +13,167 @@ pub struct RecordSummary {
     pub keyless: usize,
 }
 
+/// What is known of the records that were read.
+#[derive(Clone, Copy)]
+struct Totals {
+    records: usize,
+    max_delta: i64,
+    min_delta: i64,
+    keyless: usize,
+}
+
 /// What is read of one record.
-struct Prefix {
+struct Head {
     /// Length of the whole record.
     bytes: usize,
     timestamp_delta: i64,
-    offset_delta: i64,
-    has_key: bool,
+    /// 1 if it has no key.
+    keyless: usize,
 }
 
-/// Bytes in front of a record within which everything up to the key's length is read: at most 4 + 1 + 5 + 4 + 4.
-const PREFIX_BYTES: usize = 32;
-/// A value's length has at most 4 bytes; 8 make one load of them.
-const LENGTH_BYTES: usize = 8;
+/// Bytes of a record within which everything up to the key's length is read: a word at 4 + 1 + 5 + 4 at most.
+const HEAD_BYTES: usize = 32;
 
-/// Reads a zig-zag number of at most `LEN` bytes at `at`; the place behind it comes too. `None` if it is longer.
+/// The 8 bytes at `at`; `None` where there are fewer.
 #[inline(always)]
-fn short<const N: usize, const LEN: usize>(bytes: &[u8; N], at: usize) -> Option<(i64, usize)> {
-    let mut value = 0u64;
+fn word(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk().map(|word| u64::from_le_bytes(*word))
+}
+
+/// Reads a number of at most `LEN` bytes at the start of a word, and how many bytes it has. `None` if it is longer. The
+/// zig-zag is not undone: an even number is twice what it stands for, and 1 is -1.
+///
+/// The branches are on purpose: most records of a batch have numbers of the same lengths, so they are predicted, and the
+/// next number is read before this one is known.
+#[inline(always)]
+fn short<const LEN: usize>(word: u64) -> Option<(u64, usize)> {
+    let mut number = 0;
     for n in 0..LEN {
-        // The mask keeps the compiler from checking bounds; `N` is a power of two that no place reaches.
-        let byte = bytes[(at + n) & (N - 1)];
-        value |= u64::from(byte & 0x7f) << (7 * n);
-        if byte < 0x80 {
-            return Some(((value >> 1) as i64 ^ -((value & 1) as i64), at + n + 1));
+        number |= word >> n & 0x7f << (7 * n);
+        if word & 0x80 << (8 * n) == 0 {
+            return Some((number, n + 1));
         }
     }
     None
 }
 
-/// Reads a record without headers whose numbers are short, which is nearly every record. `None` says nothing about the
-/// record: [`RecordIter`] has to look at it.
+/// Whether a length is below -1.
 #[inline(always)]
-fn quick(rest: &[u8]) -> Option<Prefix> {
-    let head: &[u8; PREFIX_BYTES] = rest.first_chunk()?;
-    let (length, body) = short::<PREFIX_BYTES, 4>(head, 0)?;
-    let (timestamp_delta, at) = short::<PREFIX_BYTES, 5>(head, body + 1)?;
-    let (offset_delta, at) = short::<PREFIX_BYTES, 4>(head, at)?;
-    let (key, at) = short::<PREFIX_BYTES, 4>(head, at)?;
-    if length < 0 || key < -1 {
-        return None;
-    }
-    let bytes = body + length as usize;
-    let key_end = at + key.max(0) as usize;
-    let value_head: &[u8; LENGTH_BYTES] = rest.get(key_end..)?.first_chunk()?;
-    let (value, value_at) = short::<LENGTH_BYTES, 4>(value_head, 0)?;
-    if value < -1 {
-        return None;
-    }
-    let header_count_at = key_end + value_at + value.max(0) as usize;
-    // The count of headers is the last byte, and 0.
-    (header_count_at + 1 == bytes && rest.get(header_count_at) == Some(&0)).then_some(Prefix {
-        bytes,
-        timestamp_delta,
-        offset_delta,
-        has_key: key >= 0,
-    })
+fn is_impossible(length: u64) -> bool {
+    length & 1 != 0 && length != 1
 }
 
-/// Reads any record.
-#[cold]
-fn thorough(rest: &[u8], index: usize) -> Result<Prefix, BatchError> {
-    // One record more than this one is declared, so that what follows it is no concern here.
-    let record = RecordIter::new(rest, i32::MAX).next();
-    let missing = BatchError::Record { index, what: "it is missing" };
-    let record = record.ok_or(missing)?.map_err(|error| match error {
-        BatchError::Record { what, .. } => BatchError::Record { index, what },
-        other => other,
-    })?;
-    Ok(Prefix {
-        bytes: record.encoded.len(),
-        timestamp_delta: record.timestamp_delta,
-        offset_delta: i64::from(record.offset_delta),
-        has_key: record.key.is_some(),
-    })
+/// Reads a record whose numbers are short, which is nearly every record, if it is the `index`th. `None` says nothing
+/// about the record: [`RecordIter`] has to look at it.
+#[inline(always)]
+fn quick(rest: &[u8], index: usize) -> Option<Head> {
+    let head: &[u8; HEAD_BYTES] = rest.first_chunk()?;
+    let (length, body) = short::<4>(word(head, 0)?)?;
+    let at = body + 1;
+    let (timestamp, n) = short::<5>(word(head, at)?)?;
+    let at = at + n;
+    let (offset, n) = short::<4>(word(head, at)?)?;
+    if offset != 2 * index as u64 {
+        return None;
+    }
+    let at = at + n;
+    let (key, n) = short::<4>(word(head, at)?)?;
+    let value_at = at + n + (key >> 1) as usize;
+    let (value, n) = short::<4>(word(rest, value_at)?)?;
+    if length & 1 != 0 || is_impossible(key) || is_impossible(value) {
+        return None;
+    }
+    let bytes = body + (length >> 1) as usize;
+    let headers_at = value_at + n + (value >> 1) as usize;
+    let has_headers = *rest.get(headers_at)? != 0;
+    if (has_headers || headers_at + 1 != bytes) && headers_end(rest, headers_at)? != bytes {
+        return None;
+    }
+    let timestamp_delta = (timestamp >> 1) as i64 ^ -((timestamp & 1) as i64);
+    Some(Head { bytes, timestamp_delta, keyless: (key & 1) as usize })
+}
+
+/// Where the headers end whose number is at `at`, if all of that is short.
+#[inline(never)]
+fn headers_end(rest: &[u8], at: usize) -> Option<usize> {
+    let (count, n) = short::<1>(word(rest, at)?)?;
+    let mut at = at + n;
+    for _ in 0..count / 2 {
+        let (key, n) = short::<4>(word(rest, at)?)?;
+        at += n + (key >> 1) as usize;
+        let (value, n) = short::<4>(word(rest, at)?)?;
+        at += n + (value >> 1) as usize;
+        if key & 1 != 0 || is_impossible(value) {
+            return None;
+        }
+    }
+    (count & 1 == 0 && at <= rest.len()).then_some(at)
+}
+
+impl Totals {
+    /// Reads records up to `declared` of them, as far as [`quick`] gets; how many bytes they have. The loop has no other
+    /// way out, so that all it counts stays in registers.
+    fn quick(&mut self, payload: &[u8], declared: usize) -> usize {
+        let Totals { mut records, mut max_delta, mut min_delta, mut keyless } = *self;
+        let mut rest = payload;
+        while records < declared
+            && let Some(head) = quick(rest, records)
+        {
+            records += 1;
+            max_delta = max_delta.max(head.timestamp_delta);
+            min_delta = min_delta.min(head.timestamp_delta);
+            keyless += head.keyless;
+            rest = &rest[head.bytes..];
+        }
+        *self = Totals { records, max_delta, min_delta, keyless };
+        payload.len() - rest.len()
+    }
+
+    /// Reads any record; how many bytes it has.
+    #[cold]
+    fn thorough(&mut self, rest: &[u8]) -> Result<usize, BatchError> {
+        let index = self.records;
+        // One record more than this one is declared, so that what follows it is no concern here.
+        let record = RecordIter::new(rest, i32::MAX).next();
+        let missing = BatchError::Record { index, what: "it is missing" };
+        let record = record.ok_or(missing)?.map_err(|error| match error {
+            BatchError::Record { what, .. } => BatchError::Record { index, what },
+            other => other,
+        })?;
+        if record.offset_delta as usize != index {
+            return Err(BatchError::Record { index, what: OFFSET_DELTA });
+        }
+        self.records += 1;
+        self.max_delta = self.max_delta.max(record.timestamp_delta);
+        self.min_delta = self.min_delta.min(record.timestamp_delta);
+        self.keyless += usize::from(record.key.is_none());
+        Ok(record.encoded.len())
+    }
 }
 
 /// Checks every record of an uncompressed payload and says what they have in common. Reads each record once, copies
 /// nothing and allocates nothing. The first fault is the error.
 pub fn summarize_records(payload: &[u8], header: &BatchHeader) -> Result<RecordSummary, BatchError> {
-    let declared = header.record_count;
-    let (mut max_delta, mut min_delta, mut keyless) = (i64::MIN, i64::MAX, 0);
+    let (declared, records) = (header.record_count, usize::try_from(header.record_count).unwrap_or(0));
+    let mut totals = Totals { records: 0, max_delta: i64::MIN, min_delta: i64::MAX, keyless: 0 };
     let mut rest = payload;
-    for index in 0..usize::try_from(declared).unwrap_or(0) {
+    loop {
+        rest = &rest[totals.quick(rest, records)..];
+        if totals.records == records {
+            break;
+        }
         if rest.is_empty() {
-            return Err(BatchError::RecordCount { declared, found: index });
+            return Err(BatchError::RecordCount { declared, found: totals.records });
         }
-        let record = match quick(rest) {
-            Some(record) => record,
-            None => thorough(rest, index)?,
-        };
-        if record.offset_delta != index as i64 {
-            return Err(BatchError::Record { index, what: OFFSET_DELTA });
-        }
-        max_delta = max_delta.max(record.timestamp_delta);
-        min_delta = min_delta.min(record.timestamp_delta);
-        keyless += usize::from(!record.has_key);
-        rest = &rest[record.bytes..];
+        rest = &rest[totals.thorough(rest)?..];
     }
     if !rest.is_empty() || declared <= 0 {
-        return Err(BatchError::RecordCount { declared, found: declared.max(0) as usize + 1 });
+        return Err(BatchError::RecordCount { declared, found: records + 1 });
     }
     let time = |delta| header.base_timestamp.checked_add(delta);
-    match (time(max_delta), time(min_delta)) {
+    match (time(totals.max_delta), time(totals.min_delta)) {
         (Some(max), Some(min)) => {
-            Ok(RecordSummary { max_timestamp: max.max(-1), min_timestamp: min, keyless })
+            Ok(RecordSummary { max_timestamp: max.max(-1), min_timestamp: min, keyless: totals.keyless })
         }
         _ => Err(BatchError::TimestampRange),
     }
@@ -213,6 +269,10 @@ mod tests {
                 ("more headers than there are", plain((1, b"k"), (1, b"v"), &[4, 2, b'h', 2, b'v'])),
                 ("a header without a key", plain((1, b"k"), (1, b"v"), &[2, 1, 2, b'v'])),
                 ("a header value that is too long", plain((1, b"k"), (1, b"v"), &[2, 2, b'h', 20, b'v'])),
+                (
+                    "a header value that goes on behind the batch",
+                    plain((1, b"k"), (1, b"v"), &[2, 2, b'h', 126]),
+                ),
                 ("bytes behind the headers", plain((1, b"k"), (1, b"v"), &[0, 0])),
                 ("no header count", plain((1, b"k"), (1, b"v"), &[])),
                 ("a key that is too long", plain((90, b"k"), (1, b"v"), &[0])),
