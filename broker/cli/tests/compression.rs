@@ -190,7 +190,8 @@ fn a_batch_that_expands_beyond_the_bound_is_refused_and_the_broker_stays_small()
     client.create_topic("recompressed", &[("compression.type", "lz4"), ("max.message.bytes", "1048588")]);
     client.create_topic("compacted", &[("cleanup.policy", "compact")]);
     client.create_topic("plain", &[]);
-    // Such a broker decompresses at most 32 MiB. Snappy does not reach that ratio from so few bytes.
+    // The broker decompresses at most 128 MiB of a batch, and holds at most 16 MiB. Snappy does not expand as much from
+    // so few bytes.
     for codec in [Codec::Gzip, Codec::Zstd] {
         let bomb = bomb(codec, 300 << 20);
         assert!(bomb.len() < MIB as usize, "{codec:?}: {}", bomb.len());
@@ -208,6 +209,44 @@ fn a_batch_that_expands_beyond_the_bound_is_refused_and_the_broker_stays_small()
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
     let peak_kib: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
     assert!(peak_kib < 256 << 10, "{peak_kib} KiB");
+}
+
+/// Records of 6 MiB whose batch has less than 1 MiB in every codec but none: some of each value is random.
+fn large_batch(codec: Codec) -> Bytes {
+    let (mut batch, mut state) = (BatchBuilder::new(codec), 1_u64);
+    for n in 0..60 {
+        let mut value = vec![b'z'; 100 << 10];
+        value[..12_000].iter_mut().for_each(|byte| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            *byte = (state >> 56) as u8;
+        });
+        let timestamp_ms = 1_700_000_000_000 + n;
+        batch.push(NewRecord { timestamp_ms, value: Some(&value), ..NewRecord::default() });
+    }
+    batch.build().expect("a batch")
+}
+
+#[test]
+fn a_batch_that_expands_beyond_a_share_of_memory_is_read_piece_by_piece_unless_it_is_recompressed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    // A sixteenth of it is 4 MiB.
+    let broker = Broker::start_set(dir.path(), &["memory.bytes=67108864"]);
+    let mut client = Client::connect(&broker);
+    client.create_topic("plain", &[]);
+    client.create_topic("gzip", &[("compression.type", "gzip")]);
+    for (n, codec) in (0..).zip(&CODECS[1..]) {
+        let sent = large_batch(*codec);
+        assert!(sent.len() < MIB as usize, "{codec:?}: {}", sent.len());
+        assert_eq!(client.append("plain", sent.clone()), n * 60, "{codec:?}");
+        let (_, stored) = client.batches("plain", n * 60, MIB).remove(0);
+        assert_eq!(records_of(&stored), records_of(&sent), "{codec:?}");
+        let time = 1_700_000_000_000 + 45;
+        assert_eq!(client.find_offset("plain", time), (45, time), "{codec:?}");
+        let done = client.produce("gzip", sent);
+        let error = if *codec == Codec::Gzip { ErrorCode(0) } else { ErrorCode::INVALID_RECORD };
+        assert_eq!(ErrorCode(done.error_code), error, "{codec:?}");
+        assert!(done.error_message.is_none_or(|text| text.contains("4194304 bytes of records")), "{codec:?}");
+    }
 }
 
 #[test]

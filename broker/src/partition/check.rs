@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_model::batch::{
-    BatchError, BatchHeader, Codec, DecompressedBatch, HEADER_BYTES, OFFSET_DELTA, RecordIter, TimestampType,
-    check_crc, check_portable, decode_records, recompress, summarize_records,
+    BatchError, BatchHeader, Codec, DecompressedBatch, HEADER_BYTES, OFFSET_DELTA, Payload, RecordSummary,
+    StreamLimits, TimestampType, check_crc, check_portable, decode_records, recompress,
 };
 
 use super::error::{ProduceError, RefusedRecords};
@@ -48,7 +48,10 @@ pub struct ClosedBatch {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenError {
     /// It has more bytes of records than the caller allowed.
-    TooLarge,
+    TooLarge {
+        /// Most bytes that it may have.
+        bytes_max: usize,
+    },
     /// It may not be stored.
     Refused(ProduceError),
 }
@@ -83,7 +86,8 @@ pub fn check_batch(records: &Bytes, rules: CheckRules<'_>) -> Result<Checked, Pr
     let log_append_ms = (rules.topic.timestamp_type == TimestampType::LogAppend).then_some(rules.now_ms);
     let mut batch = CheckedBatch { bytes: records.clone(), header, log_append_ms, max_timestamp: None };
     if header.attributes.codec() == Ok(Codec::None) && wanted_codec(&header, rules.topic).is_none() {
-        batch.check_records(&records[HEADER_BYTES..], rules.topic, rules.now_ms)?;
+        let payload = Payload::uncompressed(&records[HEADER_BYTES..]);
+        batch.check_records(payload.summarize(&header), payload, rules.topic, rules.now_ms)?;
         return Ok(Checked::Ready(batch));
     }
     Ok(Checked::Closed(ClosedBatch { batch, topic: rules.topic.clone(), now_ms: rules.now_ms }))
@@ -101,22 +105,41 @@ impl ClosedBatch {
         self.batch.bytes.len()
     }
 
-    /// Looks at every record, and compresses them anew where the topic says so. Never holds more than `bytes_max` of
-    /// them, whatever the batch declares.
-    pub fn open(&self, bytes_max: usize) -> Result<CheckedBatch, OpenError> {
-        let codec = self.batch.header.attributes.codec().map_err(open_error)?;
-        check_portable(codec, &self.batch.bytes[HEADER_BYTES..]).map_err(open_error)?;
+    /// Checks every record, and compresses them anew where the topic has another codec.
+    ///
+    /// Records that stay as they are are decompressed piece by piece. For another codec they are decompressed as a whole,
+    /// and may then have no more bytes than `limits` allows in memory.
+    pub fn open(&self, limits: StreamLimits) -> Result<CheckedBatch, OpenError> {
+        match wanted_codec(&self.batch.header, &self.topic) {
+            Some(codec) => self.recompress(codec, limits.memory_bytes_max.min(limits.payload_bytes_max)),
+            None => {
+                let codec = self.batch.header.attributes.codec().map_err(open_error)?;
+                self.check(Payload::new(codec, &self.batch.bytes[HEADER_BYTES..], limits))
+            }
+        }
+    }
+
+    fn check(&self, payload: Payload<'_>) -> Result<CheckedBatch, OpenError> {
+        let found = match payload.summarize(&self.batch.header) {
+            Err(error @ (BatchError::TooLarge { .. } | BatchError::Decompress { .. })) => {
+                return Err(open_error(error));
+            }
+            found => found,
+        };
+        let mut checked = self.batch.clone();
+        let done = checked.check_records(found, payload, &self.topic, self.now_ms);
+        done.map_err(OpenError::Refused).map(|()| checked)
+    }
+
+    fn recompress(&self, codec: Codec, bytes_max: usize) -> Result<CheckedBatch, OpenError> {
+        let sent_codec = self.batch.header.attributes.codec().map_err(open_error)?;
+        check_portable(sent_codec, &self.batch.bytes[HEADER_BYTES..]).map_err(open_error)?;
         let records = decode_records(&self.batch.bytes, bytes_max).map_err(open_error)?;
         if records.payload_bytes() > bytes_max {
-            return Err(OpenError::TooLarge);
+            return Err(OpenError::TooLarge { bytes_max });
         }
-        let mut checked = self.batch.clone();
-        let walked = checked.check_records(records.payload(), &self.topic, self.now_ms);
-        walked.map_err(OpenError::Refused)?;
-        match wanted_codec(&checked.header, &self.topic) {
-            Some(codec) => self.compress(checked, &records, codec).map_err(OpenError::Refused),
-            None => Ok(checked),
-        }
+        let checked = self.check(Payload::uncompressed(records.payload()))?;
+        self.compress(checked, &records, codec).map_err(OpenError::Refused)
     }
 
     fn compress(
@@ -142,14 +165,16 @@ impl ClosedBatch {
 }
 
 impl CheckedBatch {
-    /// Walks the records, uncompressed, and makes the header's largest timestamp theirs.
+    /// Checks what was found in the records, and makes the header's largest timestamp theirs. Reads the payload again to
+    /// name the records for which it is refused.
     fn check_records(
         &mut self,
-        payload: &[u8],
+        found: Result<RecordSummary, BatchError>,
+        payload: Payload<'_>,
         topic: &TopicConfig,
         now_ms: i64,
     ) -> Result<(), ProduceError> {
-        let found = match summarize_records(payload, &self.header) {
+        let found = match found {
             Ok(found) => found,
             Err(error) => {
                 return Err(refused(payload, &self.header, topic, now_ms).unwrap_or_else(|| invalid(&error)));
@@ -194,18 +219,22 @@ enum TimestampFault {
 }
 
 /// The records for which a batch is refused, if there are any.
-fn refused(payload: &[u8], header: &BatchHeader, topic: &TopicConfig, now_ms: i64) -> Option<ProduceError> {
+fn refused(
+    payload: Payload<'_>,
+    header: &BatchHeader,
+    topic: &TopicConfig,
+    now_ms: i64,
+) -> Option<ProduceError> {
     let mut refused = RefusedRecords::default();
-    let records = RecordIter::new(payload, header.record_count).skip_malformed();
-    for (index, record) in (0..).zip(records) {
+    for (index, record) in (0..).zip(payload.heads(header.record_count)) {
         let checked = match record {
+            Err(error @ BatchError::Record { .. }) => Err(error.into()),
             // That is the whole batch's fault, not a record's.
-            Err(error @ BatchError::RecordCount { .. }) => return Some(invalid(&error)),
-            Err(error) => Err(error.into()),
+            Err(error) => return Some(invalid(&error)),
             Ok(record) if record.offset_delta != index => {
                 Err(BatchError::Record { index: index as usize, what: OFFSET_DELTA }.into())
             }
-            Ok(record) if topic.compact && record.key.is_none() => Err(RecordFault::NoKey),
+            Ok(record) if topic.compact && !record.has_key => Err(RecordFault::NoKey),
             Ok(record) => {
                 let time = header.base_timestamp.saturating_add(record.timestamp_delta);
                 check_time(time, topic, now_ms).map_err(RecordFault::from)
@@ -240,7 +269,7 @@ fn invalid(error: &BatchError) -> ProduceError {
 
 fn open_error(error: BatchError) -> OpenError {
     match error {
-        BatchError::TooLarge { .. } => OpenError::TooLarge,
+        BatchError::TooLarge { bytes_max } => OpenError::TooLarge { bytes_max },
         // The CRC is right, so this is what the client wrote, and sending it again makes it no better: not the code of
         // corrupt bytes, after which clients do that.
         other => OpenError::Refused(invalid(&other)),
@@ -306,6 +335,7 @@ mod tests {
 
     const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
     const NOW_MS: i64 = 1_000_000_000;
+    const LIMITS: StreamLimits = StreamLimits { memory_bytes_max: 1 << 20, payload_bytes_max: 1 << 22 };
 
     fn topic(set: &[(&str, &str)]) -> Arc<TopicConfig> {
         let set: BTreeMap<_, _> =
@@ -316,9 +346,9 @@ mod tests {
     fn check(batch: &Bytes, topic: &Arc<TopicConfig>) -> Result<CheckedBatch, ProduceError> {
         match check_batch(batch, CheckRules { topic, now_ms: NOW_MS })? {
             Checked::Ready(batch) => Ok(batch),
-            Checked::Closed(batch) => batch.open(1 << 20).map_err(|error| match error {
+            Checked::Closed(batch) => batch.open(LIMITS).map_err(|error| match error {
                 OpenError::Refused(error) => error,
-                OpenError::TooLarge => ProduceError::MessageTooLarge,
+                OpenError::TooLarge { .. } => ProduceError::MessageTooLarge,
             }),
         }
     }

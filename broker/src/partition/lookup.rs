@@ -5,7 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use millstream_model::{
     PartitionId,
-    batch::{BatchHeader, TimestampType, decode_records, split},
+    batch::{
+        BatchError, BatchHeader, HEADER_BYTES, Payload, StreamLimits, TimestampType, decode_records, split,
+    },
+    limits,
 };
 use millstream_store::tables::{MemoryRead, Tables};
 
@@ -191,12 +194,26 @@ impl Batch {
         Ok(best)
     }
 
+    /// The records, to be decompressed piece by piece, as they were when they were checked.
+    fn pieces(&self) -> Result<Payload<'_>, BatchError> {
+        let limits = StreamLimits {
+            memory_bytes_max: self.opened_bytes_max,
+            payload_bytes_max: limits::DECOMPRESSED_BYTES_MAX,
+        };
+        Ok(Payload::new(self.header.attributes.codec()?, &self.bytes[HEADER_BYTES..], limits))
+    }
+
     /// Visits the records in offset order until `visit` returns false.
     fn each(&self, mut visit: impl FnMut(FoundOffset) -> bool) -> Result<(), FetchError> {
         let header = &self.header;
-        let records = decode_records(&self.bytes, self.opened_bytes_max).map_err(|e| not_a_batch(&e))?;
+        let decoded = decode_records(&self.bytes, self.opened_bytes_max);
+        let payload = match &decoded {
+            Ok(records) => Payload::uncompressed(records.payload()),
+            Err(BatchError::TooLarge { .. }) => self.pieces().map_err(|e| not_a_batch(&e))?,
+            Err(error) => return Err(not_a_batch(error)),
+        };
         let by_broker = header.attributes.timestamp_type() == TimestampType::LogAppend;
-        for record in records.iter() {
+        for record in payload.heads(header.record_count) {
             let record = record.map_err(|e| not_a_batch(&e))?;
             let by_producer = header.base_timestamp.wrapping_add(record.timestamp_delta);
             let found = FoundOffset {

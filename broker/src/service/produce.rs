@@ -2,7 +2,7 @@
 //!
 //! Records that are not compressed are checked at once, whatever their size. To open a compressed batch may take long, so
 //! a large one is opened on a thread for such work, and all that the same client sends meanwhile queues behind it: see
-//! [`Turns`].
+//! [`Turns`]. A batch is decompressed piece by piece to check it, and as a whole only to compress it anew.
 
 use std::{
     sync::{
@@ -13,7 +13,7 @@ use std::{
 };
 
 use futures::future::{Either, join_all, ready};
-use millstream_model::PartitionId;
+use millstream_model::{PartitionId, batch::StreamLimits, limits};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{Appended, Inner, ProduceError, ProducePart, Service, TopicView, Turns};
@@ -27,7 +27,9 @@ use crate::{
 /// about as long as the way to another thread and back.
 const SENT_AT_ONCE_BYTES_MAX: usize = 32 << 10;
 const OPENED_AT_ONCE_BYTES_MAX: usize = 128 << 10;
-/// Larger ones that are open at the same time; each may take as much memory as a batch may expand to.
+const OPENED_AT_ONCE: StreamLimits =
+    StreamLimits { memory_bytes_max: OPENED_AT_ONCE_BYTES_MAX, payload_bytes_max: OPENED_AT_ONCE_BYTES_MAX };
+/// Larger ones that are open at the same time; each may take as much memory as [`Opener`] allows.
 const OPEN_AT_ONCE_MAX: usize = 2;
 
 /// A record that is later than the broker's clock by more than this is worth a warning.
@@ -62,13 +64,17 @@ impl AheadWarnings {
 #[derive(Debug)]
 pub(super) struct Opener {
     places: Arc<Semaphore>,
-    /// Most bytes that a batch may expand to.
-    opened_bytes_max: usize,
+    limits: StreamLimits,
 }
 
 impl Opener {
+    /// Each batch that is open takes at most that much memory.
     pub(super) fn new(opened_bytes_max: usize) -> Opener {
-        Opener { places: Arc::new(Semaphore::new(OPEN_AT_ONCE_MAX)), opened_bytes_max }
+        let limits = StreamLimits {
+            memory_bytes_max: opened_bytes_max,
+            payload_bytes_max: limits::DECOMPRESSED_BYTES_MAX,
+        };
+        Opener { places: Arc::new(Semaphore::new(OPEN_AT_ONCE_MAX)), limits }
     }
 
     /// Waits for its turn to have a batch open. Never `None`: nobody closes the semaphore.
@@ -78,14 +84,14 @@ impl Opener {
 
     async fn open(&self, batch: ClosedBatch) -> Result<CheckedBatch, ProduceError> {
         let place = self.place().await.ok_or(ProduceError::Unavailable)?;
-        let bytes_max = self.opened_bytes_max;
+        let limits = self.limits;
         let opened = tokio::task::spawn_blocking(move || {
-            let opened = batch.open(bytes_max);
+            let opened = batch.open(limits);
             drop(place);
             opened
         });
         match opened.await {
-            Ok(opened) => opened.map_err(|error| refusal(error, bytes_max)),
+            Ok(opened) => opened.map_err(refusal),
             Err(error) => {
                 tracing::error!(%error, "a batch could not be opened");
                 Err(ProduceError::Unavailable)
@@ -94,10 +100,10 @@ impl Opener {
     }
 }
 
-fn refusal(error: OpenError, bytes_max: usize) -> ProduceError {
+fn refusal(error: OpenError) -> ProduceError {
     match error {
         OpenError::Refused(error) => error,
-        OpenError::TooLarge => ProduceError::InvalidRecord(format!(
+        OpenError::TooLarge { bytes_max } => ProduceError::InvalidRecord(format!(
             "the batch has more than {bytes_max} bytes of records when it is decompressed"
         )),
     }
@@ -200,9 +206,9 @@ impl Service {
 fn open_if_small(batch: Checked) -> Result<Checked, ProduceError> {
     match &batch {
         Checked::Closed(closed) if closed.sent_bytes() <= SENT_AT_ONCE_BYTES_MAX => {
-            match closed.open(OPENED_AT_ONCE_BYTES_MAX) {
+            match closed.open(OPENED_AT_ONCE) {
                 Ok(opened) => Ok(Checked::Ready(opened)),
-                Err(OpenError::TooLarge) => Ok(batch),
+                Err(OpenError::TooLarge { .. }) => Ok(batch),
                 Err(OpenError::Refused(error)) => Err(error),
             }
         }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use crate::BatchError;
+use crate::{BatchError, lz4};
 
 /// How a batch's records are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,16 +28,7 @@ const XERIAL_BLOCK_BYTES: usize = 32 << 10;
 /// nothing that was outgrown is left behind. What is never written takes no memory.
 const GROWN_BYTES_MAX: usize = 1 << 20;
 /// Log 2 of the largest Zstandard window that is taken: 128 MiB.
-const ZSTD_WINDOW_LOG_MAX: u32 = 27;
-
-const LZ4_MAGIC: u32 = 0x184d_2204;
-const LZ4_INDEPENDENT: u8 = 0x20;
-const LZ4_BLOCK_CHECKSUM: u8 = 0x10;
-const LZ4_CONTENT_SIZE: u8 = 0x08;
-const LZ4_CONTENT_CHECKSUM: u8 = 0x04;
-const LZ4_DICTIONARY: u8 = 0x01;
-/// Set in the length of a block that is stored as it is.
-const LZ4_UNCOMPRESSED: u32 = 1 << 31;
+pub(crate) const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 impl Codec {
     pub(crate) fn from_number(number: i16) -> Result<Codec, BatchError> {
@@ -66,7 +57,7 @@ impl Codec {
         }
     }
 
-    fn failed(self, reason: impl std::fmt::Display) -> BatchError {
+    pub(crate) fn failed(self, reason: impl std::fmt::Display) -> BatchError {
         BatchError::Decompress { codec: self.name(), reason: reason.to_string() }
     }
 }
@@ -108,41 +99,7 @@ fn compress_xerial(input: &[u8]) -> io::Result<Vec<u8>> {
 /// Checks what decompressing does not: whether other readers can decompress it too. Kafka's Java client reads LZ4 frames
 /// of independent blocks only, and librdkafka none without an end or with something behind it.
 pub fn check_portable(codec: Codec, input: &[u8]) -> Result<(), BatchError> {
-    if codec == Codec::Lz4 { check_lz4_frame(input).map_err(|what| codec.failed(what)) } else { Ok(()) }
-}
-
-/// A frame: magic, flags, block size, perhaps the content's size, a checksum of these; blocks, each behind its length; a
-/// block length of 0, and perhaps a checksum of the content.
-fn check_lz4_frame(input: &[u8]) -> Result<(), &'static str> {
-    const CUT: &str = "the frame is cut";
-    let (head, rest) = input.split_first_chunk::<6>().ok_or(CUT)?;
-    let [magic @ .., flags, _block_size] = *head;
-    if u32::from_le_bytes(magic) != LZ4_MAGIC {
-        return Err("it does not begin with a frame");
-    }
-    if flags & LZ4_INDEPENDENT == 0 {
-        return Err("its blocks depend on one another, which Kafka's clients do not read");
-    }
-    if flags & LZ4_DICTIONARY != 0 {
-        return Err("it needs a dictionary");
-    }
-    let with = |flag, bytes| if flags & flag == 0 { 0 } else { bytes };
-    let mut rest = rest.get(with(LZ4_CONTENT_SIZE, 8) + 1..).ok_or(CUT)?;
-    loop {
-        let (length, behind) = rest.split_first_chunk::<4>().ok_or(CUT)?;
-        let length = u32::from_le_bytes(*length);
-        if length == 0 {
-            rest = behind;
-            break;
-        }
-        let length = (length & !LZ4_UNCOMPRESSED) as usize;
-        if length == 0 {
-            return Err("it has an empty block, which Kafka's client takes for the end and others do not");
-        }
-        rest = behind.get(length + with(LZ4_BLOCK_CHECKSUM, 4)..).ok_or(CUT)?;
-    }
-    let rest = rest.get(with(LZ4_CONTENT_CHECKSUM, 4)..).ok_or(CUT)?;
-    if rest.is_empty() { Ok(()) } else { Err("bytes follow the frame") }
+    if codec == Codec::Lz4 { lz4::check_frame(input).map_err(|what| codec.failed(what)) } else { Ok(()) }
 }
 
 /// Decompresses records; never holds more than `bytes_max` of them, whatever the input declares.
@@ -174,34 +131,59 @@ fn read_all(codec: Codec, reader: impl Read, from: usize, bytes_max: usize) -> R
 
 fn decompress_snappy(input: &[u8], bytes_max: usize) -> Result<Vec<u8>, BatchError> {
     let mut out = Vec::new();
-    if !input.starts_with(&XERIAL_MAGIC) {
-        snappy_block(input, &mut out, bytes_max)?;
-        return Ok(out);
-    }
-    let mut rest =
-        input.get(XERIAL_HEAD_BYTES..).ok_or_else(|| Codec::Snappy.failed("the stream's head is cut"))?;
-    while !rest.is_empty() {
-        let cut = || Codec::Snappy.failed("a block is cut");
-        let (length, after) = rest.split_first_chunk::<4>().ok_or_else(cut)?;
-        let length = u32::from_be_bytes(*length) as usize;
-        if length > after.len() {
-            return Err(cut());
+    let mut snappy = Snappy::new(input);
+    while let Some(block) = snappy.next_block()? {
+        let (start, bytes) = (out.len(), snappy_block_bytes(block)?);
+        if bytes > bytes_max - start {
+            return Err(BatchError::TooLarge { bytes_max });
         }
-        let (block, after) = after.split_at(length);
-        snappy_block(block, &mut out, bytes_max)?;
-        rest = after;
+        out.resize(start + bytes, 0);
+        snap::raw::Decoder::new()
+            .decompress(block, &mut out[start..])
+            .map_err(|e| Codec::Snappy.failed(e))?;
     }
     Ok(out)
 }
 
-fn snappy_block(block: &[u8], out: &mut Vec<u8>, bytes_max: usize) -> Result<(), BatchError> {
-    let declared = snap::raw::decompress_len(block).map_err(|e| Codec::Snappy.failed(e))?;
-    // Snappy cannot expand more than about 22 times; a block that says more is lying.
-    if declared > bytes_max - out.len().min(bytes_max) || declared > block.len().saturating_mul(64) {
-        return Err(BatchError::TooLarge { bytes_max });
+/// The blocks of a payload compressed with Snappy: those of xerial's framing, or a single one.
+pub(crate) enum Snappy<'a> {
+    Raw(Option<&'a [u8]>),
+    XerialHead(&'a [u8]),
+    XerialBlocks(&'a [u8]),
+}
+
+impl<'a> Snappy<'a> {
+    pub(crate) fn new(input: &'a [u8]) -> Snappy<'a> {
+        if input.starts_with(&XERIAL_MAGIC) { Snappy::XerialHead(input) } else { Snappy::Raw(Some(input)) }
     }
-    let start = out.len();
-    out.resize(start + declared, 0);
-    snap::raw::Decoder::new().decompress(block, &mut out[start..]).map_err(|e| Codec::Snappy.failed(e))?;
-    Ok(())
+
+    pub(crate) fn next_block(&mut self) -> Result<Option<&'a [u8]>, BatchError> {
+        let cut = |what| move || Codec::Snappy.failed(what);
+        let rest = match self {
+            Snappy::Raw(block) => return Ok(block.take()),
+            Snappy::XerialHead(stream) => {
+                stream.get(XERIAL_HEAD_BYTES..).ok_or_else(cut("the stream's head is cut"))?
+            }
+            Snappy::XerialBlocks(rest) => rest,
+        };
+        *self = Snappy::XerialBlocks(rest);
+        if rest.is_empty() {
+            return Ok(None);
+        }
+        let (length, behind) = rest.split_first_chunk().ok_or_else(cut("a block is cut"))?;
+        let length = u32::from_be_bytes(*length) as usize;
+        let (block, behind) = behind.split_at_checked(length).ok_or_else(cut("a block is cut"))?;
+        *self = Snappy::XerialBlocks(behind);
+        Ok(Some(block))
+    }
+}
+
+/// How many bytes a block says that it holds.
+pub(crate) fn snappy_block_bytes(block: &[u8]) -> Result<usize, BatchError> {
+    let bytes = snap::raw::decompress_len(block).map_err(|e| Codec::Snappy.failed(e))?;
+    // No block expands more than about 22 times.
+    if bytes > block.len().saturating_mul(64) {
+        return Err(Codec::Snappy.failed("a block says that it holds more than it can"));
+    }
+    Ok(bytes)
 }

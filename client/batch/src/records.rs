@@ -31,7 +31,7 @@ pub struct Record<'a> {
 impl<'a> Record<'a> {
     /// The headers, in order; a key may come more than once.
     pub fn headers(&self) -> HeaderIter<'a> {
-        HeaderIter { left: self.header_count, input: Input { rest: self.headers } }
+        HeaderIter { left: self.header_count, input: Whole { rest: self.headers } }
     }
 }
 
@@ -39,7 +39,7 @@ impl<'a> Record<'a> {
 #[derive(Clone, Debug)]
 pub struct HeaderIter<'a> {
     left: usize,
-    input: Input<'a>,
+    input: Whole<'a>,
 }
 
 impl<'a> Iterator for HeaderIter<'a> {
@@ -52,78 +52,74 @@ impl<'a> Iterator for HeaderIter<'a> {
     }
 }
 
-#[derive(Clone, Debug)]
-struct Input<'a> {
-    rest: &'a [u8],
-}
+/// What is wrong with a record.
+pub(crate) type Malformed = &'static str;
 
-type Malformed = &'static str;
+pub(crate) const TOO_LONG: Malformed = "a length goes beyond the end";
 
-impl<'a> Input<'a> {
+/// Where the parts of a record are read from: the record in one piece, or a payload that comes in pieces.
+pub(crate) trait Input {
+    /// What is kept of bytes that were read.
+    type Bytes;
+
+    /// The next byte, unless this is the end.
+    fn byte(&mut self) -> Option<u8>;
+    /// The next `n` bytes.
+    fn take(&mut self, n: usize) -> Result<Self::Bytes, Malformed>;
+    /// All bytes up to the end, which stay to be read.
+    fn rest(&self) -> Self::Bytes;
+    /// Whether this is the end.
+    fn is_empty(&self) -> bool;
+
     fn varlong(&mut self) -> Result<i64, Malformed> {
         let mut value = 0u64;
-        for (n, byte) in self.rest.iter().enumerate().take(10) {
+        for n in 0..10 {
+            let byte = self.byte().ok_or(ENDLESS)?;
             value |= u64::from(byte & 0x7f) << (7 * n);
             if byte & 0x80 == 0 {
-                self.rest = &self.rest[n + 1..];
                 return Ok((value >> 1) as i64 ^ -((value & 1) as i64));
             }
         }
-        Err("a varint does not end")
+        Err(ENDLESS)
     }
 
     fn varint(&mut self) -> Result<i32, Malformed> {
         i32::try_from(self.varlong()?).map_err(|_| "a number is out of range")
     }
 
-    fn take(&mut self, n: usize) -> Result<&'a [u8], Malformed> {
-        if n > self.rest.len() {
-            return Err("a length goes beyond the end");
-        }
-        let (taken, rest) = self.rest.split_at(n);
-        self.rest = rest;
-        Ok(taken)
+    fn length(&mut self) -> Result<usize, Malformed> {
+        usize::try_from(self.varint()?).map_err(|_| "a length is negative")
     }
 
-    fn bytes(&mut self) -> Result<Option<&'a [u8]>, Malformed> {
+    fn bytes(&mut self) -> Result<Option<Self::Bytes>, Malformed> {
         match self.varint()? {
             -1 => Ok(None),
             n => self.take(usize::try_from(n).map_err(|_| "a length is negative")?).map(Some),
         }
     }
 
-    /// One record's bytes: all of them, and those behind its length.
-    fn frame(&mut self) -> Result<(&'a [u8], Input<'a>), Malformed> {
-        let whole = self.rest;
-        let length = usize::try_from(self.varint()?).map_err(|_| "a length is negative")?;
-        let body = Input { rest: self.take(length)? };
-        Ok((&whole[..whole.len() - self.rest.len()], body))
-    }
-
-    /// The record that fills these bytes.
-    fn body(mut self, encoded: &'a [u8]) -> Result<Record<'a>, Malformed> {
-        let body = &mut self;
-        let attributes = body.take(1)?[0];
-        let timestamp_delta = body.varlong()?;
-        let behind_timestamp = body.rest;
-        let offset_delta = body.varint()?;
-        let key = body.bytes()?;
-        let value = body.bytes()?;
-        let header_count = usize::try_from(body.varint()?).map_err(|_| "a header count is negative")?;
-        let headers = body.rest;
+    /// The record whose length was read and which ends where the input does.
+    fn body(&mut self) -> Result<Body<Self::Bytes>, Malformed> {
+        let attributes = self.byte().ok_or(TOO_LONG)?;
+        let timestamp_delta = self.varlong()?;
+        let behind_timestamp = self.rest();
+        let offset_delta = self.varint()?;
+        let key = self.bytes()?;
+        let value = self.bytes()?;
+        let header_count = usize::try_from(self.varint()?).map_err(|_| "a header count is negative")?;
+        let headers = self.rest();
         for _ in 0..header_count {
-            body.bytes()?.ok_or("a header has no key")?;
-            body.bytes()?;
+            self.bytes()?.ok_or("a header has no key")?;
+            self.bytes()?;
         }
-        if !body.rest.is_empty() {
+        if !self.is_empty() {
             return Err("bytes follow the headers");
         }
-        Ok(Record {
+        Ok(Body {
             timestamp_delta,
             offset_delta,
             key,
             value,
-            encoded,
             attributes,
             behind_timestamp,
             header_count,
@@ -132,31 +128,109 @@ impl<'a> Input<'a> {
     }
 }
 
+const ENDLESS: Malformed = "a varint does not end";
+
+/// A record without its length.
+pub(crate) struct Body<B> {
+    pub(crate) timestamp_delta: i64,
+    pub(crate) offset_delta: i32,
+    pub(crate) key: Option<B>,
+    value: Option<B>,
+    attributes: u8,
+    behind_timestamp: B,
+    header_count: usize,
+    headers: B,
+}
+
+/// Bytes in one piece.
+#[derive(Clone, Debug)]
+struct Whole<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Input for Whole<'a> {
+    type Bytes = &'a [u8];
+
+    fn byte(&mut self) -> Option<u8> {
+        let (byte, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(*byte)
+    }
+
+    fn take(&mut self, n: usize) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) = self.rest.split_at_checked(n).ok_or(TOO_LONG)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+}
+
+impl<'a> Whole<'a> {
+    /// One record's bytes: all of them, and those behind its length.
+    fn frame(&mut self) -> Result<(&'a [u8], Whole<'a>), Malformed> {
+        let whole = self.rest;
+        let length = self.length()?;
+        let body = Whole { rest: self.take(length)? };
+        Ok((&whole[..whole.len() - self.rest.len()], body))
+    }
+}
+
+impl<'a> Record<'a> {
+    fn new(encoded: &'a [u8], body: Body<&'a [u8]>) -> Record<'a> {
+        Record {
+            timestamp_delta: body.timestamp_delta,
+            offset_delta: body.offset_delta,
+            key: body.key,
+            value: body.value,
+            encoded,
+            attributes: body.attributes,
+            behind_timestamp: body.behind_timestamp,
+            header_count: body.header_count,
+            headers: body.headers,
+        }
+    }
+}
+
+/// Whether another record follows `found` of them. An error if that is not what the header says.
+pub(crate) fn has_more(declared: i32, found: usize, is_at_end: bool) -> Result<bool, BatchError> {
+    let counted = found as i64 == i64::from(declared);
+    match counted == is_at_end {
+        true => Ok(!counted),
+        false => Err(BatchError::RecordCount { declared, found: found + usize::from(counted) }),
+    }
+}
+
 /// Iterates over records; ends after the first error, or when the header's count is reached.
 #[derive(Clone, Debug)]
 pub struct RecordIter<'a> {
-    input: Input<'a>,
+    input: Whole<'a>,
     declared: i32,
     found: usize,
     ended: bool,
-    skips_malformed: bool,
 }
 
 impl<'a> RecordIter<'a> {
     /// The records of an uncompressed payload of which the header says that it has `declared`.
     pub fn new(payload: &'a [u8], declared: i32) -> RecordIter<'a> {
-        RecordIter {
-            input: Input { rest: payload },
-            declared,
-            found: 0,
-            ended: false,
-            skips_malformed: false,
-        }
+        RecordIter { input: Whole { rest: payload }, declared, found: 0, ended: false }
     }
 
-    /// Goes on behind a malformed record, as long as its length is possible: to find every one of them.
-    pub fn skip_malformed(self) -> RecordIter<'a> {
-        RecordIter { skips_malformed: true, ..self }
+    fn read(&mut self) -> Result<Option<Record<'a>>, BatchError> {
+        if !has_more(self.declared, self.found, self.input.is_empty())? {
+            return Ok(None);
+        }
+        let index = self.found;
+        self.found += 1;
+        let record =
+            self.input.frame().and_then(|(encoded, mut body)| Ok(Record::new(encoded, body.body()?)));
+        record.map(Some).map_err(|what| BatchError::Record { index, what })
     }
 }
 
@@ -167,23 +241,9 @@ impl<'a> Iterator for RecordIter<'a> {
         if self.ended {
             return None;
         }
-        let counted = self.found as i64 == i64::from(self.declared);
-        if counted && self.input.rest.is_empty() {
-            self.ended = true;
-            return None;
-        }
-        if counted || self.input.rest.is_empty() {
-            self.ended = true;
-            let found = self.found + usize::from(counted);
-            return Some(Err(BatchError::RecordCount { declared: self.declared, found }));
-        }
-        let index = self.found;
-        self.found += 1;
-        let frame = self.input.frame();
-        self.ended = frame.is_err();
-        let record = frame.and_then(|(encoded, body)| body.body(encoded));
-        self.ended |= record.is_err() && !self.skips_malformed;
-        Some(record.map_err(|what| BatchError::Record { index, what }))
+        let record = self.read().transpose();
+        self.ended = !matches!(record, Some(Ok(_)));
+        record
     }
 }
 

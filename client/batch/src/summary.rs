@@ -1,6 +1,6 @@
 //! One pass over the records of a batch that reads their numbers and lengths, and skips keys and values.
 
-use crate::{BatchError, BatchHeader, RecordIter};
+use crate::{BatchError, BatchHeader, RecordHead, decompressor::Chunks, heads::HeadReader};
 
 /// What a pass over all records of a batch found. Every record is well formed, and their offset deltas are 0, 1, 2, ….
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +22,8 @@ struct Totals {
     keyless: usize,
 }
 
-/// What is read of one record.
-struct Head {
+/// What is read of one record in the quick way.
+struct QuickHead {
     /// Length of the whole record.
     bytes: usize,
     timestamp_delta: i64,
@@ -64,9 +64,9 @@ fn is_impossible(length: u64) -> bool {
 }
 
 /// Reads a record whose numbers are short, which is nearly every record, if it is the `index`th. `None` says nothing
-/// about the record: [`RecordIter`] has to look at it.
+/// about the record: [`HeadReader`] has to look at it.
 #[inline(always)]
-fn quick(rest: &[u8], index: usize) -> Option<Head> {
+fn quick(rest: &[u8], index: usize) -> Option<QuickHead> {
     let head: &[u8; HEAD_BYTES] = rest.first_chunk()?;
     let (length, body) = short::<4>(word(head, 0)?)?;
     let at = body + 1;
@@ -90,7 +90,7 @@ fn quick(rest: &[u8], index: usize) -> Option<Head> {
         return None;
     }
     let timestamp_delta = (timestamp >> 1) as i64 ^ -((timestamp & 1) as i64);
-    Some(Head { bytes, timestamp_delta, keyless: (key & 1) as usize })
+    Some(QuickHead { bytes, timestamp_delta, keyless: (key & 1) as usize })
 }
 
 /// Where the headers end whose number is at `at`, if all of that is short.
@@ -129,54 +129,62 @@ impl Totals {
         payload.len() - rest.len()
     }
 
-    /// Reads any record; how many bytes it has.
-    #[cold]
-    fn thorough(&mut self, rest: &[u8]) -> Result<usize, BatchError> {
+    /// Counts the next record.
+    fn add(&mut self, head: RecordHead) -> Result<(), BatchError> {
         let index = self.records;
-        // One record more than this one is declared, so that what follows it is no concern here.
-        let record = RecordIter::new(rest, i32::MAX).next();
-        let missing = BatchError::Record { index, what: "it is missing" };
-        let record = record.ok_or(missing)?.map_err(|error| match error {
-            BatchError::Record { what, .. } => BatchError::Record { index, what },
-            other => other,
-        })?;
-        if record.offset_delta as usize != index {
+        if usize::try_from(head.offset_delta) != Ok(index) {
             return Err(BatchError::Record { index, what: OFFSET_DELTA });
         }
         self.records += 1;
-        self.max_delta = self.max_delta.max(record.timestamp_delta);
-        self.min_delta = self.min_delta.min(record.timestamp_delta);
-        self.keyless += usize::from(record.key.is_none());
-        Ok(record.encoded.len())
+        self.max_delta = self.max_delta.max(head.timestamp_delta);
+        self.min_delta = self.min_delta.min(head.timestamp_delta);
+        self.keyless += usize::from(!head.has_key);
+        Ok(())
+    }
+
+    fn read(reader: &mut HeadReader<impl Chunks>) -> Result<Totals, BatchError> {
+        let mut totals = Totals { records: 0, max_delta: i64::MIN, min_delta: i64::MAX, keyless: 0 };
+        let declared = reader.declared();
+        loop {
+            reader.skip_read(|chunk| {
+                let bytes = totals.quick(chunk, declared);
+                (totals.records, bytes)
+            })?;
+            match reader.next() {
+                Some(head) => totals.add(head?)?,
+                None => return Ok(totals),
+            }
+        }
+    }
+
+    fn summary(&self, header: &BatchHeader) -> Result<RecordSummary, BatchError> {
+        let time = |delta| header.base_timestamp.checked_add(delta).ok_or(BatchError::TimestampRange);
+        Ok(RecordSummary {
+            max_timestamp: time(self.max_delta)?.max(-1),
+            min_timestamp: time(self.min_delta)?,
+            keyless: self.keyless,
+        })
     }
 }
 
 /// Checks every record of an uncompressed payload and says what they have in common. Reads each record once, copies
 /// nothing and allocates nothing. The first fault is the error.
 pub fn summarize_records(payload: &[u8], header: &BatchHeader) -> Result<RecordSummary, BatchError> {
-    let (declared, records) = (header.record_count, usize::try_from(header.record_count).unwrap_or(0));
-    let mut totals = Totals { records: 0, max_delta: i64::MIN, min_delta: i64::MAX, keyless: 0 };
-    let mut rest = payload;
-    loop {
-        rest = &rest[totals.quick(rest, records)..];
-        if totals.records == records {
-            break;
-        }
-        if rest.is_empty() {
-            return Err(BatchError::RecordCount { declared, found: totals.records });
-        }
-        rest = &rest[totals.thorough(rest)?..];
+    summarize(payload, header)
+}
+
+pub(crate) fn summarize(payload: impl Chunks, header: &BatchHeader) -> Result<RecordSummary, BatchError> {
+    let declared = header.record_count;
+    let mut reader = HeadReader::new(payload, declared);
+    let found = match declared {
+        1.. => Totals::read(&mut reader).and_then(|totals| totals.summary(header)),
+        _ => Err(BatchError::RecordCount { declared, found: 1 }),
+    };
+    // A payload that cannot be decompressed to its end has no records that are worth an error.
+    if let Err(BatchError::Record { .. } | BatchError::RecordCount { .. }) = found {
+        reader.drain()?;
     }
-    if !rest.is_empty() || declared <= 0 {
-        return Err(BatchError::RecordCount { declared, found: records + 1 });
-    }
-    let time = |delta| header.base_timestamp.checked_add(delta);
-    match (time(totals.max_delta), time(totals.min_delta)) {
-        (Some(max), Some(min)) => {
-            Ok(RecordSummary { max_timestamp: max.max(-1), min_timestamp: min, keyless: totals.keyless })
-        }
-        _ => Err(BatchError::TimestampRange),
-    }
+    found
 }
 
 /// What is said of a record whose offset delta is not its number.
