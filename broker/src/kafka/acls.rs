@@ -1,7 +1,7 @@
 //! DescribeAcls, key 29, versions 1 to 3.
 //!
-//! 1 has pattern types; 2 is flexible; 3 has a resource type for users. There is no authorizer, and Kafka's broker without
-//! one does not answer with an empty list but with SECURITY_DISABLED: a client must not take it for "nobody may".
+//! 1 has pattern types; 2 is flexible; 3 has a resource type for users. There is no authorizer. As in Kafka, the answer is
+//! then SECURITY_DISABLED and not an empty list, which would mean that nothing is allowed.
 
 use millstream_protocol::{
     Str,
@@ -10,7 +10,7 @@ use millstream_protocol::{
 
 use super::{context::RequestContext, error::ErrorCode};
 
-/// Says that there is no authorizer.
+/// Always SECURITY_DISABLED.
 pub(super) async fn describe_acls(_: &RequestContext, _: DescribeAclsRequest) -> DescribeAclsResponse {
     DescribeAclsResponse {
         error_code: ErrorCode::SECURITY_DISABLED.0,

@@ -1,8 +1,8 @@
 //! AlterConfigs, key 33, versions 0 to 2, and IncrementalAlterConfigs, key 44, versions 0 to 1.
 //!
-//! AlterConfigs replaces all that is set on a resource: keys that it does not name go back to their defaults. 2 is flexible.
-//! IncrementalAlterConfigs changes only the keys that it names: sets them, brings them back to their defaults, or adds
-//! to and takes from lists. 1 is flexible. A resource changes as a whole or not at all.
+//! AlterConfigs replaces the configuration of a resource: keys that it does not contain are reset. 2 is flexible.
+//! IncrementalAlterConfigs changes only the given keys: sets or resets them, appends to or subtracts from lists. 1 is
+//! flexible. The changes of one resource are atomic.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -24,13 +24,13 @@ use crate::{
     service::{BrokerScope, Change, ConfigEntry, ConfigSource, ConfigTurn},
 };
 
-/// How long a change is waited for; these requests do not say.
+/// Maximum wait for a change; these requests have no timeout.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// Keys with their new values; without one a key goes back to its default.
+/// Keys with their new values; a key without a value is reset.
 type Changes = Vec<(String, Option<String>)>;
 
-/// Replaces configurations, each resource for itself.
+/// Replaces configurations, each resource independently.
 pub(super) async fn alter_configs(
     _ctx: &RequestContext,
     change: &Change,
@@ -41,9 +41,9 @@ pub(super) async fn alter_configs(
     for asked in request.resources {
         let id = (asked.resource_type, asked.resource_name.clone());
         let configs = asked.configs.into_iter().map(|c| (c.name.to_string(), c.value.map(|v| v.to_string())));
-        let plan = Plan::Replace(configs.collect());
+        let alteration = Alteration::Replace(configs.collect());
         let (error_code, error_message) =
-            answer(alter(change, &id, &repeated, plan, request.validate_only).await);
+            answer(alter(change, &id, &repeated, alteration, request.validate_only).await);
         responses.push(alter_configs::AlterConfigsResourceResponse {
             error_code,
             error_message,
@@ -54,7 +54,7 @@ pub(super) async fn alter_configs(
     alter_configs::AlterConfigsResponse { responses, ..Default::default() }
 }
 
-/// Changes configurations, each resource for itself.
+/// Changes configurations, each resource independently.
 pub(super) async fn incremental_alter_configs(
     _ctx: &RequestContext,
     change: &Change,
@@ -64,14 +64,14 @@ pub(super) async fn incremental_alter_configs(
     let mut responses = Vec::with_capacity(request.resources.len());
     for asked in request.resources {
         let id = (asked.resource_type, asked.resource_name.clone());
-        let steps = asked.configs.into_iter().map(|c| Step {
+        let key_changes = asked.configs.into_iter().map(|c| KeyChange {
             key: c.name.to_string(),
             operation: c.config_operation,
             value: c.value.map(|v| v.to_string()),
         });
-        let plan = Plan::Steps(steps.collect());
+        let alteration = Alteration::Incremental(key_changes.collect());
         let (error_code, error_message) =
-            answer(alter(change, &id, &repeated, plan, request.validate_only).await);
+            answer(alter(change, &id, &repeated, alteration, request.validate_only).await);
         responses.push(incremental::AlterConfigsResourceResponse {
             error_code,
             error_message,
@@ -91,22 +91,22 @@ fn answer(done: Result<(), Refused>) -> (i16, Option<Str>) {
 
 type ResourceId = (i8, Str);
 
-/// Resources that a request names more than once: none of their changes is made, as they could contradict.
+/// Repeated resources of a request: they are refused, as their changes could conflict.
 fn repeated(ids: impl Iterator<Item = ResourceId>) -> BTreeSet<ResourceId> {
     let mut count: HashMap<ResourceId, usize> = HashMap::new();
     ids.for_each(|id| *count.entry(id).or_default() += 1);
     count.into_iter().filter(|(_, n)| *n > 1).map(|(id, _)| id).collect()
 }
 
-/// What is to become of a resource's configuration.
-enum Plan {
+/// A change of a resource's configuration.
+enum Alteration {
     Replace(Changes),
-    Steps(Vec<Step>),
+    Incremental(Vec<KeyChange>),
 }
 
-/// One key's change.
+/// An incremental change of one key.
 #[derive(Clone, Debug)]
-struct Step {
+struct KeyChange {
     key: String,
     operation: i8,
     value: Option<String>,
@@ -116,41 +116,53 @@ async fn alter(
     change: &Change,
     id: &ResourceId,
     repeated: &BTreeSet<ResourceId>,
-    plan: Plan,
+    alteration: Alteration,
     validate_only: bool,
 ) -> Result<(), Refused> {
     if repeated.contains(id) {
         return Err((ErrorCode::INVALID_REQUEST, "the request names the resource more than once".into()));
     }
     let resource = resource(id.0, &id.1, change.node_id())?;
-    let work = async move |change: Change| carry_out(&change, resource, plan, validate_only).await;
-    let late = || Err((ErrorCode::REQUEST_TIMED_OUT, "the change takes long; it may yet happen".to_string()));
+    let work = async move |change: Change| execute(&change, resource, alteration, validate_only).await;
+    let late = || {
+        Err((
+            ErrorCode::REQUEST_TIMED_OUT,
+            "the change was not completed in time; it may still take effect".to_string(),
+        ))
+    };
     change.within(WAIT_MAX, work).await.unwrap_or_else(late)
 }
 
-async fn carry_out(
+async fn execute(
     change: &Change,
     resource: Resource,
-    plan: Plan,
+    alteration: Alteration,
     validate_only: bool,
 ) -> Result<(), Refused> {
-    // What is appended to or replaced must not change before the result is written.
+    // The values that the change depends on must not change before the result is written.
     let turn = change.config_turn().await;
     match resource {
         Resource::Topic(name) => {
             let missing =
                 || (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, format!("topic '{name}' does not exist"));
             let entries = change.topic_configs(&name).ok_or_else(missing)?;
-            let changes = plan_changes(plan, &entries, ConfigSource::DynamicTopic)?;
+            let changes = resolve(alteration, &entries, ConfigSource::DynamicTopic)?;
             let done = change.alter_topic_config(&turn, &name, changes, validate_only).await;
             done.map_err(|error| (ErrorCode::from(&error), error.to_string()))
         }
         Resource::Group => {
-            refuse_group(&plan_changes(plan, &change.group_configs(), ConfigSource::DynamicTopic)?)
+            refuse_group(&resolve(alteration, &change.group_configs(), ConfigSource::DynamicTopic)?)
         }
         Resource::Broker => {
-            alter_broker(change, &turn, BrokerScope::This, ConfigSource::DynamicBroker, plan, validate_only)
-                .await
+            alter_broker(
+                change,
+                &turn,
+                BrokerScope::This,
+                ConfigSource::DynamicBroker,
+                alteration,
+                validate_only,
+            )
+            .await
         }
         Resource::AllBrokers => {
             alter_broker(
@@ -158,7 +170,7 @@ async fn carry_out(
                 &turn,
                 BrokerScope::All,
                 ConfigSource::DynamicDefaultBroker,
-                plan,
+                alteration,
                 validate_only,
             )
             .await
@@ -166,7 +178,7 @@ async fn carry_out(
     }
 }
 
-/// No key of a group has an effect, so none is set; what is not set can be unset.
+/// Group keys have no effect, so setting one is refused. Resetting one is allowed.
 fn refuse_group(changes: &Changes) -> Result<(), Refused> {
     let known = |key: &String| GROUP_KEYS.iter().any(|known| known.name == key);
     if let Some((key, _)) = changes.iter().find(|(key, _)| !known(key)) {
@@ -177,7 +189,7 @@ fn refuse_group(changes: &Changes) -> Result<(), Refused> {
         Some((key, _)) => Err((
             ErrorCode::INVALID_CONFIG,
             format!(
-                "{key} cannot be set: it is for groups of KIP-848 and share groups, which are not served"
+                "{key} cannot be set: it applies to KIP-848 groups and share groups, which are not supported"
             ),
         )),
     }
@@ -188,22 +200,22 @@ async fn alter_broker(
     turn: &ConfigTurn<'_>,
     scope: BrokerScope,
     layer: ConfigSource,
-    plan: Plan,
+    alteration: Alteration,
     validate_only: bool,
 ) -> Result<(), Refused> {
-    let changes = plan_changes(plan, &change.broker_configs(), layer)?;
+    let changes = resolve(alteration, &change.broker_configs(), layer)?;
     let done = change.alter_broker_config(turn, scope, changes, validate_only).await;
     done.map_err(|error| (ErrorCode::from(&error), error.to_string()))
 }
 
-/// The changes that bring what is set in `layer` to what the plan wants.
-fn plan_changes(plan: Plan, entries: &[ConfigEntry], layer: ConfigSource) -> Result<Changes, Refused> {
+/// Resolves an alteration to changes of the keys in `layer`.
+fn resolve(alteration: Alteration, entries: &[ConfigEntry], layer: ConfigSource) -> Result<Changes, Refused> {
     let set_here = |entry: &ConfigEntry| {
         let own = entry.synonyms.iter().find(|(_, _, source)| *source == layer);
         own.and_then(|(_, value, _)| value.clone())
     };
-    match plan {
-        Plan::Replace(wanted) => {
+    match alteration {
+        Alteration::Replace(wanted) => {
             let mut all: BTreeMap<String, Option<String>> = BTreeMap::new();
             entries.iter().filter(|entry| set_here(entry).is_some()).for_each(|entry| {
                 all.insert(entry.name.clone(), None);
@@ -211,40 +223,50 @@ fn plan_changes(plan: Plan, entries: &[ConfigEntry], layer: ConfigSource) -> Res
             all.extend(wanted);
             Ok(all.into_iter().collect())
         }
-        Plan::Steps(steps) => {
+        Alteration::Incremental(key_changes) => {
             let mut keys = BTreeSet::new();
-            if let Some(step) = steps.iter().find(|step| !keys.insert(&step.key)) {
+            if let Some(key_change) = key_changes.iter().find(|key_change| !keys.insert(&key_change.key)) {
                 return Err((
                     ErrorCode::INVALID_REQUEST,
-                    format!("the request names {} more than once", step.key),
+                    format!("the request names {} more than once", key_change.key),
                 ));
             }
-            steps
+            key_changes
                 .iter()
-                .map(|step| {
-                    let entry = entries.iter().find(|entry| entry.name == step.key);
-                    // A list that nobody set in this layer is changed from what it is.
+                .map(|key_change| {
+                    let entry = entries.iter().find(|entry| entry.name == key_change.key);
+                    // A list that is not set in this layer is changed from its effective value.
                     let current = entry.and_then(|entry| set_here(entry).or_else(|| entry.value.clone()));
-                    Ok((step.key.clone(), outcome(step, entry.map(|entry| entry.kind), current.as_deref())?))
+                    Ok((
+                        key_change.key.clone(),
+                        outcome(key_change, entry.map(|entry| entry.kind), current.as_deref())?,
+                    ))
                 })
                 .collect()
         }
     }
 }
 
-/// A key's value after one step. Unknown keys pass: that they are unknown is told where values are checked.
-fn outcome(step: &Step, kind: Option<ConfigKind>, current: Option<&str>) -> Result<Option<String>, Refused> {
+/// A key's value after one change. Unknown keys are accepted here and refused where values are checked.
+fn outcome(
+    key_change: &KeyChange,
+    kind: Option<ConfigKind>,
+    current: Option<&str>,
+) -> Result<Option<String>, Refused> {
     let value = || {
         let missing =
-            || (ErrorCode::INVALID_REQUEST, format!("{} is to be changed but no value is given", step.key));
-        step.value.clone().ok_or_else(missing)
+            || (ErrorCode::INVALID_REQUEST, format!("the change of {} has no value", key_change.key));
+        key_change.value.clone().ok_or_else(missing)
     };
-    match step.operation {
+    match key_change.operation {
         0 => value().map(Some),
         1 => Ok(None),
         2 | 3 if kind.is_some_and(|kind| kind != ConfigKind::List) => Err((
             ErrorCode::INVALID_CONFIG,
-            format!("{} is not a list: it can be set, not added to or taken from", step.key),
+            format!(
+                "{} is not a list: it can be set, but not appended to or subtracted from",
+                key_change.key
+            ),
         )),
         2 => value().map(|added| Some(append(current.unwrap_or_default(), &added))),
         3 => value().map(|taken| Some(subtract(current.unwrap_or_default(), &taken))),
@@ -303,19 +325,19 @@ mod tests {
         ]
     }
 
-    fn step(key: &str, operation: i8, value: Option<&str>) -> Step {
-        Step { key: key.into(), operation, value: value.map(String::from) }
+    fn key_change(key: &str, operation: i8, value: Option<&str>) -> KeyChange {
+        KeyChange { key: key.into(), operation, value: value.map(String::from) }
     }
 
-    fn steps(all: Vec<Step>) -> Result<Changes, Refused> {
-        plan_changes(Plan::Steps(all), &topic(), ConfigSource::DynamicTopic)
+    fn key_changes(all: Vec<KeyChange>) -> Result<Changes, Refused> {
+        resolve(Alteration::Incremental(all), &topic(), ConfigSource::DynamicTopic)
     }
 
     #[test]
-    fn replacing_brings_back_to_default_what_is_not_named() {
+    fn replacing_resets_the_keys_that_are_not_given() {
         let wanted = vec![("segment.ms".to_string(), Some("8".to_string()))];
         let changes =
-            plan_changes(Plan::Replace(wanted), &topic(), ConfigSource::DynamicTopic).expect("a plan");
+            resolve(Alteration::Replace(wanted), &topic(), ConfigSource::DynamicTopic).expect("resolved");
         assert_eq!(
             changes,
             [("retention.ms".to_string(), None), ("segment.ms".to_string(), Some("8".to_string()))]
@@ -323,37 +345,42 @@ mod tests {
     }
 
     #[test]
-    fn lists_grow_and_shrink_from_what_they_are() {
-        let grown = steps(vec![step("cleanup.policy", 2, Some("compact"))]).expect("a plan");
+    fn lists_are_changed_from_their_effective_values() {
+        let grown = key_changes(vec![key_change("cleanup.policy", 2, Some("compact"))]).expect("resolved");
         assert_eq!(grown[0].1.as_deref(), Some("delete,compact"));
-        let same = steps(vec![step("cleanup.policy", 2, Some("delete"))]).expect("a plan");
+        let same = key_changes(vec![key_change("cleanup.policy", 2, Some("delete"))]).expect("resolved");
         assert_eq!(same[0].1.as_deref(), Some("delete"));
-        let shrunk = steps(vec![step("cleanup.policy", 3, Some("delete,compact"))]).expect("a plan");
+        let shrunk =
+            key_changes(vec![key_change("cleanup.policy", 3, Some("delete,compact"))]).expect("resolved");
         assert_eq!(shrunk[0].1.as_deref(), Some(""));
     }
 
     #[test]
-    fn what_is_not_a_list_is_neither_added_to_nor_taken_from() {
+    fn only_lists_can_be_appended_to_and_subtracted_from() {
         for operation in [2, 3] {
             let (code, reason) =
-                steps(vec![step("retention.ms", operation, Some("1"))]).expect_err("no list");
+                key_changes(vec![key_change("retention.ms", operation, Some("1"))]).expect_err("no list");
             assert_eq!(code, ErrorCode::INVALID_CONFIG, "{reason}");
         }
     }
 
     #[test]
-    fn malformed_steps_are_refused_before_anything_changes() {
-        let twice = vec![step("retention.ms", 0, Some("1")), step("retention.ms", 1, None)];
-        for refused in [twice, vec![step("retention.ms", 0, None)], vec![step("retention.ms", 4, Some("1"))]]
+    fn malformed_operations_are_refused() {
+        let twice = vec![key_change("retention.ms", 0, Some("1")), key_change("retention.ms", 1, None)];
+        for refused in
+            [twice, vec![key_change("retention.ms", 0, None)], vec![key_change("retention.ms", 4, Some("1"))]]
         {
-            let (code, _) = steps(refused.clone()).expect_err("malformed");
+            let (code, _) = key_changes(refused.clone()).expect_err("malformed");
             assert_eq!(code, ErrorCode::INVALID_REQUEST, "{refused:?}");
         }
-        assert_eq!(steps(vec![step("retention.ms", 1, None)]), Ok(vec![("retention.ms".to_string(), None)]));
+        assert_eq!(
+            key_changes(vec![key_change("retention.ms", 1, None)]),
+            Ok(vec![("retention.ms".to_string(), None)])
+        );
     }
 
     #[test]
-    fn a_resource_that_comes_twice_is_found() {
+    fn repeated_resources_are_found() {
         let ids = [(2, Str::from("a")), (2, Str::from("b")), (4, Str::from("a")), (2, Str::from("a"))];
         assert_eq!(repeated(ids.into_iter()), BTreeSet::from([(2, Str::from("a"))]));
     }

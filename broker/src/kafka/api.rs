@@ -1,4 +1,4 @@
-//! The table of APIs: what is in it is advertised, and every version that is advertised works.
+//! The table of APIs. ApiVersions advertises exactly these versions.
 
 use std::time::Instant;
 
@@ -41,13 +41,13 @@ use super::{
 };
 use crate::{clock, service::Service};
 
-/// Reads a request, does what must be done in the order of arrival, and gives the rest.
+/// Decodes a request, runs its first stage in the order of arrival, and returns the rest.
 type Begin = fn(RequestContext, i32, Reader) -> Result<Answer, DecodeError>;
 
 /// One API.
 pub(super) struct Row {
     pub(super) key: ApiKey,
-    /// Versions that are advertised and served.
+    /// Advertised versions.
     pub(super) versions: VersionRange,
     pub(super) begin: Begin,
 }
@@ -71,8 +71,8 @@ macro_rules! row {
     };
 }
 
-/// A row whose handler is `async fn(&RequestContext, &Change, Request) -> Response`: it changes state, so it begins in the
-/// order of arrival and runs to its end even if the connection closes.
+/// A row whose handler is `async fn(&RequestContext, &Change, Request) -> Response`: it changes state, so it starts in the
+/// order of arrival and runs to completion even if the connection closes.
 macro_rules! row_changing {
     ($request:ty, $min:literal ..= $max:literal, $handler:path) => {
         Row {
@@ -92,8 +92,8 @@ macro_rules! row_changing {
     };
 }
 
-/// A row whose handler is `fn(&RequestContext, Request) -> (OnClose, impl Future<Output = Option<Response>>)`: what it
-/// does before it returns happens in the order of arrival; `None` is no answer.
+/// A row whose handler is `fn(&RequestContext, Request) -> (OnClose, impl Future<Output = Result<Option<Response>, String>>)`:
+/// what it does before it returns happens in the order of arrival. `None`: no response; an error closes the connection.
 macro_rules! row_in_order {
     ($request:ty, $min:literal ..= $max:literal, $handler:path) => {
         Row {
@@ -185,7 +185,7 @@ fn count<R: Request>(service: &Service, begun: Instant) {
 fn reply<R: Request>(version: i16, correlation_id: i32, response: &R::Response) -> Reply {
     match frame::<R>(version, correlation_id, response) {
         Ok(frame) => Reply::Frame(frame),
-        // A value that the version has no room for is a fault of ours; the client must not wait for ever.
+        // A value that this version cannot encode is a bug of the broker; the client must not wait forever.
         Err(error) => Reply::Close(format!("the reply to {} cannot be written: {error}", R::KEY.name())),
     }
 }

@@ -1,6 +1,6 @@
 //! DescribeClientQuotas, key 48, versions 0 to 1. 1 is flexible.
 //!
-//! There are no quotas, so every well-formed filter finds nothing.
+//! There are no quotas, so every valid filter matches nothing.
 
 use std::collections::HashSet;
 
@@ -17,12 +17,12 @@ use super::{configs::Refused, context::RequestContext, error::ErrorCode};
 const USER: &str = "user";
 const CLIENT_ID: &str = "client-id";
 const IP: &str = "ip";
-/// How an entity is matched.
+/// Match types of an entity.
 const EXACT: i8 = 0;
 const DEFAULT: i8 = 1;
 const SPECIFIED: i8 = 2;
 
-/// Finds no quotas.
+/// The list is always empty.
 pub(super) async fn describe_client_quotas(
     _: &RequestContext,
     request: DescribeClientQuotasRequest,

@@ -1,4 +1,4 @@
-//! Requests whose connection closes at any moment: each change of state is made as a whole or not at all.
+//! Requests whose connection closes at an arbitrary point: each state change is made completely or not at all.
 
 use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
 
@@ -26,10 +26,10 @@ use crate::service::{Service, test_node};
 
 /// More polls than any request needs.
 const POLLS_MAX: usize = 1000;
-/// More writes than it takes until a queued deletion is applied.
+/// More writes than it takes to apply a queued deletion.
 const SETTLES_MAX: usize = 100;
 
-/// A node, and what reaches it over connections that close.
+/// A node that gets requests over connections that close.
 struct Node {
     service: Service,
     dispatcher: Arc<Dispatcher>,
@@ -41,8 +41,8 @@ impl Node {
         Node { dispatcher: Dispatcher::new(service.clone()), service }
     }
 
-    /// Sends a request over a connection of its own and closes that after so many polls of the answer; whether the answer
-    /// was there by then.
+    /// Sends a request over a connection of its own and closes the connection after `polls` polls of the answer. Returns
+    /// whether the answer was complete by then.
     async fn send<R: Request>(&self, version: i16, request: &R, polls: usize) -> bool {
         let frame = encode_request_frame(version, 7, Some("test"), request).expect("it can be encoded");
         let frame: Vec<u8> = frame.concat();
@@ -63,8 +63,8 @@ impl Node {
         assert!(self.send(version, request, POLLS_MAX).await, "{} is not answered", R::KEY.name());
     }
 
-    /// Sends the request that `make` makes again and again, each time for something new, and closes the connection after
-    /// 0, 1, 2 ... polls, until the answer is there. Then `check` must hold each time.
+    /// Sends requests built by `make`, each for new resources, and closes the connection after 0, 1, 2 ... polls, until a
+    /// request is answered. `check` must hold after each of them.
     async fn close_at_each_poll<R: Request>(
         &self,
         version: i16,
@@ -113,7 +113,7 @@ fn finished(reply: Reply) -> bool {
     true
 }
 
-/// Polls a future so often, after each wake-up, and gives what it resolves to by then.
+/// Polls a future at most `polls` times, and returns its output if it is ready by then.
 async fn poll<F: Future + ?Sized>(mut future: Pin<&mut F>, polls: usize) -> Option<F::Output> {
     let mut left = polls;
     poll_fn(move |cx| {
@@ -160,7 +160,7 @@ fn discovery(names: &[String]) -> MetadataRequest {
 
 fn production(name: &str, codec: Codec, bytes: usize, acks: i16) -> ProduceRequest {
     let mut batch = BatchBuilder::new(codec);
-    // Hardly compressible.
+    // Nearly incompressible.
     let value: Vec<u8> =
         (0..bytes as u64).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 37) as u8).collect();
     batch.push(NewRecord { timestamp_ms: 5, value: Some(&value), ..NewRecord::default() });
@@ -191,7 +191,7 @@ fn commit(group: &str, topic: &str) -> OffsetCommitRequest {
 }
 
 #[tokio::test]
-async fn topics_that_a_client_asks_for_are_created_whole() {
+async fn topics_of_a_metadata_request_are_created_completely() {
     let node = Node::start().await;
     let make = async |polls| discovery(&names("found", polls));
     node.close_at_each_poll(9, make, async |polls, _| {
@@ -202,7 +202,7 @@ async fn topics_that_a_client_asks_for_are_created_whole() {
 }
 
 #[tokio::test]
-async fn topics_are_created_whole() {
+async fn topics_are_created_completely() {
     let node = Node::start().await;
     let make = async |polls| creation(&names("made", polls));
     node.close_at_each_poll(5, make, async |polls, _| {
@@ -232,7 +232,7 @@ async fn topics_are_deleted_with_their_partitions_and_offsets() {
 }
 
 #[tokio::test]
-async fn topics_grow_whole() {
+async fn partitions_are_added_completely() {
     let node = Node::start().await;
     let make = async |polls| {
         let names = names("grown", polls);
@@ -255,7 +255,7 @@ async fn topics_grow_whole() {
 }
 
 #[tokio::test]
-async fn configurations_change_whole() {
+async fn configurations_change_completely() {
     let node = Node::start().await;
     let make = async |polls| {
         let names = names("set", polls);
@@ -313,11 +313,11 @@ async fn no_block_of_producer_ids_is_lost() {
     };
     node.close_at_each_poll(2, async |_| request(), async |_, _| ()).await;
     let next = node.service.cluster().inspect(|machine| machine.next_producer());
-    assert_eq!(next, 1000, "all of these ids are of one block");
+    assert_eq!(next, 1000, "all of these ids are from one block");
 }
 
 #[tokio::test]
-async fn batches_that_must_be_opened_are_appended_also_without_acknowledgement() {
+async fn batches_that_must_be_decompressed_are_appended_also_without_acknowledgement() {
     let node = Node::start().await;
     for acks in [0, -1] {
         let name = |polls| format!("batch{acks}-{polls}");
@@ -336,7 +336,7 @@ async fn batches_that_must_be_opened_are_appended_also_without_acknowledgement()
 }
 
 #[tokio::test]
-async fn batches_are_appended_whether_or_not_the_answer_is_waited_for() {
+async fn batches_are_appended_whether_or_not_the_client_waits_for_the_answer() {
     let node = Node::start().await;
     let name = |polls| format!("plain-{polls}");
     let make = async |polls| {
@@ -344,7 +344,7 @@ async fn batches_are_appended_whether_or_not_the_answer_is_waited_for() {
         production(&name(polls), Codec::None, 100, -1)
     };
     node.close_at_each_poll(9, make, async |polls, _| {
-        // What is queued is in the log once something later is.
+        // A queued batch is in the log once a later one is.
         node.run(9, &production(&name(polls), Codec::None, 100, -1)).await;
         assert_eq!(node.end(&name(polls)), 2, "after {polls} polls");
     })
@@ -352,7 +352,7 @@ async fn batches_are_appended_whether_or_not_the_answer_is_waited_for() {
 }
 
 #[tokio::test]
-async fn what_a_group_is_asked_for_happens_at_the_first_poll_or_not_at_all() {
+async fn a_group_operation_happens_at_the_first_poll_or_not_at_all() {
     let node = Node::start().await;
     node.create("t").await;
     let group = |what: &str, polls: usize| format!("{what}-{polls}");
@@ -388,7 +388,7 @@ async fn what_a_group_is_asked_for_happens_at_the_first_poll_or_not_at_all() {
     node.close_at_each_poll(1, make, async |polls, _| {
         for group in names("remove", polls) {
             let expected = usize::from(polls == 0);
-            // Its shard may be another one than that of the write that settles.
+            // The group's shard may differ from that of the write that settles.
             for _ in 0..SETTLES_MAX {
                 settle().await;
                 if node.committed(&group) == expected {

@@ -1,6 +1,6 @@
 //! DescribeConfigs, key 32, versions 1 to 4. AlterConfigs and IncrementalAlterConfigs: `alter_configs.rs`.
 //!
-//! 1 gives the source of a value and its synonyms; 2 is as 1; 3 gives the type and the documentation; 4 is flexible.
+//! 1 adds the source of a value and its synonyms; 2 is as 1; 3 adds the type and the documentation; 4 is flexible.
 
 use millstream_protocol::{
     Str,
@@ -27,22 +27,22 @@ pub(super) const CLIENT_METRICS: i8 = 16;
 /// Kafka's number of the resource type "group".
 pub(super) const GROUP: i8 = 32;
 
-/// What can be configured.
+/// A resource with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Resource {
     Topic(Str),
-    /// A consumer group, whether it exists or not.
+    /// Any consumer group; it need not exist.
     Group,
     /// This broker.
     Broker,
-    /// What all brokers share.
+    /// The cluster-wide defaults of all brokers.
     AllBrokers,
 }
 
-/// Why there is no such resource: the code, and the reason in words.
+/// An error code with its message.
 pub(super) type Refused = (ErrorCode, String);
 
-/// Reads a resource as requests name it.
+/// Parses the resource of a request.
 pub(super) fn resource(kind: i8, name: &Str, node: i32) -> Result<Resource, Refused> {
     match (kind, &**name) {
         (TOPIC, _) => Ok(Resource::Topic(name.clone())),
@@ -65,7 +65,7 @@ pub(super) fn resource(kind: i8, name: &Str, node: i32) -> Result<Resource, Refu
     }
 }
 
-/// Describes the configuration of topics and brokers, each for itself.
+/// Describes configurations, each resource independently.
 pub(super) async fn describe_configs(
     ctx: &RequestContext,
     request: DescribeConfigsRequest,
@@ -97,7 +97,7 @@ fn entries(service: &Service, asked: &DescribeConfigsResource) -> Result<Vec<Con
         Resource::Group => Ok(service.group_configs()),
         Resource::Broker => Ok(service.broker_configs()),
         Resource::AllBrokers => {
-            // Of what all brokers share only what was set while they ran is described, as Kafka does.
+            // As in Kafka, only dynamic values are described for the cluster-wide defaults.
             let mut entries = service.broker_configs();
             entries.retain_mut(|entry| {
                 entry.synonyms.retain(|(_, _, source)| *source == ConfigSource::DynamicDefaultBroker);
@@ -110,7 +110,7 @@ fn entries(service: &Service, asked: &DescribeConfigsResource) -> Result<Vec<Con
     }
 }
 
-/// No keys, and an empty list of them, ask for all.
+/// No list of keys, or an empty one, requests all keys.
 fn is_asked_for(asked: &DescribeConfigsResource, name: &str) -> bool {
     match asked.configuration_keys.as_deref() {
         None | Some([]) => true,
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn synonyms_and_documentation_come_when_asked_for() {
+    fn synonyms_and_documentation_are_returned_on_request() {
         let all = describe(entry(false), true, true);
         assert_eq!((all.synonyms.len(), all.documentation.as_deref()), (1, Some("How long.")));
         assert_eq!((all.config_source, all.config_type, all.value.as_deref()), (1, 5, Some("5")));
@@ -199,13 +199,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sensitive_has_no_value_anywhere() {
+    fn sensitive_values_are_hidden_everywhere() {
         let hidden = describe(entry(true), true, false);
         assert!(hidden.value.is_none() && hidden.synonyms[0].value.is_none());
     }
 
     #[test]
-    fn an_empty_list_of_keys_asks_for_all() {
+    fn an_empty_list_of_keys_requests_all() {
         let asked = |keys| DescribeConfigsResource { configuration_keys: Some(keys), ..Default::default() };
         assert!(is_asked_for(&asked(Vec::new()), "a"));
         let asked = asked(vec![Str::from("b")]);

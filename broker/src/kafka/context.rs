@@ -1,4 +1,4 @@
-//! What a handler is told beside the request itself.
+//! The context of a request: its connection and the broker's services.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -12,39 +12,36 @@ use crate::service::{Service, Turns};
 pub(crate) struct Peer {
     /// Its address as Kafka shows it: `/127.0.0.1`.
     pub host: Arc<str>,
-    /// What it produces takes effect in the order of its requests.
+    /// Keeps its produce requests in order.
     pub(super) turns: Arc<Turns>,
 }
 
 impl Peer {
-    /// The client at `address`.
     pub(crate) fn new(address: SocketAddr) -> Peer {
         Peer { host: format!("/{}", address.ip().to_canonical()).into(), turns: Arc::default() }
     }
 }
 
-/// What becomes of the rest of a request when its connection closes.
+/// What happens to a request in progress when its connection closes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OnClose {
     /// It changes nothing and is dropped.
     Drop,
-    /// It changes state and runs to its end.
+    /// It changes state and runs to completion.
     Finish,
 }
 
-/// One request's surroundings.
+/// What a handler needs besides the request.
 #[derive(Clone)]
 pub(super) struct RequestContext {
-    /// What the broker does.
     pub(super) service: Service,
     /// Fetch sessions of all connections.
     pub(super) sessions: Arc<FetchSessions>,
     /// Version of request and response.
     pub(super) version: i16,
-    /// What the client calls itself.
     pub(super) client_id: Option<Str>,
     /// The client's address as Kafka shows it.
     pub(super) client_host: Arc<str>,
-    /// The client's turns to produce.
+    /// Keeps the client's produce requests in order.
     pub(super) turns: Arc<Turns>,
 }

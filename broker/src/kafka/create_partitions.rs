@@ -18,7 +18,7 @@ use super::{
 };
 use crate::service::{Change, TopicError};
 
-/// Grows topics, each for itself.
+/// Adds partitions to topics, each independently.
 pub(super) async fn create_partitions(
     _ctx: &RequestContext,
     change: &Change,
@@ -31,7 +31,7 @@ pub(super) async fn create_partitions(
         let name = topic.name.clone();
         match count.get_mut(&name) {
             Some(1) | None => {}
-            // Answered once.
+            // A repeated topic is answered once.
             Some(0) => continue,
             Some(n) => {
                 *n = 0;
@@ -61,9 +61,9 @@ async fn grow(change: Change, topic: CreatePartitionsTopic, validate_only: bool)
     change.create_partitions(&topic.name, topic.count, validate_only).await
 }
 
-/// One assignment for each new partition, and each names the node that there is.
+/// Checks that each new partition has an assignment to the only node.
 fn check_assignments(assignments: &[&[i32]], added: i64, node: i32) -> Result<(), TopicError> {
-    // A count that does not grow is refused for that, whatever is assigned.
+    // A count that does not grow is refused later, with another error.
     if added > 0 && assignments.len() as i64 != added {
         let text = format!("{added} new partitions need as many assignments, not {}", assignments.len());
         return Err(TopicError::InvalidReplicaAssignment(text));

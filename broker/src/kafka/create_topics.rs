@@ -1,8 +1,8 @@
 //! CreateTopics, key 19, versions 0 to 7.
 //!
-//! 1 adds validate_only and an error message; 2 the throttle time; 4 lets -1 mean the broker's defaults (taken in every
-//! version here); 5 answers with partitions, replication factor and configuration; 6 only changes the order of quota
-//! errors; 7 answers with the topic's id.
+//! 1 adds validate_only and an error message; 2 the throttle time; 4 lets -1 mean the broker's defaults (accepted in every
+//! version here); 5 returns partitions, replication factor and configuration; 6 only changes the order of quota errors;
+//! 7 returns the topic's id.
 
 use std::collections::HashMap;
 
@@ -23,10 +23,10 @@ use super::{
 };
 use crate::service::{Change, NewTopic, Service, TopicError};
 
-/// Topics of one request that are made at the same time.
+/// Maximum concurrent topic creations of one request.
 const AT_ONCE_MAX: usize = 64;
 
-/// Makes topics, each for itself: one that is refused does not stop the others.
+/// Creates topics, each independently: a refused topic does not affect the others.
 pub(super) async fn create_topics(
     _ctx: &RequestContext,
     change: &Change,
@@ -44,7 +44,7 @@ pub(super) async fn create_topics(
     CreateTopicsResponse { topics, ..Default::default() }
 }
 
-/// A name that comes more than once is refused once, and none of its requests is carried out.
+/// Separates repeated names: each is refused once, and none of its topics is created.
 fn split_duplicates(topics: Vec<CreatableTopic>) -> (Vec<CreatableTopic>, Vec<Str>) {
     let mut count: HashMap<Str, usize> = HashMap::new();
     topics.iter().for_each(|topic| *count.entry(topic.name.clone()).or_default() += 1);
@@ -62,7 +62,7 @@ fn refused(name: Str, code: ErrorCode, reason: &'static str) -> CreatableTopicRe
         name,
         error_code: code.0,
         error_message: Some(Str::from(reason)),
-        // Left as it is, an empty list would say that the topic has no configuration.
+        // The default, an empty list, would mean that the topic has no configuration.
         configs: None,
         ..Default::default()
     }
@@ -92,7 +92,7 @@ async fn create(change: Change, topic: CreatableTopic, validate_only: bool) -> C
     }
 }
 
-/// What cannot be meant, whatever the cluster looks like.
+/// Contradictions within the request itself.
 fn contradiction(topic: &CreatableTopic) -> Option<(ErrorCode, &'static str)> {
     if topic.configs.iter().any(|config| config.value.is_none()) {
         return Some((
@@ -126,7 +126,7 @@ fn new_topic(topic: &CreatableTopic) -> NewTopic {
     }
 }
 
-/// The configuration that the topic has, or would have.
+/// The configuration of the topic, or with validate_only of a topic like it.
 fn described(service: &Service, topic: &CreatableTopic) -> Vec<CreatableTopicConfigs> {
     let own = topic
         .configs
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_comes_twice_is_refused_once_and_not_made() {
+    fn a_repeated_name_is_refused_once_and_not_created() {
         let (once, twice) = split_duplicates(vec![named("b"), named("a"), named("c"), named("a")]);
         assert_eq!(once.iter().map(|t| &*t.name).collect::<Vec<_>>(), ["b", "c"]);
         assert_eq!(twice.iter().map(|name| &**name).collect::<Vec<_>>(), ["a"]);
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_topic_takes_no_configuration_without_a_value() {
+    fn a_new_topic_accepts_no_configuration_without_a_value() {
         let config = CreatableTopicConfig { name: "retention.ms".into(), value: None };
         let topic = CreatableTopic { configs: vec![config], ..named("a") };
         assert_eq!(contradiction(&topic).expect("no value").0, ErrorCode::INVALID_CONFIG);

@@ -1,7 +1,7 @@
 //! DescribeDelegationToken, key 41, versions 1 to 3.
 //!
-//! 2 is flexible; 3 says who asked for a token. Kafka refuses every request about tokens on a connection without
-//! authentication, which all connections are.
+//! 2 is flexible; 3 adds the requester of a token. As in Kafka, token requests on connections without authentication are
+//! refused, and no connection has authentication.
 
 use millstream_protocol::messages::describe_delegation_token::{
     DescribeDelegationTokenRequest, DescribeDelegationTokenResponse,
@@ -9,7 +9,7 @@ use millstream_protocol::messages::describe_delegation_token::{
 
 use super::{context::RequestContext, error::ErrorCode};
 
-/// Refuses, as Kafka does on a PLAINTEXT listener.
+/// Always refused, as by Kafka on a PLAINTEXT listener.
 pub(super) async fn describe_delegation_token(
     _: &RequestContext,
     _: DescribeDelegationTokenRequest,

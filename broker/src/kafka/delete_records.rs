@@ -10,10 +10,10 @@ use millstream_protocol::messages::delete_records::{
 use super::{context::RequestContext, error::ErrorCode, timeout::wait_of};
 use crate::service::{Change, TopicView};
 
-/// What a response has where nothing was deleted.
+/// The low watermark in the response to a failed deletion.
 const NO_LOW_WATERMARK: i64 = -1;
 
-/// Moves the start of partitions forward, each for itself.
+/// Advances the log start offsets of partitions, each independently.
 pub(super) async fn delete_records(
     ctx: &RequestContext,
     change: &Change,
@@ -51,7 +51,7 @@ async fn delete(
     if topic.internal {
         return Err(ErrorCode::INVALID_TOPIC_EXCEPTION);
     }
-    // A compacted topic keeps the newest record of each key, whoever asks.
+    // A compacted topic must keep the newest record of each key.
     if !topic.config.delete {
         return Err(ErrorCode::POLICY_VIOLATION);
     }

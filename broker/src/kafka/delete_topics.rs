@@ -1,6 +1,6 @@
 //! DeleteTopics, key 20, versions 0 to 6.
 //!
-//! 1 adds the throttle time; 4 is flexible; 5 answers with an error message; 6 names topics by name or by id.
+//! 1 adds the throttle time; 4 is flexible; 5 returns an error message; 6 takes topics by name or by id.
 
 use std::collections::HashSet;
 
@@ -19,10 +19,10 @@ use super::{
 };
 use crate::service::{Change, TopicError};
 
-/// Version from which topics come in `topics`, not in `topic_names`.
+/// Version from which topics are in `topics`, not in `topic_names`.
 const BY_ID_FROM: i16 = 6;
 
-/// Removes topics, each for itself.
+/// Deletes topics, each independently.
 pub(super) async fn delete_topics(
     ctx: &RequestContext,
     change: &Change,
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_topic_is_named_once_and_in_one_way() {
+    fn a_topic_is_given_once_and_either_by_name_or_by_id() {
         let mut seen = HashSet::new();
         let id = Uuid([7; 16]);
         let by_id = DeleteTopicState { name: None, topic_id: id };

@@ -1,6 +1,6 @@
 //! DescribeCluster, key 60, versions 0 to 2.
 //!
-//! 1 says which kind of endpoint is asked; 2 can ask for fenced brokers too.
+//! 1 adds the endpoint type; 2 can include fenced brokers.
 
 use millstream_protocol::{
     Str,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::service::BrokerInfo;
 
-/// Kinds of endpoints; this is a broker's.
+/// Endpoint types; this node has a broker endpoint only.
 const BROKERS: i8 = 1;
 const CONTROLLERS: i8 = 2;
 
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_brokers_are_found_here() {
+    fn only_broker_endpoints_are_supported() {
         assert_eq!(check_endpoint(1), Ok(()));
         assert_eq!(check_endpoint(2).expect_err("a controller").0, ErrorCode::MISMATCHED_ENDPOINT_TYPE);
         assert_eq!(check_endpoint(3).expect_err("nothing").0, ErrorCode::UNSUPPORTED_ENDPOINT_TYPE);

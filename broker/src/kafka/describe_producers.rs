@@ -1,4 +1,4 @@
-//! DescribeProducers, key 61, version 0: the idempotent producers that a partition remembers.
+//! DescribeProducers, key 61, version 0: the idempotent producers known to a partition.
 
 use millstream_protocol::{
     Str,
@@ -10,7 +10,7 @@ use millstream_protocol::{
 use super::{context::RequestContext, error::ErrorCode};
 use crate::service::{ActiveProducer, Service, TopicView};
 
-/// Describes the producers of partitions, each for itself.
+/// Describes the producers of partitions, each independently.
 pub(super) async fn describe_producers(
     ctx: &RequestContext,
     request: DescribeProducersRequest,
@@ -55,7 +55,7 @@ fn describe(producer: ActiveProducer) -> ProducerState {
         producer_epoch: i32::from(producer.epoch),
         last_sequence: producer.last_sequence,
         last_timestamp: producer.last_write_ms,
-        // What Kafka says of a producer without a transaction.
+        // As in Kafka for a producer without a transaction.
         coordinator_epoch: -1,
         current_txn_start_offset: -1,
     }

@@ -1,7 +1,7 @@
-//! DescribeQuorum, key 55, versions 0 to 2: the metadata group as Kafka shows its own.
+//! DescribeQuorum, key 55, versions 0 to 2: the metadata group, presented as Kafka's metadata quorum.
 //!
-//! 1 says when a replica was heard of; 2 has error messages, directory ids, and how the nodes are reached. Offsets are
-//! indexes of the group's log.
+//! 1 adds the last fetch times of replicas; 2 error messages, directory ids and the addresses of the nodes. Offsets are
+//! indexes in the group's log.
 
 use millstream_protocol::{
     Str,
@@ -15,16 +15,15 @@ use millstream_replica::{Quorum, QuorumReplica};
 use super::{context::RequestContext, error::ErrorCode};
 use crate::{clock, service::BrokerInfo};
 
-/// Kafka's name of the partition that holds the metadata.
+/// Kafka's name of the metadata topic.
 const TOPIC: &str = "__cluster_metadata";
 /// The name of the one listener.
 const LISTENER: &str = "PLAINTEXT";
-/// Version from which answers say how the nodes are reached.
+/// Version from which responses have the addresses of the nodes.
 const NODES_FROM: i16 = 2;
-/// What is not known of a replica.
+/// An unknown time of a replica.
 const UNKNOWN: i64 = -1;
 
-/// Describes the metadata group.
 pub(super) async fn describe_quorum(
     ctx: &RequestContext,
     request: DescribeQuorumRequest,
@@ -54,7 +53,7 @@ pub(super) async fn describe_quorum(
 
 fn describe(quorum: &Quorum, now_ms: i64) -> ResponsePartitionData {
     let replica = |replica: &QuorumReplica| {
-        // The leader is always caught up with itself. When a follower was heard of last is not known here.
+        // The leader is always caught up with itself. The times of followers are unknown here.
         let seen_ms = if replica.node == quorum.leader { now_ms } else { UNKNOWN };
         ReplicaState {
             replica_id: replica.node.0 as i32,
@@ -96,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_follower_is_as_far_as_the_leader_knows() {
+    fn a_followers_offset_is_that_known_to_the_leader() {
         let replica = |node, log_end| QuorumReplica { node: NodeId(node), log_end };
         let quorum = Quorum {
             leader: NodeId(1),

@@ -1,7 +1,7 @@
 //! DescribeTopicPartitions, key 75, version 0: topics in pages.
 //!
-//! Topics come sorted by name. A page holds so many partitions as the client and the broker allow, at least one; where
-//! it ends, the cursor names the first partition that is not in it.
+//! Topics are sorted by name. A page holds as many partitions as the client and the broker allow, at least one; the cursor
+//! names the first partition of the next page.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::service::{PartitionView, TopicView};
 
-/// Most partitions of one page.
+/// Maximum partitions of one page.
 const PAGE_PARTITIONS_MAX: i32 = 2000;
 
 /// Describes one page of topics.
@@ -64,14 +64,14 @@ pub(super) async fn describe_topic_partitions(
     DescribeTopicPartitionsResponse { topics, next_cursor: page.next, ..Default::default() }
 }
 
-/// What of the page is left, and where the next one begins.
+/// The remaining capacity of the page, and the start of the next one.
 struct Page {
     left: usize,
     next: Option<Cursor>,
 }
 
 impl Page {
-    /// The partitions of a topic that fit, from `from` on.
+    /// The partitions of a topic from `from` on that fit.
     fn take(&mut self, name: &Str, from: usize, count: usize) -> std::ops::Range<usize> {
         let from = from.min(count);
         let taken = self.left.min(count - from);
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_beyond_the_last_partition_goes_on_with_the_next_topic() {
+    fn a_cursor_beyond_the_last_partition_continues_with_the_next_topic() {
         let mut page = Page { left: 5, next: None };
         assert!(page.take(&Str::from("a"), 9, 3).is_empty());
         assert_eq!(page.next, None);

@@ -1,61 +1,61 @@
-//! The tables of APIs and errors in `docs/kafka-protocol.md`, made of the code. What is said of an error is here; that
-//! nothing is left out is compared with the code of this folder.
+//! The tables of APIs and errors in `docs/kafka-protocol.md`, generated from the code. The descriptions of errors are here;
+//! a test checks that they cover all errors that this folder uses.
 
 use std::{collections::BTreeSet, fmt::Write, fs, path::Path, path::PathBuf};
 
 use super::{api::ROWS, error::ErrorCode};
 use millstream_tests::generated;
 
-/// When an error is answered, and what a program (or whoever runs it) does about it.
+/// When an error is returned, and what a program or its operator does about it.
 const ERRORS: &[(ErrorCode, &str, &str)] = &[
     (
         ErrorCode::UNKNOWN_SERVER_ERROR,
-        "The group's state is larger than the log can take; or a fault of the broker.",
-        "Fewer members or smaller metadata; else look at its log and report it.",
+        "The group's state is larger than a log entry may be; or a bug of the broker.",
+        "Use fewer members or smaller metadata; otherwise check the broker's log and report it.",
     ),
     (
         ErrorCode::OFFSET_OUT_OF_RANGE,
         "The offset was deleted, or does not exist yet.",
-        "Clients go on as `auto.offset.reset` says.",
+        "Clients apply `auto.offset.reset`.",
     ),
     (
         ErrorCode::CORRUPT_MESSAGE,
-        "Produce: a batch does not fit its checksum. Fetch: what is on disk does not.",
-        "Produce: look at the network. Fetch: see Operations, \"When something is damaged\".",
+        "Produce: the checksum of a batch is wrong. Fetch: data on disk is damaged.",
+        "Produce: check the network. Fetch: see Operations, \"When something is damaged\".",
     ),
     (
         ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
-        "There is no such topic or partition, or not yet.",
-        "Create it; look at the spelling.",
+        "The topic or partition does not exist, or not yet.",
+        "Create it; check the spelling.",
     ),
     (
         ErrorCode::LEADER_NOT_AVAILABLE,
         "The partition has no leader now, or was just created.",
-        "Nothing; if it lasts, look at `/health/ready`.",
+        "Nothing; if it persists, check `/health/ready`.",
     ),
     (
         ErrorCode::NOT_LEADER_OR_FOLLOWER,
-        "The node does not lead the partition, or starts or stops.",
-        "Nothing; clients ask for the metadata anew.",
+        "The node does not lead the partition, or is starting or stopping.",
+        "Nothing; clients refresh their metadata.",
     ),
     (
         ErrorCode::REQUEST_TIMED_OUT,
-        "It was not done in the time that the request gave. It may still be done.",
-        "An idempotent producer tries again without writing twice.",
+        "The request was not completed within its timeout. It may still take effect.",
+        "An idempotent producer retries without duplicates.",
     ),
     (
         ErrorCode::MESSAGE_TOO_LARGE,
-        "A batch is larger than `max.message.bytes` of the topic, after compression, or opens to more than is allowed.",
-        "Smaller records or `batch.size`, or raise `max.message.bytes`.",
+        "A batch is larger than `max.message.bytes` of the topic, after compression, or too large when decompressed.",
+        "Use smaller records or a smaller `batch.size`, or raise `max.message.bytes`.",
     ),
     (
         ErrorCode::OFFSET_METADATA_TOO_LARGE,
-        "The note with a committed offset is longer than `offset.metadata.max.bytes`.",
-        "A shorter note.",
+        "The metadata of a committed offset is longer than `offset.metadata.max.bytes`.",
+        "Use shorter metadata.",
     ),
     (
         ErrorCode::COORDINATOR_LOAD_IN_PROGRESS,
-        "A producer id cannot be given out now; the broker starts or stops.",
+        "No producer id can be assigned now; the broker is starting or stopping.",
         "Nothing.",
     ),
     (ErrorCode::COORDINATOR_NOT_AVAILABLE, "The group has no coordinator now.", "Nothing."),
@@ -63,190 +63,190 @@ const ERRORS: &[(ErrorCode, &str, &str)] = &[
     (
         ErrorCode::INVALID_TOPIC_EXCEPTION,
         "The name of a topic has characters that are not allowed, or is too long; or the topic belongs to the broker (`__consumer_offsets`) and cannot be written or changed.",
-        "1 to 249 ASCII letters, digits, `.`, `_` and `-`.",
+        "Use 1 to 249 ASCII letters, digits, `.`, `_` and `-`.",
     ),
     (
         ErrorCode::NOT_ENOUGH_REPLICAS,
-        "Nothing was written: the disk is nearly full (`disk.low.bytes`), or the broker starts or stops.",
-        "Make room. Clients go on by themselves when there is.",
+        "Nothing was written: the disk is nearly full (`disk.low.bytes`), or the broker is starting or stopping.",
+        "Free disk space. Clients then continue by themselves.",
     ),
     (ErrorCode::INVALID_REQUIRED_ACKS, "`acks` is not 0, 1 or -1 (all).", "Set it to `all`."),
     (
         ErrorCode::ILLEGAL_GENERATION,
-        "The group has gone on without this member.",
-        "Clients join again. If it happens often: poll more often, or work in smaller pieces.",
+        "The group has started a new generation without this member.",
+        "Clients join again. If it happens often, poll more often or process fewer records per poll.",
     ),
     (
         ErrorCode::INCONSISTENT_GROUP_PROTOCOL,
-        "The member has no assignor in common with the group, or another type.",
-        "The same assignors in all members; change them in two steps.",
+        "The member has no assignor in common with the group, or another protocol type.",
+        "Use the same assignors in all members; change them in two steps.",
     ),
     (ErrorCode::INVALID_GROUP_ID, "The name of a group is empty or too long.", "Set `group.id`."),
     (
         ErrorCode::UNKNOWN_MEMBER_ID,
-        "The group does not know this member: its session timed out, or the broker started anew.",
+        "The group does not know this member: its session timed out, or the broker was restarted.",
         "Clients join again.",
     ),
     (
         ErrorCode::INVALID_SESSION_TIMEOUT,
         "The session timeout is outside of `group.min.session.timeout.ms` and `group.max.session.timeout.ms`.",
-        "6 s to 30 min, by the defaults.",
+        "By default 6 s to 30 min.",
     ),
     (ErrorCode::REBALANCE_IN_PROGRESS, "The group's members change.", "Nothing; clients join again."),
     (
         ErrorCode::INVALID_COMMIT_OFFSET_SIZE,
-        "A commit is larger than the log can take at once.",
-        "Fewer partitions in one commit.",
+        "A commit is larger than a log entry may be.",
+        "Commit fewer partitions at once.",
     ),
     (
         ErrorCode::INVALID_TIMESTAMP,
         "A record's timestamp is further from the broker's clock than `message.timestamp.before.max.ms` or `message.timestamp.after.max.ms` allow.",
-        "Set the clock; or `message.timestamp.type=LogAppendTime`.",
+        "Correct the clock, or use `message.timestamp.type=LogAppendTime`.",
     ),
     (
         ErrorCode::UNSUPPORTED_VERSION,
-        "The API or its version is not served.",
-        "A client that negotiates versions; see the table above.",
+        "The API or its version is not supported.",
+        "Use a client that negotiates versions; see the table above.",
     ),
     (ErrorCode::TOPIC_ALREADY_EXISTS, "The topic is there already.", "Nothing, if it is what you want."),
     (
         ErrorCode::INVALID_PARTITIONS,
-        "The number of partitions is below 1, too large, or not more than there are.",
+        "The number of partitions is below 1, too large, or not larger than the current one.",
         "Partitions can only be added.",
     ),
     (
         ErrorCode::INVALID_REPLICATION_FACTOR,
-        "More replicas than there are nodes.",
-        "-1, the broker's default; 1 on a single node.",
+        "More replicas than nodes.",
+        "Use -1, the broker's default, or 1 on a single node.",
     ),
     (ErrorCode::INVALID_REPLICA_ASSIGNMENT, "Replicas were given that cannot be.", "Let the broker choose."),
     (
         ErrorCode::INVALID_CONFIG,
-        "A key or value is not allowed; the message says what is.",
+        "A key or value is not allowed; the message says which are.",
         "See Configuration.",
     ),
     (
         ErrorCode::NOT_CONTROLLER,
-        "The cluster's metadata cannot be changed now; the broker starts or stops.",
-        "Nothing; admin clients try again.",
+        "The cluster's metadata cannot be changed now; the broker is starting or stopping.",
+        "Nothing; admin clients retry.",
     ),
     (
         ErrorCode::INVALID_REQUEST,
-        "The request contradicts itself, or asks for what cannot be; the message says what.",
+        "The request is contradictory or not valid here; the message says why.",
         "Correct it.",
     ),
     (
         ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT,
         "A batch in the format of Kafka before 0.11.",
-        "A newer client, or take its `api.version` setting away.",
+        "Use a newer client, or remove its `api.version` setting.",
     ),
     (
         ErrorCode::POLICY_VIOLATION,
-        "More topics, partitions or configuration than one cluster takes; or records of a compacted topic are to be deleted.",
+        "More topics, partitions or configuration than one cluster allows; or a deletion of records of a compacted topic.",
         "The message says which; a compacted topic keeps the newest record of each key.",
     ),
     (
         ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
-        "A batch of an idempotent producer came without the one before it.",
-        "Clients begin anew where that is safe; else the program must decide.",
+        "A batch of an idempotent producer arrived without the previous one.",
+        "Clients reset the producer where that is safe; otherwise the program must decide.",
     ),
     (
         ErrorCode::DUPLICATE_SEQUENCE_NUMBER,
-        "A batch was written already, too long ago to say where.",
-        "It is stored.",
+        "A batch was written before, too long ago to return its offset.",
+        "Nothing; it is stored.",
     ),
     (ErrorCode::INVALID_PRODUCER_EPOCH, "A newer producer with the same id is at work.", "Close this one."),
     (
         ErrorCode::INVALID_TXN_STATE,
         "A transactional record.",
-        "Transactions are not served; see Moving from Kafka.",
+        "Transactions are not supported; see Moving from Kafka.",
     ),
     (
         ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
-        "A client of an older version looks for the coordinator of a transaction. Of this error it takes notice at once.",
-        "Transactions are not served; see Moving from Kafka.",
+        "An older client looks up a transaction coordinator. It treats this error as fatal.",
+        "Transactions are not supported; see Moving from Kafka.",
     ),
     (
         ErrorCode::SECURITY_DISABLED,
-        "Access rules were asked for, and there is no authorizer.",
-        "Everybody may do everything; restrict who reaches the port.",
+        "ACLs were requested, and there is no authorizer.",
+        "Every client may do everything; restrict access to the port.",
     ),
     (
         ErrorCode::KAFKA_STORAGE_ERROR,
-        "A data directory takes no records now, because its disk is full; only DescribeLogDirs tells it so.",
-        "Make room.",
+        "A data directory accepts no records because its disk is full; returned by DescribeLogDirs only.",
+        "Free disk space.",
     ),
     (
         ErrorCode::DELEGATION_TOKEN_REQUEST_NOT_ALLOWED,
-        "Delegation tokens were asked for on a connection without authentication, which all are.",
-        "Nothing; there are none.",
+        "Delegation tokens were requested on a connection without authentication, which all connections are.",
+        "Nothing; there are no tokens.",
     ),
     (ErrorCode::NON_EMPTY_GROUP, "The group has members.", "Stop them first."),
     (
         ErrorCode::GROUP_ID_NOT_FOUND,
-        "There is no such group.",
-        "Look at the spelling; offsets of groups without members expire.",
+        "The group does not exist.",
+        "Check the spelling; offsets of groups without members expire.",
     ),
     (
         ErrorCode::FETCH_SESSION_ID_NOT_FOUND,
         "The fetch session has ended.",
-        "Nothing; clients begin a new one.",
+        "Nothing; clients open a new one.",
     ),
     (
         ErrorCode::INVALID_FETCH_SESSION_EPOCH,
-        "Fetches of a session came out of order.",
-        "Nothing; clients begin a new one.",
+        "Fetches of a session arrived out of order.",
+        "Nothing; clients open a new one.",
     ),
     (ErrorCode::FENCED_LEADER_EPOCH, "The client knows an older leader.", "Nothing; it asks anew."),
     (ErrorCode::UNKNOWN_LEADER_EPOCH, "The client knows a newer leader than this node.", "Nothing."),
     (
         ErrorCode::MEMBER_ID_REQUIRED,
         "A member joins for the first time and gets its id.",
-        "Nothing; it joins with it.",
+        "Nothing; clients join with it.",
     ),
     (ErrorCode::GROUP_MAX_SIZE_REACHED, "The group has `group.max.size` members.", "Fewer, or raise it."),
     (
         ErrorCode::FENCED_INSTANCE_ID,
         "Another member with the same `group.instance.id` has joined.",
-        "A name of its own for each member.",
+        "Use a distinct name for each member.",
     ),
     (
         ErrorCode::ELIGIBLE_LEADERS_NOT_AVAILABLE,
-        "There is no replica that could lead.",
-        "If it lasts, look at `/health/ready`.",
+        "No replica can become leader.",
+        "If it persists, check `/health/ready`.",
     ),
     (ErrorCode::ELECTION_NOT_NEEDED, "The partition has the leader that it should have.", "Nothing."),
     (ErrorCode::NO_REASSIGNMENT_IN_PROGRESS, "There is no reassignment to cancel.", "Nothing."),
     (
         ErrorCode::GROUP_SUBSCRIBED_TO_TOPIC,
-        "Offsets of a topic that the group reads cannot be removed.",
-        "Stop its members first.",
+        "Offsets of a topic that the group's members subscribe to cannot be deleted.",
+        "Stop the members first.",
     ),
     (
         ErrorCode::INVALID_RECORD,
-        "A record is malformed, or not as the topic wants it, for example without a key on a compacted one; the message and `record_errors` say what.",
+        "A record is malformed or not allowed in the topic, for example without a key in a compacted one; the message and `record_errors` say why.",
         "Correct the record.",
     ),
     (
         ErrorCode::RESOURCE_NOT_FOUND,
-        "A user's SCRAM credentials were asked for, and no user has any.",
+        "A user's SCRAM credentials were requested, and no user has any.",
         "Nothing; there is no authentication.",
     ),
     (ErrorCode::DUPLICATE_RESOURCE, "A request names the same user twice.", "Name it once."),
     (
         ErrorCode::UNKNOWN_TOPIC_ID,
-        "There is no topic with this id: it was deleted.",
-        "Nothing; clients ask anew.",
+        "No topic has this id: it was deleted.",
+        "Nothing; clients refresh their metadata.",
     ),
     (
         ErrorCode::TRANSACTIONAL_ID_NOT_FOUND,
-        "A transaction was asked for, and there are none.",
-        "Transactions are not served; see Moving from Kafka.",
+        "A transaction was requested, and there are none.",
+        "Transactions are not supported; see Moving from Kafka.",
     ),
     (
         ErrorCode::MISMATCHED_ENDPOINT_TYPE,
-        "A broker was asked as a controller.",
-        "`--bootstrap-server`, not `--bootstrap-controller`.",
+        "A controller was requested from a broker.",
+        "Use `--bootstrap-server`, not `--bootstrap-controller`.",
     ),
     (ErrorCode::UNSUPPORTED_ENDPOINT_TYPE, "The kind of endpoint does not exist.", "The same."),
 ];
@@ -255,7 +255,7 @@ fn document() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/kafka-protocol.md")
 }
 
-/// Names of codes in the sources of a folder, apart from their tests.
+/// Names of error codes in the sources of a folder, without their tests.
 fn names_in(folder: &Path, names: &mut BTreeSet<String>) {
     for entry in fs::read_dir(folder).expect("the folder is there") {
         let path = entry.expect("it can be read").path();
@@ -273,7 +273,7 @@ fn names_in(folder: &Path, names: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn the_document_has_every_api_as_it_is() {
+fn the_document_has_the_table_of_apis() {
     let mut text = "| API | key | versions |\n| --- | --- | --- |\n".to_string();
     for row in ROWS {
         let (name, key, versions) = (row.key.name(), row.key as i16, row.versions);
@@ -284,7 +284,7 @@ fn the_document_has_every_api_as_it_is() {
 }
 
 #[test]
-fn the_document_has_every_error_as_it_is() {
+fn the_document_has_the_table_of_errors() {
     let mut text =
         "| error | code | retried | when | what to do |\n| --- | --- | --- | --- | --- |\n".to_string();
     for (code, when, then) in ERRORS {
@@ -296,10 +296,10 @@ fn the_document_has_every_error_as_it_is() {
 }
 
 #[test]
-fn the_document_leaves_no_error_out() {
+fn the_table_of_errors_is_complete() {
     let mut used = BTreeSet::new();
     names_in(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/kafka"), &mut used);
-    let told: BTreeSet<String> = ERRORS.iter().map(|(code, ..)| code.name().to_string()).collect();
-    assert_eq!(told, used);
+    let described: BTreeSet<String> = ERRORS.iter().map(|(code, ..)| code.name().to_string()).collect();
+    assert_eq!(described, used);
     assert!(ERRORS.is_sorted_by_key(|(code, ..)| code.0), "sorted by code");
 }

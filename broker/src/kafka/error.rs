@@ -1,7 +1,7 @@
-//! The only map from what the verbs refuse to Kafka's error codes.
+//! The only mapping from the service's errors to Kafka's error codes.
 //!
-//! A code is what a client acts on, so each is chosen by what Kafka's clients do with it: retriable codes are retried
-//! with fresh metadata until the client's own deadline, all others reach the application.
+//! Each code is chosen by what Kafka's clients do with it: they retry retriable codes with fresh metadata until their own
+//! deadline, and report all others to the application.
 
 pub(super) use millstream_protocol::ErrorCode;
 use millstream_protocol::Str;
@@ -28,7 +28,7 @@ impl From<&TopicError> for ErrorCode {
             TopicError::InvalidReplicaAssignment(_) => ErrorCode::INVALID_REPLICA_ASSIGNMENT,
             TopicError::Internal(_) => ErrorCode::INVALID_TOPIC_EXCEPTION,
             TopicError::TooMany(_) => ErrorCode::POLICY_VIOLATION,
-            // Admin clients answer this by finding the controller anew and sending again.
+            // Admin clients look up the controller again and retry.
             TopicError::Unavailable(_) => ErrorCode::NOT_CONTROLLER,
             TopicError::Timeout => ErrorCode::REQUEST_TIMED_OUT,
         }
@@ -54,7 +54,7 @@ impl From<&ProduceError> for ErrorCode {
             ProduceError::MessageTooLarge => ErrorCode::MESSAGE_TOO_LARGE,
             ProduceError::Corrupt(_) => ErrorCode::CORRUPT_MESSAGE,
             ProduceError::InvalidRecord(_) => ErrorCode::INVALID_RECORD,
-            // Kafka answers for the whole batch with the time if the time of any record is wrong.
+            // As in Kafka, one invalid timestamp determines the code of the whole batch.
             ProduceError::RefusedRecords(refused) if refused.timestamps > 0 => ErrorCode::INVALID_TIMESTAMP,
             ProduceError::RefusedRecords(_) => ErrorCode::INVALID_RECORD,
             ProduceError::UnsupportedFormat => ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT,
@@ -62,8 +62,8 @@ impl From<&ProduceError> for ErrorCode {
             ProduceError::OutOfOrderSequence => ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
             ProduceError::InvalidProducerEpoch => ErrorCode::INVALID_PRODUCER_EPOCH,
             ProduceError::DuplicateSequence => ErrorCode::DUPLICATE_SEQUENCE_NUMBER,
-            // Certainly not appended, and worth another try at the same broker: the one code that every client retries
-            // after, and that makes none ask for the metadata over and over. The storage error is not retried by Sarama.
+            // Certainly not appended, and worth a retry on the same broker: this is the one code that every client retries
+            // without refreshing its metadata each time. Sarama does not retry the storage error.
             ProduceError::StorageFull | ProduceError::Unavailable => ErrorCode::NOT_ENOUGH_REPLICAS,
             ProduceError::TransactionalUnsupported(_) => ErrorCode::INVALID_TXN_STATE,
             ProduceError::InvalidAcks => ErrorCode::INVALID_REQUIRED_ACKS,
@@ -75,8 +75,8 @@ impl From<&ProduceError> for ErrorCode {
 impl From<&ProducerIdError> for ErrorCode {
     fn from(error: &ProducerIdError) -> ErrorCode {
         match error {
-            // The one retriable code after which an idempotent producer does not look for a coordinator, which it
-            // has none of.
+            // The one retriable code after which an idempotent producer does not look up a coordinator, which it does not
+            // have.
             ProducerIdError::Unavailable => ErrorCode::COORDINATOR_LOAD_IN_PROGRESS,
         }
     }
@@ -91,13 +91,13 @@ impl From<&FetchError> for ErrorCode {
             FetchError::OffsetOutOfRange { .. } => ErrorCode::OFFSET_OUT_OF_RANGE,
             FetchError::FencedLeaderEpoch => ErrorCode::FENCED_LEADER_EPOCH,
             FetchError::UnknownLeaderEpoch => ErrorCode::UNKNOWN_LEADER_EPOCH,
-            // Not the retriable storage error: a consumer must not wait for ever without a word.
+            // Not the retriable storage error: a consumer must not retry silently forever.
             FetchError::Damaged(_) => ErrorCode::CORRUPT_MESSAGE,
         }
     }
 }
 
-/// The code of what a group's coordinator refuses.
+/// The code of a consumer group error.
 pub(super) fn group_code(error: GroupError) -> ErrorCode {
     match error {
         GroupError::InvalidGroupId => ErrorCode::INVALID_GROUP_ID,
@@ -111,14 +111,14 @@ pub(super) fn group_code(error: GroupError) -> ErrorCode {
         GroupError::InconsistentProtocol => ErrorCode::INCONSISTENT_GROUP_PROTOCOL,
         GroupError::Full | GroupError::OutOfBytes => ErrorCode::GROUP_MAX_SIZE_REACHED,
         GroupError::NotEmpty => ErrorCode::NON_EMPTY_GROUP,
-        // Kafka's answer to a generation that its log cannot take.
+        // Kafka's code for a group whose metadata is too large for its log.
         GroupError::TooLarge => ErrorCode::UNKNOWN_SERVER_ERROR,
         GroupError::NotCoordinator => ErrorCode::NOT_COORDINATOR,
         GroupError::Unavailable => ErrorCode::COORDINATOR_NOT_AVAILABLE,
     }
 }
 
-/// A refusal as most responses carry it: the code, and the reason in words.
+/// An error as most responses carry it: the code and the message.
 pub(super) fn refusal<E: std::fmt::Display>(error: &E) -> (i16, Option<Str>)
 where
     for<'a> ErrorCode: From<&'a E>,
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_says_retry_is_retriable_for_clients() {
+    fn temporary_errors_are_retriable_for_clients() {
         let retried = [
             ErrorCode::from(&TopicError::Unavailable(String::new())),
             ErrorCode::from(&TopicError::Timeout),
@@ -145,17 +145,17 @@ mod tests {
     }
 
     #[test]
-    fn what_the_application_must_hear_is_not_retried() {
-        let told = [
+    fn permanent_errors_are_not_retriable() {
+        let permanent = [
             ErrorCode::from(&ProduceError::MessageTooLarge),
             ErrorCode::from(&ProduceError::InvalidTimestamp(String::new())),
             ErrorCode::from(&TopicError::InvalidConfig(String::new())),
         ];
-        assert!(told.iter().all(|code| !code.is_retriable()), "{told:?}");
+        assert!(permanent.iter().all(|code| !code.is_retriable()), "{permanent:?}");
     }
 
     #[test]
-    fn a_refusal_carries_its_reason() {
+    fn a_refusal_has_a_message() {
         let (code, reason) = refusal(&TopicError::AlreadyExists("a".into()));
         assert_eq!(code, 36);
         assert_eq!(reason.as_deref(), Some("topic 'a' already exists"));

@@ -13,22 +13,21 @@ use millstream_protocol::{
 use super::{
     context::RequestContext,
     error::ErrorCode,
-    sessions::{Plan, Reading, Told},
+    sessions::{FetchPlan, LastReported, Reading},
 };
 use crate::{
     clock,
     service::{FetchError, FetchPart, Fetched, TopicView},
 };
 
-/// Most bytes of records in one reply, whatever the client allows.
+/// Maximum bytes of records in one response; clients may lower it.
 const FETCH_BYTES_MAX: i32 = 55 << 20;
-/// Longest long poll.
+/// Maximum long-poll time.
 const WAIT_MS_MAX: i32 = 600_000;
 
-/// Reads what there is, or waits for it.
 pub(super) async fn fetch(context: &RequestContext, mut request: FetchRequest) -> FetchResponse {
     if request.replica_id >= 0 {
-        // Replicas of this broker speak another protocol; a client has no business to be one.
+        // Brokers do not replicate over this protocol, and a client is never a replica.
         return FetchResponse { error_code: ErrorCode::INVALID_REQUEST.0, ..Default::default() };
     }
     if context.version < 7 {
@@ -44,13 +43,13 @@ pub(super) async fn fetch(context: &RequestContext, mut request: FetchRequest) -
     };
     let found = resolve(context, &plan.readings);
     let parts: Vec<FetchPart> = found.iter().filter_map(|part| part.as_ref().ok().copied()).collect();
-    // An error is told at once.
+    // Errors are returned without waiting.
     let max_wait = if parts.len() < found.len() { Duration::ZERO } else { max_wait };
     let results = context.service.fetch(&parts, max_bytes, max_wait, min_bytes).await;
     respond(&plan, found, results)
 }
 
-/// Where each partition is.
+/// Resolves the partitions.
 fn resolve(context: &RequestContext, readings: &[Reading]) -> Vec<Result<FetchPart, FetchError>> {
     let mut last: Option<(&Str, Option<Arc<TopicView>>)> = None;
     let mut found = Vec::with_capacity(readings.len());
@@ -76,7 +75,7 @@ fn part(view: Option<&TopicView>, reading: &Reading) -> Option<FetchPart> {
 }
 
 fn respond(
-    plan: &Plan,
+    plan: &FetchPlan,
     found: Vec<Result<FetchPart, FetchError>>,
     results: Vec<Result<Fetched, FetchError>>,
 ) -> FetchResponse {
@@ -84,12 +83,12 @@ fn respond(
     let mut responses: Vec<FetchableTopicResponse> = Vec::new();
     for (reading, found) in plan.readings.iter().zip(found) {
         let result = found.and_then(|_| results.next().unwrap_or(Err(FetchError::Unavailable)));
-        let told = result.as_ref().ok().map(|fetched| Told {
+        let state = result.as_ref().ok().map(|fetched| LastReported {
             high_watermark: fetched.high_watermark,
             log_start_offset: fetched.log_start_offset,
         });
         let has_records = result.as_ref().is_ok_and(|fetched| !fetched.is_empty());
-        if !plan.must_tell(reading, told, has_records) {
+        if !plan.must_report(reading, state, has_records) {
             continue;
         }
         let data = partition_data(reading.wanted.partition, result);

@@ -1,16 +1,16 @@
 //! InitProducerId, key 22, versions 0 to 4.
 //!
-//! 1 is as 0; 2 is flexible; 3 lets a producer say which id and epoch it has; 4 may say PRODUCER_FENCED.
+//! 1 is as 0; 2 is flexible; 3 has the producer's current id and epoch; 4 may return PRODUCER_FENCED.
 //!
-//! Without a transactional id there is nothing that an id could be the continuation of: as in Kafka, whoever asks gets a
-//! new id with epoch 0, whichever it had.
+//! Without a transactional id a producer cannot continue with its id: as in Kafka, every request gets a new id with
+//! epoch 0.
 
 use millstream_protocol::messages::init_producer_id::{InitProducerIdRequest, InitProducerIdResponse};
 
 use super::{context::RequestContext, error::ErrorCode};
 use crate::service::Change;
 
-/// Gives a producer its id and epoch.
+/// Assigns a producer id and epoch.
 pub(super) async fn init_producer_id(
     _ctx: &RequestContext,
     change: &Change,
@@ -29,10 +29,10 @@ fn check(request: &InitProducerIdRequest) -> Result<(), ErrorCode> {
     match request.transactional_id.as_deref() {
         None => {}
         Some("") => return Err(ErrorCode::INVALID_REQUEST),
-        // Transactions are not served. Of the codes that a producer takes as final, this one says so.
+        // Transactions are not supported. Of the codes that a producer takes as fatal, this one says so.
         Some(_) => return Err(ErrorCode::UNSUPPORTED_VERSION),
     }
-    // Both or neither.
+    // Id and epoch: both or neither.
     match (request.producer_id, request.producer_epoch) {
         (-1, -1) => Ok(()),
         (-1, _) | (_, -1) => Err(ErrorCode::INVALID_REQUEST),
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_comes_with_an_epoch_or_neither_comes() {
+    fn a_request_has_both_id_and_epoch_or_neither() {
         assert_eq!(check(&request(-1, -1)), Ok(()));
         assert_eq!(check(&request(5, 0)), Ok(()));
         for (id, epoch) in [(5, -1), (-1, 3)] {
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn transactional_ids_are_refused_for_good() {
+    fn transactional_ids_are_refused_with_a_fatal_error() {
         let with =
             |id: &'static str| InitProducerIdRequest { transactional_id: Some(id.into()), ..request(-1, -1) };
         assert_eq!(check(&with("t")), Err(ErrorCode::UNSUPPORTED_VERSION));

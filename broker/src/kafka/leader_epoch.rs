@@ -1,6 +1,6 @@
 //! OffsetForLeaderEpoch, key 23, versions 2 to 4.
 //!
-//! 2 carries the leader epoch that the client believes in; 3 adds the replica id; 4 is flexible.
+//! 2 has the current leader epoch known to the client; 3 adds the replica id; 4 is flexible.
 
 use millstream_protocol::messages::offset_for_leader_epoch::{
     EpochEndOffset, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse, OffsetForLeaderPartition,
@@ -10,7 +10,7 @@ use millstream_protocol::messages::offset_for_leader_epoch::{
 use super::{context::RequestContext, error::ErrorCode};
 use crate::service::{Service, TopicView};
 
-/// Says where the records of leader epochs end, so that a client sees whether what it has read is still there.
+/// Returns the end offsets of leader epochs, with which a client detects that records it has read were truncated.
 pub(super) async fn offset_for_leader_epoch(
     ctx: &RequestContext,
     request: OffsetForLeaderEpochRequest,

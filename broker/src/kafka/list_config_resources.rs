@@ -1,7 +1,6 @@
-//! ListConfigResources, key 74, versions 0 to 1: what has a configuration that can be described.
+//! ListConfigResources, key 74, versions 0 to 1: resources whose configuration can be described.
 //!
-//! 0 lists what clients may be asked to measure, which is nothing here; 1 names the types that are wanted, none of them for
-//! all.
+//! 0 lists client metrics subscriptions, of which there are none; 1 has a list of types, an empty one for all.
 
 use millstream_protocol::{
     Str,
@@ -17,11 +16,10 @@ use super::{
 };
 use crate::service::Service;
 
-/// The types that each version can list.
+/// The resource types of each version.
 const IN_VERSION_0: &[i8] = &[CLIENT_METRICS];
 const IN_VERSION_1: &[i8] = &[TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP];
 
-/// Lists resources.
 pub(super) async fn list_config_resources(
     ctx: &RequestContext,
     request: ListConfigResourcesRequest,
@@ -39,7 +37,7 @@ pub(super) async fn list_config_resources(
     ListConfigResourcesResponse { config_resources: resources.collect(), ..Default::default() }
 }
 
-/// The types that are asked for; `None` if the version does not have one of them.
+/// The requested types; `None` if the version does not support one of them.
 fn wanted(version: i16, asked: &[i8]) -> Option<Vec<i8>> {
     let known = if version == 0 { IN_VERSION_0 } else { IN_VERSION_1 };
     if asked.iter().any(|kind| !known.contains(kind)) {
@@ -53,7 +51,7 @@ fn names(service: &Service, kind: i8) -> Vec<String> {
     match kind {
         TOPIC => service.topics().iter().map(|topic| topic.name.clone()).collect(),
         BROKER => service.brokers().iter().map(|broker| broker.id.to_string()).collect(),
-        // No group has a configuration of its own, and loggers and client metrics have none at all.
+        // Groups have no configuration of their own; loggers and client metrics have none at all.
         _ => Vec::new(),
     }
 }
@@ -63,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn types_belong_to_versions_and_none_of_them_is_all() {
+    fn types_belong_to_versions_and_an_empty_list_means_all() {
         assert_eq!(wanted(0, &[]), Some(vec![16]));
         assert_eq!(wanted(0, &[TOPIC]), None);
         assert_eq!(wanted(1, &[]), Some(vec![2, 4, 8, 16, 32]));

@@ -1,8 +1,8 @@
 //! ListOffsets, key 2, versions 1 to 11.
 //!
-//! 2 adds the isolation level and the throttle time; 4 the leader epoch; 6 is flexible; 7 asks for the largest timestamp
-//! (-3); 8 for the earliest offset that is local (-4); 9 for the latest that is tiered (-5); 10 adds a timeout for
-//! lookups in remote storage, which there is none of; 11 asks for the earliest that waits for upload (-6).
+//! 2 adds the isolation level and the throttle time; 4 the leader epoch; 6 is flexible; 7 adds the largest timestamp (-3);
+//! 8 the earliest local offset (-4); 9 the latest tiered offset (-5); 10 a timeout for lookups in remote storage, which
+//! does not exist here; 11 the earliest offset that is pending upload (-6).
 
 use std::collections::HashSet;
 
@@ -14,18 +14,18 @@ use millstream_protocol::messages::list_offsets::{
 use super::{context::RequestContext, error::ErrorCode};
 use crate::service::{FoundOffset, OffsetQuery, Service, TopicView};
 
-/// Version from which answers have room for a leader epoch.
+/// Version from which responses have a leader epoch.
 const LEADER_EPOCH_FROM: i16 = 4;
 
-/// What is asked for, besides a time.
+/// The requested offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wanted {
     Query(OffsetQuery),
-    /// Offsets of remote storage: there is none, so there is never such an offset.
+    /// An offset in remote storage: never found, as there is no remote storage.
     Remote,
 }
 
-/// Kafka's special timestamps; `None` for one that this version does not have.
+/// Decodes a timestamp or one of Kafka's special values; `None` for a value that this version does not have.
 fn wanted(timestamp: i64, version: i16) -> Option<Wanted> {
     match timestamp {
         0.. => Some(Wanted::Query(OffsetQuery::At(timestamp))),
@@ -39,7 +39,7 @@ fn wanted(timestamp: i64, version: i16) -> Option<Wanted> {
     }
 }
 
-/// Finds offsets by time or by name, each partition for itself.
+/// Looks up offsets, each partition independently.
 pub(super) async fn list_offsets(ctx: &RequestContext, request: ListOffsetsRequest) -> ListOffsetsResponse {
     let mut topics = Vec::with_capacity(request.topics.len());
     let mut seen = HashSet::new();
@@ -47,7 +47,7 @@ pub(super) async fn list_offsets(ctx: &RequestContext, request: ListOffsetsReque
         let view = ctx.service.topic(&topic.name);
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for partition in topic.partitions {
-            // Two answers for one partition cannot be told apart.
+            // A client could not distinguish two answers for one partition.
             let found = match &view {
                 _ if !seen.insert((topic.name.clone(), partition.partition_index)) => {
                     Err(ErrorCode::INVALID_REQUEST)
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_found_is_minus_one_without_an_error() {
+    fn an_offset_that_was_not_found_is_minus_one_without_an_error() {
         let nothing = answer(3, Ok(None), 4);
         assert_eq!(
             (nothing.error_code, nothing.offset, nothing.timestamp, nothing.leader_epoch),

@@ -1,8 +1,8 @@
 //! DescribeLogDirs, key 35, versions 1 to 5.
 //!
-//! 2 is flexible; 3 adds a top-level error; 4 gives the size of the volume and what is free; 5 whether a directory takes
-//! no new partitions. A directory that takes no records now, because the disk is full, has KAFKA_STORAGE_ERROR and its
-//! sizes all the same: what is in it is still served.
+//! 2 is flexible; 3 adds a top-level error; 4 the size and the free space of the volume; 5 whether a directory accepts no
+//! new partitions. A directory that accepts no records because the disk is full has KAFKA_STORAGE_ERROR, and still its
+//! sizes: its data is still served.
 
 use std::sync::Arc;
 
@@ -17,13 +17,13 @@ use millstream_protocol::{
 use super::{context::RequestContext, error::ErrorCode};
 use crate::service::{PartitionView, Service, TopicView};
 
-/// Describes the one data directory and the partitions in it. Topics that do not exist are in no directory.
+/// Describes the data directory and its partitions. Topics that do not exist are left out.
 pub(super) async fn describe_log_dirs(
     ctx: &RequestContext,
     request: DescribeLogDirsRequest,
 ) -> DescribeLogDirsResponse {
     let service = ctx.service.clone();
-    // Sizes of a hundred thousand partitions take a while: not on a thread that others wait for.
+    // Collecting the sizes of 100,000 partitions takes long: on a blocking thread.
     match tokio::task::spawn_blocking(move || look(&service, request.topics.as_deref())).await {
         Ok(result) => DescribeLogDirsResponse { results: vec![result], ..Default::default() },
         Err(_) => {
@@ -42,7 +42,7 @@ fn look(service: &Service, asked: Option<&[DescribableLogDirTopic]>) -> Describe
             .collect(),
     };
     let space = service.disk_space();
-    // Clients take it for the directory's name, whatever the broker's own working directory.
+    // An absolute path, because clients do not know the broker's working directory.
     let log_dir =
         std::path::absolute(service.data_dir()).unwrap_or_else(|_| service.data_dir().to_path_buf());
     let stop = service.write_stop();

@@ -2,8 +2,8 @@
 //!
 //! 0: an empty list is all topics. 1: null is all, an empty list none; racks, controller, internal topics.
 //! 2: cluster id. 4: the client says whether topics may be created. 5: offline replicas. 7: leader epochs.
-//! 8: authorized operations. 9: flexible. 10: topic ids in the answer. 11: no cluster operations. 12: by topic id.
-//! 13: an error of the whole answer, which tells a client to start over; there is no reason for that here.
+//! 8: authorized operations. 9: flexible. 10: topic ids in the response. 11: no cluster operations. 12: by topic id.
+//! 13: a top-level error that makes a client rebootstrap; never set here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,16 +24,16 @@ use super::{
 };
 use crate::service::{Change, NewTopic, PartitionView, TopicError, TopicView};
 
-/// Topics of one request that are made at the same time.
+/// Maximum concurrent topic creations of one request.
 const CREATED_AT_ONCE_MAX: usize = 64;
 
-/// Describes brokers and topics; creates topics that are not there if broker and client allow it.
+/// Describes brokers and topics; creates missing topics if broker and client allow it.
 pub(super) fn metadata(
     context: &RequestContext,
     request: MetadataRequest,
 ) -> (OnClose, impl Future<Output = Result<Option<MetadataResponse>, String>> + Send + use<>) {
     let missing = to_create(context, &request);
-    // It runs to its end by itself; only the answer waits for it.
+    // The creation runs to completion by itself; only the response waits for it.
     let creation = (!missing.is_empty()).then(|| context.service.change(|change| create(change, missing)));
     let context = context.clone();
     let answer = async move {
@@ -46,7 +46,7 @@ pub(super) fn metadata(
     (OnClose::Drop, answer)
 }
 
-/// Topics that the request names, that do not exist, and that may be created for it.
+/// Missing topics of the request that may be created.
 fn to_create(context: &RequestContext, request: &MetadataRequest) -> BTreeSet<Str> {
     let service = &context.service;
     let allowed = context.version < 4 || request.allow_auto_topic_creation;
@@ -58,7 +58,7 @@ fn to_create(context: &RequestContext, request: &MetadataRequest) -> BTreeSet<St
     missing.filter(|name| service.check_topic_name(name).is_ok()).cloned().collect()
 }
 
-/// Creates the topics; gives the reasons why some are refused.
+/// Creates the topics and returns the errors.
 async fn create(change: Change, names: BTreeSet<Str>) -> BTreeMap<Str, TopicError> {
     let creations = names.into_iter().map(|name| {
         let change = change.clone();
@@ -70,7 +70,7 @@ async fn create(change: Change, names: BTreeSet<Str>) -> BTreeMap<Str, TopicErro
                 ..NewTopic::default()
             };
             match change.create_topic(new, false).await {
-                // Another request was faster.
+                // Also created by a concurrent request.
                 Ok(_) | Err(TopicError::AlreadyExists(_)) => None,
                 Err(error) => Some((name, error)),
             }
@@ -144,7 +144,7 @@ fn describe_wanted(
 }
 
 fn missing(code: ErrorCode, name: Option<Str>, id: TopicId) -> MetadataResponseTopic {
-    // Versions below 12 have no room for "no name".
+    // Versions below 12 cannot encode "no name".
     let name = name.or_else(|| Some(Str::default()));
     MetadataResponseTopic { error_code: code.0, name, topic_id: Uuid(id.0), ..Default::default() }
 }

@@ -1,6 +1,6 @@
-//! The Kafka edge: the only code in the broker that knows Kafka's messages and error codes.
+//! The Kafka protocol: the only code in the broker that knows Kafka's messages and error codes.
 //!
-//! [`api`] is the table of what is advertised; each row names the request, the versions that work, and the handler.
+//! [`api`] is the table of supported APIs; each row has the request type, the supported versions and the handler.
 
 mod acls;
 mod alter_configs;
@@ -53,44 +53,42 @@ use crate::{
     service::{PendingChange, Service},
 };
 
-/// What becomes of a request.
+/// The outcome of a request.
 pub(crate) enum Reply {
-    /// Bytes for the client.
+    /// A response frame.
     Frame(Vec<Bytes>),
-    /// The client wants no answer.
+    /// The client expects no response.
     Nothing,
-    /// The connection cannot go on.
+    /// The connection must be closed, for this reason.
     Close(String),
 }
 
-/// A request that has begun: what must happen in the order of arrival has happened.
+/// A request whose first stage, which runs in the order of arrival, is done.
 pub(crate) enum Answer {
-    /// The reply is there.
     Now(Reply),
-    /// The reply comes; nothing is lost when it is dropped.
+    /// May be dropped: the request changes no state.
     Later(BoxFuture<'static, Reply>),
-    /// The request changes state, and runs to its end also when nothing waits for the reply.
+    /// The request changes state and runs to completion even if nothing waits for the reply.
     Change(PendingChange<Reply>),
 }
 
-/// Finds each request's row and begins it.
+/// Dispatches requests to their handlers.
 pub(crate) struct Dispatcher {
     service: Service,
     sessions: Arc<FetchSessions>,
 }
 
 impl Dispatcher {
-    /// A dispatcher to the given verbs.
     pub(crate) fn new(service: Service) -> Arc<Dispatcher> {
         Arc::new(Dispatcher { service, sessions: Arc::default() })
     }
 
-    /// Memory of records on their way to consumers.
+    /// Memory budget of records in replies to consumers.
     pub(crate) fn replies(&self) -> Replies {
         self.service.replies().clone()
     }
 
-    /// Begins a request; requests of one connection are begun in the order of their arrival.
+    /// Runs the first stage of a request. Must be called in the order of arrival for the requests of one connection.
     pub(crate) fn begin(&self, peer: &Peer, frame: Bytes) -> Answer {
         let mut reader = Reader::new(frame);
         let header = match RequestHeader::decode(&mut reader) {

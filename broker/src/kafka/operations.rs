@@ -1,5 +1,5 @@
-//! What a client may do with a resource, as the bits that Kafka's Describe* responses have. Nothing is forbidden here, so
-//! these are all operations that Kafka has for the resource.
+//! Authorized operations of a resource, as bits of Kafka's Describe* responses. There is no authorizer, so these are all
+//! operations that Kafka defines for the resource.
 
 const READ: i32 = 1 << 3;
 const WRITE: i32 = 1 << 4;
@@ -20,10 +20,10 @@ pub(super) const GROUP: i32 = READ | DELETE | DESCRIBE | DESCRIBE_CONFIGS | ALTE
 /// Operations on the cluster.
 pub(super) const CLUSTER: i32 =
     CREATE | ALTER | DESCRIBE | CLUSTER_ACTION | DESCRIBE_CONFIGS | ALTER_CONFIGS | IDEMPOTENT_WRITE;
-/// The client did not ask.
+/// Sent when the client did not request the operations.
 const NOT_ASKED: i32 = i32::MIN;
 
-/// The operations, if they were asked for.
+/// The operations, if they were requested.
 pub(super) fn if_asked(asked: bool, operations: i32) -> i32 {
     if asked { operations } else { NOT_ASKED }
 }

@@ -1,9 +1,9 @@
-//! Who leads and holds partitions: ElectLeaders (key 43, versions 0 to 2), AlterPartitionReassignments (45, 0 to 1) and
-//! ListPartitionReassignments (46, 0).
+//! Leaders and replicas of partitions: ElectLeaders (key 43, versions 0 to 2), AlterPartitionReassignments (45, 0 to 1)
+//! and ListPartitionReassignments (46, 0).
 //!
 //! ElectLeaders 1 adds the type of election and a top-level error, 2 is flexible. AlterPartitionReassignments 1 says
-//! whether the number of replicas may change. One node leads and holds everything: no election is ever needed, and a
-//! reassignment to that node is done before it begins.
+//! whether the number of replicas may change. The only node leads and holds everything: no election is ever needed, and a
+//! reassignment to that node changes nothing.
 
 use std::sync::Arc;
 
@@ -26,10 +26,10 @@ use crate::service::{Service, TopicView};
 
 type Refused = (ErrorCode, &'static str);
 
-/// Preferred and unclean elections, as Kafka numbers them.
+/// Kafka's numbers of preferred and unclean elections.
 const ELECTION_TYPES: std::ops::RangeInclusive<i8> = 0..=1;
 
-/// Says of each partition why there is no election.
+/// Returns for each partition why there is no election.
 pub(super) async fn elect_leaders(
     ctx: &RequestContext,
     request: ElectLeadersRequest,
@@ -37,7 +37,7 @@ pub(super) async fn elect_leaders(
     if !ELECTION_TYPES.contains(&request.election_type) {
         return ElectLeadersResponse { error_code: ErrorCode::INVALID_REQUEST.0, ..Default::default() };
     }
-    // Without a list every partition is meant, and those that need no election are left out of the answer.
+    // No list means all partitions; those that need no election are then left out of the response.
     let topics = request.topic_partitions.unwrap_or_default();
     let results = topics.into_iter().map(|topic| {
         let view = ctx.service.topic(&topic.topic);
@@ -66,7 +66,7 @@ fn find(view: Option<&Arc<TopicView>>, partition: i32) -> Result<&crate::service
     found.ok_or((ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, "the partition does not exist"))
 }
 
-/// Nothing is ever being reassigned.
+/// The list is always empty.
 pub(super) async fn list_partition_reassignments(
     _ctx: &RequestContext,
     _request: ListPartitionReassignmentsRequest,
@@ -74,7 +74,7 @@ pub(super) async fn list_partition_reassignments(
     ListPartitionReassignmentsResponse { error_message: None, ..Default::default() }
 }
 
-/// Takes what is already so, and refuses what cannot be.
+/// Accepts reassignments to the only node, and refuses all others.
 pub(super) async fn alter_partition_reassignments(
     ctx: &RequestContext,
     request: AlterPartitionReassignmentsRequest,
@@ -109,7 +109,7 @@ pub(super) async fn alter_partition_reassignments(
     }
 }
 
-/// Whether a partition on `node` alone can be put on `replicas`; no replicas means: stop what is under way.
+/// Whether a partition whose only replica is on `node` can be reassigned to `replicas`; `None` cancels a reassignment.
 fn reassign(replicas: Option<&[i32]>, node: i32) -> Result<(), Refused> {
     match replicas {
         None => Err((ErrorCode::NO_REASSIGNMENT_IN_PROGRESS, "the partition is not being reassigned")),
@@ -128,9 +128,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_partition_can_only_be_where_it_is() {
+    fn a_partition_can_only_be_assigned_to_the_only_node() {
         assert_eq!(reassign(Some(&[1]), 1), Ok(()));
-        assert_eq!(reassign(None, 1).expect_err("nothing to stop").0, ErrorCode::NO_REASSIGNMENT_IN_PROGRESS);
+        assert_eq!(
+            reassign(None, 1).expect_err("nothing to cancel").0,
+            ErrorCode::NO_REASSIGNMENT_IN_PROGRESS
+        );
         for (replicas, why) in
             [(&[][..], "needs"), (&[2], "does not exist"), (&[1, 2], "exist"), (&[1, 1], "more than")]
         {

@@ -1,7 +1,7 @@
-//! Produce 3-11 (0-2 are advertised and refused, see the table).
+//! Produce 3-11 (0-2 are advertised but refused, see the table).
 //!
 //! 3: record format 2, transactional id. 5: log start offset. 7: zstd. 8: errors per record, message.
-//! 9: flexible. 10: hints at the leader. 11: may tell that a transaction must be aborted.
+//! 9: flexible. 10: leader hints. 11: an error code for transactions that must be aborted.
 
 use std::time::Duration;
 
@@ -19,17 +19,17 @@ use super::{
 };
 use crate::service::{Appended, ProduceError, ProducePart, Queueing};
 
-/// Longest time that a producer may wait for an acknowledgement.
+/// Maximum time that a producer may wait for an acknowledgement.
 const TIMEOUT_MS_MAX: i32 = 600_000;
 
-/// What is known of a partition before the broker has answered for those that it could be asked about.
-enum Slot {
+/// The answer for one partition, before the service's results are known.
+enum PartitionAnswer {
     /// The next of the service's results.
-    Asked,
+    Pending,
     Refused(ProduceError),
 }
 
-/// Orders and queues the batches; the rest waits until they are durable.
+/// Queues the batches in order; the returned future resolves when they are durable.
 pub(super) fn produce(
     context: &RequestContext,
     request: ProduceRequest,
@@ -38,24 +38,27 @@ pub(super) fn produce(
     let timeout = Duration::from_millis(request.timeout_ms.clamp(0, TIMEOUT_MS_MAX) as u64);
     let transactional = request.transactional_id.is_some();
     let mut parts = Vec::new();
-    let topics: Vec<_> =
-        request.topic_data.into_iter().map(|topic| slots(context, topic, acks, &mut parts)).collect();
-    let asked = parts.len();
+    let topics: Vec<_> = request
+        .topic_data
+        .into_iter()
+        .map(|topic| partition_answers(context, topic, acks, &mut parts))
+        .collect();
+    let submitted = parts.len();
     let (queueing, pending) = context.service.produce(&context.turns, parts, transactional, timeout);
     let on_close = match queueing {
         Queueing::Done => OnClose::Drop,
         Queueing::Pending => OnClose::Finish,
     };
-    let answer = async move {
+    let response = async move {
         let results = pending.await;
-        assert_eq!(results.len(), asked, "one result for each batch that was given to the service");
+        assert_eq!(results.len(), submitted, "one result for each submitted batch");
         let mut results = results.into_iter();
         let responses: Vec<_> =
-            topics.into_iter().map(|(name, slots)| topic_response(name, slots, &mut results)).collect();
+            topics.into_iter().map(|(name, answers)| topic_response(name, answers, &mut results)).collect();
         if acks != 0 {
             return Ok(Some(ProduceResponse { responses, ..Default::default() }));
         }
-        // There is no reply that could carry an error, so the connection ends, which makes the client look again.
+        // Without a response there is no way to report an error; a closed connection makes the client refresh its metadata.
         match responses.iter().flat_map(|topic| &topic.partition_responses).find(|p| p.error_code != 0) {
             Some(failed) => {
                 Err(format!("a produce request without acknowledgement failed: error {}", failed.error_code))
@@ -63,47 +66,47 @@ pub(super) fn produce(
             None => Ok(None),
         }
     };
-    (on_close, answer)
+    (on_close, response)
 }
 
-fn slots(
+fn partition_answers(
     context: &RequestContext,
     topic: TopicProduceData,
     acks: i16,
     parts: &mut Vec<ProducePart>,
-) -> (Str, Vec<(i32, Slot)>) {
+) -> (Str, Vec<(i32, PartitionAnswer)>) {
     let view = context.service.topic(&topic.name);
-    let slots = topic.partition_data.into_iter().map(|data| {
+    let answers = topic.partition_data.into_iter().map(|data| {
         let partition = usize::try_from(data.index).ok();
-        let slot = match (&view, partition, data.records) {
-            _ if !(-1..=1).contains(&acks) => Slot::Refused(ProduceError::InvalidAcks),
-            (None, ..) | (_, None, _) => Slot::Refused(ProduceError::UnknownPartition),
-            (Some(view), ..) if view.internal => Slot::Refused(ProduceError::InternalTopic),
+        let answer = match (&view, partition, data.records) {
+            _ if !(-1..=1).contains(&acks) => PartitionAnswer::Refused(ProduceError::InvalidAcks),
+            (None, ..) | (_, None, _) => PartitionAnswer::Refused(ProduceError::UnknownPartition),
+            (Some(view), ..) if view.internal => PartitionAnswer::Refused(ProduceError::InternalTopic),
             (Some(view), Some(partition), Records::One(records)) => {
                 parts.push(ProducePart { topic: view.clone(), partition, records });
-                Slot::Asked
+                PartitionAnswer::Pending
             }
-            _ => Slot::Refused(ProduceError::InvalidRecord(
+            _ => PartitionAnswer::Refused(ProduceError::InvalidRecord(
                 "a partition takes exactly one batch in a request".into(),
             )),
         };
-        if matches!(slot, Slot::Refused(_)) {
+        if matches!(answer, PartitionAnswer::Refused(_)) {
             context.service.meter().refused();
         }
-        (data.index, slot)
+        (data.index, answer)
     });
-    (topic.name, slots.collect())
+    (topic.name, answers.collect())
 }
 
 fn topic_response(
     name: Str,
-    slots: Vec<(i32, Slot)>,
+    answers: Vec<(i32, PartitionAnswer)>,
     results: &mut impl Iterator<Item = Result<Appended, ProduceError>>,
 ) -> TopicProduceResponse {
-    let partition_responses = slots.into_iter().map(|(index, slot)| {
-        let result = match slot {
-            Slot::Asked => results.next().unwrap_or(Err(ProduceError::Unavailable)),
-            Slot::Refused(error) => Err(error),
+    let partition_responses = answers.into_iter().map(|(index, answer)| {
+        let result = match answer {
+            PartitionAnswer::Pending => results.next().unwrap_or(Err(ProduceError::Unavailable)),
+            PartitionAnswer::Refused(error) => Err(error),
         };
         partition_response(index, result)
     });
@@ -134,7 +137,7 @@ fn partition_response(index: i32, result: Result<Appended, ProduceError>) -> Par
     }
 }
 
-/// The records that the refusal is about: a client fails these with the reason, and may send the others again.
+/// The refused records: a client fails these with their reason, and may resend the others.
 fn record_errors(error: ProduceError) -> Vec<BatchIndexAndErrorMessage> {
     let ProduceError::RefusedRecords(refused) = error else { return Vec::new() };
     let listed = refused.listed.into_iter().map(|record| BatchIndexAndErrorMessage {

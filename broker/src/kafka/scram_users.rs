@@ -12,7 +12,7 @@ use millstream_protocol::{
 
 use super::{context::RequestContext, error::ErrorCode};
 
-/// Lists no users, and says of each that was named that it is unknown.
+/// Lists no users; every requested user is unknown.
 pub(super) async fn describe_user_scram_credentials(
     _: &RequestContext,
     request: DescribeUserScramCredentialsRequest,

@@ -1,4 +1,4 @@
-//! Fetch sessions: the broker remembers what a consumer reads, and answers only what has changed (KIP-227).
+//! Fetch sessions (KIP-227): the broker keeps the partitions of a consumer, and its responses contain only changes.
 
 use std::{
     collections::HashMap,
@@ -14,15 +14,15 @@ use parking_lot::Mutex;
 
 use super::error::ErrorCode;
 
-/// Most sessions; further consumers send everything with each request, as before KIP-227.
+/// Maximum sessions; further consumers send all partitions with each request, as before KIP-227.
 const SESSIONS_MAX: usize = 1000;
-/// Most partitions of all sessions.
+/// Maximum partitions of all sessions.
 const PARTITIONS_MAX: usize = 1_000_000;
-/// A session that was not used for this long may make room for another.
+/// A session that was idle for longer may be evicted.
 const IDLE_MIN: Duration = Duration::from_secs(120);
 /// The epoch of a request without a session.
 const EPOCH_NONE: i32 = -1;
-/// The epoch of a request that wants a new session.
+/// The epoch of a request that opens a session.
 const EPOCH_NEW: i32 = 0;
 
 /// The sessions of all connections.
@@ -33,62 +33,72 @@ pub(super) struct FetchSessions {
 
 #[derive(Default)]
 struct Inner {
-    open: HashMap<i32, Slot>,
+    open: HashMap<i32, OpenSession>,
     partitions: usize,
 }
 
-struct Slot {
+struct OpenSession {
     session: Arc<Mutex<Session>>,
     used_at: Instant,
     partitions: usize,
 }
 
-/// What one consumer reads.
+/// The partitions of one consumer.
 ///
-/// Invariant: `place` has exactly the places of `partitions`.
+/// Invariant: `place` has exactly the positions in `partitions`.
 #[derive(Default)]
 struct Session {
     epoch: i32,
     partitions: Vec<Reading>,
     place: HashMap<Str, HashMap<i32, usize>>,
-    /// Where the next answer begins, so that a full answer does not starve the partitions behind it.
+    /// The position at which the next response begins, so that a full response does not starve later partitions.
     first: usize,
 }
 
-/// What is read of one partition, and what the consumer was told last.
+/// One partition to read, with the state that the consumer knows.
 #[derive(Clone, Debug)]
 pub(super) struct Reading {
     pub(super) topic: Str,
     pub(super) wanted: FetchPartition,
-    told: Option<Told>,
+    last_reported: Option<LastReported>,
 }
 
-/// What a consumer knows of a partition beside its records.
+/// The partition state in the last response, besides records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct LastReported {
     pub(super) high_watermark: i64,
     pub(super) log_start_offset: i64,
 }
 
-/// One fetch of a session, or without one.
-pub(super) struct Plan {
-    /// What to read, in this order.
+/// One fetch, with or without a session.
+pub(super) struct FetchPlan {
+    /// The partitions to read, in this order.
     pub(super) readings: Vec<Reading>,
-    /// The session's id for the answer; 0 for none.
+    /// The session id for the response; 0 for none.
     pub(super) session_id: i32,
-    /// Whether partitions with nothing new are left out.
+    /// Whether unchanged partitions are left out.
     incremental: bool,
     session: Option<Arc<Mutex<Session>>>,
 }
 
 impl FetchSessions {
-    /// Finds, makes or ends the session that a request names, and tells what is to be read. `new_id` is a random
-    /// number for a new session.
-    pub(super) fn begin(&self, request: FetchRequest, new_id: i32, now: Instant) -> Result<Plan, ErrorCode> {
+    /// Opens, resumes or ends the session of a request, and returns the partitions to read. `new_id` is a random id for a
+    /// new session.
+    pub(super) fn begin(
+        &self,
+        request: FetchRequest,
+        new_id: i32,
+        now: Instant,
+    ) -> Result<FetchPlan, ErrorCode> {
         match (request.session_id, request.session_epoch) {
             (id, EPOCH_NONE) => {
                 self.end(id);
-                Ok(Plan { readings: readings(request), session_id: 0, incremental: false, session: None })
+                Ok(FetchPlan {
+                    readings: readings(request),
+                    session_id: 0,
+                    incremental: false,
+                    session: None,
+                })
             }
             (id, EPOCH_NEW) => {
                 self.end(id);
@@ -100,14 +110,14 @@ impl FetchSessions {
 
     fn end(&self, id: i32) {
         let mut inner = self.inner.lock();
-        if let Some(slot) = inner.open.remove(&id) {
-            inner.partitions -= slot.partitions;
+        if let Some(open) = inner.open.remove(&id) {
+            inner.partitions -= open.partitions;
         }
     }
 
-    fn open(&self, readings: Vec<Reading>, new_id: i32, now: Instant) -> Plan {
-        let mut plan = Plan { readings, session_id: 0, incremental: false, session: None };
-        // Ids are positive; 0 stands for none.
+    fn open(&self, readings: Vec<Reading>, new_id: i32, now: Instant) -> FetchPlan {
+        let mut plan = FetchPlan { readings, session_id: 0, incremental: false, session: None };
+        // Ids are positive; 0 means none.
         let id = (new_id & i32::MAX).max(1);
         let mut inner = self.inner.lock();
         let count = plan.readings.len();
@@ -118,16 +128,22 @@ impl FetchSessions {
         plan.readings.iter().for_each(|reading| session.set(reading.topic.clone(), reading.wanted.clone()));
         let session = Arc::new(Mutex::new(session));
         inner.partitions += count;
-        inner.open.insert(id, Slot { session: session.clone(), used_at: now, partitions: count });
+        inner.open.insert(id, OpenSession { session: session.clone(), used_at: now, partitions: count });
         (plan.session_id, plan.session) = (id, Some(session));
         plan
     }
 
-    fn resume(&self, id: i32, epoch: i32, request: FetchRequest, now: Instant) -> Result<Plan, ErrorCode> {
+    fn resume(
+        &self,
+        id: i32,
+        epoch: i32,
+        request: FetchRequest,
+        now: Instant,
+    ) -> Result<FetchPlan, ErrorCode> {
         let mut inner = self.inner.lock();
         let partitions_elsewhere = inner.partitions;
-        let slot = inner.open.get_mut(&id).ok_or(ErrorCode::FETCH_SESSION_ID_NOT_FOUND)?;
-        let shared = slot.session.clone();
+        let open = inner.open.get_mut(&id).ok_or(ErrorCode::FETCH_SESSION_ID_NOT_FOUND)?;
+        let shared = open.session.clone();
         let mut session = shared.lock();
         if session.epoch != epoch {
             return Err(ErrorCode::INVALID_FETCH_SESSION_EPOCH);
@@ -140,32 +156,32 @@ impl FetchSessions {
             session.set(reading.topic, reading.wanted);
         }
         let count = session.partitions.len();
-        slot.used_at = now;
-        let before = std::mem::replace(&mut slot.partitions, count);
+        open.used_at = now;
+        let before = std::mem::replace(&mut open.partitions, count);
         inner.partitions = partitions_elsewhere - before + count;
         if inner.partitions > PARTITIONS_MAX {
             // The consumer starts over without a session.
-            let Some(slot) = inner.open.remove(&id) else {
+            let Some(open) = inner.open.remove(&id) else {
                 return Err(ErrorCode::FETCH_SESSION_ID_NOT_FOUND);
             };
-            inner.partitions -= slot.partitions;
+            inner.partitions -= open.partitions;
             return Err(ErrorCode::FETCH_SESSION_ID_NOT_FOUND);
         }
         drop(inner);
-        let readings = session.in_turn();
+        let readings = session.in_fetch_order();
         drop(session);
-        Ok(Plan { readings, session_id: id, incremental: true, session: Some(shared) })
+        Ok(FetchPlan { readings, session_id: id, incremental: true, session: Some(shared) })
     }
 }
 
 impl Inner {
     fn make_room(&mut self, partitions: usize, now: Instant) -> bool {
         if self.open.len() >= SESSIONS_MAX {
-            let oldest = self.open.iter().min_by_key(|(_, slot)| slot.used_at);
-            let idle = oldest.filter(|(_, slot)| now.saturating_duration_since(slot.used_at) > IDLE_MIN);
+            let oldest = self.open.iter().min_by_key(|(_, open)| open.used_at);
+            let idle = oldest.filter(|(_, open)| now.saturating_duration_since(open.used_at) > IDLE_MIN);
             let Some(id) = idle.map(|(id, _)| *id) else { return false };
-            if let Some(slot) = self.open.remove(&id) {
-                self.partitions -= slot.partitions;
+            if let Some(open) = self.open.remove(&id) {
+                self.partitions -= open.partitions;
             }
         }
         self.partitions + partitions <= PARTITIONS_MAX
@@ -180,7 +196,7 @@ fn readings(request: FetchRequest) -> Vec<Reading> {
             topic.partitions.into_iter().map(move |wanted| Reading {
                 topic: name.clone(),
                 wanted,
-                told: None,
+                last_reported: None,
             })
         })
         .collect()
@@ -190,11 +206,11 @@ impl Session {
     fn set(&mut self, topic: Str, wanted: FetchPartition) {
         let of_topic = self.place.entry(topic.clone()).or_default();
         match of_topic.get(&wanted.partition) {
-            // What the consumer was told stays true.
+            // The state known to the consumer does not change.
             Some(&at) => self.partitions[at].wanted = wanted,
             None => {
                 of_topic.insert(wanted.partition, self.partitions.len());
-                self.partitions.push(Reading { topic, wanted, told: None });
+                self.partitions.push(Reading { topic, wanted, last_reported: None });
             }
         }
     }
@@ -211,38 +227,43 @@ impl Session {
         }
     }
 
-    fn in_turn(&self) -> Vec<Reading> {
+    fn in_fetch_order(&self) -> Vec<Reading> {
         let first = self.first.min(self.partitions.len());
         self.partitions[first..].iter().chain(&self.partitions[..first]).cloned().collect()
     }
 
-    fn tell(&mut self, topic: &Str, partition: i32, told: Option<Told>) -> Option<usize> {
+    fn set_reported(&mut self, topic: &Str, partition: i32, state: Option<LastReported>) -> Option<usize> {
         let at = *self.place.get(topic)?.get(&partition)?;
-        self.partitions[at].told = told;
+        self.partitions[at].last_reported = state;
         Some(at)
     }
 
     #[cfg(test)]
     fn validate(&self) {
         let places: usize = self.place.values().map(HashMap::len).sum();
-        assert_eq!(places, self.partitions.len(), "each partition has one place");
+        assert_eq!(places, self.partitions.len(), "each partition has one position");
         for (at, reading) in self.partitions.iter().enumerate() {
-            assert_eq!(self.place[&reading.topic][&reading.wanted.partition], at, "places are true");
+            assert_eq!(self.place[&reading.topic][&reading.wanted.partition], at, "positions are correct");
         }
     }
 }
 
-impl Plan {
-    /// Whether the answer must name this partition, given what it tells (`None`: an error) and whether it has
-    /// records; notes what was told.
-    pub(super) fn must_tell(&self, reading: &Reading, told: Option<Told>, has_records: bool) -> bool {
-        let changed = has_records || told.is_none() || told != reading.told;
+impl FetchPlan {
+    /// Whether the response must include this partition, given its state (`None`: an error) and whether it has records.
+    /// If so, the state is stored as reported.
+    pub(super) fn must_report(
+        &self,
+        reading: &Reading,
+        state: Option<LastReported>,
+        has_records: bool,
+    ) -> bool {
+        let changed = has_records || state.is_none() || state != reading.last_reported;
         if !changed && self.incremental {
             return false;
         }
         if let Some(session) = &self.session {
             let mut session = session.lock();
-            let at = session.tell(&reading.topic, reading.wanted.partition, told);
+            let at = session.set_reported(&reading.topic, reading.wanted.partition, state);
             if let (true, Some(at)) = (has_records, at) {
                 session.first = (at + 1) % session.partitions.len();
             }
@@ -268,29 +289,29 @@ mod tests {
         FetchRequest { session_id, session_epoch, topics: vec![topic], ..Default::default() }
     }
 
-    fn numbers(plan: &Plan) -> Vec<i32> {
+    fn numbers(plan: &FetchPlan) -> Vec<i32> {
         plan.readings.iter().map(|reading| reading.wanted.partition).collect()
     }
 
-    const NOTHING_NEW: Option<Told> = Some(Told { high_watermark: 5, log_start_offset: 0 });
+    const UNCHANGED: Option<LastReported> = Some(LastReported { high_watermark: 5, log_start_offset: 0 });
 
     #[test]
-    fn a_session_remembers_its_partitions_and_tells_only_changes() {
+    fn a_session_keeps_its_partitions_and_reports_only_changes() {
         let (sessions, now) = (FetchSessions::default(), Instant::now());
         let plan = sessions.begin(request(0, 0, &[0, 1, 2]), 77, now).expect("a new session");
         assert_eq!((plan.session_id, numbers(&plan)), (77, vec![0, 1, 2]));
         assert!(
-            plan.readings.iter().all(|reading| plan.must_tell(reading, NOTHING_NEW, false)),
+            plan.readings.iter().all(|reading| plan.must_report(reading, UNCHANGED, false)),
             "all at first"
         );
         let plan = sessions.begin(request(77, 1, &[]), 0, now).expect("the session");
         assert_eq!(numbers(&plan), [0, 1, 2]);
-        assert!(!plan.must_tell(&plan.readings[0], NOTHING_NEW, false), "nothing is new");
-        assert!(plan.must_tell(&plan.readings[1], NOTHING_NEW, true), "records are");
-        assert!(plan.must_tell(&plan.readings[2], None, false), "errors are");
+        assert!(!plan.must_report(&plan.readings[0], UNCHANGED, false), "nothing has changed");
+        assert!(plan.must_report(&plan.readings[1], UNCHANGED, true), "records are reported");
+        assert!(plan.must_report(&plan.readings[2], None, false), "errors are reported");
         let plan = sessions.begin(request(77, 2, &[]), 0, now).expect("the session");
-        assert_eq!(numbers(&plan), [2, 0, 1], "behind the one that had records");
-        assert!(plan.must_tell(&plan.readings[0], NOTHING_NEW, false), "the error is over");
+        assert_eq!(numbers(&plan), [2, 0, 1], "starting after the one that had records");
+        assert!(plan.must_report(&plan.readings[0], UNCHANGED, false), "the error is over");
     }
 
     #[test]
@@ -323,14 +344,14 @@ mod tests {
     }
 
     #[test]
-    fn when_there_are_too_many_only_an_idle_one_makes_room() {
+    fn only_an_idle_session_is_evicted_for_a_new_one() {
         let (sessions, now) = (FetchSessions::default(), Instant::now());
         for id in 1..=SESSIONS_MAX as i32 {
-            assert_eq!(sessions.begin(request(0, 0, &[0]), id, now).expect("made").session_id, id);
+            assert_eq!(sessions.begin(request(0, 0, &[0]), id, now).expect("opened").session_id, id);
         }
         assert_eq!(sessions.begin(request(0, 0, &[0]), 5000, now).expect("served").session_id, 0);
         let later = now + IDLE_MIN + Duration::from_secs(1);
-        assert_eq!(sessions.begin(request(0, 0, &[0]), 5000, later).expect("made").session_id, 5000);
+        assert_eq!(sessions.begin(request(0, 0, &[0]), 5000, later).expect("opened").session_id, 5000);
         assert_eq!(sessions.inner.lock().open.len(), SESSIONS_MAX);
     }
 }

@@ -1,7 +1,7 @@
 //! DescribeTransactions, key 65, version 0, and ListTransactions, key 66, versions 0 to 1.
 //!
-//! ListTransactions: 1 filters by duration. 2, which filters by a pattern, comes with transactions. There are no
-//! transactions: lists are empty, and every id is unknown.
+//! ListTransactions: 1 filters by duration; 2, which filters by a pattern, is not supported. There are no transactions:
+//! lists are empty, and every id is unknown.
 
 use millstream_protocol::{
     Str,
@@ -15,7 +15,7 @@ use millstream_protocol::{
 
 use super::{context::RequestContext, error::ErrorCode};
 
-/// Kafka's states of a transaction.
+/// Kafka's transaction states.
 const STATES: [&str; 8] = [
     "Empty",
     "Ongoing",
@@ -27,7 +27,7 @@ const STATES: [&str; 8] = [
     "PrepareEpochFence",
 ];
 
-/// Says of each transactional id that it is unknown.
+/// Every transactional id is unknown.
 pub(super) async fn describe_transactions(
     _: &RequestContext,
     request: DescribeTransactionsRequest,
@@ -43,7 +43,7 @@ pub(super) async fn describe_transactions(
     }
 }
 
-/// Lists no transactions.
+/// The list is always empty.
 pub(super) async fn list_transactions(
     _: &RequestContext,
     request: ListTransactionsRequest,
@@ -54,7 +54,7 @@ pub(super) async fn list_transactions(
     }
 }
 
-/// The states that do not exist: a client must not take an empty list for an answer about them.
+/// The states in the filter that do not exist, so that a client does not mistake the empty list for a valid answer.
 fn unknown_states(filters: Vec<Str>) -> Vec<Str> {
     filters.into_iter().filter(|state| !STATES.contains(&&**state)).collect()
 }
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn states_that_do_not_exist_are_named() {
+    fn unknown_states_are_reported() {
         let filters = ["Ongoing", "ongoing", "Busy"].map(Str::from).to_vec();
         assert_eq!(unknown_states(filters), ["ongoing", "Busy"].map(Str::from));
     }

@@ -1,8 +1,8 @@
 //! ApiVersions 0-4.
 //!
 //! 0: the list. 1: throttle time. 3: flexible, the client's name and version; the response header stays at
-//! version 0. 4: features may start at level 0. A version that is not known is answered in the shape of version 0,
-//! with error 35 and the list, so that the client can choose.
+//! version 0. 4: features may start at level 0. An unknown version is answered in the format of version 0, with error 35
+//! and the list, so that the client can choose another.
 
 use bytes::Bytes;
 use millstream_protocol::{
@@ -12,7 +12,7 @@ use millstream_protocol::{
 
 use super::{api, context::RequestContext, error::ErrorCode};
 
-/// Longest name or version of a client's software.
+/// Maximum length of the name and the version of a client's software.
 const SOFTWARE_NAME_BYTES_MAX: usize = 256;
 
 fn list() -> Vec<ApiVersion> {
@@ -25,7 +25,7 @@ fn list() -> Vec<ApiVersion> {
     .collect()
 }
 
-/// Lists what is served.
+/// Lists the supported APIs and versions.
 pub(super) async fn api_versions(
     context: &RequestContext,
     request: ApiVersionsRequest,
@@ -38,7 +38,7 @@ pub(super) async fn api_versions(
     ApiVersionsResponse { api_keys: list(), ..Default::default() }
 }
 
-/// Kafka's rule for the name and the version: letters and digits, with dots and dashes between them.
+/// Kafka's rule for client software names and versions: letters and digits, with dots and dashes between them.
 fn is_name(text: &str) -> bool {
     let inner = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
     let outer = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
@@ -48,7 +48,7 @@ fn is_name(text: &str) -> bool {
         && outer(text.chars().next_back())
 }
 
-/// The answer to a version of ApiVersions that is not known; `None` for any other API.
+/// The response to an unknown version of ApiVersions; `None` for any other API.
 pub(super) fn refusal(key: ApiKey, correlation_id: i32) -> Option<Vec<Bytes>> {
     if key != ApiKey::ApiVersions {
         return None;

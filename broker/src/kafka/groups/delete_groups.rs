@@ -10,7 +10,7 @@ use millstream_protocol::messages::delete_groups::{
 
 use super::{super::context::RequestContext, code_of};
 
-/// Deletes empty groups with their offsets, each for itself.
+/// Deletes empty groups with their offsets, each independently.
 pub(in crate::kafka) async fn delete_groups(
     ctx: &RequestContext,
     request: DeleteGroupsRequest,

@@ -1,7 +1,7 @@
 //! DescribeGroups, key 15, versions 0 to 6.
 //!
-//! 1 adds the throttle time; 3 tells what the asker may do; 4 knows static members; 5 is flexible; from 6 on a group
-//! that does not exist is an error, before it is one that is dead.
+//! 1 adds the throttle time; 3 the authorized operations; 4 static members; 5 is flexible; from 6 on a group that does not
+//! exist is an error, before that it is a dead group.
 
 use millstream_protocol::{
     Str,
@@ -18,23 +18,22 @@ use crate::service::{GroupView, MemberView};
 
 const NOT_FOUND_FROM: i16 = 6;
 
-/// Describes groups with their members.
 pub(in crate::kafka) async fn describe_groups(
     ctx: &RequestContext,
     request: DescribeGroupsRequest,
 ) -> DescribeGroupsResponse {
     let describe = |id: Str| {
-        let mut described = match ctx.service.groups().describe(&id) {
-            Ok(Some(view)) => tell(view),
+        let mut group = match ctx.service.groups().describe(&id) {
+            Ok(Some(view)) => described(view),
             Ok(None) => dead(&id, ctx.version),
             Err(error) => {
                 DescribedGroup { error_code: code(error), error_message: None, ..Default::default() }
             }
         };
-        described.group_id = id;
-        let is_told = request.include_authorized_operations && described.error_code == 0;
-        described.authorized_operations = operations::if_asked(is_told, operations::GROUP);
-        described
+        group.group_id = id;
+        let with_operations = request.include_authorized_operations && group.error_code == 0;
+        group.authorized_operations = operations::if_asked(with_operations, operations::GROUP);
+        group
     };
     DescribeGroupsResponse {
         groups: request.groups.into_iter().map(describe).collect(),
@@ -42,7 +41,7 @@ pub(in crate::kafka) async fn describe_groups(
     }
 }
 
-fn tell(view: GroupView) -> DescribedGroup {
+fn described(view: GroupView) -> DescribedGroup {
     DescribedGroup {
         error_message: None,
         group_state: Str::from(view.phase.name()),
@@ -78,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_group_that_does_not_exist_is_dead_and_later_an_error() {
+    fn a_missing_group_is_dead_and_in_newer_versions_an_error() {
         let (old, new) = (dead(&"g".into(), 5), dead(&"g".into(), 6));
         assert_eq!((old.error_code, &*old.group_state), (0, "Dead"));
         assert_eq!((new.error_code, &*new.group_state), (69, "Dead"));

@@ -1,7 +1,7 @@
 //! FindCoordinator, key 10, versions 0 to 4.
 //!
-//! 1 adds the kind of key, the throttle time and an error message; 3 is flexible; 4 asks for many keys at once, and its
-//! response has another shape.
+//! 1 adds the key type, the throttle time and an error message; 3 is flexible; 4 takes a list of keys, and its response
+//! has another format.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use millstream_protocol::{
 
 use super::{super::context::RequestContext, ErrorCode};
 
-/// Version from which keys come in a list.
+/// Version from which a request has a list of keys.
 const LIST_FROM: i16 = 4;
-/// The kind of a key that names a group.
+/// The type of a key that is a group id.
 const GROUP: i8 = 0;
-/// How long the first request waits for the topic of committed offsets.
+/// Maximum wait of the first request for the creation of `__consumer_offsets`.
 const CREATE_WAIT_MAX: Duration = Duration::from_secs(1);
-/// The kind of a key that is a transactional id.
+/// The type of a key that is a transactional id.
 const TRANSACTION: i8 = 1;
 
-/// Tells which broker coordinates.
+/// Returns the coordinators of groups.
 pub(in crate::kafka) async fn find_coordinator(
     ctx: &RequestContext,
     request: FindCoordinatorRequest,
@@ -45,19 +45,19 @@ pub(in crate::kafka) async fn find_coordinator(
     }
 }
 
-/// As in Kafka, the topic appears with the first group. Groups do not need it: they work also where it cannot be created.
+/// Creates `__consumer_offsets` at the first lookup, as Kafka does. Groups work also when it cannot be created.
 async fn create_offsets_topic(ctx: &RequestContext) {
     if ctx.service.has_offsets_topic() {
         return;
     }
     let creation = ctx.service.change(|change| async move { change.create_offsets_topic().await });
     if let Ok(Ok(Err(error))) = tokio::time::timeout(CREATE_WAIT_MAX, creation).await {
-        tracing::warn!(%error, "the topic for committed offsets is not created");
+        tracing::warn!(%error, "cannot create __consumer_offsets");
     }
 }
 
-/// A client that asks for a transaction must not ask for ever. librdkafka, which asks for one key at a time, takes only
-/// one error as final here; Java, which asks for lists, shows the reason only with another one.
+/// The error for a transactional id, chosen so that clients do not retry forever. librdkafka, which uses single keys, takes
+/// only one error as fatal here; the Java client, which uses lists, shows the message only with another one.
 fn no_transactions(version: i16) -> ErrorCode {
     if version >= LIST_FROM {
         ErrorCode::INVALID_REQUEST

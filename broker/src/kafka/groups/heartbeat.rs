@@ -1,12 +1,12 @@
 //! Heartbeat, key 12, versions 0 to 4.
 //!
-//! 1 adds the throttle time; 3 knows static members; 4 is flexible.
+//! 1 adds the throttle time; 3 static members; 4 is flexible.
 
 use millstream_protocol::messages::heartbeat::{HeartbeatRequest, HeartbeatResponse};
 
 use super::{super::context::RequestContext, code_of, member};
 
-/// Keeps a member alive; the error tells it to join again.
+/// Extends a member's session; an error makes the member join again.
 pub(in crate::kafka) async fn heartbeat(
     ctx: &RequestContext,
     request: HeartbeatRequest,

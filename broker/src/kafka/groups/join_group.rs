@@ -1,8 +1,8 @@
 //! JoinGroup, key 11, versions 0 to 9.
 //!
-//! 1 adds the rebalance timeout; 2 the throttle time; 4 gives a new member its id before it joins; 5 knows static
-//! members; 6 is flexible; 7 answers with the protocol type, and with no protocol at all in an error; 8 brings the
-//! reason of the join; 9 can tell a leader to keep the assignment.
+//! 1 adds the rebalance timeout; 2 the throttle time; 4 assigns a new member's id before it joins; 5 adds static members;
+//! 6 is flexible; 7 returns the protocol type, and no protocol in an error; 8 adds the reason of the join; 9 can make a
+//! leader keep the assignment.
 
 use bytes::Bytes;
 use millstream_protocol::{
@@ -18,19 +18,19 @@ const TWO_STEPS_FROM: i16 = 4;
 const NO_PROTOCOL_FROM: i16 = 7;
 const SKIP_ASSIGNMENT_FROM: i16 = 9;
 
-/// Waits until the group's next generation begins.
+/// Resolves when the group's next generation begins.
 pub(in crate::kafka) async fn join_group(
     ctx: &RequestContext,
     request: JoinGroupRequest,
 ) -> JoinGroupResponse {
     let version = ctx.version;
-    match ctx.service.groups().join(ask(ctx, request)).await {
-        Ok(joined) => tell(joined, version),
+    match ctx.service.groups().join(join_request(ctx, request)).await {
+        Ok(joined) => accept(joined, version),
         Err(refusal) => refuse(&refusal, version),
     }
 }
 
-fn ask(ctx: &RequestContext, request: JoinGroupRequest) -> JoinRequest {
+fn join_request(ctx: &RequestContext, request: JoinGroupRequest) -> JoinRequest {
     let session_timeout_ms = request.session_timeout_ms;
     let named = ctx.version >= REBALANCE_TIMEOUT_FROM && request.rebalance_timeout_ms >= 0;
     let protocols = request.protocols.iter();
@@ -50,7 +50,7 @@ fn ask(ctx: &RequestContext, request: JoinGroupRequest) -> JoinRequest {
     }
 }
 
-fn tell(joined: Joined, version: i16) -> JoinGroupResponse {
+fn accept(joined: Joined, version: i16) -> JoinGroupResponse {
     JoinGroupResponse {
         generation_id: joined.generation,
         protocol_type: joined.protocol_type.map(Str::from),
@@ -82,7 +82,7 @@ fn refuse(refusal: &JoinRefusal, version: i16) -> JoinGroupResponse {
     }
 }
 
-/// Older versions have no room for "none".
+/// Older versions cannot encode "none".
 fn protocol_name(name: Option<String>, version: i16) -> Option<Str> {
     if version >= NO_PROTOCOL_FROM { name.map(Str::from) } else { Some(Str::from(name.unwrap_or_default())) }
 }
@@ -93,7 +93,7 @@ mod tests {
     use crate::service::GroupError;
 
     #[test]
-    fn a_refusal_names_no_protocol_in_the_way_of_its_version() {
+    fn a_refusal_has_no_protocol_in_the_format_of_its_version() {
         let refusal = JoinRefusal { error: GroupError::MemberIdRequired, member_id: "m".into() };
         let old = refuse(&refusal, 6);
         assert_eq!((old.error_code, &*old.member_id, old.generation_id), (79, "m", -1));

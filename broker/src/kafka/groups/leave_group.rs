@@ -1,7 +1,7 @@
 //! LeaveGroup, key 13, versions 0 to 5.
 //!
-//! 1 adds the throttle time; 3 takes many members, each with its own answer, and static ones by their instance id;
-//! 4 is flexible; 5 brings the reason.
+//! 1 adds the throttle time; 3 takes a list of members, each with its own result, and static ones by their instance id;
+//! 4 is flexible; 5 adds the reason.
 
 use millstream_protocol::{
     Str,
@@ -11,10 +11,10 @@ use millstream_protocol::{
 use super::{super::context::RequestContext, code, code_of, member};
 use crate::service::GroupError;
 
-/// Version from which members come in a list.
+/// Version from which a request has a list of members.
 const LIST_FROM: i16 = 3;
 
-/// Takes members out of the group.
+/// Removes members from the group.
 pub(in crate::kafka) async fn leave_group(
     ctx: &RequestContext,
     request: LeaveGroupRequest,
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn old_versions_carry_the_members_error_as_their_own() {
+    fn old_versions_return_the_members_error_as_top_level_error() {
         let asked = || vec![MemberIdentity { member_id: "m".into(), ..Default::default() }];
         let unknown = || Ok(vec![Err(GroupError::UnknownMember)]);
         assert_eq!(respond(2, asked(), unknown()).error_code, 25);

@@ -1,7 +1,6 @@
 //! ListGroups, key 16, versions 0 to 5.
 //!
-//! 1 adds the throttle time; 3 is flexible; 4 can ask for groups in certain states, and tells the state; 5 the same
-//! for types.
+//! 1 adds the throttle time; 3 is flexible; 4 filters by state and returns the state; 5 the same for types.
 
 use millstream_protocol::{
     Str,
@@ -11,7 +10,7 @@ use millstream_protocol::{
 use super::{super::context::RequestContext, text};
 use crate::service::ListedGroup;
 
-/// The type of every group here.
+/// The type of every group.
 const CLASSIC: &str = "classic";
 
 /// Lists the groups that this broker coordinates.
@@ -44,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_allows_what_it_names_in_any_case_and_an_empty_one_all() {
+    fn a_filter_ignores_case_and_an_empty_one_allows_all() {
         assert!(allows(&[], "Stable"));
         assert!(allows(&["empty".into(), "stable".into()], "Stable"));
         assert!(!allows(&["Empty".into()], "Stable"));

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::service::{GroupError, MemberRef};
 
-/// A name that outlives the request's frame, which a decoded [`Str`] would keep in memory.
+/// Copies a string, because a decoded [`Str`] keeps the whole request frame in memory.
 fn owned(text: &Str) -> Arc<str> {
     Arc::from(&**text)
 }

@@ -1,7 +1,6 @@
 //! OffsetCommit, key 8, versions 2 to 8.
 //!
-//! Up to 4 a commit names how long it is kept; 3 adds the throttle time; 6 the leader epoch; 7 knows static members;
-//! 8 is flexible.
+//! Up to 4 a commit has a retention time; 3 adds the throttle time; 6 the leader epoch; 7 static members; 8 is flexible.
 
 use std::sync::Arc;
 
@@ -16,7 +15,7 @@ use crate::{
     service::{CommittedOffset, GroupError, OffsetEntry},
 };
 
-/// What all offsets of one request have in common.
+/// Values common to all offsets of one request.
 struct Commit<'a> {
     ctx: &'a RequestContext,
     commit_ms: i64,
@@ -24,30 +23,30 @@ struct Commit<'a> {
     metadata_bytes_max: usize,
 }
 
-/// Commits offsets; answered when they are durable.
+/// Commits offsets; resolves when they are durable.
 pub(in crate::kafka) async fn offset_commit(
     ctx: &RequestContext,
     request: OffsetCommitRequest,
 ) -> OffsetCommitResponse {
     let commit_ms = clock::now_ms();
-    let kept_ms = Some(request.retention_time_ms).filter(|ms| *ms >= 0);
+    let retention_ms = Some(request.retention_time_ms).filter(|ms| *ms >= 0);
     let commit = Commit {
         ctx,
         commit_ms,
-        expire_ms: kept_ms.map(|ms| commit_ms.saturating_add(ms)),
+        expire_ms: retention_ms.map(|ms| commit_ms.saturating_add(ms)),
         metadata_bytes_max: ctx.service.broker_config().offset_metadata_bytes_max,
     };
     let mut entries = Vec::new();
     let refused: Vec<_> = request.topics.iter().map(|topic| commit.check(topic, &mut entries)).collect();
-    let who =
+    let member =
         member(&request.member_id, request.group_instance_id.as_ref(), request.generation_id_or_member_epoch);
-    let result = ctx.service.groups().commit(owned(&request.group_id), who, entries).await;
+    let result = ctx.service.groups().commit(owned(&request.group_id), member, entries).await;
     let topics = request.topics.into_iter().zip(refused).map(|(topic, codes)| answer(topic, codes, result));
     OffsetCommitResponse { topics: topics.collect(), ..Default::default() }
 }
 
 impl Commit<'_> {
-    /// Takes over the offsets that can be committed; gives the error of those that cannot.
+    /// Collects the offsets that can be committed, and returns the errors of the others.
     fn check(
         &self,
         topic: &OffsetCommitRequestTopic,
@@ -111,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_committed_has_its_own_error_beside_the_groups() {
+    fn an_invalid_offset_has_its_own_error_besides_the_groups() {
         let partition =
             |partition_index| OffsetCommitRequestPartition { partition_index, ..Default::default() };
         let topic = || OffsetCommitRequestTopic {

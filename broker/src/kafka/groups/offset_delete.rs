@@ -9,7 +9,7 @@ use millstream_protocol::messages::offset_delete::{
 
 use super::{super::context::RequestContext, ErrorCode, code, exists, owned};
 
-/// Deletes committed offsets, except of topics that the group's members read.
+/// Deletes committed offsets, except those of topics that the group's members subscribe to.
 pub(in crate::kafka) async fn offset_delete(
     ctx: &RequestContext,
     request: OffsetDeleteRequest,
@@ -47,7 +47,7 @@ mod tests {
     use millstream_protocol::messages::offset_delete::OffsetDeleteRequestPartition;
 
     #[test]
-    fn each_partition_tells_why_its_offset_is_still_there() {
+    fn each_partition_has_the_reason_why_its_offset_was_not_deleted() {
         let partitions =
             [0, 9].map(|partition_index| OffsetDeleteRequestPartition { partition_index }).into();
         let asked = || OffsetDeleteRequestTopic { name: "t".into(), partitions: Vec::clone(&partitions) };

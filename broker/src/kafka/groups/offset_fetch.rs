@@ -1,7 +1,7 @@
 //! OffsetFetch, key 9, versions 1 to 8.
 //!
-//! 2 can ask for all topics, and has an error for the whole group; 3 adds the throttle time; 5 the leader epoch; 6 is
-//! flexible; 7 can ask for stable offsets only, which all are; 8 asks for many groups, in another shape.
+//! 2 can request all topics, and has an error for the whole group; 3 adds the throttle time; 5 the leader epoch; 6 is
+//! flexible; 7 can request stable offsets only, which all are; 8 takes a list of groups, in another format.
 
 use std::sync::Arc;
 
@@ -17,15 +17,15 @@ use millstream_protocol::{
 use super::{super::context::RequestContext, code, owned, text};
 use crate::service::{CommittedOffset, GroupError, TopicOffsets};
 
-/// Version from which a group has an error of its own.
+/// Version from which a response has an error for the group.
 const GROUP_ERROR_FROM: i16 = 2;
-/// Version from which groups come in a list.
+/// Version from which a request has a list of groups.
 const LIST_FROM: i16 = 8;
 
-/// Topics and partitions that are asked for; `None` for all.
+/// The requested topics and partitions; `None` for all.
 type Wanted = Option<Vec<(Arc<str>, Vec<i32>)>>;
 
-/// Tells what is committed; -1 where nothing is.
+/// Returns committed offsets; -1 where nothing is committed.
 pub(in crate::kafka) async fn offset_fetch(
     ctx: &RequestContext,
     request: OffsetFetchRequest,
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_committed_is_minus_one_with_an_empty_note() {
+    fn a_missing_offset_is_minus_one_with_empty_metadata() {
         let nothing = answer(4, None);
         assert_eq!(
             (nothing.partition_index, nothing.committed_offset, nothing.committed_leader_epoch),

@@ -1,7 +1,7 @@
 //! SyncGroup, key 14, versions 0 to 5.
 //!
-//! 1 adds the throttle time; 3 knows static members; 4 is flexible; 5 names protocol type and protocol, so that a
-//! client which mixes up its groups is found out.
+//! 1 adds the throttle time; 3 static members; 4 is flexible; 5 adds protocol type and protocol, with which a client
+//! that mixes up its groups is detected.
 
 use bytes::Bytes;
 use millstream_protocol::{
@@ -14,7 +14,7 @@ use crate::service::{GroupError, SyncRequest};
 
 const PROTOCOLS_FROM: i16 = 5;
 
-/// Waits until the generation's assignments are durable.
+/// Resolves when the generation's assignments are durable.
 pub(in crate::kafka) async fn sync_group(
     ctx: &RequestContext,
     request: SyncGroupRequest,
