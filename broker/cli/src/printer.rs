@@ -14,11 +14,11 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
-        mpsc::{SyncSender, sync_channel},
     },
     time::Duration,
 };
 
+use crossbeam_channel::{Sender, bounded};
 use millstream_client::consumer::TopicPartition;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -45,7 +45,7 @@ pub(super) struct Printer {
     out: Counted,
     /// Bytes that it accepts without blocking if it is writable.
     at_once_bytes_max: usize,
-    pages: SyncSender<Vec<u8>>,
+    pages: Sender<Vec<u8>>,
     written: mpsc::Receiver<io::Result<()>>,
     gone: watch::Receiver<bool>,
     endings: ShutdownSignals,
@@ -228,8 +228,8 @@ fn taken(written: Option<io::Result<()>>) -> Result<(), CliError> {
 
 /// A thread that writes one page after the other, and reports each. It ends when the sender of pages is
 /// dropped.
-fn write_behind(out: Counted) -> (SyncSender<Vec<u8>>, mpsc::Receiver<io::Result<()>>) {
-    let (pages, to_write) = sync_channel::<Vec<u8>>(1);
+fn write_behind(out: Counted) -> (Sender<Vec<u8>>, mpsc::Receiver<io::Result<()>>) {
+    let (pages, to_write) = bounded::<Vec<u8>>(1);
     let (results_tx, results_rx) = mpsc::channel(1);
     std::thread::spawn(move || {
         for page in to_write {

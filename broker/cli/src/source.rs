@@ -4,13 +4,11 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader, IsTerminal, Read},
     path::{Path, PathBuf},
-    sync::{
-        Arc, OnceLock,
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
+    sync::{Arc, OnceLock},
 };
 
 use bytes::{Buf, Bytes};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
 use super::error::CliError;
@@ -36,7 +34,7 @@ pub(super) struct Source {
 #[derive(Clone, Default)]
 pub(super) struct Stop {
     signal: Arc<OnceLock<ShutdownSignal>>,
-    waiting: Arc<Mutex<Vec<SyncSender<Piece>>>>,
+    waiting: Arc<Mutex<Vec<Sender<Piece>>>>,
 }
 
 impl Stop {
@@ -100,7 +98,7 @@ struct Silent {
 
 impl Silent {
     fn new(mut input: impl Read + Send + 'static, stop: &Stop) -> Silent {
-        let (sender, pieces) = sync_channel(PIECES_AHEAD_MAX);
+        let (sender, pieces) = bounded(PIECES_AHEAD_MAX);
         stop.waiting.lock().push(sender.clone());
         // It ends with its input, or with the process.
         std::thread::spawn(move || {
