@@ -6,7 +6,9 @@ import struct
 import time
 
 from flood import connect, framed, reset
-from guard import Guard, raise_descriptors, start_broker
+from guard import Guard, raise_descriptors, start_broker, status_mib
+from hostile_slow import send_slowly
+from wire import PRODUCE, text
 
 IDLE, IDLE_PROCESSES = 10_000, 2
 # All of them together may take a quarter of the memory.
@@ -14,6 +16,10 @@ IDLE_KIB_EACH_MAX = 8
 # 256 may be open at once.
 HTTP_SLOW, HTTP_REOPENED = 280, 20
 API_VERSIONS = framed(struct.pack(">hhih", 18, 0, 7, -1))
+# What malformed, idle and trickling connections together may add with the default memory.
+DEFAULT_MEMORY, MISBEHAVING_MIB_MAX = 2 << 30, 64
+MALFORMED, MODERATELY_IDLE, TRICKLING = 626, 2000, 200
+TRICKLING_REQUEST_BYTES, TRICKLING_SENT_BYTES = 4 << 20, 600_000
 
 
 def idle(bootstrap, count, seconds, process):
@@ -118,5 +124,31 @@ def idle_crowd(report, scale):
     guard.close()
 
 
+def misbehave(bootstrap, seconds):
+    """Requests that cannot be read, connections that do nothing, and large requests of which a part comes at once and then
+    a byte a second."""
+    raise_descriptors(MALFORMED + MODERATELY_IDLE + TRICKLING + 100)
+    malformed = [connect(bootstrap) for _ in range(MALFORMED)]
+    for n, link in enumerate(malformed):
+        link.sendall(framed(struct.pack(">hhih", n % 30, n % 3, 7, -1) + b"\x7f\xff\xff\xff" * 7))
+    links = [connect(bootstrap, f"127.0.0.{n % 200 + 1}") for n in range(MODERATELY_IDLE)]
+    for link in links:
+        link.sendall(API_VERSIONS)
+        assert link.recv(4096), "not answered"
+    head = struct.pack(">ihhi", TRICKLING_REQUEST_BYTES, PRODUCE, 3, 7) + text("slow")
+    trickling = {connect(bootstrap): memoryview(head + bytes(TRICKLING_SENT_BYTES)) for _ in range(TRICKLING)}
+    closed = send_slowly(trickling, memoryview(b"\0"), 1, seconds)
+    return f"{closed} of {TRICKLING} trickling connections closed by the broker"
+
+
+def misbehaving_crowd(report, scale):
+    guard = Guard(report, start_broker(memory_bytes=DEFAULT_MEMORY))
+    mib_max = status_mib(guard.broker.pid(), "VmRSS") + MISBEHAVING_MIB_MAX
+    guard.case("malformed, idle and trickling connections", misbehave, (guard.broker.bootstrap, scale(8, 30)),
+               expect=lambda _broker, results: results[0], memory_mib_max=mib_max)
+    guard.close()
+
+
 def run(report, scale, _seed):
     idle_crowd(report, scale)
+    misbehaving_crowd(report, scale)

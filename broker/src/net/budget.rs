@@ -17,8 +17,8 @@ const UNIT_BYTES: usize = 4096;
 pub(super) struct Budget {
     units: Arc<Semaphore>,
     shortage: Arc<MemoryPressure>,
-    /// Counts the waits that have ended with memory.
-    granted: Arc<AtomicU64>,
+    /// Requests completed while a task waited.
+    completed: Arc<AtomicU64>,
 }
 
 /// Memory taken from the budget; dropping it returns it.
@@ -34,7 +34,7 @@ fn units(bytes: usize) -> usize {
 impl Budget {
     pub(super) fn new(bytes: usize) -> Budget {
         let units = Arc::new(Semaphore::new(units(bytes).min(Semaphore::MAX_PERMITS)));
-        Budget { units, shortage: Arc::default(), granted: Arc::default() }
+        Budget { units, shortage: Arc::default(), completed: Arc::default() }
     }
 
     /// Waits until a task has to wait for memory.
@@ -47,9 +47,16 @@ impl Budget {
         self.shortage.is_there()
     }
 
-    /// How many waits have ended with memory.
-    pub(super) fn granted(&self) -> u64 {
-        self.granted.load(Relaxed)
+    /// Counts a request whose memory is from this budget as completed.
+    pub(super) fn count_completed(&self) {
+        if self.is_short() {
+            self.completed.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Requests completed while a task waited.
+    pub(super) fn completed(&self) -> u64 {
+        self.completed.load(Relaxed)
     }
 
     /// Extends `charge` to `bytes`; waits until others have returned enough. A dropped call took nothing.
@@ -72,13 +79,16 @@ impl Budget {
 
     async fn wait_for(&self, count: u32) -> Option<OwnedSemaphorePermit> {
         let _waits = self.shortage.wait();
-        let permit = self.units.clone().acquire_many_owned(count).await.ok()?;
-        self.granted.fetch_add(1, Relaxed);
-        Some(permit)
+        self.units.clone().acquire_many_owned(count).await.ok()
     }
 }
 
 impl Charge {
+    /// Bytes that it covers.
+    pub(super) fn bytes(&self) -> usize {
+        self.units() * UNIT_BYTES
+    }
+
     fn units(&self) -> usize {
         self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
     }

@@ -14,7 +14,6 @@ use super::{
     budget::{Budget, Charge},
     memory_wait::MemoryWait,
 };
-use crate::clock;
 
 /// Bytes that are read at once while nothing is known of the client's frames.
 const READ_BYTES_MIN: usize = 16 << 10;
@@ -27,6 +26,10 @@ const BEGINNING_BYTES_MAX: usize = 512;
 const SMALL_FRAME_BYTES_MAX: usize = 64 << 10;
 /// How often a request that waits for memory looks whether its client has closed.
 const CLOSED_CHECK_EVERY: Duration = Duration::from_millis(250);
+/// Small requests have this part of the memory for requests to themselves, beside it.
+const SMALL_REQUESTS_SHARE: usize = 4;
+/// Large requests that are not whole may take this part of the memory for requests.
+const INCOMING_REQUESTS_SHARE: usize = 16;
 /// Length of the length in front of a frame.
 const LENGTH_BYTES: usize = 4;
 
@@ -64,15 +67,52 @@ pub(super) struct Budgets {
     pub(super) small: Budget,
     /// For the others.
     pub(super) large: Budget,
-    /// For the others as long as they are not whole, beside `large`. It is much less: what is not read waits in the
-    /// sockets, and clients that stop in the middle of a request keep little.
+    /// For the others as long as they are not whole, beside `large`. It is much less: what is not read stays in the
+    /// sockets, and clients that stop in the middle of a request hold little.
     pub(super) incoming: Budget,
+    /// One unit. The large request that has it needs nothing of `incoming`, so that one of any length can be received while
+    /// others hold all of that.
+    pub(super) exempt: Budget,
 }
 
-/// Most bytes of a buffer for a frame of the given length.
-pub(super) fn buffer_bytes_max(frame_bytes_max: usize) -> usize {
-    // A buffer that is full grows to twice its size.
-    2 * (LENGTH_BYTES + frame_bytes_max) + READ_BYTES_MAX
+/// What a large request that is not whole holds beside its share of [`Budgets::large`].
+#[derive(Default)]
+struct Incoming {
+    memory: Charge,
+    exemption: Charge,
+}
+
+impl Incoming {
+    /// Makes it suffice for `bytes`: with memory, or with the exemption if that is free first.
+    async fn cover(&mut self, budgets: &Budgets, bytes: usize) {
+        if self.exemption.bytes() == 0 {
+            tokio::select! {
+                biased;
+                () = budgets.incoming.cover(&mut self.memory, bytes) => {}
+                () = budgets.exempt.cover(&mut self.exemption, 1) => {}
+            }
+        }
+    }
+}
+
+impl Budgets {
+    /// Budgets of which large requests take at most `requests_bytes_max`.
+    pub(super) fn new(requests_bytes_max: usize) -> Budgets {
+        Budgets {
+            small: Budget::new(requests_bytes_max / SMALL_REQUESTS_SHARE),
+            large: Budget::new(requests_bytes_max),
+            incoming: Budget::new(requests_bytes_max / INCOMING_REQUESTS_SHARE),
+            exempt: Budget::new(1),
+        }
+    }
+
+    /// The budget that requests of this size wait for until they are whole.
+    fn of_arrival(&self, size: RequestSize) -> &Budget {
+        match size {
+            RequestSize::Small => &self.small,
+            RequestSize::Large => &self.incoming,
+        }
+    }
 }
 
 /// Which budget a request takes its memory from.
@@ -97,8 +137,7 @@ pub(super) struct Partial {
 pub(super) struct Input {
     buffer: BytesMut,
     charge: Charge,
-    /// Of the budget for large requests that are not whole.
-    incoming: Charge,
+    incoming: Incoming,
     /// Of which requests the charge is.
     size: RequestSize,
     budgets: Budgets,
@@ -113,7 +152,7 @@ impl Input {
         Input {
             buffer: BytesMut::new(),
             charge: Charge::default(),
-            incoming: Charge::default(),
+            incoming: Incoming::default(),
             size: RequestSize::Small,
             budgets,
             frames: 0,
@@ -153,7 +192,8 @@ impl Input {
         // Follows larger frames at once and smaller ones slowly.
         self.usual_bytes = (bytes + LENGTH_BYTES).max(self.usual_bytes - self.usual_bytes / 8);
         self.frames += 1;
-        self.incoming.shrink_to(0);
+        self.incoming = Incoming::default();
+        self.budgets.of_arrival(self.size).count_completed();
         Ok(Some((frame, self.charge.split(bytes))))
     }
 
@@ -162,7 +202,7 @@ impl Input {
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
             self.charge.shrink_to(0);
-            self.incoming.shrink_to(0);
+            self.incoming = Incoming::default();
         }
     }
 
@@ -181,7 +221,7 @@ impl Input {
         // Always a copy: what is left of a buffer of which frames were cut off keeps all of it, small as it looks.
         self.buffer = BytesMut::from(&self.buffer[..]);
         self.charge.shrink_to(0);
-        self.incoming.shrink_to(0);
+        self.incoming = Incoming::default();
         Ok(())
     }
 
@@ -191,28 +231,41 @@ impl Input {
         let size = if is_large { RequestSize::Large } else { RequestSize::Small };
         if size != self.size {
             // Small requests are never waited for with memory of large ones, nor the other way round.
-            (self.charge, self.incoming, self.size) = (Charge::default(), Charge::default(), size);
+            (self.charge, self.incoming, self.size) = (Charge::default(), Incoming::default(), size);
         }
         let bytes = self.buffer.len() + room;
-        let Budgets { small, large, incoming } = &self.budgets;
+        let Budgets { small, large, .. } = &self.budgets;
         if size == RequestSize::Small {
-            cover(small, &mut self.charge, bytes, wait).await;
+            wait.during(small.cover(&mut self.charge, bytes)).await;
             return Ok(());
         }
         // In this order: who waits for the second waits for requests that are whole, which end by themselves.
-        cover(incoming, &mut self.incoming, bytes, wait).await;
-        cover(large, &mut self.charge, bytes, wait).await;
+        wait.during(self.incoming.cover(&self.budgets, bytes)).await;
+        wait.during(large.cover(&mut self.charge, bytes)).await;
         Ok(())
     }
 
+    /// Gives the buffer room for `room` more bytes, which are covered.
+    fn reserve(&mut self, room: usize) {
+        if self.size == RequestSize::Small {
+            self.buffer.reserve(room);
+        } else if self.spare() < room {
+            // `reserve` would double the buffer, beyond what is covered.
+            let mut larger = BytesMut::with_capacity(self.buffer.len() + room);
+            larger.extend_from_slice(&self.buffer);
+            self.buffer = larger;
+        }
+    }
+
     /// Room that the next read should have at least, and what to reserve if it has not: the rest of the frame that
-    /// has begun, though never much more than what has already arrived of it, or of earlier ones.
+    /// has begun, though never more than what has already arrived of it, or of earlier ones.
     fn room(&self) -> Result<(usize, usize), FrameError> {
-        let earned = self.usual_bytes.max(self.buffer.len()).clamp(READ_BYTES_MIN, READ_BYTES_MAX);
+        let earned = self.usual_bytes.clamp(READ_BYTES_MIN, READ_BYTES_MAX).max(self.buffer.len());
         Ok(match self.frame_bytes()? {
             Some(bytes) => {
                 let rest = (bytes + LENGTH_BYTES).saturating_sub(self.buffer.len()).clamp(1, earned);
-                (rest, rest)
+                // A buffer that still has room is used up: each one that follows is a copy.
+                (rest.min(READ_BYTES_MIN), rest)
             }
             // Small requests share a buffer until it is nearly used up.
             None if self.usual_bytes <= READ_BYTES_MIN => (READ_BYTES_MIN / 8, earned),
@@ -248,7 +301,7 @@ impl Input {
                 covered = self.cover(held, wait) => covered.map_err(refused)?,
                 () = closes_early(from, missing) => return Ok(0),
             }
-            self.buffer.reserve(held);
+            self.reserve(held);
             // Not beyond a large frame: what is behind it would have to be copied out of its memory.
             let most = if self.usual_bytes > READ_BYTES_MIN { room } else { usize::MAX };
             // Unlike `try_read_buf` this knows that a read which leaves room has emptied the socket: no second one that says so.
@@ -259,13 +312,6 @@ impl Input {
             // Nothing there after all, or this task has had its turn: then it ends here, as `readable` never ends one.
             consume_budget().await;
         }
-    }
-}
-
-async fn cover(budget: &Budget, charge: &mut Charge, bytes: usize, wait: &MemoryWait) {
-    if budget.cover(charge, bytes).now_or_never().is_none() {
-        let _waiting = wait.begin(clock::monotonic());
-        budget.cover(charge, bytes).await;
     }
 }
 
@@ -306,6 +352,7 @@ mod tests {
             small: Budget::new(BUDGET_BYTES),
             large: Budget::new(BUDGET_BYTES),
             incoming: Budget::new(2 * BUDGET_BYTES),
+            exempt: Budget::new(1),
         };
         let mut input = Input::new(budgets, 1000);
         input.buffer.extend_from_slice(bytes);
@@ -466,6 +513,46 @@ mod tests {
         let _all = all_of(&incoming).expect("a whole request holds nothing of it");
         assert!(all_of(&large).is_none(), "but of the other");
         drop(frame);
+    }
+
+    #[tokio::test]
+    async fn a_buffer_is_never_larger_than_what_is_paid_for() {
+        const BYTES: usize = 900_000;
+        let (mut near, mut far) = connected().await;
+        let (mut from, _) = far.split();
+        let (mut input, wait) = (Input { frame_bytes_max: BYTES, ..input(&[]) }, MemoryWait::default());
+        let mut sent = vec![0; LENGTH_BYTES + BYTES];
+        sent[..LENGTH_BYTES].copy_from_slice(&u32::try_from(BYTES).expect("fits").to_be_bytes());
+        for piece in sent[..BYTES].chunks(1 + BYTES / 7) {
+            let end = input.buffer.len() + piece.len();
+            near.write_all(piece).await.expect("sent");
+            while input.buffer.len() < end {
+                input.fill(&mut from, &wait).await.expect("read");
+                let (held, paid) = (input.buffer.capacity(), input.charge.bytes());
+                assert!(held <= paid, "{held} bytes, {paid} are paid for");
+            }
+        }
+        assert!(input.buffer.capacity() <= LENGTH_BYTES + BYTES, "no more than the request needs");
+        assert!(input.incoming.memory.bytes() >= BYTES, "also of the memory for requests that are not whole");
+    }
+
+    #[tokio::test]
+    async fn one_large_request_after_the_other_is_received_while_others_hold_all_memory_for_these() {
+        const BYTES: usize = 300_000;
+        let wait = MemoryWait::default();
+        let mut first = Input { frame_bytes_max: BYTES, ..input(&[0, 4, 0, 0]) };
+        first.budgets.incoming = Budget::new(BUDGET_BYTES);
+        let budgets = first.budgets.clone();
+        let _all = all_of(&budgets.incoming).expect("nothing is held");
+        first.cover(BYTES, &wait).now_or_never().expect("it is exempt").expect("a good length");
+        let mut second = Input { frame_bytes_max: BYTES, budgets: budgets.clone(), ..input(&[0, 4, 0, 0]) };
+        let mut waits = Box::pin(second.cover(BYTES, &wait));
+        assert!(waits.as_mut().now_or_never().is_none() && budgets.incoming.is_short());
+        assert_eq!(budgets.incoming.completed(), 0);
+        first.buffer.resize(LENGTH_BYTES + (4 << 16), 0);
+        let _whole = first.next_frame().expect("good").expect("whole");
+        assert_eq!(budgets.incoming.completed(), 1);
+        waits.now_or_never().expect("now it is exempt").expect("a good length");
     }
 
     #[tokio::test]

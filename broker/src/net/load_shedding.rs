@@ -8,20 +8,23 @@ use crate::{clock, partition::Replies};
 
 /// Interval of checks while memory is short.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// When no wait has ended for this many checks, the holders are waiting for each other.
+/// When no request has become complete for this many checks, the holders are waiting for each other.
 const STUCK_LOOKS: u32 = 10;
+/// The same for large requests, of which one may take seconds to arrive.
+const STUCK_LOOKS_LARGE: u32 = 30;
 
 /// Watches a budget for requests of this size, as long as the broker runs.
 pub(super) async fn of_requests(registry: Arc<Registry>, budget: Budget, size: RequestSize) {
+    let stuck_looks = if size == RequestSize::Large { STUCK_LOOKS_LARGE } else { STUCK_LOOKS };
     loop {
         budget.falls_short().await;
-        let (mut granted, mut looks) = (budget.granted(), 0);
+        let (mut completed, mut looks) = (budget.completed(), 0);
         while budget.is_short() {
             tokio::time::sleep(LOOK_EVERY).await;
-            let closed = registry.expel_slow_requests(size, clock::monotonic());
-            looks = if closed > 0 || budget.granted() != granted { 0 } else { looks + 1 };
-            granted = budget.granted();
-            if looks == STUCK_LOOKS {
+            registry.expel_slow_requests(size, clock::monotonic());
+            looks = if budget.completed() == completed { looks + 1 } else { 0 };
+            completed = budget.completed();
+            if looks == stuck_looks {
                 registry.expel_starved(size);
                 looks = 0;
             }

@@ -1,12 +1,15 @@
 //! How long a request waits for the broker's memory.
 
 use std::{
+    pin::pin,
     sync::atomic::{
         AtomicBool, AtomicU64,
         Ordering::{Acquire, Relaxed, Release},
     },
     time::Instant,
 };
+
+use futures::FutureExt;
 
 use crate::clock;
 
@@ -25,6 +28,15 @@ pub(super) struct Waiting<'a> {
 }
 
 impl MemoryWait {
+    /// Waits for memory; it counts from where there is none at once.
+    pub(super) async fn during(&self, memory: impl Future<Output = ()>) {
+        let mut memory = pin!(memory);
+        if memory.as_mut().now_or_never().is_none() {
+            let _waiting = self.begin(clock::monotonic());
+            memory.await;
+        }
+    }
+
     pub(super) fn begin(&self, now: Instant) -> Waiting<'_> {
         self.is_waiting.store(true, Relaxed);
         Waiting { wait: self, since: now }

@@ -13,10 +13,9 @@ use tokio::{
 };
 
 use super::{
-    budget::Budget,
     connection::{Serving, serve},
     descriptors::Descriptors,
-    input::{Budgets, RequestSize, buffer_bytes_max},
+    input::{Budgets, RequestSize},
     load_shedding,
     registry::{ConnectionPermit, Full, Limits, Registry},
 };
@@ -26,12 +25,8 @@ use crate::{clock, config::BrokerConfig, kafka::Dispatcher, telemetry::Warnings}
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// Time between two looks for connections that do nothing.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
-/// Small requests have so much of the memory for requests to themselves, beside it.
-const SMALL_REQUESTS_SHARE: usize = 4;
 /// How long a new connection waits for the place of one that is closing.
 const EVICTION_WAIT_MAX: Duration = Duration::from_millis(100);
-/// Large requests that are coming in may take this part of the memory for requests, as long as they are not whole.
-const INCOMING_REQUESTS_SHARE: usize = 8;
 /// Pause after the system could not give another connection, for instance for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -69,14 +64,7 @@ impl Server {
             by_open_files: descriptors.kafka_connections < config.connections_max,
         };
         let registry = Registry::new(limits, clock::monotonic());
-        let bytes_max = config.requests_bytes_max;
-        let budgets = Budgets {
-            small: Budget::new(bytes_max / SMALL_REQUESTS_SHARE),
-            large: Budget::new(bytes_max),
-            incoming: Budget::new(
-                (bytes_max / INCOMING_REQUESTS_SHARE).max(buffer_bytes_max(config.request_bytes_max)),
-            ),
-        };
+        let budgets = Budgets::new(config.requests_bytes_max);
         let warnings = Arc::<Warnings>::default();
         let acceptors = listeners.into_iter().map(|listener| {
             let door = Acceptor {
@@ -94,7 +82,6 @@ impl Server {
         let sweepers = vec![
             tokio::spawn(sweep(registry.clone())),
             tokio::spawn(load_shedding::of_requests(registry.clone(), budgets.small, RequestSize::Small)),
-            tokio::spawn(load_shedding::of_requests(registry.clone(), budgets.large, RequestSize::Large)),
             tokio::spawn(load_shedding::of_requests(registry.clone(), budgets.incoming, RequestSize::Large)),
             tokio::spawn(load_shedding::of_replies(registry.clone(), dispatcher.replies())),
         ];

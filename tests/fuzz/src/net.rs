@@ -69,7 +69,7 @@ async fn read_from(
     client: &mut std::net::TcpStream,
 ) -> Frames {
     let budget = || Budget::new(BUDGET_BYTES);
-    let budgets = Budgets { small: budget(), large: budget(), incoming: budget() };
+    let budgets = Budgets { small: budget(), large: budget(), incoming: budget(), exempt: budget() };
     let (mut input, wait) = (Input::new(budgets.clone(), frame_bytes_max), MemoryWait::default());
     let (mut found, mut charges) = (Frames::default(), Vec::<Charge>::new());
     for piece in pieces {
