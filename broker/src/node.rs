@@ -25,7 +25,7 @@ use millstream_store::{
 
 use crate::{
     admin, clock,
-    config::{Address, AddressError, MemoryBudget, ServeConfig},
+    config::{Address, AddressError, BatchLimit, MemoryBudget, ServeConfig},
     console,
     housekeeping::{self, Maintenance, Pacer, StoreHandles, Wakeup},
     kafka, net,
@@ -400,7 +400,8 @@ async fn start_groups(
         broker: config.broker_set.clone(),
         topic: config.topic_set.clone(),
     };
-    let cluster_host = Arc::new(ClusterHost::new(store.tables.clone(), given));
+    let batch_limit = BatchLimit::new(&config.broker, store.wal.file_bytes());
+    let cluster_host = Arc::new(ClusterHost::new(store.tables.clone(), given, batch_limit));
     let metadata = Group::start(
         RaftGroupId::METADATA,
         node,

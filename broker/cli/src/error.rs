@@ -8,7 +8,6 @@ use millstream_client::{
     ClientError, ErrorCode,
     producer::{DeliveryError, SendError},
 };
-use millstream_model::limits::BATCH_BYTES_MAX;
 use millstream_store::doctor::DoctorError;
 
 use super::{
@@ -228,17 +227,14 @@ impl fmt::Display for TooLarge {
             None => write!(text, " (MESSAGE_TOO_LARGE)")?,
         }
         let needed = bytes + AROUND_RECORD_BYTES;
-        let raised = match needed <= BATCH_BYTES_MAX && bytes_max.is_none_or(|max| max < needed) {
-            true => {
-                format!("`millstream topic alter {topic} --set max.message.bytes={needed}` lets it take it")
-            }
-            false => format!("no topic takes more than {BATCH_BYTES_MAX} bytes at once"),
-        };
-        write!(
-            text,
-            "; {raised}{}",
-            if *compressed { "" } else { ", --compression zstd may make it small enough" }
-        )
+        match bytes_max.is_none_or(|max| max < needed) {
+            true => write!(
+                text,
+                "; `millstream topic alter {topic} --set max.message.bytes={needed}` lets it take it"
+            )?,
+            false => write!(text, "; a broker with a larger --memory opens more at once")?,
+        }
+        text.write_str(if *compressed { "" } else { ", --compression zstd may make it small enough" })
     }
 }
 
@@ -448,7 +444,7 @@ mod tests {
             "a record of 2000000 bytes is larger than topic 'a' takes (MESSAGE_TOO_LARGE: its max.message.bytes is 1048588); `millstream topic alter a --set max.message.bytes=2001024` lets it take it, --compression zstd may make it small enough"
         );
         assert!(!size(2_000_000, None, true).contains("--compression"));
-        assert!(size(BATCH_BYTES_MAX, Some(1_048_588), true).ends_with("bytes at once"));
+        assert!(size(1_000, Some(1_048_588), true).ends_with("opens more at once"));
     }
 
     #[test]

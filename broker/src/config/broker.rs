@@ -15,6 +15,8 @@ const MIB: i64 = 1 << 20;
 const LOG_FILES_PER_VOLUME_MIN: u64 = 8;
 /// Smallest length of a log's first file, and so of all files.
 const LOG_FILE_BYTES_MIN: u64 = 4 << 20;
+/// Longest log file that can be configured.
+pub(super) const LOG_FILE_BYTES_MAX: u64 = 1 << 30;
 /// Two requests of the largest size must fit into the memory for requests: otherwise each could wait for the
 /// other.
 const REQUESTS_MIN: usize = 2;
@@ -193,7 +195,7 @@ pub const BROKER_KEYS: &[Key] = &[
         name: "socket.request.max.bytes",
         kind: ConfigKind::Int,
         default: "104857600",
-        range: Range::Number(1024, 104_857_600),
+        range: Range::Number(1024, i32::MAX as i64),
         documentation: "Largest request; never more than a 16th of memory.bytes.",
     },
     Key {
@@ -214,7 +216,7 @@ pub const BROKER_KEYS: &[Key] = &[
         name: "wal.file.bytes",
         kind: ConfigKind::Long,
         default: "67108864",
-        range: Range::Number(64 * MIB, 1024 * MIB),
+        range: Range::Number(64 * MIB, LOG_FILE_BYTES_MAX as i64),
         documentation: "Size of one log file; less on a volume smaller than eight of them.",
     },
     Key {
@@ -314,6 +316,11 @@ impl BrokerConfig {
     /// The default of a key, if the key exists.
     pub fn default_of(name: &str) -> Option<&'static str> {
         key::find(BROKER_KEYS, name).ok().map(|key| key.default)
+    }
+
+    /// Largest request that the memory allows.
+    pub(super) fn request_bytes_of_memory(&self) -> usize {
+        self.requests_bytes_max / REQUESTS_MIN
     }
 
     /// Length of log files on a volume of this size: `wal.file.bytes`, less on a small one. Two files are

@@ -1,6 +1,7 @@
 //! Configuration: the options at start, and the keys of topics and broker with Kafka's names.
 
 mod address;
+mod batch_limit;
 mod broker;
 #[cfg(test)]
 mod document;
@@ -13,6 +14,7 @@ mod topic;
 mod topic_keys;
 
 pub use address::{Address, AddressError};
+pub use batch_limit::BatchLimit;
 pub use broker::{BROKER_KEYS, BrokerConfig};
 pub use group_keys::GROUP_KEYS;
 pub use key::{ConfigError, ConfigKind, Key, Range};

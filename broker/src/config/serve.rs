@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Address, AddressError, BrokerConfig, ConfigError, TopicConfig, memory,
+    Address, AddressError, BatchLimit, BrokerConfig, ConfigError, TopicConfig, memory,
     topic_keys::{in_topic_units, topic_key_of},
 };
 
@@ -185,6 +185,9 @@ impl ServeConfig {
                 broker_set.insert(key, value);
             }
         }
+        let broker = BrokerConfig::from_values(&broker_set);
+        let batch_limit = BatchLimit::new(&broker, broker.wal_file_bytes);
+        topic_set.iter().try_for_each(|(key, value)| batch_limit.check(key, value))?;
         Ok(ServeConfig {
             data_dir,
             kafka_addr,
@@ -199,7 +202,7 @@ impl ServeConfig {
             )?,
             rack,
             flags_given,
-            broker: BrokerConfig::from_values(&broker_set),
+            broker,
             broker_set,
             topic_set,
             options,

@@ -132,7 +132,7 @@ mod tests {
         let refused = TopicConfig::check("max.message.bytes", "-1").expect_err("out of range");
         let text = refused.to_string();
         assert!(
-            text.contains("max.message.bytes") && text.contains("-1") && text.contains("33554432"),
+            text.contains("max.message.bytes") && text.contains("-1") && text.contains("2147483647"),
             "{text}"
         );
         assert!(TopicConfig::check("cleanup.policy", "compact,compact").is_err());

@@ -3,8 +3,6 @@
 
 use std::{collections::HashMap, sync::LazyLock};
 
-use millstream_model::limits;
-
 use super::key::{self, ConfigError, ConfigKind, Key, Range};
 
 const MAX: i64 = i64::MAX;
@@ -126,8 +124,10 @@ pub const TOPIC_KEYS: &[Key] = &[
     int(
         "max.message.bytes",
         "1048588",
-        (0, limits::BATCH_BYTES_MAX as i64),
-        "Largest accepted record batch, after compression.",
+        (0, INT_MAX),
+        "Largest accepted record batch, after compression. At most 64 KiB less than the \
+         largest request (socket.request.max.bytes, a 16th of memory.bytes) and than three quarters of a log file \
+         (wal.file.bytes).",
     ),
     flag(
         "message.downconversion.enable",

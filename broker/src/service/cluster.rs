@@ -19,7 +19,7 @@ use super::{
     layers::{GivenConfigs, Layers},
 };
 use crate::{
-    config::{BrokerConfig, TopicConfig},
+    config::{BatchLimit, BrokerConfig, TopicConfig},
     telemetry::{TopicMeter, TopicMeters},
 };
 
@@ -47,14 +47,16 @@ pub struct ClusterHost {
     /// This broker's effective configuration.
     broker: RwLock<Arc<BrokerConfig>>,
     tables: Arc<Tables>,
+    /// The largest batch that this broker can carry, whatever a topic was given on another one.
+    batch_limit: BatchLimit,
 }
 
 impl ClusterHost {
     /// An empty cluster; [`Machine::restore`] fills it.
-    pub fn new(tables: Arc<Tables>, given: GivenConfigs) -> ClusterHost {
+    pub fn new(tables: Arc<Tables>, given: GivenConfigs, batch_limit: BatchLimit) -> ClusterHost {
         let broker = RwLock::new(Arc::new(BrokerConfig::from_values(&given.broker)));
         let (state, given) = (RwLock::new((ClusterMachine::new(), Index::default())), RwLock::new(given));
-        ClusterHost { state, given, broker, tables }
+        ClusterHost { state, given, broker, tables, batch_limit }
     }
 
     /// Reads the applied state.
@@ -104,7 +106,17 @@ impl ClusterHost {
 
     /// The effective configuration of a topic with these values of its own.
     pub(super) fn effective(&self, own: &BTreeMap<String, String>) -> TopicConfig {
-        self.with_layers(|layers| TopicConfig::from_values(&layers.topic_values(own)))
+        self.with_layers(|layers| self.topic_config(&layers.topic_values(own)))
+    }
+
+    fn topic_config(&self, values: &BTreeMap<String, String>) -> TopicConfig {
+        let config = TopicConfig::from_values(values);
+        TopicConfig { max_message_bytes: config.max_message_bytes.min(self.batch_limit.bytes), ..config }
+    }
+
+    /// The largest batch that this broker can carry.
+    pub(super) fn batch_limit(&self) -> BatchLimit {
+        self.batch_limit
     }
 
     /// Reads the configuration layers below topics.
@@ -171,7 +183,7 @@ impl ClusterHost {
             id: topic.id,
             partitions: partitions.collect(),
             internal: topic.internal,
-            config: Arc::new(TopicConfig::from_values(&values)),
+            config: Arc::new(self.topic_config(&values)),
             meter,
         }
     }

@@ -10,7 +10,8 @@ use super::{
     layers::Layers,
 };
 use crate::config::{
-    BROKER_KEYS, BrokerConfig, GROUP_KEYS, Key, TOPIC_KEYS, TopicConfig, broker_name, topic_key_of,
+    BROKER_KEYS, BatchLimit, BrokerConfig, GROUP_KEYS, Key, TOPIC_KEYS, TopicConfig, broker_name,
+    topic_key_of,
 };
 
 /// The scope of a change of broker keys.
@@ -62,7 +63,8 @@ impl Change {
         changes: Vec<(String, Option<String>)>,
         validate_only: bool,
     ) -> Result<(), BrokerConfigError> {
-        changes.iter().try_for_each(|(key, value)| check_change(key, value.as_deref()))?;
+        let limit = self.inner.cluster.batch_limit();
+        changes.iter().try_for_each(|(key, value)| check_change(key, value.as_deref(), limit))?;
         if validate_only || changes.is_empty() {
             return Ok(());
         }
@@ -81,10 +83,12 @@ impl From<ChangeError> for BrokerConfigError {
     }
 }
 
-fn check_change(key: &str, value: Option<&str>) -> Result<(), BrokerConfigError> {
+fn check_change(key: &str, value: Option<&str>, limit: BatchLimit) -> Result<(), BrokerConfigError> {
     if let Some(topic_key) = topic_key_of(key) {
-        let value = value.or(TopicConfig::default_of(topic_key)).unwrap_or_default();
-        return Ok(TopicConfig::check(topic_key, value)?);
+        // Back to the default is always allowed.
+        let Some(value) = value else { return Ok(()) };
+        TopicConfig::check(topic_key, value)?;
+        return Ok(limit.check(topic_key, value)?);
     }
     if is_fact(key) {
         return Err(BrokerConfigError::Fact { key: key.to_string() });
@@ -137,6 +141,11 @@ fn entry_of(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn check_change(key: &str, value: Option<&str>) -> Result<(), BrokerConfigError> {
+        let config = BrokerConfig::from_values(&BTreeMap::new());
+        super::check_change(key, value, BatchLimit::new(&config, config.wal_file_bytes))
+    }
 
     #[test]
     fn only_keys_that_are_not_read_once_at_start_can_change() {

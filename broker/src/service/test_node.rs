@@ -12,7 +12,7 @@ use millstream_store::{
 
 use super::{BrokerFacts, ClusterHost, GivenConfigs, Service};
 use crate::{
-    config::{ServeConfig, ServeOptions},
+    config::{BatchLimit, ServeConfig, ServeOptions},
     partition::{Shard, ShardHost},
 };
 
@@ -26,7 +26,8 @@ pub(crate) async fn start(seed: u64) -> Service {
     let (tables, wal) = (Arc::new(tables), Arc::new(wal));
     let config = ServeConfig::resolve(ServeOptions::default()).expect("the defaults are allowed");
     let given = GivenConfigs { node: 1, broker: Default::default(), topic: Default::default() };
-    let cluster = Arc::new(ClusterHost::new(tables.clone(), given));
+    let batch_limit = BatchLimit::new(&config.broker, wal.file_bytes());
+    let cluster = Arc::new(ClusterHost::new(tables.clone(), given, batch_limit));
     let metadata = lead(RaftGroupId::METADATA, &wal, &tables, cluster.clone()).await;
     let mut shards = HashMap::new();
     for id in (1..=millstream_model::limits::SHARDS_DEFAULT).map(RaftGroupId) {

@@ -19,7 +19,10 @@ use millstream_state::{
 use super::{
     Change, ChangeError, ConfigTurn, NewTopic, Service, TopicError, TopicView, changes::TopicOperation,
 };
-use crate::{clock, config::TopicConfig};
+use crate::{
+    clock,
+    config::{ConfigError, TopicConfig},
+};
 
 /// Maximum partitions of a topic, and of the cluster.
 pub(crate) const PARTITIONS_MAX: i32 = cluster::PARTITIONS_MAX as i32;
@@ -108,11 +111,16 @@ impl Service {
         let mut configs = BTreeMap::new();
         for (key, value) in &new.configs {
             let Some(value) = value else { continue };
-            TopicConfig::check(key, value).map_err(|e| TopicError::InvalidConfig(e.to_string()))?;
+            self.check_topic_config(key, value)?;
             configs.insert(key.clone(), value.clone());
         }
         self.check_together(&configs)?;
         Ok((partitions, configs))
+    }
+
+    fn check_topic_config(&self, key: &str, value: &str) -> Result<(), TopicError> {
+        TopicConfig::check(key, value).map_err(invalid)?;
+        self.inner.cluster.batch_limit().check(key, value).map_err(invalid)
     }
 
     fn check_together(&self, own: &BTreeMap<String, String>) -> Result<(), TopicError> {
@@ -222,11 +230,16 @@ impl Change {
     ) -> Result<(), TopicError> {
         let mut own = self.inner.cluster.topic(name).ok_or(TopicError::Unknown)?.own_configs.clone();
         for (key, value) in &changes {
-            let checked = value.as_deref().or(TopicConfig::default_of(key)).unwrap_or_default();
-            TopicConfig::check(key, checked).map_err(|e| TopicError::InvalidConfig(e.to_string()))?;
             match value {
-                Some(value) => own.insert(key.clone(), value.clone()),
-                None => own.remove(key),
+                Some(value) => {
+                    self.check_topic_config(key, value)?;
+                    own.insert(key.clone(), value.clone())
+                }
+                None => {
+                    let default = TopicConfig::default_of(key).unwrap_or_default();
+                    TopicConfig::check(key, default).map_err(invalid)?;
+                    own.remove(key)
+                }
             };
         }
         self.check_together(&own)?;
@@ -320,4 +333,8 @@ fn topic_error(error: ClusterError) -> TopicError {
         }
         other => TopicError::Unavailable(other.to_string()),
     }
+}
+
+fn invalid(error: ConfigError) -> TopicError {
+    TopicError::InvalidConfig(error.to_string())
 }

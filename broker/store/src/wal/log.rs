@@ -20,7 +20,7 @@ use super::{
     group::{EntrySlot, GroupIndex},
     layout::{
         FILE_HEAD_BYTES, FRAME_HEAD_BYTES, FrameHead, FrameKind, FrameRead, Position, SEGMENT_HEAD_BYTES,
-        SegmentHead, file_name,
+        SegmentHead, file_name, payload_bytes_max,
     },
     memory::{Chunk, ChunkPool},
 };
@@ -185,7 +185,7 @@ impl Log {
 
     /// Largest payload: a file must have space for it beside the state of all groups.
     fn payload_bytes_max(&self) -> usize {
-        (self.later_file_bytes / 4 * 3) as usize - FILE_HEAD_BYTES
+        payload_bytes_max(self.later_file_bytes)
     }
 
     /// Most groups: their states fill an eighth of a file at most.
