@@ -137,6 +137,14 @@ pub(super) enum CliError {
         /// The cause.
         source: io::Error,
     },
+    /// The broker does not report where its HTTP port is.
+    #[error(
+        "the broker at {broker} does not report an HTTP address, as only Millstream does; --http-addr names one"
+    )]
+    NoHttpAddr {
+        /// Its Kafka address.
+        broker: String,
+    },
     /// The HTTP port refused the request.
     #[error("the broker answers {status}: {said}")]
     Answer {

@@ -42,9 +42,9 @@ impl<T> ProposalQueue<T> {
         self.waiting_bytes
     }
 
-    /// Whether `bytes` more may wait.
+    /// Whether `bytes` more may wait; an item larger than the limit may wait alone.
     pub(crate) fn has_room_for(&self, bytes: usize) -> bool {
-        self.waiting_bytes + bytes <= WAITING_BYTES_MAX
+        self.waiting.is_empty() || self.waiting_bytes + bytes <= WAITING_BYTES_MAX
     }
 
     /// Whether nothing waits and nothing is in flight.
