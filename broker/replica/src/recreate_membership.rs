@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_or_may_have_peers_is_told_nothing_about_its_members() {
+    fn a_node_with_possible_peers_gets_no_membership() {
         let one = members(&[1], &[]);
         let alone = identity(NodeId(1));
         let with_others =
@@ -150,14 +150,14 @@ mod tests {
         assert_eq!(
             recreate(&elsewhere, Some(alone.as_bytes()), false),
             None,
-            "it has voted for somebody else"
+            "it has voted for another node"
         );
         let unread = found(&[(Some(Bytes::from_static(b"?")), 3, vec![one])]);
         assert_eq!(recreate(&unread, Some(alone.as_bytes()), false), None);
     }
 
     #[test]
-    fn without_any_membership_the_note_of_the_node_and_all_votes_decide() {
+    fn without_any_membership_the_identity_and_all_votes_decide() {
         let groups = found(&[(vote(3, 1), 3, vec![]), (None, 4, vec![])]);
         assert_eq!(recreate(&groups, None, false), None);
         let recreated = recreate(&groups, Some(identity(NodeId(1)).as_bytes()), false).expect("alone");

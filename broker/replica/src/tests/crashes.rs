@@ -42,7 +42,7 @@ async fn live(disk: &SimDisk, life: usize, known: &mut Life) -> Option<Node> {
             known.proposed.push(command.clone());
             node.group.propose(term, Command::encoded(command.clone()), move |outcome| {
                 if outcome.is_ok() {
-                    acknowledged.lock().expect("nobody panicked").push(command);
+                    acknowledged.lock().expect("no panic").push(command);
                 }
                 drop(all);
             });
@@ -56,7 +56,7 @@ async fn live(disk: &SimDisk, life: usize, known: &mut Life) -> Option<Node> {
             let _ = node.group.purge(at.index).await;
         }
     }
-    known.acknowledged.extend(acknowledged.lock().expect("nobody panicked").drain(..));
+    known.acknowledged.extend(acknowledged.lock().expect("no panic").drain(..));
     Some(node)
 }
 

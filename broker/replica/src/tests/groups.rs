@@ -340,7 +340,7 @@ fn who_belongs_to_a_group_is_never_made_up() {
         ];
         for (members, said) in cases {
             let disk = log_with(&vote, members);
-            let refused = Node::start(&disk).await.err().expect("there is nobody to lead");
+            let refused = Node::start(&disk).await.err().expect("no membership allows it to lead");
             assert!(refused.starts_with(said), "{refused}");
         }
         let node = Node::start(&log_with(&vote, Some(members(&[1])))).await.expect("it is alone");

@@ -409,7 +409,7 @@ impl ClassicGroup {
             Phase::Empty => assert!(empty, "{name} is empty with {} members", self.members.len()),
             Phase::PreparingRebalance => assert!(self.join_alarm.is_set(), "{name} waits for joins for ever"),
             Phase::CompletingRebalance | Phase::Stable => {
-                assert!(!empty && self.protocol.is_some(), "{name} is {:?} with nobody", self.phase);
+                assert!(!empty && self.protocol.is_some(), "{name} is {:?} without members", self.phase);
             }
         }
         let assigns = self.assigning.is_none() || self.phase == Phase::CompletingRebalance;

@@ -43,7 +43,7 @@ impl PartitionAhead {
         let base_offset = self.next_offset;
         if header.is_idempotent() {
             let known = applied.producers.get(header.producer_id);
-            self.producers.note(header, mark(header, base_offset, max_timestamp), known);
+            self.producers.record(header, mark(header, base_offset, max_timestamp), known);
         }
         self.next_offset = end_of_batch(header, base_offset);
         base_offset

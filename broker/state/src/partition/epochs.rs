@@ -26,7 +26,7 @@ impl Epochs {
     }
 
     /// Records that `epoch` writes at `offset`. An epoch that is not newer than the latest changes nothing.
-    pub(super) fn note(&mut self, epoch: i32, offset: i64) {
+    pub(super) fn record(&mut self, epoch: i32, offset: i64) {
         if self.latest().is_some_and(|latest| latest >= epoch) {
             return;
         }
@@ -72,7 +72,7 @@ mod tests {
 
     fn epochs(starts: &[(i32, i64)]) -> Epochs {
         let mut epochs = Epochs::default();
-        starts.iter().for_each(|(epoch, offset)| epochs.note(*epoch, *offset));
+        starts.iter().for_each(|(epoch, offset)| epochs.record(*epoch, *offset));
         epochs
     }
 
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn no_more_than_the_bound_are_kept() {
         let mut epochs = Epochs::default();
-        (0..EPOCHS_MAX as i32 + 10).for_each(|epoch| epochs.note(epoch, i64::from(epoch)));
+        (0..EPOCHS_MAX as i32 + 10).for_each(|epoch| epochs.record(epoch, i64::from(epoch)));
         assert_eq!(epochs.iter().count(), EPOCHS_MAX);
         assert_eq!(epochs.iter().next().map(|start| start.epoch), Some(10));
         epochs.validate(i64::MAX);

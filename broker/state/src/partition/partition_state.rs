@@ -140,9 +140,9 @@ impl PartitionState {
     pub fn advance(&mut self, header: &BatchHeader, base_offset: i64, max_timestamp: i64, now_ms: i64) {
         assert_eq!(base_offset, self.next_offset, "a batch is appended at the end");
         assert!(header.last_offset_delta >= 0, "a batch has at least one offset: {header:?}");
-        self.epochs.note(header.leader_epoch, base_offset);
+        self.epochs.record(header.leader_epoch, base_offset);
         if header.is_idempotent() {
-            self.producers.note(header, mark(header, base_offset, max_timestamp), now_ms);
+            self.producers.record(header, mark(header, base_offset, max_timestamp), now_ms);
         }
         self.next_offset = end_of_batch(header, base_offset);
         if cfg!(debug_assertions) {

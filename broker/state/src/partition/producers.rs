@@ -91,7 +91,7 @@ impl Producer {
     }
 
     /// Records an appended batch.
-    pub(super) fn note(&mut self, header: &BatchHeader, mark: Mark) {
+    pub(super) fn record(&mut self, header: &BatchHeader, mark: Mark) {
         if header.producer_epoch != self.epoch {
             *self = Producer { last_write_ms: self.last_write_ms, ..Producer::first(header, mark) };
             return;
@@ -158,7 +158,7 @@ impl Producers {
     }
 
     /// Records an appended batch and the time of its proposal.
-    pub(super) fn note(&mut self, header: &BatchHeader, mark: Mark, now_ms: i64) {
+    pub(super) fn record(&mut self, header: &BatchHeader, mark: Mark, now_ms: i64) {
         let id = header.producer_id;
         if self.by_id.len() >= PRODUCERS_MAX && !self.by_id.contains_key(&id) {
             self.forget_half();
@@ -166,7 +166,7 @@ impl Producers {
         let known = self.by_id.get_mut(&id);
         let producer = match known {
             Some(producer) => {
-                producer.note(header, mark);
+                producer.record(header, mark);
                 producer
             }
             None => self.by_id.entry(id).or_insert(Producer::first(header, mark)),
@@ -219,13 +219,13 @@ impl ProducersAhead {
     }
 
     /// Records a batch in flight; `applied` is the producer's state before any of these.
-    pub(super) fn note(&mut self, header: &BatchHeader, mark: Mark, applied: Option<&Producer>) {
+    pub(super) fn record(&mut self, header: &BatchHeader, mark: Mark, applied: Option<&Producer>) {
         match (self.by_id.get_mut(&header.producer_id), applied) {
-            (Some(ahead), _) => ahead.note(header, mark),
+            (Some(ahead), _) => ahead.record(header, mark),
             (None, None) => drop(self.by_id.insert(header.producer_id, Producer::first(header, mark))),
             (None, Some(applied)) => {
                 let mut ahead = *applied;
-                ahead.note(header, mark);
+                ahead.record(header, mark);
                 self.by_id.insert(header.producer_id, ahead);
             }
         }

@@ -119,7 +119,7 @@ fn read_epochs(input: &mut Input<'_>) -> Result<Epochs, DecodeError> {
     }
     for _ in 0..count {
         let (epoch, offset) = (input.i32()?, input.i64()?);
-        epochs.note(epoch, offset);
+        epochs.record(epoch, offset);
     }
     Ok(epochs)
 }

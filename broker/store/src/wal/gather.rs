@@ -18,7 +18,7 @@ const PAUSE_WATCHES_MAX: u32 = 1024;
 ///
 /// A write costs the processor and the disk the same for one call as for ten. Where many independent callers
 /// call, a short wait halves that cost; where a single caller waits for each reply before its next call, no
-/// other call arrives, and the wait is wasted. Only trying tells the two apart.
+/// other call arrives, and the wait is wasted. Only an attempt distinguishes the two.
 #[derive(Debug)]
 pub(super) struct GatherPolicy {
     wait: Duration,

@@ -19,7 +19,7 @@ use super::{
     inspect::{Inspected, payload_at},
     layout::{DIR, file_name, file_seq, in_dir},
     memory::ChunkPool,
-    recovery::{REPAIR_NAME, note_lives},
+    recovery::{REPAIR_NAME, register_lives},
     salvage::{GroupSalvage, Source},
     scan::{LogFile, list},
 };
@@ -68,7 +68,7 @@ pub(crate) fn write(
 ) -> Result<Vec<String>, RepairError> {
     let listing = list(&**disk)?;
     let mut lives = Lives::new(config.salt);
-    note_lives(&**disk, &listing, &mut lives)?;
+    register_lives(&**disk, &listing, &mut lives)?;
     let below: Arc<dyn Disk> = Arc::new(Below { disk: disk.clone(), dir: NEW_DIR.into() });
     clear(&*below)?;
     let wal = Wal::create_stepped(below.clone(), config, inspected.next_seq, lives)?;

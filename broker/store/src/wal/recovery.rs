@@ -219,7 +219,7 @@ fn ready_files(
     last: u64,
 ) -> Result<(Files, (u64, u64)), OpenError> {
     let mut found = RecoveredFiles { lives: Lives::new(config.salt), ..RecoveredFiles::default() };
-    note_lives(&*disk, listing, &mut found.lives)?;
+    register_lives(&*disk, listing, &mut found.lives)?;
     found.free = listing.spares.iter().map(|seq| in_dir(&spare_name(*seq))).collect();
     let ahead: Vec<&LogFile> = listing.files.iter().filter(|file| file.seq > last).collect();
     let mut wanted = None;
@@ -253,20 +253,20 @@ fn ready_files(
     Ok((files, (last + 1, config.first_file_bytes)))
 }
 
-pub(super) fn note_lives(disk: &dyn Disk, listing: &Listing, lives: &mut Lives) -> Result<(), OpenError> {
-    let mut note = |name: String, head: io::Result<FileHeadRead>| {
+pub(super) fn register_lives(disk: &dyn Disk, listing: &Listing, lives: &mut Lives) -> Result<(), OpenError> {
+    let mut register = |name: String, head: io::Result<FileHeadRead>| {
         if let FileHeadRead::Good(head) = head.map_err(io_error(name))? {
             lives.saw(head.life);
         }
         Ok::<(), OpenError>(())
     };
     for file in &listing.files {
-        note(file_name(file.seq), read_head(&*file.file))?;
+        register(file_name(file.seq), read_head(&*file.file))?;
     }
     for seq in &listing.spares {
         let name = spare_name(*seq);
         let file = disk.open(&in_dir(&name), OpenMode::DirectRead);
-        note(name, file.and_then(|file| read_head(&*file)))?;
+        register(name, file.and_then(|file| read_head(&*file)))?;
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ fn a_cluster_is_bootstrapped_once() {
     assert_eq!(
         apply(&mut machine, encode_bootstrap("second", 8)),
         bootstrapped,
-        "the answer tells the id that stands"
+        "the reply has the existing id"
     );
     assert_eq!((machine.cluster_id(), machine.shard_count()), ("first", 4));
 }
@@ -39,7 +39,7 @@ fn a_cluster_has_shards_but_not_too_many() {
 fn brokers_come_change_and_go() {
     let mut machine = cluster();
     for (node, host) in [(3, "c"), (1, "a"), (3, "d")] {
-        apply(&mut machine, encode_register_broker(NodeId(node), &broker(host))).expect("noted");
+        apply(&mut machine, encode_register_broker(NodeId(node), &broker(host))).expect("registered");
     }
     let listed: Vec<_> = machine.brokers().map(|(node, broker)| (node.0, broker.host.as_str())).collect();
     assert_eq!(listed, [(1, "a"), (3, "d")]);
@@ -68,7 +68,7 @@ fn producer_ids_end_without_going_round() {
     let mut machine = cluster();
     machine.next_producer = i64::MAX - 10;
     assert_eq!(apply(&mut machine, encode_allocate_producer_ids(11)), Err(ClusterError::NoProducerIds));
-    apply(&mut machine, encode_allocate_producer_ids(10)).expect("so many are left");
+    apply(&mut machine, encode_allocate_producer_ids(10)).expect("enough are left");
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn configurations_of_all_brokers_and_of_one_are_apart() {
 #[test]
 fn a_broker_that_goes_takes_its_configuration_along() {
     let mut machine = cluster();
-    apply(&mut machine, encode_register_broker(NodeId(2), &broker("b"))).expect("noted");
+    apply(&mut machine, encode_register_broker(NodeId(2), &broker("b"))).expect("registered");
     let set = changes(&[("k", Some("1"))]);
     apply(&mut machine, encode_alter_broker_configs(Some(NodeId(2)), &set)).expect("set");
     apply(&mut machine, encode_unregister_broker(NodeId(2))).expect("there");

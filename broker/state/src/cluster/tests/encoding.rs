@@ -121,7 +121,7 @@ fn full() -> ClusterMachine {
     }
     created(create(&mut machine, "a.b", 9, 3));
     let broker = Broker { host: "h".into(), port: 9, rack: Some("r".into()) };
-    apply(&mut machine, encode_register_broker(NodeId(2), &broker)).expect("noted");
+    apply(&mut machine, encode_register_broker(NodeId(2), &broker)).expect("registered");
     apply(&mut machine, encode_alter_topic_configs("a.b", &changes(&[("k", Some("v"))]))).expect("set");
     machine
 }

@@ -15,7 +15,7 @@ fn append_sequences(machine: &mut ShardMachine, sequences: impl IntoIterator<Ite
 }
 
 /// The verdict on the next batch of one record by producer 7.
-fn told(machine: &mut ShardMachine, epoch: i16, sequence: i32) -> AppendOutcome {
+fn outcome_of(machine: &mut ShardMachine, epoch: i16, sequence: i32) -> AppendOutcome {
     let at = next_offset(machine, 1);
     append_one(machine, draft(1, at, 1).by(7, epoch, sequence))
 }
@@ -30,7 +30,7 @@ fn a_batch_that_comes_again_is_told_where_its_first_copy_is() {
     append_sequences(&mut machine, 0..6);
     for sequence in 1..6 {
         let expected = AppendOutcome::Duplicate { base_offset: i64::from(sequence), max_timestamp: 1000 };
-        assert_eq!(told(&mut machine, 0, sequence), expected);
+        assert_eq!(outcome_of(&mut machine, 0, sequence), expected);
     }
     assert_eq!(next_offset(&machine, 1), 6, "nothing was appended twice");
     assert_eq!(machine.stats().duplicates, 5);
@@ -57,15 +57,15 @@ fn a_batch_older_than_the_last_five_is_refused_as_a_duplicate() {
     let mut machine = shard();
     append_sequences(&mut machine, 0..7);
     let refusal = ProduceRefusal::DuplicateSequence { last: 6, found: 1 };
-    assert_eq!(told(&mut machine, 0, 1), AppendOutcome::Refused(refusal));
+    assert_eq!(outcome_of(&mut machine, 0, 1), AppendOutcome::Refused(refusal));
 }
 
 #[test]
 fn a_gap_is_out_of_order() {
     let mut machine = shard();
     append_sequences(&mut machine, 0..3);
-    assert_eq!(told(&mut machine, 0, 4), out_of_order(3, 4));
-    assert_eq!(told(&mut machine, 0, 100), out_of_order(3, 100));
+    assert_eq!(outcome_of(&mut machine, 0, 4), out_of_order(3, 4));
+    assert_eq!(outcome_of(&mut machine, 0, 100), out_of_order(3, 100));
     assert_eq!(machine.stats().refused, 2);
     append_sequences(&mut machine, [3]);
 }
@@ -96,26 +96,29 @@ fn a_gap_behind_a_batch_that_was_not_appended_may_be_tried_again() {
 fn an_older_epoch_is_fenced_and_a_newer_one_starts_again() {
     let mut machine = shard();
     append_sequences(&mut machine, 0..3);
-    assert_eq!(told(&mut machine, 1, 3), out_of_order(0, 3));
-    assert_eq!(told(&mut machine, 1, 0), AppendOutcome::Appended { base_offset: 3 });
+    assert_eq!(outcome_of(&mut machine, 1, 3), out_of_order(0, 3));
+    assert_eq!(outcome_of(&mut machine, 1, 0), AppendOutcome::Appended { base_offset: 3 });
     let fenced = ProduceRefusal::InvalidProducerEpoch { current: 1, found: 0 };
-    assert_eq!(told(&mut machine, 0, 3), AppendOutcome::Refused(fenced));
+    assert_eq!(outcome_of(&mut machine, 0, 3), AppendOutcome::Refused(fenced));
     assert_eq!(
-        told(&mut machine, 0, 2),
+        outcome_of(&mut machine, 0, 2),
         AppendOutcome::Refused(fenced),
         "even what the old epoch had written"
     );
-    assert_eq!(told(&mut machine, 1, 1), AppendOutcome::Appended { base_offset: 4 });
-    assert_eq!(told(&mut machine, 1, 0), AppendOutcome::Duplicate { base_offset: 3, max_timestamp: 1000 });
+    assert_eq!(outcome_of(&mut machine, 1, 1), AppendOutcome::Appended { base_offset: 4 });
+    assert_eq!(
+        outcome_of(&mut machine, 1, 0),
+        AppendOutcome::Duplicate { base_offset: 3, max_timestamp: 1000 }
+    );
 }
 
 #[test]
 fn an_unknown_producer_may_begin_anywhere() {
     let mut machine = shard();
     append_sequences(&mut machine, [41, 42]);
-    assert_eq!(told(&mut machine, 0, 44), out_of_order(43, 44));
+    assert_eq!(outcome_of(&mut machine, 0, 44), out_of_order(43, 44));
     // What it wrote before it was removed is unknown, so this is not certainly a duplicate.
-    assert_eq!(told(&mut machine, 0, 40), out_of_order(43, 40));
+    assert_eq!(outcome_of(&mut machine, 0, 40), out_of_order(43, 40));
 }
 
 #[test]
@@ -124,7 +127,7 @@ fn sequences_go_round_at_their_end() {
     append(&mut machine, &[draft(1, 0, 1).by(7, 0, i32::MAX - 1)]);
     append(&mut machine, &[draft(1, 1, 4).by(7, 0, i32::MAX)]);
     assert_eq!(next_offset(&machine, 1), 5);
-    assert_eq!(told(&mut machine, 0, 4), out_of_order(3, 4));
+    assert_eq!(outcome_of(&mut machine, 0, 4), out_of_order(3, 4));
     append_sequences(&mut machine, [3, 4]);
     let again = append_one(&mut machine, draft(1, 7, 4).by(7, 0, i32::MAX));
     assert_eq!(again, AppendOutcome::Duplicate { base_offset: 1, max_timestamp: 1000 });
@@ -196,7 +199,7 @@ fn an_idle_producer_is_forgotten_and_a_busy_one_is_not() {
     assert_eq!(left.iter().map(|p| (p.id, p.last_write_ms)).collect::<Vec<_>>(), [(8, 5_000)]);
     assert!(!machine.has_expired_producers(14_999, 10_000));
     assert_eq!(
-        told(&mut machine, 0, 5),
+        outcome_of(&mut machine, 0, 5),
         AppendOutcome::Appended { base_offset: 3 },
         "7 is as if it were new"
     );
@@ -207,7 +210,10 @@ fn producers_outlive_the_records_that_they_wrote() {
     let mut machine = shard();
     append_sequences(&mut machine, 0..3);
     apply(&mut machine, encode_set_log_start(&[(PartitionId(1), 3)]));
-    assert_eq!(told(&mut machine, 0, 2), AppendOutcome::Duplicate { base_offset: 2, max_timestamp: 1000 });
+    assert_eq!(
+        outcome_of(&mut machine, 0, 2),
+        AppendOutcome::Duplicate { base_offset: 2, max_timestamp: 1000 }
+    );
 }
 
 #[test]

@@ -150,7 +150,11 @@ fn after_a_failed_sync_a_second_one_succeeds_and_the_bytes_are_gone() {
         if seed % 2 == 0 {
             disk.open(Path::new(FILE), OpenMode::DirectRead).expect("opens");
             let medium = disk.read_file(FILE).expect("there");
-            assert_eq!(disk.crash().read_file(FILE).expect("there"), medium, "the medium tells the truth");
+            assert_eq!(
+                disk.crash().read_file(FILE).expect("there"),
+                medium,
+                "reads from the medium are correct"
+            );
             continue;
         }
         gone += u32::from(disk.crash().read_file(FILE).expect("there") != [2; 4096]);

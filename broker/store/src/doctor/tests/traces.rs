@@ -27,7 +27,7 @@ fn a_first_entry_that_is_known_is_written_again_and_costs_nothing() {
     let (path, offset) = place(&disk, TWO, 0);
     disk.overwrite(&path, offset + 20, &[0xee; 60]).expect("there");
     assert_eq!(report(&disk).log.groups[1].missing, Some((0, 0)));
-    assert_eq!(report(&disk).entries_lost(), 60, "nobody knows it");
+    assert_eq!(report(&disk).entries_lost(), 60, "it is unknown");
     let report = inspect_disk(&disk_of(&disk), &ALONE).expect("inspected");
     assert_eq!((report.is_sound(), report.entries_lost()), (false, 0));
     assert_eq!(report.log.recreated_groups, [RaftGroupId(0), TWO], "of the metadata group nothing is left");
@@ -123,7 +123,7 @@ fn that_the_last_entries_of_a_group_may_be_gone_is_said() {
     let (path, offset) = place(&whole, ONE, 33);
     let disk = whole.fork();
     disk.overwrite(&path, offset + 20, &[0xee; 80]).expect("there");
-    assert_eq!(uncertain(&disk), [], "what follows tells");
+    assert_eq!(uncertain(&disk), [], "later entries rule it out");
 }
 
 #[test]

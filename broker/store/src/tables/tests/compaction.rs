@@ -169,7 +169,7 @@ fn the_time_at_which_age_makes_the_next_compaction_due_is_known() {
         PartitionPolicy { compact, ..policy }
     };
     let (_, tables) = filled(&[pairs(0, 10, &[("a", Some("1")), ("b", Some("1"))])]);
-    assert_eq!(tables.compaction_due_ms(), i64::MAX, "nobody has looked yet");
+    assert_eq!(tables.compaction_due_ms(), i64::MAX, "no merge has run yet");
     merge_all(&tables, &|_| policy(20));
     assert_eq!(tables.compaction_due_ms(), i64::MAX, "all of it was compacted: it was all dirty");
     put(&tables, 1, P1, pairs(2, 100, &[("a", None)]));
