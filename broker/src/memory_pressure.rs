@@ -1,34 +1,34 @@
-//! Reports that a task waits for memory, to tasks that can free some.
+//! Signals that requests wait for memory, to the code that can free some.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use tokio::sync::Notify;
 
-/// Counts the tasks that wait for one kind of memory.
+/// The waiters for one kind of memory.
 #[derive(Debug, Default)]
 pub(crate) struct MemoryPressure {
     waiting: AtomicUsize,
     began: Notify,
 }
 
-/// One waiting task, until it is dropped.
-pub(crate) struct Waits<'a>(&'a MemoryPressure);
+/// One waiter, until it is dropped.
+pub(crate) struct WaitGuard<'a>(&'a MemoryPressure);
 
 impl MemoryPressure {
-    /// Starts to wait.
-    pub(crate) fn wait(&self) -> Waits<'_> {
+    /// Registers a waiter.
+    pub(crate) fn wait(&self) -> WaitGuard<'_> {
         if self.waiting.fetch_add(1, Relaxed) == 0 {
             self.began.notify_one();
         }
-        Waits(self)
+        WaitGuard(self)
     }
 
-    /// Whether any task waits now.
+    /// Whether there are waiters.
     pub(crate) fn is_there(&self) -> bool {
         self.waiting.load(Relaxed) > 0
     }
 
-    /// Resolves when a task waits.
+    /// Resolves when there is a waiter.
     pub(crate) async fn begins(&self) {
         while !self.is_there() {
             self.began.notified().await;
@@ -36,7 +36,7 @@ impl MemoryPressure {
     }
 }
 
-impl Drop for Waits<'_> {
+impl Drop for WaitGuard<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Relaxed);
     }

@@ -39,7 +39,7 @@ use crate::{
 };
 use parking_lot::Mutex;
 
-/// Longest time that a shutdown waits for changes of state that are under way.
+/// Maximum time that a shutdown waits for state changes in progress.
 const CHANGES_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Why a node could not start or had to stop: exit code 1.
@@ -65,7 +65,7 @@ pub enum NodeError {
     #[error("{0}; give the address by which clients reach this broker with --advertised-kafka HOST:PORT")]
     Advertised(AddressError),
     /// The data directory cannot be created or written.
-    #[error("the data directory {} cannot be used: {}", dir.display(), in_the_way(dir, source))]
+    #[error("the data directory {} cannot be used: {}", dir.display(), directory_error(dir, source))]
     DataDir {
         /// The directory.
         dir: PathBuf,
@@ -89,7 +89,7 @@ pub enum NodeError {
     /// A group cannot be started.
     #[error(transparent)]
     Start(StartError),
-    /// A group has lost its initial state.
+    /// A Raft group has lost its membership or its log.
     #[error("{reason}; look at it with `millstream doctor --data-dir {dir}`", dir = dir.display())]
     Lost {
         /// The data directory.
@@ -111,7 +111,7 @@ pub enum NodeError {
 }
 
 /// Why a directory cannot be used. The system's own error does not say that a file is in its place.
-fn in_the_way(dir: &Path, source: &io::Error) -> String {
+fn directory_error(dir: &Path, source: &io::Error) -> String {
     match dir.ancestors().find(|part| part.is_file()) {
         Some(file) => format!("{} is a file, not a directory", file.display()),
         None if source.kind() == io::ErrorKind::StorageFull
@@ -152,7 +152,7 @@ impl Store {
     }
 }
 
-/// Runs a broker until it is asked to stop.
+/// Runs a broker until a shutdown signal.
 pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError> {
     let started = clock::monotonic();
     let descriptors = net::Descriptors::take_all(config.broker.connections_max)
@@ -176,7 +176,7 @@ pub async fn serve(config: ServeConfig, log: LogSwitch) -> Result<(), NodeError>
         _ = signals.next() => {
             // Nothing was acknowledged yet: the next start continues with what this one wrote.
             closing.store(true, Relaxed);
-            tracing::info!("stopped before it was ready");
+            tracing::info!("stopped before ready");
             admin.close();
             return Ok(());
         }
@@ -247,14 +247,14 @@ fn log_memory_budget(budget: &MemoryBudget) {
             budget_mib,
             limit_mib,
             %limit,
-            "the memory budget is more than half of what the process may use; the system may kill it"
+            "memory budget exceeds half of the process's memory limit; the system may kill the process"
         );
     }
 }
 
 fn address(listeners: &[tokio::net::TcpListener]) -> Result<SocketAddr, NodeError> {
     let first = listeners.first().ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable));
-    first.and_then(|listener| listener.local_addr()).map_err(io_error("cannot tell the bound address"))
+    first.and_then(|listener| listener.local_addr()).map_err(io_error("cannot determine the bound address"))
 }
 
 fn facts(config: &ServeConfig, kafka: SocketAddr, http: SocketAddr) -> Result<BrokerFacts, NodeError> {
@@ -294,7 +294,7 @@ async fn open(
     let store = tokio::task::spawn_blocking(move || open_store(&given, descriptors, closing)).await;
     let store = store.map_err(|e| io_error("the store cannot be opened")(io::Error::other(e)))??;
     let service = start_groups(config, &store, facts, admin).await?;
-    if let Err(error) = note_identity(&config.data_dir, NodeId(config.node_id)) {
+    if let Err(error) = write_identity(&config.data_dir, NodeId(config.node_id)) {
         // Only repairs need it: a full disk must not keep a broker from serving its data.
         tracing::warn!(%error, "cannot write the node's identity");
     }
@@ -332,14 +332,14 @@ fn open_store(
         gather: config.broker.wal_gather,
         writer_priority: config.broker.wal_writer_priority,
         salt: clock::random_u64() as u32,
-        // About what a flush frees is handles for recycling.
+        // About the memory that a flush frees is kept for reuse.
         spare_bytes_max: config.broker.memtable_bytes / 2 * 5,
         // A failed write is final: the next start determines what is on disk.
         on_failure: Arc::new(move |failed| {
             if is_closing.load(Relaxed) {
-                return tracing::warn!(%failed, "unacknowledged writes are not in the log");
+                return tracing::warn!(%failed, "log write failed during shutdown; unacknowledged entries are lost");
             }
-            tracing::error!(%failed, "the log has failed; stopping without further acknowledgements");
+            tracing::error!(%failed, "log write failed; exiting without further acknowledgements");
             telemetry::flush_log(telemetry::LAST_LINES_WAIT);
             console::last_words(format_args!("millstream: {failed}"));
             std::process::exit(1);
@@ -349,12 +349,12 @@ fn open_store(
     let flushed = manifest.flushed.iter().map(|(group, id)| (*group, id.index)).collect();
     let (wal, report) =
         Wal::open(as_disk, wal_config, &RecoveryBase { flushed }).map_err(|e| unopened(dir, e))?;
-    tracing::info!(files = report.files, frames = report.frames, torn = report.torn, "the log is open");
+    tracing::info!(files = report.files, frames = report.frames, torn = report.torn, "log opened");
     log_memory_budget(&config.broker.memory);
     Ok(Store { disk, wal: Arc::new(wal), tables: Arc::new(tables), closing, wakeup, pacer, _lock: lock })
 }
 
-/// Warns if the volume is so small that produce is refused early.
+/// The size of log files. Warns if the volume is so small that produce is refused early.
 fn log_file_bytes(config: &ServeConfig) -> u64 {
     let all = space_of(&config.data_dir).ok().map(|space| space.total_bytes);
     let file_bytes = config.broker.log_file_bytes(all);
@@ -422,13 +422,13 @@ async fn start_groups(
         }
     });
     let (metadata, shards) = futures::future::join(metadata, futures::future::join_all(shards)).await;
-    let refused = not_started(&config.data_dir);
+    let refused = start_error(&config.data_dir);
     let metadata = metadata.map_err(&refused)?;
     let shards = shards.into_iter().collect::<Result<HashMap<_, _>, _>>().map_err(&refused)?;
     let groups: Vec<&Group> = shards.values().map(|shard| shard.group()).chain([&metadata]).collect();
     let leaderless = Arc::new(Mutex::new(groups.iter().map(|group| group.id()).collect::<BTreeSet<_>>()));
     admin.electing(leaderless.clone());
-    // All elections at once: their votes and first entries share a few writes.
+    // All elections run concurrently, so that their votes and first entries share a few log writes.
     let elections = groups.into_iter().map(|group| {
         let leaderless = leaderless.clone();
         async move {
@@ -447,8 +447,8 @@ async fn start_groups(
     Ok(service)
 }
 
-/// Why a group does not start, with advice.
-fn not_started(dir: &Path) -> impl Fn(StartError) -> NodeError {
+/// Maps a group's start error to the node's error, which says what to do.
+fn start_error(dir: &Path) -> impl Fn(StartError) -> NodeError {
     let dir = dir.to_path_buf();
     move |reason| match reason {
         StartError::NoMembers { .. } | StartError::Storage { .. } => {
@@ -459,9 +459,8 @@ fn not_started(dir: &Path) -> impl Fn(StartError) -> NodeError {
     }
 }
 
-/// Records that this node, which leads its cluster, is the only one: a repair may have no other source for
-/// this.
-fn note_identity(dir: &Path, node: NodeId) -> io::Result<()> {
+/// Writes a file that says that this node is the only one of its cluster, for a repair that has no other source for it.
+fn write_identity(dir: &Path, node: NodeId) -> io::Result<()> {
     let (path, new, text) = (dir.join(IDENTITY_NAME), dir.join("identity.new"), identity(node));
     if fs::read(&path).is_ok_and(|noted| noted == text.as_bytes()) {
         return Ok(());

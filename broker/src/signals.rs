@@ -1,11 +1,11 @@
-//! Shutdown signals: Ctrl-C from a user, SIGTERM from a supervisor.
+//! Shutdown signals: SIGINT (Ctrl-C) and SIGTERM; and SIGHUP.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// A shell adds this to the number of the signal that ended a program.
+/// Shells report a program ended by signal N with exit code 128 + N.
 const EXIT_CODE_OF_SIGNALS: u8 = 128;
 
-/// The signal that asked the program to end.
+/// A signal that requests the shutdown of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShutdownSignal {
     /// SIGINT, by Ctrl-C.
@@ -15,7 +15,7 @@ pub enum ShutdownSignal {
 }
 
 impl ShutdownSignal {
-    /// The exit code that shells use for a program ended by this signal, so that callers see no difference.
+    /// The exit code that a shell reports for this signal, so that it does not matter whether the process handled it.
     pub fn exit_code(self) -> u8 {
         let signal = match self {
             ShutdownSignal::Interrupt => 2,
@@ -25,8 +25,7 @@ impl ShutdownSignal {
     }
 }
 
-/// The signals that ask a program to shut down. Once it is created they no longer end the process by
-/// themselves.
+/// Receives the shutdown signals. Once it exists, they do not terminate the process by themselves.
 pub struct ShutdownSignals(Option<(Signal, Signal)>);
 
 impl ShutdownSignals {
@@ -35,13 +34,12 @@ impl ShutdownSignals {
     pub fn new() -> ShutdownSignals {
         let both = signal(SignalKind::interrupt()).ok().zip(signal(SignalKind::terminate()).ok());
         if both.is_none() {
-            tracing::warn!("signals cannot be received; they end the process at once");
+            tracing::warn!("cannot install signal handlers; signals terminate the process immediately");
         }
         ShutdownSignals(both)
     }
 
-    /// Waits for the next one; forever if signals cannot be received, in which case they end the process. A
-    /// dropped call loses nothing.
+    /// Waits for the next signal; forever if the handlers could not be installed. Cancel safe.
     pub async fn next(&mut self) -> ShutdownSignal {
         match &mut self.0 {
             None => std::future::pending().await,
@@ -52,15 +50,14 @@ impl ShutdownSignals {
         }
     }
 
-    /// Waits for the next one and ends the process at once: it is the second request to end.
+    /// Waits for a second signal and exits immediately, without a graceful shutdown.
     pub async fn end_at_once(&mut self) -> ! {
-        let ending = self.next().await;
-        std::process::exit(ending.exit_code().into())
+        let signal = self.next().await;
+        std::process::exit(signal.exit_code().into())
     }
 }
 
-/// SIGHUP, which asks a daemon to reload its configuration. Once it is created the signal no longer ends the
-/// process.
+/// Receives SIGHUP, which makes a daemon reload its configuration. Once it exists, SIGHUP does not terminate the process.
 pub(crate) struct HangUps(Option<Signal>);
 
 impl HangUps {
@@ -69,7 +66,7 @@ impl HangUps {
         HangUps(signal(SignalKind::hangup()).ok())
     }
 
-    /// Waits for the next one; forever if signals cannot be received.
+    /// Waits for the next signal; forever if the handler could not be installed.
     pub(crate) async fn next(&mut self) {
         match &mut self.0 {
             Some(hangups) => drop(hangups.recv().await),
@@ -85,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_exit_code_is_what_shells_say_of_the_signal() {
+    fn exit_codes_are_those_that_shells_report() {
         let of_shells = |signal: Signal| EXIT_CODE_OF_SIGNALS as i32 + signal.as_raw();
         assert_eq!(i32::from(ShutdownSignal::Interrupt.exit_code()), of_shells(Signal::INT));
         assert_eq!(i32::from(ShutdownSignal::Terminate.exit_code()), of_shells(Signal::TERM));

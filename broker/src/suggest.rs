@@ -1,31 +1,31 @@
-//! Suggestions for a misspelled name ("did you mean").
+//! "Did you mean" suggestions for unknown names.
 
 use strsim::osa_distance;
 
-/// Most names that are suggested.
+/// Maximum suggestions.
 const NAMES_MAX: usize = 3;
-/// Shortest part of a name that counts as an abbreviation, in characters.
-const PART_SIGNS_MIN: usize = 3;
-/// One in this many characters may be wrong.
-const SIGNS_FOR_ONE_MISTAKE: usize = 3;
+/// Minimum characters of a part of a name that suggests the name.
+const PART_CHARS_MIN: usize = 3;
+/// One typo is allowed per this many characters.
+const CHARS_PER_TYPO: usize = 3;
 
-/// The names similar to `typed`, the likeliest first.
+/// The names that are similar to `typed`, best match first.
 pub fn nearest<'a>(typed: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let mut near: Vec<(usize, &str)> =
-        names.into_iter().filter_map(|name| Some((mistakes(typed, name)?, name))).collect();
+        names.into_iter().filter_map(|name| Some((typos(typed, name)?, name))).collect();
     near.sort_unstable();
     near.into_iter().take(NAMES_MAX).map(|(_, name)| name).collect()
 }
 
-/// The number of wrong characters if `name` was meant; `None` if it is too different.
-fn mistakes(typed: &str, name: &str) -> Option<usize> {
+/// The number of typos in `typed` if `name` was meant; `None` if it is too different.
+fn typos(typed: &str, name: &str) -> Option<usize> {
     let (typed, name) = (typed.to_lowercase(), name.to_lowercase());
-    let (signs, distance) = (typed.chars().count(), osa_distance(&typed, &name));
-    let is_part = signs >= PART_SIGNS_MIN && name.contains(&typed);
-    (distance <= (signs / SIGNS_FOR_ONE_MISTAKE).max(1) || is_part).then_some(distance)
+    let (chars, distance) = (typed.chars().count(), osa_distance(&typed, &name));
+    let is_part = chars >= PART_CHARS_MIN && name.contains(&typed);
+    (distance <= (chars / CHARS_PER_TYPO).max(1) || is_part).then_some(distance)
 }
 
-/// `'a'`, `'a' or 'b'`, `'a', 'b' or 'c'`.
+/// Formats names as `'a'`, `'a' or 'b'`, `'a', 'b' or 'c'`.
 pub fn any_of(names: &[impl AsRef<str>]) -> String {
     let quoted: Vec<String> = names.iter().map(|name| format!("'{}'", name.as_ref())).collect();
     match quoted.split_last() {
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_mistyped_is_found_and_what_is_something_else_is_not() {
+    fn typos_are_recognized_and_different_names_are_not_suggested() {
         let names = ["orders", "order-events", "Payments", "x", "invoices"];
         for (typed, wanted) in [
             ("ordres", &["orders"][..]),
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_told_as_people_do() {
+    fn names_are_joined_with_commas_and_or() {
         assert_eq!(any_of(&["a"]), "'a'");
         assert_eq!(any_of(&["a", "b", "c"]), "'a', 'b' or 'c'");
     }
