@@ -59,7 +59,7 @@ families! {
         OPEN_FDS: Gauge "process_open_fds" [] "Open files and sockets.";
         CONNECTIONS: Gauge "millstream_connections" [] "Open Kafka connections.";
         DISK_TOTAL: Gauge "millstream_disk_total_bytes" [] "Size of the data directory's volume.";
-        DISK_FREE: Gauge "millstream_disk_free_bytes" [] "Free space of it; below disk.low.bytes produce is refused.";
+        DISK_FREE: Gauge "millstream_disk_free_bytes" [] "Free space of the data directory's volume; below disk.low.bytes produce is refused.";
         READY: Gauge "millstream_ready" [] "1 while /health/ready answers 200, else 0.";
         WRITES_REFUSED: Gauge "millstream_writes_refused" []
             "1 while produce is refused or blocked because the disk is full; else 0.";
@@ -104,7 +104,7 @@ families! {
     "Log" {
         WAL_SYNC: Histogram "millstream_wal_sync_seconds" []
             "Durable writes of the log. Records per write show how effective group commit is.";
-        WAL_WRITTEN: Counter "millstream_wal_written_bytes_total" [] "Bytes of these, padding included.";
+        WAL_WRITTEN: Counter "millstream_wal_written_bytes_total" [] "Bytes written to the log, including padding.";
         WAL_LIVE: Gauge "millstream_wal_live_bytes" [] "Bytes of log files in use.";
         WAL_MEMORY: Gauge "millstream_wal_memory_bytes" [] "Log memory in use by batches, readers and replies.";
     }
@@ -116,9 +116,9 @@ families! {
         CACHE_HITS: Counter "millstream_cache_hits_total" [] "Reads of runs that hit the cache.";
         CACHE_MISSES: Counter "millstream_cache_misses_total" [] "Reads of runs that missed the cache.";
         FLUSHES: Counter "millstream_flushes_total" [] "Memtables flushed to runs.";
-        FLUSHED: Counter "millstream_flushed_bytes_total" [] "Bytes of these.";
+        FLUSHED: Counter "millstream_flushed_bytes_total" [] "Bytes written by flushes.";
         MERGES: Counter "millstream_merges_total" [] "Merges of runs.";
-        MERGED: Counter "millstream_merged_bytes_total" [] "Bytes written by these.";
+        MERGED: Counter "millstream_merged_bytes_total" [] "Bytes written by merges.";
     }
     "Cluster" {
         RAFT_GROUPS: Gauge "millstream_raft_groups" [] "Raft groups on this node.";

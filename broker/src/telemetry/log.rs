@@ -32,7 +32,6 @@ pub enum LogFormat {
     "'{filter}' is not a log filter: {reason}. Allowed are levels (error, warn, info, debug, trace, off) and pairs like millstream::kafka=debug, separated by commas"
 )]
 pub struct FilterError {
-    /// What was given.
     pub filter: String,
     /// The cause.
     pub reason: String,
@@ -145,7 +144,7 @@ pub fn start_log(format: LogFormat, level: LevelFilter) -> LogSwitch {
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
     if let Some(error) = unreadable {
-        tracing::warn!(given, %error, "RUST_LOG cannot be read; the default filter is used");
+        tracing::warn!(given, %error, "invalid RUST_LOG; using the default filter");
     }
     if started.is_ok() {
         flush_before_panics();
@@ -181,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_quiet_by_default_stays_so_unless_the_filter_names_it() {
+    fn quiet_modules_stay_quiet_unless_the_filter_names_them() {
         for (given, wanted) in [
             ("info,millstream::kafka=debug", "info,millstream::kafka=debug,openraft=error"),
             ("debug", "debug,openraft=error"),
@@ -189,19 +188,19 @@ mod tests {
             ("info,openraft=info", "info,openraft=info"),
             ("debug,openraft::core=debug", "debug,openraft::core=debug"),
             ("info,openraft[span]=debug", "info,openraft[span]=debug"),
-            // They let no more of it through.
+            // They log no more of it.
             ("off", "off"),
             ("error", "error"),
             ("millstream=debug", "millstream=debug"),
         ] {
             assert_eq!(with_quiet(given), wanted);
-            assert_eq!(with_quiet(wanted), wanted, "it is said once");
+            assert_eq!(with_quiet(wanted), wanted, "it is added once");
         }
     }
 
     #[test]
-    fn raft_tells_its_routine_only_to_whoever_asks_for_it() {
-        let told = |filter: &str| {
+    fn routine_lines_of_raft_are_logged_only_on_request() {
+        let logged = |filter: &str| {
             let lines = Lines::default();
             let (filter, _) = parse(filter).expect("a filter");
             let log = fmt::layer().with_writer(lines.clone()).without_time().with_ansi(false);
@@ -214,10 +213,10 @@ mod tests {
             let text = String::from_utf8(lines.0.lock().clone()).expect("text");
             ["routine", "trouble", "request"].map(|word| text.contains(word))
         };
-        assert_eq!(told("info,millstream::kafka=debug"), [false, true, true]);
-        assert_eq!(told("debug"), [false, true, true]);
-        assert_eq!(told("info,openraft=info"), [true, true, false]);
-        assert_eq!(told("off"), [false, false, false]);
+        assert_eq!(logged("info,millstream::kafka=debug"), [false, true, true]);
+        assert_eq!(logged("debug"), [false, true, true]);
+        assert_eq!(logged("info,openraft=info"), [true, true, false]);
+        assert_eq!(logged("off"), [false, false, false]);
     }
 
     /// Log lines in memory.
@@ -244,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_that_cannot_be_read_changes_nothing() {
+    fn an_invalid_filter_changes_nothing() {
         let switch = start_log(LogFormat::Text, LevelFilter::WARN);
         let first = switch.filter();
         assert!(switch.set("loud").is_err());

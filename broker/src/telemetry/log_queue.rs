@@ -182,7 +182,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
-    /// An output that writes on command, in the way that the command says.
+    /// An output that blocks each write until the test sends its result.
     struct Gate {
         writes: Sender<String>,
         results: Receiver<io::Result<()>>,
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn an_output_that_blocks_costs_lines_and_is_told_how_many_when_it_goes_on() {
+    fn a_blocked_output_loses_lines_and_gets_their_number_when_it_continues() {
         let (queue, written, results) = gated();
         queue.push(b"first\n");
         assert_eq!(next(&written), "first\n");
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn an_output_that_fails_is_tried_again_with_what_comes_next() {
+    fn a_failed_output_is_retried_with_the_next_lines() {
         let (queue, written, results) = gated();
         for line in ["one\n", "two\n"] {
             queue.push(line.as_bytes());

@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_topic_keeps_its_series_and_the_shared_one_never_falls() {
+    fn a_topic_keeps_its_series_and_the_shared_one_never_decreases() {
         let mut meters = TopicMeters::default();
         let id = |n: usize| TopicId((n as u128).to_be_bytes());
         let shared = |meter: &Arc<TopicMeter>, meters: &TopicMeters| Arc::ptr_eq(meter, &meters.other());
@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(meters.other().produced_records.load(Relaxed), 2, "it outlives its topics");
         assert!(shared(&meters.of(id(TOPIC_SERIES_MAX + 2)), &meters), "a topic does not change its series");
         assert!(Arc::ptr_eq(&own, &meters.of(id(7))));
-        assert!(!shared(&meters.of(id(9999)), &meters), "a new topic takes the series that is free");
+        assert!(!shared(&meters.of(id(9999)), &meters), "a new topic gets the free series");
         assert!(shared(&meters.of(id(10_000)), &meters));
         meters.retain(|kept| kept == id(7) || kept == id(10_000));
         assert!(Arc::ptr_eq(&own, &meters.of(id(7))));

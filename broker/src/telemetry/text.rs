@@ -87,7 +87,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_page_is_what_prometheus_reads() {
+    fn a_page_has_the_prometheus_format() {
         let histogram = Histogram::default();
         histogram.record(Duration::from_micros(1500));
         let mut text = MetricsText::default();
