@@ -32,7 +32,7 @@ use crate::{
     partition::{Shard, ShardHost},
     reload::reload,
     service::{
-        BrokerFacts, ClusterHost, GivenConfigs, GroupExpiry, Service, TopicError, TopicRepair, space_of,
+        BrokerFacts, ClusterHost, GroupExpiry, Service, StaticConfigs, TopicError, TopicRepair, space_of,
     },
     signals::{HangUps, ShutdownSignals},
     telemetry::{self, LogSwitch},
@@ -395,13 +395,13 @@ async fn start_groups(
 ) -> Result<Service, NodeError> {
     let node = NodeId(config.node_id);
     let log = |group| LogStore::new(store.wal.group(group));
-    let given = GivenConfigs {
+    let static_configs = StaticConfigs {
         node: config.node_id,
         broker: config.broker_set.clone(),
         topic: config.topic_set.clone(),
     };
     let batch_limit = BatchLimit::new(&config.broker, store.wal.file_bytes());
-    let cluster_host = Arc::new(ClusterHost::new(store.tables.clone(), given, batch_limit));
+    let cluster_host = Arc::new(ClusterHost::new(store.tables.clone(), static_configs, batch_limit));
     let metadata = Group::start(
         RaftGroupId::METADATA,
         node,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     config::{BrokerConfig, ServeConfig},
-    service::{GivenConfigs, Service},
+    service::{Service, StaticConfigs},
 };
 
 /// The changes of the configuration file.
@@ -30,7 +30,7 @@ pub(crate) fn reload(now: &mut ServeConfig, service: &Service) {
     for key in &changes.at_start {
         tracing::warn!(key, "SIGHUP: this key requires a restart");
     }
-    service.set_given(GivenConfigs {
+    service.set_static_configs(StaticConfigs {
         node: now.node_id,
         broker: changes.broker.clone(),
         topic: changes.topic.clone(),

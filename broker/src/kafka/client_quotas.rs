@@ -61,7 +61,7 @@ fn check(components: &[ComponentData]) -> Result<(), Refused> {
             (EXACT, Some(_)) | (DEFAULT | SPECIFIED, None) => {}
             (EXACT, None) => return Err(invalid("an exact match needs a name".into())),
             (DEFAULT | SPECIFIED, Some(_)) => {
-                return Err(invalid(format!("match type {match_type} takes no name")));
+                return Err(invalid(format!("match type {match_type} must not have a name")));
             }
             (other, _) => {
                 return Err(invalid(format!(

@@ -51,9 +51,10 @@ pub(super) fn resource(kind: i8, name: &Str, node: i32) -> Result<Resource, Refu
         (BROKER, "") => Ok(Resource::AllBrokers),
         (BROKER, id) => match id.parse::<i32>() {
             Ok(id) if id == node => Ok(Resource::Broker),
-            Ok(id) => {
-                Err((ErrorCode::INVALID_REQUEST, format!("broker {id} was asked for; this is broker {node}")))
-            }
+            Ok(id) => Err((
+                ErrorCode::INVALID_REQUEST,
+                format!("broker {id} was requested, but this is broker {node}"),
+            )),
             Err(_) => Err((ErrorCode::INVALID_REQUEST, format!("a broker id is a whole number, not '{id}'"))),
         },
         _ => Err((
@@ -77,7 +78,7 @@ pub(super) async fn describe_configs(
             Ok(_) => (ErrorCode::NONE, None),
             Err((code, reason)) => (*code, Some(Str::from(reason))),
         };
-        let entries = found.unwrap_or_default().into_iter().filter(|entry| is_asked_for(&asked, &entry.name));
+        let entries = found.unwrap_or_default().into_iter().filter(|entry| is_requested(&asked, &entry.name));
         DescribeConfigsResult {
             error_code: error_code.0,
             error_message,
@@ -111,7 +112,7 @@ fn entries(service: &Service, asked: &DescribeConfigsResource) -> Result<Vec<Con
 }
 
 /// No list of keys, or an empty one, requests all keys.
-fn is_asked_for(asked: &DescribeConfigsResource, name: &str) -> bool {
+fn is_requested(asked: &DescribeConfigsResource, name: &str) -> bool {
     match asked.configuration_keys.as_deref() {
         None | Some([]) => true,
         Some(keys) => keys.iter().any(|key| &**key == name),
@@ -207,8 +208,8 @@ mod tests {
     #[test]
     fn an_empty_list_of_keys_requests_all() {
         let asked = |keys| DescribeConfigsResource { configuration_keys: Some(keys), ..Default::default() };
-        assert!(is_asked_for(&asked(Vec::new()), "a"));
+        assert!(is_requested(&asked(Vec::new()), "a"));
         let asked = asked(vec![Str::from("b")]);
-        assert!(is_asked_for(&asked, "b") && !is_asked_for(&asked, "a"));
+        assert!(is_requested(&asked, "b") && !is_requested(&asked, "a"));
     }
 }

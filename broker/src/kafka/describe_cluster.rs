@@ -10,7 +10,7 @@ use millstream_protocol::{
 use super::{
     context::RequestContext,
     error::ErrorCode,
-    operations::{self, if_asked},
+    operations::{self, if_requested},
 };
 use crate::service::BrokerInfo;
 
@@ -34,7 +34,7 @@ pub(super) async fn describe_cluster(
         cluster_id: Str::from(ctx.service.cluster_id()),
         controller_id: ctx.service.controller_id(),
         brokers: ctx.service.brokers().into_iter().map(broker).collect(),
-        cluster_authorized_operations: if_asked(
+        cluster_authorized_operations: if_requested(
             request.include_cluster_authorized_operations,
             operations::CLUSTER,
         ),
@@ -46,7 +46,7 @@ fn check_endpoint(endpoint_type: i8) -> Result<(), (ErrorCode, &'static str)> {
     match endpoint_type {
         BROKERS => Ok(()),
         CONTROLLERS => {
-            Err((ErrorCode::MISMATCHED_ENDPOINT_TYPE, "controllers were asked for; this is a broker"))
+            Err((ErrorCode::MISMATCHED_ENDPOINT_TYPE, "controllers were requested, but this is a broker"))
         }
         _ => Err((ErrorCode::UNSUPPORTED_ENDPOINT_TYPE, "endpoints are brokers (1) or controllers (2)")),
     }

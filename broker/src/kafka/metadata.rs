@@ -20,7 +20,7 @@ use millstream_protocol::{
 use super::{
     context::{OnClose, RequestContext},
     error::ErrorCode,
-    operations::{self, if_asked},
+    operations::{self, if_requested},
 };
 use crate::service::{Change, NewTopic, PartitionView, TopicError, TopicView};
 
@@ -86,7 +86,7 @@ fn describe_all(
     refused: &BTreeMap<Str, TopicError>,
 ) -> MetadataResponse {
     let service = &context.service;
-    let topic_operations = if_asked(request.include_topic_authorized_operations, operations::TOPIC);
+    let topic_operations = if_requested(request.include_topic_authorized_operations, operations::TOPIC);
     let wanted = request.topics.filter(|topics| context.version > 0 || !topics.is_empty());
     let mut topics: Vec<MetadataResponseTopic> = match wanted {
         None => service.topics().iter().map(|view| describe(context, view)).collect(),
@@ -96,7 +96,7 @@ fn describe_all(
         topic.topic_authorized_operations = topic_operations;
     }
     MetadataResponse {
-        cluster_authorized_operations: if_asked(
+        cluster_authorized_operations: if_requested(
             request.include_cluster_authorized_operations,
             operations::CLUSTER,
         ),

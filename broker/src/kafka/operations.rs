@@ -21,11 +21,11 @@ pub(super) const GROUP: i32 = READ | DELETE | DESCRIBE | DESCRIBE_CONFIGS | ALTE
 pub(super) const CLUSTER: i32 =
     CREATE | ALTER | DESCRIBE | CLUSTER_ACTION | DESCRIBE_CONFIGS | ALTER_CONFIGS | IDEMPOTENT_WRITE;
 /// Sent when the client did not request the operations.
-const NOT_ASKED: i32 = i32::MIN;
+const NOT_REQUESTED: i32 = i32::MIN;
 
 /// The operations, if they were requested.
-pub(super) fn if_asked(asked: bool, operations: i32) -> i32 {
-    if asked { operations } else { NOT_ASKED }
+pub(super) fn if_requested(requested: bool, operations: i32) -> i32 {
+    if requested { operations } else { NOT_REQUESTED }
 }
 
 #[cfg(test)]
@@ -35,6 +35,6 @@ mod tests {
     #[test]
     fn the_operations_are_kafkas_bits() {
         assert_eq!((TOPIC, GROUP, CLUSTER), (3576, 3400, 8096));
-        assert_eq!((if_asked(true, TOPIC), if_asked(false, TOPIC)), (3576, -2147483648));
+        assert_eq!((if_requested(true, TOPIC), if_requested(false, TOPIC)), (3576, -2147483648));
     }
 }

@@ -28,11 +28,11 @@ const EPOCH_NEW: i32 = 0;
 /// The sessions of all connections.
 #[derive(Default)]
 pub(super) struct FetchSessions {
-    inner: Mutex<Inner>,
+    table: Mutex<SessionTable>,
 }
 
 #[derive(Default)]
-struct Inner {
+struct SessionTable {
     open: HashMap<i32, OpenSession>,
     partitions: usize,
 }
@@ -109,9 +109,9 @@ impl FetchSessions {
     }
 
     fn end(&self, id: i32) {
-        let mut inner = self.inner.lock();
-        if let Some(open) = inner.open.remove(&id) {
-            inner.partitions -= open.partitions;
+        let mut table = self.table.lock();
+        if let Some(open) = table.open.remove(&id) {
+            table.partitions -= open.partitions;
         }
     }
 
@@ -119,16 +119,16 @@ impl FetchSessions {
         let mut plan = FetchPlan { readings, session_id: 0, incremental: false, session: None };
         // Ids are positive; 0 means none.
         let id = (new_id & i32::MAX).max(1);
-        let mut inner = self.inner.lock();
+        let mut table = self.table.lock();
         let count = plan.readings.len();
-        if !inner.make_room(count, now) || inner.open.contains_key(&id) {
+        if !table.make_room(count, now) || table.open.contains_key(&id) {
             return plan;
         }
         let mut session = Session { epoch: EPOCH_NEW + 1, ..Session::default() };
         plan.readings.iter().for_each(|reading| session.set(reading.topic.clone(), reading.wanted.clone()));
         let session = Arc::new(Mutex::new(session));
-        inner.partitions += count;
-        inner.open.insert(id, OpenSession { session: session.clone(), used_at: now, partitions: count });
+        table.partitions += count;
+        table.open.insert(id, OpenSession { session: session.clone(), used_at: now, partitions: count });
         (plan.session_id, plan.session) = (id, Some(session));
         plan
     }
@@ -140,9 +140,9 @@ impl FetchSessions {
         request: FetchRequest,
         now: Instant,
     ) -> Result<FetchPlan, ErrorCode> {
-        let mut inner = self.inner.lock();
-        let partitions_elsewhere = inner.partitions;
-        let open = inner.open.get_mut(&id).ok_or(ErrorCode::FETCH_SESSION_ID_NOT_FOUND)?;
+        let mut table = self.table.lock();
+        let partitions_elsewhere = table.partitions;
+        let open = table.open.get_mut(&id).ok_or(ErrorCode::FETCH_SESSION_ID_NOT_FOUND)?;
         let shared = open.session.clone();
         let mut session = shared.lock();
         if session.epoch != epoch {
@@ -158,23 +158,23 @@ impl FetchSessions {
         let count = session.partitions.len();
         open.used_at = now;
         let before = std::mem::replace(&mut open.partitions, count);
-        inner.partitions = partitions_elsewhere - before + count;
-        if inner.partitions > PARTITIONS_MAX {
+        table.partitions = partitions_elsewhere - before + count;
+        if table.partitions > PARTITIONS_MAX {
             // The consumer starts over without a session.
-            let Some(open) = inner.open.remove(&id) else {
+            let Some(open) = table.open.remove(&id) else {
                 return Err(ErrorCode::FETCH_SESSION_ID_NOT_FOUND);
             };
-            inner.partitions -= open.partitions;
+            table.partitions -= open.partitions;
             return Err(ErrorCode::FETCH_SESSION_ID_NOT_FOUND);
         }
-        drop(inner);
+        drop(table);
         let readings = session.in_fetch_order();
         drop(session);
         Ok(FetchPlan { readings, session_id: id, incremental: true, session: Some(shared) })
     }
 }
 
-impl Inner {
+impl SessionTable {
     fn make_room(&mut self, partitions: usize, now: Instant) -> bool {
         if self.open.len() >= SESSIONS_MAX {
             let oldest = self.open.iter().min_by_key(|(_, open)| open.used_at);
@@ -325,8 +325,8 @@ mod tests {
         let plan = sessions.begin(change, 0, now).expect("the session");
         assert_eq!(numbers(&plan), [2, 1, 3]);
         assert_eq!(plan.readings[0].wanted.fetch_offset, 9);
-        sessions.inner.lock().open[&7].session.lock().validate();
-        assert_eq!(sessions.inner.lock().partitions, 3);
+        sessions.table.lock().open[&7].session.lock().validate();
+        assert_eq!(sessions.table.lock().partitions, 3);
     }
 
     #[test]
@@ -340,7 +340,7 @@ mod tests {
         let plan = sessions.begin(request(7, -1, &[4]), 0, now).expect("without a session");
         assert_eq!((plan.session_id, numbers(&plan)), (0, vec![4]));
         assert_eq!(refused(7, 1), ErrorCode::FETCH_SESSION_ID_NOT_FOUND);
-        assert_eq!(sessions.inner.lock().partitions, 0);
+        assert_eq!(sessions.table.lock().partitions, 0);
     }
 
     #[test]
@@ -352,6 +352,6 @@ mod tests {
         assert_eq!(sessions.begin(request(0, 0, &[0]), 5000, now).expect("served").session_id, 0);
         let later = now + IDLE_MIN + Duration::from_secs(1);
         assert_eq!(sessions.begin(request(0, 0, &[0]), 5000, later).expect("opened").session_id, 5000);
-        assert_eq!(sessions.inner.lock().open.len(), SESSIONS_MAX);
+        assert_eq!(sessions.table.lock().open.len(), SESSIONS_MAX);
     }
 }

@@ -17,7 +17,7 @@ pub struct ShardHost {
     state: Mutex<State>,
     pub(super) tables: Arc<Tables>,
     pub(super) waiters: Waiters,
-    pub(super) ahead: ReadAhead,
+    pub(super) read_ahead: ReadAhead,
 }
 
 struct State {
@@ -35,7 +35,7 @@ impl ShardHost {
             state: Mutex::new(state),
             tables,
             waiters: Waiters::default(),
-            ahead: ReadAhead::default(),
+            read_ahead: ReadAhead::default(),
         }
     }
 

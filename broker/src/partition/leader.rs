@@ -105,7 +105,7 @@ impl Leader {
                 let log_start_offset = applied.log_start();
                 return Ok(Placed::Already(Appended { base_offset, log_append_time_ms, log_start_offset }));
             }
-            Verdict::Refuse(refusal) => return Err(refused(refusal)),
+            Verdict::Refuse(refusal) => return Err(produce_error(refusal)),
         }
         let pending = self.pending.entry(partition).or_insert_with(|| PendingPartition {
             state: PartitionAhead::new(applied),
@@ -134,7 +134,7 @@ impl Leader {
 }
 
 /// The producer's error for a batch that fails the sequence check.
-pub(super) fn refused(refusal: ProduceRefusal) -> ProduceError {
+pub(super) fn produce_error(refusal: ProduceRefusal) -> ProduceError {
     match refusal {
         ProduceRefusal::OutOfOrderSequence { .. } => ProduceError::OutOfOrderSequence,
         ProduceRefusal::InvalidProducerEpoch { .. } => ProduceError::InvalidProducerEpoch,

@@ -194,7 +194,7 @@ type Located = (Result<(Arc<ShardHost>, u64), FetchError>, FetchPart);
 struct Pass {
     bytes_left: usize,
     /// Whether a part had records: the first batch of a fetch is returned whole, whatever its size.
-    anything: bool,
+    any_records: bool,
     results: Vec<Result<Fetched, FetchError>>,
     /// The expected next reads of parts that were read from runs.
     next: Vec<(Arc<ShardHost>, Next)>,
@@ -251,11 +251,11 @@ async fn read_parts<L: Locate>(
     };
     let located: Vec<Located> = parts.iter().map(locate).collect();
     let mut pass = Pass::new(allowance, parts.len());
-    if !pass.go_on(&located, Disk::MustNotWait) {
+    if !pass.read_remaining(&located, Disk::MustNotWait) {
         // The blocking thread starts with the first of them.
         read_ahead(pass.missing(&located).skip(1).collect());
         let waiting = tokio::task::spawn_blocking(move || {
-            pass.go_on(&located, Disk::MayWait);
+            pass.read_remaining(&located, Disk::MayWait);
             pass
         });
         match waiting.await {
@@ -269,18 +269,18 @@ async fn read_parts<L: Locate>(
 }
 
 /// Read-ahead for a fetch size of `max_bytes`.
-fn ahead(max_bytes: usize) -> usize {
+fn read_ahead_bytes(max_bytes: usize) -> usize {
     max_bytes.saturating_mul(AHEAD_PORTIONS).min(AHEAD_BYTES_MAX)
 }
 
 /// Starts read-ahead in the background, except where it is in progress already.
 fn read_ahead(mut next: Vec<(Arc<ShardHost>, Next)>) {
-    next.retain(|(host, next)| host.ahead.begin(next.partition));
+    next.retain(|(host, next)| host.read_ahead.begin(next.partition));
     let each = next.len().div_ceil(READS_MAX);
     while !next.is_empty() {
         let some: Vec<_> = next.drain(..each.min(next.len())).collect();
         tokio::task::spawn_blocking(move || {
-            some.iter().for_each(|(host, next)| host.ahead.read(&host.tables, *next));
+            some.iter().for_each(|(host, next)| host.read_ahead.read(&host.tables, *next));
         });
     }
 }
@@ -289,8 +289,8 @@ impl Pass {
     fn new(allowance: Allowance, parts: usize) -> Pass {
         let bytes_left = if let Allowance::Bytes(bytes) = allowance { bytes } else { 0 };
         // With no allowance, behave as if an earlier part had used it up.
-        let anything = allowance == Allowance::Nothing;
-        Pass { bytes_left, anything, results: Vec::with_capacity(parts), next: Vec::new() }
+        let any_records = allowance == Allowance::Nothing;
+        Pass { bytes_left, any_records, results: Vec::with_capacity(parts), next: Vec::new() }
     }
 
     /// The parts without a result, as far as there will be room for them.
@@ -306,7 +306,7 @@ impl Pass {
     }
 
     /// Reads the parts without a result; `false` when one of them needs the disk and must not wait for it.
-    fn go_on(&mut self, located: &[Located], disk: Disk) -> bool {
+    fn read_remaining(&mut self, located: &[Located], disk: Disk) -> bool {
         while let Some((place, part)) = located.get(self.results.len()) {
             let result = match place {
                 Ok((host, term)) => match self.read(host, *term, part, disk) {
@@ -317,7 +317,7 @@ impl Pass {
             };
             if let Ok(fetched) = &result {
                 self.bytes_left = self.bytes_left.saturating_sub(fetched.len());
-                self.anything |= !fetched.is_empty();
+                self.any_records |= !fetched.is_empty();
             }
             self.results.push(result);
         }
@@ -346,14 +346,14 @@ impl Pass {
         }
         let max_bytes = part.max_bytes.min(self.bytes_left);
         let mut records = Vec::new();
-        if part.offset < end && (max_bytes > 0 || !self.anything) {
+        if part.offset < end && (max_bytes > 0 || !self.any_records) {
             match read_batches(host, id, part.offset, max_bytes, disk)? {
                 Ok(BatchesFound::InMemory(batches)) => records = batches,
                 Ok(BatchesFound::InRuns(batches)) => {
                     if let Some(offset) = batches.last().and_then(end_of) {
                         self.next.push((
                             host.clone(),
-                            Next { partition: id, offset, max_bytes: ahead(part.max_bytes) },
+                            Next { partition: id, offset, max_bytes: read_ahead_bytes(part.max_bytes) },
                         ));
                     }
                     records = batches;
@@ -366,7 +366,7 @@ impl Pass {
                     Err(error) => return Some(Err(error)),
                 }
             }
-            if self.anything && records.first().is_some_and(|batch| batch.len() > self.bytes_left) {
+            if self.any_records && records.first().is_some_and(|batch| batch.len() > self.bytes_left) {
                 records.clear();
             }
         }
@@ -412,7 +412,7 @@ fn read_batches(
         MemoryRead::Older => {}
     }
     if disk == Disk::MayWait {
-        host.ahead.wait(partition);
+        host.read_ahead.wait(partition);
     }
     if let Some(batches) = host.tables.read_runs_cached(partition, offset, max_bytes) {
         return Some(Ok(BatchesFound::InRuns(batches)));

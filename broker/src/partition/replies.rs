@@ -32,11 +32,11 @@ pub(super) const SMALL_BYTES_MAX: usize = 64 << 10;
 #[derive(Clone, Debug)]
 pub struct Replies {
     bytes_max: usize,
-    shared: Arc<Shared>,
+    memory: Arc<ReplyMemory>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct ReplyMemory {
     used: AtomicUsize,
     pressure: MemoryPressure,
     /// Memory was freed while a fetch waited.
@@ -58,10 +58,10 @@ pub(super) enum Allowance {
 pub(super) struct Hold {
     bytes: usize,
     pub(super) allowance: Allowance,
-    shared: Arc<Shared>,
+    memory: Arc<ReplyMemory>,
 }
 
-impl Shared {
+impl ReplyMemory {
     fn free(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Relaxed);
         if bytes > 0 && self.pressure.is_there() {
@@ -73,34 +73,34 @@ impl Shared {
 impl Replies {
     /// A budget of `bytes_max` bytes.
     pub fn new(bytes_max: usize) -> Replies {
-        Replies { bytes_max, shared: Arc::default() }
+        Replies { bytes_max, memory: Arc::default() }
     }
 
     /// Bytes that are in use or reserved.
     #[cfg(test)]
     fn used_bytes(&self) -> usize {
-        self.shared.used.load(Relaxed)
+        self.memory.used.load(Relaxed)
     }
 
     /// Whether a fetch waits for memory.
     pub fn is_short(&self) -> bool {
-        self.shared.pressure.is_there()
+        self.memory.pressure.is_there()
     }
 
     /// Waits until a fetch has to wait for memory.
     pub async fn falls_short(&self) {
-        self.shared.pressure.begins().await;
+        self.memory.pressure.begins().await;
     }
 
     fn hold(&self, bytes: usize, allowance: Allowance) -> Hold {
-        self.shared.used.fetch_add(bytes, Relaxed);
-        Hold { bytes, allowance, shared: self.shared.clone() }
+        self.memory.used.fetch_add(bytes, Relaxed);
+        Hold { bytes, allowance, memory: self.memory.clone() }
     }
 
     /// Reserves at most `wanted` bytes, or what is allowed beyond the limit. Concurrent calls may exceed the limit a
     /// little; later ones then get less.
     fn try_take(&self, wanted: usize, small_too: bool) -> Option<Hold> {
-        let used = self.shared.used.load(Relaxed);
+        let used = self.memory.used.load(Relaxed);
         let batch_bytes = BATCH_BYTES.min(self.bytes_max / SHARE);
         let share = self.bytes_max.saturating_sub(used) / SHARE;
         if share > batch_bytes / SHARE || share >= wanted {
@@ -120,9 +120,9 @@ impl Replies {
         if let Some(hold) = self.try_take(wanted, small_too) {
             return hold;
         }
-        let _waits = self.shared.pressure.wait();
+        let _waits = self.memory.pressure.wait();
         loop {
-            let mut freed = pin!(self.shared.freed.notified());
+            let mut freed = pin!(self.memory.freed.notified());
             // Enabled before the next attempt, so that memory freed after it is noticed.
             freed.as_mut().enable();
             if let Some(hold) = self.try_take(wanted, small_too) {
@@ -144,15 +144,15 @@ impl Hold {
             last = Some(piece);
         }
         let Some(last) = last else { return };
-        self.shared.used.fetch_add(bytes, Relaxed);
-        self.shared.free(std::mem::replace(&mut self.bytes, bytes));
+        self.memory.used.fetch_add(bytes, Relaxed);
+        self.memory.free(std::mem::replace(&mut self.bytes, bytes));
         *last = Bytes::from_owner(Held { bytes: std::mem::take(last), _hold: self });
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.shared.free(self.bytes);
+        self.memory.free(self.bytes);
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     ShardHost,
     check::CheckedBatch,
     error::ProduceError,
-    leader::{InFlight, Leader, PendingBatch, Placed, refused},
+    leader::{InFlight, Leader, PendingBatch, Placed, produce_error},
     proposal_queue::ProposalBatch,
     staged::{StagedAppend, StagedBatch},
 };
@@ -220,7 +220,7 @@ impl Shard {
                 let log_append_time_ms = log_append_ms.map_or(-1, |_| max_timestamp);
                 Ok(Appended { base_offset, log_append_time_ms, log_start_offset })
             }
-            AppendOutcome::Refused(refusal) => Err(refused(refusal)),
+            AppendOutcome::Refused(refusal) => Err(produce_error(refusal)),
             AppendOutcome::OffsetMismatch { .. } => Err(ProduceError::NotLeader),
             AppendOutcome::UnknownPartition => Err(ProduceError::UnknownPartition),
         }

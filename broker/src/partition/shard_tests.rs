@@ -27,13 +27,13 @@ const FIRST: PartitionId = PartitionId(11);
 const SECOND: PartitionId = PartitionId(12);
 
 /// A shard that is led, with two partitions.
-struct Running {
+struct RunningShard {
     shard: Arc<Shard>,
     _wal: Wal,
 }
 
-impl Running {
-    async fn start(seed: u64) -> Running {
+impl RunningShard {
+    async fn start(seed: u64) -> RunningShard {
         let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(seed));
         let (tables, _) = Tables::open(disk.clone(), TablesConfig::default()).expect("tables");
         let (wal, _) = Wal::open(disk, WalConfig::default(), &RecoveryBase::default()).expect("a log");
@@ -49,7 +49,7 @@ impl Running {
             .write(commands::encode_create_partitions(&[FIRST.into(), SECOND.into()]))
             .await
             .expect("created");
-        Running { shard, _wal: wal }
+        RunningShard { shard, _wal: wal }
     }
 
     fn submit(&self, partition: PartitionId, batch: Bytes) -> Receiver<AppendResult> {
@@ -113,7 +113,7 @@ fn at(base_offset: i64) -> AppendResult {
 
 #[tokio::test]
 async fn batches_get_their_offsets_in_the_order_of_submission() {
-    let running = Running::start(1).await;
+    let running = RunningShard::start(1).await;
     let mut replies = Vec::new();
     for n in 0..200 {
         replies.push((n * 2, running.submit(FIRST, plain(2))));
@@ -133,7 +133,7 @@ async fn batches_get_their_offsets_in_the_order_of_submission() {
 
 #[tokio::test]
 async fn a_duplicate_batch_is_appended_once() {
-    let running = Running::start(2).await;
+    let running = RunningShard::start(2).await;
     let first = running.submit(FIRST, sequenced(0));
     // The first copy may still fail, so the second one is not acknowledged.
     assert_eq!(running.submit(FIRST, sequenced(0)).await, Ok(Err(ProduceError::Unavailable)));
@@ -149,7 +149,7 @@ async fn a_duplicate_batch_is_appended_once() {
 
 #[tokio::test]
 async fn mismatched_offsets_are_refused_as_retriable_and_counted() {
-    let running = Running::start(3).await;
+    let running = RunningShard::start(3).await;
     let (one, two) = (running.submit(FIRST, sequenced(0)), running.submit(FIRST, sequenced(1)));
     let other = running.submit(SECOND, plain(1));
     running.append_bypassing_the_leader(FIRST).await;
@@ -166,7 +166,7 @@ async fn mismatched_offsets_are_refused_as_retriable_and_counted() {
 
 #[tokio::test]
 async fn a_partition_accepts_nothing_while_its_pending_batches_have_wrong_offsets() {
-    let running = Running::start(4).await;
+    let running = RunningShard::start(4).await;
     // Each fills a proposal, so that the second is in flight when the first one fails.
     let large = || build(BatchBuilder::new(Codec::None), 1, 900 << 10);
     let replies: Vec<_> = (0..8).map(|_| running.submit(FIRST, large())).collect();
@@ -181,7 +181,7 @@ async fn a_partition_accepts_nothing_while_its_pending_batches_have_wrong_offset
 
 #[tokio::test]
 async fn a_dropped_partition_accepts_nothing() {
-    let running = Running::start(5).await;
+    let running = RunningShard::start(5).await;
     let queued = running.submit(FIRST, plain(1));
     running.shard.write(commands::encode_drop_partitions(&[FIRST])).await.expect("dropped");
     running.shard.push();
@@ -193,7 +193,7 @@ async fn a_dropped_partition_accepts_nothing() {
 
 #[tokio::test]
 async fn all_queued_batches_are_answered_when_the_group_stops() {
-    let running = Running::start(6).await;
+    let running = RunningShard::start(6).await;
     // More proposals than may be in flight: finished ones make room for queued ones, which then find the group stopped.
     let large = || build(BatchBuilder::new(Codec::None), 1, 900 << 10);
     let replies: Vec<_> = (0..20).map(|_| running.submit(FIRST, large())).collect();
@@ -209,7 +209,7 @@ async fn all_queued_batches_are_answered_when_the_group_stops() {
 #[test]
 fn a_proposal_that_is_refused_before_propose_returns_does_not_deadlock() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let running = runtime.block_on(Running::start(7));
+    let running = runtime.block_on(RunningShard::start(7));
     let replies: Vec<_> = (0..3).map(|_| running.submit(FIRST, plain(1))).collect();
     runtime.block_on(running.shard.group().shutdown());
     // On a thread outside of the runtime the callback runs inside `propose`, and calls the shard again.

@@ -16,7 +16,7 @@ use parking_lot::RwLock;
 
 use super::{
     PartitionView, TopicView,
-    layers::{GivenConfigs, Layers},
+    layers::{Layers, StaticConfigs},
 };
 use crate::{
     config::{BatchLimit, BrokerConfig, TopicConfig},
@@ -43,7 +43,7 @@ struct Index {
 /// The metadata group on this node.
 pub struct ClusterHost {
     state: RwLock<(ClusterMachine, Index)>,
-    given: RwLock<GivenConfigs>,
+    static_configs: RwLock<StaticConfigs>,
     /// This broker's effective configuration.
     broker: RwLock<Arc<BrokerConfig>>,
     tables: Arc<Tables>,
@@ -53,10 +53,11 @@ pub struct ClusterHost {
 
 impl ClusterHost {
     /// An empty cluster; [`Machine::restore`] fills it.
-    pub fn new(tables: Arc<Tables>, given: GivenConfigs, batch_limit: BatchLimit) -> ClusterHost {
-        let broker = RwLock::new(Arc::new(BrokerConfig::from_values(&given.broker)));
-        let (state, given) = (RwLock::new((ClusterMachine::new(), Index::default())), RwLock::new(given));
-        ClusterHost { state, given, broker, tables, batch_limit }
+    pub fn new(tables: Arc<Tables>, static_configs: StaticConfigs, batch_limit: BatchLimit) -> ClusterHost {
+        let broker = RwLock::new(Arc::new(BrokerConfig::from_values(&static_configs.broker)));
+        let (state, static_configs) =
+            (RwLock::new((ClusterMachine::new(), Index::default())), RwLock::new(static_configs));
+        ClusterHost { state, static_configs, broker, tables, batch_limit }
     }
 
     /// Reads the applied state.
@@ -121,8 +122,8 @@ impl ClusterHost {
 
     /// Reads the configuration layers below topics.
     pub(super) fn with_layers<R>(&self, read: impl FnOnce(Layers<'_>) -> R) -> R {
-        let (state, given) = (self.state.read(), self.given.read());
-        read(Layers::new(&state.0, &given))
+        let (state, static_configs) = (self.state.read(), self.static_configs.read());
+        read(Layers::new(&state.0, &static_configs))
     }
 
     /// This broker's current configuration.
@@ -131,16 +132,16 @@ impl ClusterHost {
     }
 
     /// Replaces the static configuration.
-    pub(super) fn set_given(&self, given: GivenConfigs) {
+    pub(super) fn set_static_configs(&self, static_configs: StaticConfigs) {
         let mut state = self.state.write();
-        *self.given.write() = given;
+        *self.static_configs.write() = static_configs;
         let (machine, index) = &mut *state;
         self.reconfigure(machine, index);
     }
 
     /// Rebuilds everything that depends on the broker configuration.
     fn reconfigure(&self, machine: &ClusterMachine, index: &mut Index) {
-        let values = Layers::new(machine, &self.given.read()).broker_values();
+        let values = Layers::new(machine, &self.static_configs.read()).broker_values();
         *self.broker.write() = Arc::new(BrokerConfig::from_values(&values));
         let names: Vec<String> = machine.topics().map(|topic| topic.name.clone()).collect();
         names.iter().for_each(|name| self.reindex(machine, index, name));
@@ -168,7 +169,7 @@ impl ClusterHost {
     }
 
     fn view(&self, machine: &ClusterMachine, topic: &Topic, meter: Arc<TopicMeter>) -> TopicView {
-        let values = Layers::new(machine, &self.given.read()).topic_values(&topic.configs);
+        let values = Layers::new(machine, &self.static_configs.read()).topic_values(&topic.configs);
         let partitions = topic.partitions.iter().enumerate().map(|(index, partition)| {
             let extent = partition.extents.last();
             PartitionView {

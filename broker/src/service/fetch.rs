@@ -58,11 +58,11 @@ impl Service {
         if !query.reads_records() {
             return partition::find_offset(host, id, query, epoch).await;
         }
-        let place = self.inner.opener.place().await;
+        let permit = self.inner.opener.place().await;
         // In a task of its own, so that it ends and keeps its permit also when the caller goes away.
         let found = tokio::spawn(async move {
             let found = partition::find_offset(host, id, query, epoch).await;
-            drop(place);
+            drop(permit);
             found
         });
         found.await.unwrap_or(Err(FetchError::Unavailable))

@@ -13,7 +13,7 @@ use crate::config::{broker_name, topic_key_of};
 
 /// The static configuration: what was given at start.
 #[derive(Clone, Debug, Default)]
-pub struct GivenConfigs {
+pub struct StaticConfigs {
     /// Id of this broker.
     pub node: u64,
     pub broker: BTreeMap<String, String>,
@@ -25,34 +25,38 @@ pub struct GivenConfigs {
 pub(super) struct Layers<'a> {
     this_broker: Option<&'a BTreeMap<String, String>>,
     all_brokers: Option<&'a BTreeMap<String, String>>,
-    given: &'a GivenConfigs,
+    static_configs: &'a StaticConfigs,
 }
 
 impl<'a> Layers<'a> {
-    pub(super) fn new(machine: &'a ClusterMachine, given: &'a GivenConfigs) -> Layers<'a> {
+    pub(super) fn new(machine: &'a ClusterMachine, static_configs: &'a StaticConfigs) -> Layers<'a> {
         Layers {
-            this_broker: machine.broker_configs(Some(NodeId(given.node))),
+            this_broker: machine.broker_configs(Some(NodeId(static_configs.node))),
             all_brokers: machine.broker_configs(None),
-            given,
+            static_configs,
         }
     }
 
     /// Every layer that sets the broker key, by precedence.
     pub(super) fn of_broker(&self, key: &str) -> Vec<(String, Option<String>, ConfigSource)> {
-        self.values(key, self.given.broker.get(key))
+        self.values(key, self.static_configs.broker.get(key))
     }
 
     /// Every layer that sets a default for the topic key, by precedence.
     pub(super) fn of_topic(&self, key: &str) -> Vec<(String, Option<String>, ConfigSource)> {
-        self.values(&broker_name(key), self.given.topic.get(key))
+        self.values(&broker_name(key), self.static_configs.topic.get(key))
     }
 
-    fn values(&self, key: &str, given: Option<&String>) -> Vec<(String, Option<String>, ConfigSource)> {
+    fn values(
+        &self,
+        key: &str,
+        static_value: Option<&String>,
+    ) -> Vec<(String, Option<String>, ConfigSource)> {
         let dynamic = |layer: Option<&'a BTreeMap<String, String>>| layer.and_then(|values| values.get(key));
         let layers = [
             (dynamic(self.this_broker), ConfigSource::DynamicBroker),
             (dynamic(self.all_brokers), ConfigSource::DynamicDefaultBroker),
-            (given, ConfigSource::StaticBroker),
+            (static_value, ConfigSource::StaticBroker),
         ];
         let set = layers.into_iter().filter_map(|(value, source)| Some((value?.clone(), source)));
         set.map(|(value, source)| (key.to_string(), Some(value), source)).collect()
@@ -60,7 +64,7 @@ impl<'a> Layers<'a> {
 
     /// The broker keys that are set, each with its effective value.
     pub(super) fn broker_values(&self) -> BTreeMap<String, String> {
-        let mut values = self.given.broker.clone();
+        let mut values = self.static_configs.broker.clone();
         for layer in [self.all_brokers, self.this_broker].into_iter().flatten() {
             let keys = layer.iter().filter(|(key, _)| topic_key_of(key).is_none());
             values.extend(keys.map(|(key, value)| (key.clone(), value.clone())));
@@ -70,7 +74,7 @@ impl<'a> Layers<'a> {
 
     /// The effective topic keys of a topic with these values of its own.
     pub(super) fn topic_values(&self, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-        let mut values = self.given.topic.clone();
+        let mut values = self.static_configs.topic.clone();
         for layer in [self.all_brokers, self.this_broker].into_iter().flatten() {
             let defaults = layer.iter().filter_map(|(key, value)| Some((topic_key_of(key)?, value)));
             values.extend(defaults.map(|(key, value)| (key.to_string(), value.clone())));
@@ -97,10 +101,11 @@ mod tests {
     fn the_layer_of_highest_precedence_wins_for_brokers_and_for_topics() {
         let mut machine = ClusterMachine::new();
         let one = |key: &str, value: &str| BTreeMap::from([(key.to_string(), value.to_string())]);
-        let given =
-            GivenConfigs { node: 7, broker: one("num.partitions", "2"), topic: one("retention.ms", "10") };
-        let value =
-            |machine: &ClusterMachine| Layers::new(machine, &given).broker_values()["num.partitions"].clone();
+        let static_configs =
+            StaticConfigs { node: 7, broker: one("num.partitions", "2"), topic: one("retention.ms", "10") };
+        let value = |machine: &ClusterMachine| {
+            Layers::new(machine, &static_configs).broker_values()["num.partitions"].clone()
+        };
         assert_eq!(value(&machine), "2");
         set(&mut machine, None, "num.partitions", "3");
         assert_eq!(value(&machine), "3");
@@ -108,13 +113,13 @@ mod tests {
         set(&mut machine, Some(8), "num.partitions", "5");
         assert_eq!(value(&machine), "4");
         let sources: Vec<_> =
-            Layers::new(&machine, &given).of_broker("num.partitions").iter().map(|l| l.2).collect();
+            Layers::new(&machine, &static_configs).of_broker("num.partitions").iter().map(|l| l.2).collect();
         let all =
             [ConfigSource::DynamicBroker, ConfigSource::DynamicDefaultBroker, ConfigSource::StaticBroker];
         assert_eq!(sources, all);
 
         set(&mut machine, None, "log.retention.ms", "20");
-        let layers = Layers::new(&machine, &given);
+        let layers = Layers::new(&machine, &static_configs);
         assert_eq!(layers.topic_values(&BTreeMap::new())["retention.ms"], "20");
         assert_eq!(layers.topic_values(&one("retention.ms", "30"))["retention.ms"], "30");
         assert!(!layers.broker_values().contains_key("log.retention.ms"));

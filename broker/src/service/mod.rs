@@ -52,7 +52,7 @@ pub use groups::{
 pub(crate) use inspect::space_of;
 pub use inspect::{ActiveProducer, DiskSpace};
 pub use lag::{PartitionLag, RecordTimes, TopicLag};
-pub use layers::GivenConfigs;
+pub use layers::StaticConfigs;
 pub use produce::Queueing;
 pub use reconcile::TopicRepair;
 pub(crate) use topics::PARTITIONS_MAX;
@@ -230,8 +230,8 @@ impl Service {
     }
 
     /// Replaces the static configuration.
-    pub(crate) fn set_given(&self, given: GivenConfigs) {
-        self.inner.cluster.set_given(given);
+    pub(crate) fn set_static_configs(&self, given: StaticConfigs) {
+        self.inner.cluster.set_static_configs(given);
     }
 
     /// Sets or clears the reason why flushes fail.

@@ -10,7 +10,7 @@ use millstream_store::{
     wal::{RecoveryBase, Wal, WalConfig},
 };
 
-use super::{BrokerFacts, ClusterHost, GivenConfigs, Service};
+use super::{BrokerFacts, ClusterHost, Service, StaticConfigs};
 use crate::{
     config::{BatchLimit, ServeConfig, ServeOptions},
     partition::{Shard, ShardHost},
@@ -25,9 +25,9 @@ pub(crate) async fn start(seed: u64) -> Service {
     let (wal, _) = Wal::open(disk, WalConfig::default(), &RecoveryBase::default()).expect("a log");
     let (tables, wal) = (Arc::new(tables), Arc::new(wal));
     let config = ServeConfig::resolve(ServeOptions::default()).expect("the defaults are allowed");
-    let given = GivenConfigs { node: 1, broker: Default::default(), topic: Default::default() };
+    let static_configs = StaticConfigs { node: 1, broker: Default::default(), topic: Default::default() };
     let batch_limit = BatchLimit::new(&config.broker, wal.file_bytes());
-    let cluster = Arc::new(ClusterHost::new(tables.clone(), given, batch_limit));
+    let cluster = Arc::new(ClusterHost::new(tables.clone(), static_configs, batch_limit));
     let metadata = lead(RaftGroupId::METADATA, &wal, &tables, cluster.clone()).await;
     let mut shards = HashMap::new();
     for id in (1..=millstream_model::limits::SHARDS_DEFAULT).map(RaftGroupId) {

@@ -32,7 +32,7 @@ pub(in crate::kafka) async fn describe_groups(
         };
         group.group_id = id;
         let with_operations = request.include_authorized_operations && group.error_code == 0;
-        group.authorized_operations = operations::if_asked(with_operations, operations::GROUP);
+        group.authorized_operations = operations::if_requested(with_operations, operations::GROUP);
         group
     };
     DescribeGroupsResponse {
