@@ -283,7 +283,7 @@ pub struct BrokerConfig {
     pub producer_id_check_ms: u64,
     /// Milliseconds for which an idle producer's state is kept.
     pub producer_id_expiration_ms: i64,
-    /// Most bytes to which a batch may expand when the broker decodes it.
+    /// Most bytes of a decompressed batch that are in memory at a time.
     pub opened_bytes_max: usize,
     /// Bytes of the block cache.
     pub read_cache_bytes: usize,

@@ -35,7 +35,7 @@ impl Chunks for &[u8] {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamLimits {
     /// Most bytes of one piece, and of what the decompressor looks back at: a block of LZ4 or Snappy, a window of
-    /// Zstandard. A payload with a larger window may have as many bytes itself.
+    /// Zstandard. A payload whose window is larger may itself have at most as many bytes.
     pub memory_bytes_max: usize,
     /// Most bytes that come out.
     pub payload_bytes_max: usize,
@@ -87,7 +87,7 @@ impl Workspace {
 enum Piece<'a> {
     /// It lies in the input.
     Stored(&'a [u8]),
-    /// So many bytes of it are in the workspace's buffer.
+    /// The first bytes of the workspace's buffer.
     Buffered(usize),
     End,
 }
