@@ -462,7 +462,7 @@ fn start_error(dir: &Path) -> impl Fn(StartError) -> NodeError {
 /// Writes a file that says that this node is the only one of its cluster, for a repair that has no other source for it.
 fn write_identity(dir: &Path, node: NodeId) -> io::Result<()> {
     let (path, new, text) = (dir.join(IDENTITY_NAME), dir.join("identity.new"), identity(node));
-    if fs::read(&path).is_ok_and(|noted| noted == text.as_bytes()) {
+    if fs::read(&path).is_ok_and(|current| current == text.as_bytes()) {
         return Ok(());
     }
     let mut file = fs::File::create(&new)?;

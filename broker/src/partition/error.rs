@@ -40,7 +40,7 @@ pub enum ProduceError {
     #[error("the producer's epoch is older than the newest")]
     InvalidProducerEpoch,
     /// An older batch than the last five.
-    #[error("the batch was appended before and is too old to tell where")]
+    #[error("the batch was appended before, too long ago to know its offset")]
     DuplicateSequence,
     /// Retry later: the disk is full.
     #[error("the disk is full; produce again when there is room")]

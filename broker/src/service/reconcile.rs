@@ -155,12 +155,12 @@ impl Change {
         };
         let newest = self.inner.shards.values().filter_map(|shard| shard.host.inspect(newest)).max();
         let free = self.inner.cluster.inspect(|machine| machine.next_producer());
-        let Some(behind) = newest.and_then(|newest| newest.checked_sub(free)).filter(|behind| *behind >= 0)
+        let Some(missed) = newest.and_then(|newest| newest.checked_sub(free)).filter(|missed| *missed >= 0)
         else {
             return Ok(());
         };
         // The whole block of the newest id was allocated.
-        let mut left = behind.saturating_add(i64::from(BLOCK_IDS));
+        let mut left = missed.saturating_add(i64::from(BLOCK_IDS));
         while left > 0 {
             let count = u32::try_from(left).unwrap_or(u32::MAX);
             self.write_metadata(cluster::encode_allocate_producer_ids(count)).await?;
