@@ -87,7 +87,7 @@ def produce_1k(session, peer, round_number):
 
 
 def produce_1k_synced(session, peer, round_number):
-    """Kafka told to sync each batch before it answers, which is what Millstream always does."""
+    """Kafka configured to sync each batch before it answers, which is what Millstream always does."""
     _produce(session, "produce-1k-synced", peer, round_number, session.sizes.records_synced, 1024, SYNC_EACH_BATCH)
 
 
@@ -143,7 +143,7 @@ def end_to_end(session, peer, round_number):
 
 
 def idle(session, peer, round_number):
-    """Nobody asks anything, after whatever the session did before."""
+    """No requests, after whatever ran before."""
     share = measure.idle_share(peer.pid, session.sizes.idle_seconds)
     session.emit("idle", peer, round_number, {"idle_core_percent": round(share * 100, 2), "rss_mib": round(measure.memory_mib(peer.pid)[0], 1)})
 

@@ -27,9 +27,9 @@ TITLES = {
     "restart_after_kill_s": "restart after kill -9 s", "restart_after_kill_cpu_s": "CPU s of that",
 }
 GROUPS = {
-    "load": [("produce-1k", "produce 1 KiB, acks=all", LOAD), ("produce-1k-synced", "produce 1 KiB, Kafka told to sync", LOAD),
+    "load": [("produce-1k", "produce 1 KiB, acks=all", LOAD), ("produce-1k-synced", "produce 1 KiB, Kafka configured to sync", LOAD),
              ("produce-100b", "produce 100 B, acks=all", LOAD), ("consume", "consume with a group", LOAD), ("read-all", "fetch, assigned partitions", LOAD)],
-    "latency": [("fixed-rate", "5,000 records/s, one at a time", LATENCY), ("fixed-rate-synced", "the same, Kafka told to sync", LATENCY),
+    "latency": [("fixed-rate", "5,000 records/s, one at a time", LATENCY), ("fixed-rate-synced", "the same, Kafka configured to sync", LATENCY),
                 ("end-to-end", "produce to consume, one record at a time", LATENCY)],
     "footprint": [("start", "empty data", ["ready_s", "cpu_s", "rss_mib", "stop_s"]), ("idle", "after the load tests", ["idle_core_percent", "rss_mib"])],
     "partitions": [("partitions", "one topic of many partitions", [

@@ -179,7 +179,7 @@ pub enum RunError {
 }
 
 impl Run {
-    /// The run in a value that somebody else may have written.
+    /// The run in a value from an untrusted file.
     pub fn read(value: Value) -> Result<Run, RunError> {
         let format = value.get("format").and_then(Value::as_str).ok_or(RunError::Foreign)?;
         if format != FORMAT {

@@ -132,7 +132,7 @@ impl Printer {
     }
 
     /// The next offsets of partitions with records that do not count as printed. Waits a moment for the
-    /// content of a pipe: whoever ended the command may have ended its reader too.
+    /// content of a pipe: the signal may have ended its reader too.
     pub(super) async fn not_printed(&self) -> BTreeMap<TopicPartition, i64> {
         let taken = async {
             while self.in_pipe() > 0 {

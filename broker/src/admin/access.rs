@@ -371,7 +371,7 @@ mod tests {
         std::fs::write(file.path(), "two\n").expect("written");
         assert_eq!((with("/v1/topics", "Bearer one"), with("/v1/topics", "Bearer two")), (401, 200));
         std::fs::write(file.path(), "").expect("written");
-        assert_eq!(with("/v1/topics", "Bearer "), 503, "no token lets nobody in");
+        assert_eq!(with("/v1/topics", "Bearer "), 503, "an empty token grants no access");
     }
 
     #[test]

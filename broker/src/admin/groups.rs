@@ -275,9 +275,9 @@ pub(super) async fn reset(
             expire_ms: None,
         },
     };
-    let nobody = MemberRef { id: "".into(), instance_id: None, generation: NO_GENERATION };
+    let no_member = MemberRef { id: "".into(), instance_id: None, generation: NO_GENERATION };
     let committed =
-        service.groups().commit(name.as_str().into(), nobody, offsets.iter().map(entry).collect()).await;
+        service.groups().commit(name.as_str().into(), no_member, offsets.iter().map(entry).collect()).await;
     committed.map_err(|error| Problem::of_group(&name, error))?;
     Ok(Json(ResetDoneJson { group: name, topic: wanted.topic, offsets }))
 }

@@ -324,7 +324,7 @@ mod tests {
             let mut stream = TcpStream::connect(address).await.expect("connected");
             stream.write_all(format!("{head}\r\n").as_bytes()).await.expect("sent");
             let early = tokio::time::timeout(Duration::from_millis(300), stream.readable()).await;
-            assert!(early.is_err(), "an answer came before the body, and nobody reads that any more");
+            assert!(early.is_err(), "a response came before the body was read");
             stream.write_all(&body).await.expect("the connection takes it to its end");
             let mut answer = vec![0; 12];
             stream.read_exact(&mut answer).await.expect("answered");

@@ -103,13 +103,13 @@ mod tests {
     async fn a_start_that_waits_for_leaders_names_the_groups() {
         let leaderless = Arc::new(Mutex::new((0..7).map(RaftGroupId).collect::<BTreeSet<_>>()));
         let phase = Phase::Electing(leaderless.clone());
-        let told = now(&phase).expect("not ready").to_string();
+        let reason = now(&phase).expect("not ready").to_string();
         assert!(
-            told.ends_with("no leader yet have metadata, shard-1, shard-2, shard-3 and 3 more"),
-            "{told}"
+            reason.ends_with("no leader yet have metadata, shard-1, shard-2, shard-3 and 3 more"),
+            "{reason}"
         );
         leaderless.lock().retain(|group| group.0 == 5);
-        let told = now(&phase).expect("not ready").to_string();
-        assert!(told.ends_with("no leader yet have shard-5"), "{told}");
+        let reason = now(&phase).expect("not ready").to_string();
+        assert!(reason.ends_with("no leader yet have shard-5"), "{reason}");
     }
 }

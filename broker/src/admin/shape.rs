@@ -219,8 +219,8 @@ mod tests {
                 "'config.k' is a list; allowed is text or a number or true or false",
             ),
         ] {
-            let told = of::<NewTopicJson>(body.clone());
-            assert!(told.starts_with(said), "{body}: {told}");
+            let problem = of::<NewTopicJson>(body.clone());
+            assert!(problem.starts_with(said), "{body}: {problem}");
         }
         for (to, said) in [
             (
@@ -230,12 +230,12 @@ mod tests {
             (json!({ "offset": "x" }), "'to.offset' is \"x\"; allowed is a whole number"),
             (json!({ "ofset": 5 }), "'to' is an object; allowed is \"earliest\""),
         ] {
-            let told = of::<ResetJson>(json!({ "topic": "a", "to": to }));
-            assert!(told.starts_with(said), "{told}");
+            let problem = of::<ResetJson>(json!({ "topic": "a", "to": to }));
+            assert!(problem.starts_with(said), "{problem}");
         }
-        let told = of::<LogChangeJson>(json!({}));
-        assert_eq!(told, "the body has no 'filter'; it must be there and be text or null");
-        let told = of::<ResetJson>(json!({ "topic": "a", "to": "latest", "partitions": [0, "1"] }));
-        assert!(told.starts_with("'partitions[1]' is \"1\"; allowed is a whole number"), "{told}");
+        let problem = of::<LogChangeJson>(json!({}));
+        assert_eq!(problem, "the body has no 'filter'; it must be there and be text or null");
+        let problem = of::<ResetJson>(json!({ "topic": "a", "to": "latest", "partitions": [0, "1"] }));
+        assert!(problem.starts_with("'partitions[1]' is \"1\"; allowed is a whole number"), "{problem}");
     }
 }

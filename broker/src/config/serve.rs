@@ -345,7 +345,7 @@ mod tests {
     fn what_is_wrong_in_a_file_is_told_in_one_line_with_its_place() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("millstream.toml");
-        let told = |text: &str| {
+        let resolved = |text: &str| {
             std::fs::write(&path, text).expect("written");
             let options = ServeOptions { config: Some(path.clone()), ..ServeOptions::default() };
             ServeConfig::resolve(options)
@@ -358,12 +358,12 @@ mod tests {
             ("nonsense = 1\n", "nonsense"),
             ("[kafka-addr]\nx = 1\n", "kafka-addr.x"),
         ] {
-            let error = told(text).expect_err(text);
+            let error = resolved(text).expect_err(text);
             let file = path.display().to_string();
             assert!(error.contains(&file) && error.contains(said) && !error.contains('\n'), "{error}");
         }
         assert_eq!(
-            told("\"http.allowed.hosts\" = [\"a\", \"b\"]\n"),
+            resolved("\"http.allowed.hosts\" = [\"a\", \"b\"]\n"),
             Ok(vec!["a".to_string(), "b".to_string()])
         );
     }

@@ -47,9 +47,9 @@ async fn append(shard: &Shard) {
     let bytes = builder.build().expect("a batch");
     let header = BatchHeader::parse(&bytes).expect("a header");
     let batch = CheckedBatch { bytes, header, log_append_ms: None, max_timestamp: None };
-    let told = shard.submit(Submission { partition: partition_of(shard.id()), epoch_base: 0, batch });
+    let reply = shard.submit(Submission { partition: partition_of(shard.id()), epoch_base: 0, batch });
     shard.push();
-    told.await.expect("told").expect("appended");
+    reply.await.expect("a reply").expect("appended");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -89,7 +89,7 @@ mod tests {
             let (client, accepted) =
                 tokio::join!(tokio::net::TcpStream::connect(address), listeners[0].accept());
             let (_client, (accepted, _)) = (client.expect("connected"), accepted.expect("accepted"));
-            SockRef::from(&accepted).send_buffer_size().expect("told")
+            SockRef::from(&accepted).send_buffer_size().expect("a size")
         };
         // The system doubles the requested size, for its own overhead.
         assert_eq!([sizes(Some(16_384)).await, sizes(Some(65_536)).await], [32_768, 131_072]);

@@ -364,7 +364,7 @@ mod tests {
         let [slow, fast, starved, small, later] = &permits[..] else { unreachable!("five permits") };
         [slow, fast, starved].iter().for_each(|permit| permit.touch(now, coming(0, 10_000)));
         small.touch(now, coming(0, 0));
-        assert_eq!(registry.expel_slow_requests(RequestSize::Large, now), 0, "nobody is judged at once");
+        assert_eq!(registry.expel_slow_requests(RequestSize::Large, now), 0, "no request is judged at once");
         let then = now + SLOW_AFTER;
         fast.touch(then, coming(0, 100_000));
         let _waiting = starved.activity.memory_wait.begin(now);

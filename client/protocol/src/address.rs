@@ -47,7 +47,7 @@ pub enum AddressFault {
     /// Nothing in front of the port.
     #[error("the host is missing")]
     NoHost,
-    /// An IPv6 address whose end cannot be told from the port.
+    /// An IPv6 address whose end cannot be distinguished from the port.
     #[error("an IPv6 address is written in brackets, like [::1]:9092")]
     Unbracketed,
     /// Something else than an IPv6 address in brackets.
