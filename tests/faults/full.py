@@ -17,6 +17,8 @@ RETRIABLE = {7, 19}
 COMMITS = 200
 DISK_MIB = 640
 SMALL_DISK_MIB = 110
+# More than the broker has files at its start, and than fit into one block of inodes.
+INODES = 128
 LOW_BYTES = 160 << 20
 # The broker checks the disk once a second.
 LOOK_SECONDS_MAX = 5
@@ -274,10 +276,59 @@ def fill_the_rest(disk):
                 continue
 
 
+def fill_the_inodes(disk):
+    """Takes every inode that is left, and hardly a block."""
+    for n in range(10_000):
+        try:
+            (disk.mount / f"inode-{n}").touch()
+        except OSError:
+            return
+    raise AssertionError("inodes never run out")
+
+
+def refusal_words(broker):
+    """What the command line says of a record that is not taken within its time."""
+    done = subprocess.run([binary(), "produce", "big", "--bootstrap", broker.bootstrap, "--timeout", "3"],
+                          input="x\n", capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, f"{done}"
+    return done.stderr
+
+
+def no_inodes(report):
+    """A file system that has room, and takes no further file."""
+    with LoopFs(DISK_MIB, INODES) as disk:
+        broker = Broker(disk.mount / "data", settings={"disk.low.bytes": 0}, log_path=disk.folder / "broker.log").start()
+
+        def says_so():
+            with Wire(broker.bootstrap, 30) as wire:
+                wire.create_topic("big", 1)
+            fill_the_inodes(disk)
+            taken = fill_the_log(broker)
+            free = disk.free_bytes() >> 20
+            assert free > DISK_MIB // 4, f"{free} MiB are free"
+            operators_see(broker, "no inodes left")
+            words = refusal_words(broker)
+            assert "inode" in words and "disk is full" not in words, words
+            still_serves(broker, "big", taken)
+            return f"{taken} records taken, {free} MiB left"
+
+        def goes_on():
+            for path in disk.mount.glob("inode-*"):
+                path.unlink()
+            eventually(lambda: accepts(broker, "big"), "inodes are free and produce is still refused", 60)
+            eventually(lambda: http_get(broker.http, "/health/ready")[0] == 200, lambda: http_get(broker.http, "/health/ready")[1], LOOK_SECONDS_MAX)
+
+        try:
+            in_turn(report, broker, "no inodes", [("health and producers are not told of a full disk", says_so), ("free inodes, and produce goes on", goes_on)])
+        finally:
+            broker.kill()
+
+
 def run(report, _scale, _control):
     try:
         full_disk(report)
         full_at_once(report)
         small_disk(report)
+        no_inodes(report)
     except Exception as error:  # no file system, or a broker that does not start: what could not be tested counts as failed
         report.fail("full disk", f"{type(error).__name__}: {error}")

@@ -25,8 +25,8 @@ def _run(*command):
 class LoopFs:
     """An ext4 file system of `mib` MiB in a file below the cache, mounted while the object is in use."""
 
-    def __init__(self, mib):
-        self.mib = mib
+    def __init__(self, mib, inodes=None):
+        self.mib, self.inodes = mib, inodes
 
     def __enter__(self):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="loop-", dir=cache_dir()))
@@ -35,7 +35,7 @@ class LoopFs:
         with open(self.image, "wb") as image:
             image.truncate(self.mib << 20)
         # No blocks are reserved for root, so that "full" applies to every user.
-        _run("mkfs.ext4", "-q", "-m", "0", str(self.image))
+        _run("mkfs.ext4", "-q", "-m", "0", *(["-N", str(self.inodes)] if self.inodes else []), str(self.image))
         self._mount()
         return self
 

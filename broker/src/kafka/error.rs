@@ -64,7 +64,9 @@ impl From<&ProduceError> for ErrorCode {
             ProduceError::DuplicateSequence => ErrorCode::DUPLICATE_SEQUENCE_NUMBER,
             // Certainly not appended, and worth a retry on the same broker: this is the one code that every client retries
             // without refreshing its metadata each time. Sarama does not retry the storage error.
-            ProduceError::StorageFull | ProduceError::Unavailable => ErrorCode::NOT_ENOUGH_REPLICAS,
+            ProduceError::StorageFull | ProduceError::LogWaits | ProduceError::Unavailable => {
+                ErrorCode::NOT_ENOUGH_REPLICAS
+            }
             ProduceError::TransactionalUnsupported(_) => ErrorCode::INVALID_TXN_STATE,
             ProduceError::InvalidAcks => ErrorCode::INVALID_REQUIRED_ACKS,
             ProduceError::Timeout => ErrorCode::REQUEST_TIMED_OUT,

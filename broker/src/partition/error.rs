@@ -45,6 +45,9 @@ pub enum ProduceError {
     /// Retry later: the disk is full.
     #[error("the disk is full; produce again when there is room")]
     StorageFull,
+    /// Retry later: the log waits for space or for an inode.
+    #[error("the volume has no space or no inode for the log's next file; produce again when it has")]
+    LogWaits,
     #[error("acks is -1, 0 or 1")]
     InvalidAcks,
     /// Transactions are refused.

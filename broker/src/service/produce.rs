@@ -191,8 +191,11 @@ impl Service {
             return Err(ProduceError::TransactionalUnsupported("transactions are not supported".into()));
         }
         // What waits for a log file is answered by nobody: it is refused while those that are there have room.
-        if self.disk_is_low() || self.inner.log.waits_for_room() {
+        if self.disk_is_low() {
             return Err(ProduceError::StorageFull);
+        }
+        if self.inner.log.waits_for_room() {
+            return Err(ProduceError::LogWaits);
         }
         let ProducePart { topic, partition, records } = part;
         let place = topic.partitions.get(partition).ok_or(ProduceError::UnknownPartition)?;
