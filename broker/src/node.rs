@@ -316,7 +316,7 @@ fn open_store(
         pace: Arc::new(move |bytes| merges.pace(bytes)),
         memtable_bytes_max: config.broker.memtable_bytes,
         cache_bytes_max: config.broker.read_cache_bytes,
-        opened_bytes_max: config.broker.opened_bytes_max,
+        decompressed_bytes_max: config.broker.decompressed_bytes_max,
         open_files_max: descriptors.run_files,
         ..TablesConfig::default()
     };

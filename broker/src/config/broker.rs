@@ -284,7 +284,7 @@ pub struct BrokerConfig {
     /// Milliseconds for which an idle producer's state is kept.
     pub producer_id_expiration_ms: i64,
     /// Most bytes of a decompressed batch that are in memory at a time.
-    pub opened_bytes_max: usize,
+    pub decompressed_bytes_max: usize,
     /// Bytes of the block cache.
     pub read_cache_bytes: usize,
     /// Largest request in bytes.
@@ -383,7 +383,7 @@ impl BrokerConfig {
             num_partitions: values.number("num.partitions") as u32,
             offset_metadata_bytes_max: values.number("offset.metadata.max.bytes") as usize,
             offsets_retention_ms: values.number("offsets.retention.minutes") * 60_000,
-            opened_bytes_max: limits::DECOMPRESSED_BYTES_MAX.min(shares.opened as usize),
+            decompressed_bytes_max: limits::DECOMPRESSED_BYTES_MAX.min(shares.opened as usize),
             producer_id_check_ms: values.number("producer.id.expiration.check.interval.ms") as u64,
             producer_id_expiration_ms: values.number("producer.id.expiration.ms"),
             read_cache_bytes: set_or("read.cache.bytes", shares.read_cache),

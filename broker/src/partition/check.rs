@@ -1,7 +1,7 @@
-//! What a batch from a client must be before it is stored.
+//! Checks a batch from a client before it is stored.
 //!
-//! Each batch is walked once, before it is stored: what a consumer could not read is refused, and the largest timestamp
-//! in its header is made that of its records. Everything behind this check may rely on both.
+//! The records of each batch are read once, before it is stored: what a consumer could not read is refused, and the
+//! largest timestamp in the header is set to that of the records. All later code relies on both.
 
 use std::sync::Arc;
 
@@ -27,36 +27,36 @@ pub struct CheckedBatch {
     pub max_timestamp: Option<i64>,
 }
 
-/// What became of a batch that [`check_batch`] let pass.
+/// The result of [`check_batch`] for a batch that it did not refuse.
 #[derive(Clone, Debug)]
 pub enum Checked {
     /// It can be stored.
     Ready(CheckedBatch),
-    /// It is compressed, or is to be, and its records have to be looked at first.
-    Closed(ClosedBatch),
+    /// It is compressed, or must be recompressed: its records are checked separately, since that can take long.
+    Deferred(DeferredCheck),
 }
 
-/// A batch whose records are compressed, or have to be.
+/// The check of a batch that is compressed or must be recompressed.
 #[derive(Clone, Debug)]
-pub struct ClosedBatch {
+pub struct DeferredCheck {
     batch: CheckedBatch,
     topic: Arc<TopicConfig>,
     now_ms: i64,
 }
 
-/// Why a closed batch could not be opened.
+/// Why a deferred check failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OpenError {
-    /// It has more bytes of records than the caller allowed.
+pub enum CheckError {
+    /// Its records have more bytes than the caller allowed.
     TooLarge {
-        /// Most bytes that it may have.
+        /// The limit.
         bytes_max: usize,
     },
-    /// It may not be stored.
+    /// The batch is refused.
     Refused(ProduceError),
 }
 
-/// What a batch is checked against.
+/// The rules for a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckRules<'a> {
     /// The topic's configuration.
@@ -65,10 +65,10 @@ pub struct CheckRules<'a> {
     pub now_ms: i64,
 }
 
-/// Checks the record set of one partition of a produce request: exactly one batch, whole and true. Takes no longer than
-/// a look at each byte.
+/// Checks the record set of one partition of a produce request: exactly one batch, complete and correct. Takes about as
+/// long as reading each byte once.
 pub fn check_batch(records: &Bytes, rules: CheckRules<'_>) -> Result<Checked, ProduceError> {
-    // Old formats have the magic at the same place and are refused by name.
+    // Old formats have the magic at the same offset and are refused by name.
     let magic =
         *records.get(16).ok_or_else(|| ProduceError::Corrupt("the record set has no batch".into()))?;
     if magic < 2 {
@@ -90,56 +90,56 @@ pub fn check_batch(records: &Bytes, rules: CheckRules<'_>) -> Result<Checked, Pr
         batch.check_records(payload.summarize(&header), payload, rules.topic, rules.now_ms)?;
         return Ok(Checked::Ready(batch));
     }
-    Ok(Checked::Closed(ClosedBatch { batch, topic: rules.topic.clone(), now_ms: rules.now_ms }))
+    Ok(Checked::Deferred(DeferredCheck { batch, topic: rules.topic.clone(), now_ms: rules.now_ms }))
 }
 
-/// The codec that the topic brings the batch to, unless it has that already.
+/// The codec that the topic requires, unless the batch has it already.
 fn wanted_codec(header: &BatchHeader, topic: &TopicConfig) -> Option<Codec> {
     let wanted = topic.compression?.codec;
     (header.attributes.codec() != Ok(wanted)).then_some(wanted)
 }
 
-impl ClosedBatch {
+impl DeferredCheck {
     /// Length of the batch as it was sent.
     pub fn sent_bytes(&self) -> usize {
         self.batch.bytes.len()
     }
 
-    /// Checks every record, and compresses them anew where the topic has another codec.
+    /// Checks every record, and recompresses them if the topic requires another codec.
     ///
-    /// Records that stay as they are are decompressed piece by piece. For another codec they are decompressed as a whole,
+    /// Records that keep their codec are decompressed piece by piece. For another codec they are decompressed completely,
     /// and may then have no more bytes than `limits` allows in memory.
-    pub fn open(&self, limits: StreamLimits) -> Result<CheckedBatch, OpenError> {
+    pub fn run(&self, limits: StreamLimits) -> Result<CheckedBatch, CheckError> {
         match wanted_codec(&self.batch.header, &self.topic) {
             Some(codec) => self.recompress(codec, limits.memory_bytes_max.min(limits.payload_bytes_max)),
             None => {
-                let codec = self.batch.header.attributes.codec().map_err(open_error)?;
+                let codec = self.batch.header.attributes.codec().map_err(check_error)?;
                 self.check(Payload::new(codec, &self.batch.bytes[HEADER_BYTES..], limits))
             }
         }
     }
 
-    fn check(&self, payload: Payload<'_>) -> Result<CheckedBatch, OpenError> {
+    fn check(&self, payload: Payload<'_>) -> Result<CheckedBatch, CheckError> {
         let found = match payload.summarize(&self.batch.header) {
             Err(error @ (BatchError::TooLarge { .. } | BatchError::Decompress { .. })) => {
-                return Err(open_error(error));
+                return Err(check_error(error));
             }
             found => found,
         };
         let mut checked = self.batch.clone();
         let done = checked.check_records(found, payload, &self.topic, self.now_ms);
-        done.map_err(OpenError::Refused).map(|()| checked)
+        done.map_err(CheckError::Refused).map(|()| checked)
     }
 
-    fn recompress(&self, codec: Codec, bytes_max: usize) -> Result<CheckedBatch, OpenError> {
-        let sent_codec = self.batch.header.attributes.codec().map_err(open_error)?;
-        check_portable(sent_codec, &self.batch.bytes[HEADER_BYTES..]).map_err(open_error)?;
-        let records = decode_records(&self.batch.bytes, bytes_max).map_err(open_error)?;
+    fn recompress(&self, codec: Codec, bytes_max: usize) -> Result<CheckedBatch, CheckError> {
+        let sent_codec = self.batch.header.attributes.codec().map_err(check_error)?;
+        check_portable(sent_codec, &self.batch.bytes[HEADER_BYTES..]).map_err(check_error)?;
+        let records = decode_records(&self.batch.bytes, bytes_max).map_err(check_error)?;
         if records.payload_bytes() > bytes_max {
-            return Err(OpenError::TooLarge { bytes_max });
+            return Err(CheckError::TooLarge { bytes_max });
         }
         let checked = self.check(Payload::uncompressed(records.payload()))?;
-        self.compress(checked, &records, codec).map_err(OpenError::Refused)
+        self.compress(checked, &records, codec).map_err(CheckError::Refused)
     }
 
     fn compress(
@@ -152,21 +152,21 @@ impl ClosedBatch {
             return Err(ProduceError::MessageTooLarge);
         }
         let level = self.topic.compression.and_then(|compression| compression.level);
-        // Memory is all that can fail here, and a length that the header has no room for.
+        // This can fail only for lack of memory or because the length does not fit into the header.
         let bytes = recompress(&batch.header, records, codec, level);
         let bytes = bytes.map_err(|_| ProduceError::MessageTooLarge)?;
         if bytes.len() > self.topic.max_message_bytes {
             return Err(ProduceError::MessageTooLarge);
         }
         let header = BatchHeader::parse(&bytes).map_err(refusal)?;
-        // What was written has the header's largest timestamp.
+        // The new batch has the largest timestamp of `batch.header`.
         Ok(CheckedBatch { bytes, header, max_timestamp: None, ..batch })
     }
 }
 
 impl CheckedBatch {
-    /// Checks what was found in the records, and makes the header's largest timestamp theirs. Reads the payload again to
-    /// name the records for which it is refused.
+    /// Checks the summary of the records, and sets the header's largest timestamp to theirs. Reads the payload again to
+    /// list the records for which the batch is refused.
     fn check_records(
         &mut self,
         found: Result<RecordSummary, BatchError>,
@@ -181,7 +181,7 @@ impl CheckedBatch {
             }
         };
         let is_wrong = |time| check_time(time, topic, now_ms).is_err();
-        // A smallest time that is none hides one that is too old.
+        // If a record has no timestamp, the minimum hides those that are too old.
         let may_hide = found.min_timestamp < 0 && topic.timestamp_before_max_ms < i64::MAX;
         let suspicious = (topic.compact && found.keyless > 0)
             || may_hide
@@ -229,7 +229,7 @@ fn refused(
     for (index, record) in (0..).zip(payload.heads(header.record_count)) {
         let checked = match record {
             Err(error @ BatchError::Record { .. }) => Err(error.into()),
-            // That is the whole batch's fault, not a record's.
+            // The batch as a whole is wrong, not one record.
             Err(error) => return Some(invalid(&error)),
             Ok(record) if record.offset_delta != index => {
                 Err(BatchError::Record { index: index as usize, what: OFFSET_DELTA }.into())
@@ -248,7 +248,7 @@ fn refused(
     (refused.total > 0).then(|| ProduceError::RefusedRecords(Box::new(refused)))
 }
 
-/// Whether a producer's time is near enough to the broker's; a negative one is none.
+/// Checks that a producer's timestamp is close enough to the broker's clock; a negative one means that there is none.
 fn check_time(time: i64, topic: &TopicConfig, now_ms: i64) -> Result<(), TimestampFault> {
     if topic.timestamp_type == TimestampType::LogAppend || time < 0 {
         return Ok(());
@@ -267,12 +267,12 @@ fn invalid(error: &BatchError) -> ProduceError {
     ProduceError::InvalidRecord(error.to_string())
 }
 
-fn open_error(error: BatchError) -> OpenError {
+fn check_error(error: BatchError) -> CheckError {
     match error {
-        BatchError::TooLarge { bytes_max } => OpenError::TooLarge { bytes_max },
+        BatchError::TooLarge { bytes_max } => CheckError::TooLarge { bytes_max },
         // The CRC is right, so this is what the client wrote, and sending it again makes it no better: not the code of
         // corrupt bytes, after which clients do that.
-        other => OpenError::Refused(invalid(&other)),
+        other => CheckError::Refused(invalid(&other)),
     }
 }
 
@@ -346,9 +346,9 @@ mod tests {
     fn check(batch: &Bytes, topic: &Arc<TopicConfig>) -> Result<CheckedBatch, ProduceError> {
         match check_batch(batch, CheckRules { topic, now_ms: NOW_MS })? {
             Checked::Ready(batch) => Ok(batch),
-            Checked::Closed(batch) => batch.open(LIMITS).map_err(|error| match error {
-                OpenError::Refused(error) => error,
-                OpenError::TooLarge { .. } => ProduceError::MessageTooLarge,
+            Checked::Deferred(batch) => batch.run(LIMITS).map_err(|error| match error {
+                CheckError::Refused(error) => error,
+                CheckError::TooLarge { .. } => ProduceError::MessageTooLarge,
             }),
         }
     }
@@ -366,7 +366,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(300))]
 
-        /// The seam that consumers rely on: what is accepted can be decoded to its end, and its header is true.
+        /// Consumers rely on this: an accepted batch can be decoded to its end, and its header is correct.
         #[test]
         fn what_is_accepted_can_be_read_and_its_header_is_true(
             times in prop::collection::vec(-1..NOW_MS, 1..20),

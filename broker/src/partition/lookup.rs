@@ -151,7 +151,7 @@ fn newest(
 struct Batch {
     header: BatchHeader,
     bytes: Bytes,
-    opened_bytes_max: usize,
+    decompressed_bytes_max: usize,
 }
 
 fn read(
@@ -169,7 +169,7 @@ impl Batch {
     fn parse(bytes: Bytes, tables: &Tables) -> Result<Batch, FetchError> {
         let bytes = split(&bytes).next().ok_or(FetchError::Unavailable)?.map_err(|e| not_a_batch(&e))?;
         let header = BatchHeader::parse(&bytes).map_err(|e| not_a_batch(&e))?;
-        Ok(Batch { header, bytes, opened_bytes_max: tables.opened_bytes_max() })
+        Ok(Batch { header, bytes, decompressed_bytes_max: tables.decompressed_bytes_max() })
     }
 
     /// The first record that matches.
@@ -197,7 +197,7 @@ impl Batch {
     /// The records, to be decompressed piece by piece, as they were when they were checked.
     fn pieces(&self) -> Result<Payload<'_>, BatchError> {
         let limits = StreamLimits {
-            memory_bytes_max: self.opened_bytes_max,
+            memory_bytes_max: self.decompressed_bytes_max,
             payload_bytes_max: limits::DECOMPRESSED_BYTES_MAX,
         };
         Ok(Payload::new(self.header.attributes.codec()?, &self.bytes[HEADER_BYTES..], limits))
@@ -206,7 +206,7 @@ impl Batch {
     /// Visits the records in offset order until `visit` returns false.
     fn each(&self, mut visit: impl FnMut(FoundOffset) -> bool) -> Result<(), FetchError> {
         let header = &self.header;
-        let decoded = decode_records(&self.bytes, self.opened_bytes_max);
+        let decoded = decode_records(&self.bytes, self.decompressed_bytes_max);
         let payload = match &decoded {
             Ok(records) => Payload::uncompressed(records.payload()),
             Err(BatchError::TooLarge { .. }) => self.pieces().map_err(|e| not_a_batch(&e))?,

@@ -24,7 +24,7 @@ mod staged;
 mod view;
 mod waiters;
 
-pub use check::{CheckRules, Checked, CheckedBatch, ClosedBatch, OpenError, check_batch};
+pub use check::{CheckError, CheckRules, Checked, CheckedBatch, DeferredCheck, check_batch};
 pub use error::{ProduceError, RefusedRecord, RefusedRecords};
 pub use host::ShardHost;
 pub use lookup::{FoundOffset, OffsetQuery, find_offset, first_record};

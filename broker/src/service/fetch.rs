@@ -58,7 +58,7 @@ impl Service {
         if !query.reads_records() {
             return partition::find_offset(host, id, query, epoch).await;
         }
-        let permit = self.inner.opener.place().await;
+        let permit = self.inner.decompression.permit().await;
         // In a task of its own, so that it ends and keeps its permit also when the caller goes away.
         let found = tokio::spawn(async move {
             let found = partition::find_offset(host, id, query, epoch).await;

@@ -36,7 +36,7 @@ use crate::{
 };
 use changes::Changes;
 use disk_headroom::DiskHeadroom;
-use produce::{AheadWarnings, Opener};
+use produce::{AheadWarnings, Decompression};
 use producers::ProducerIds;
 
 pub use changes::{Change, ChangeError, ConfigTurn, PendingChange};
@@ -85,7 +85,7 @@ struct Inner {
     log: Arc<Wal>,
     /// Set while flushes fail.
     flush_trouble: Mutex<Option<FlushTrouble>>,
-    opener: Opener,
+    decompression: Decompression,
     ahead_warnings: AheadWarnings,
     changes: Changes,
     facts: BrokerFacts,
@@ -103,7 +103,7 @@ impl Service {
     ) -> Service {
         let groups = Groups::new(&shards, serve.broker.groups.clone());
         let replies = Replies::new(serve.broker.replies_bytes_max);
-        let opener = Opener::new(serve.broker.opened_bytes_max);
+        let decompression = Decompression::new(serve.broker.decompressed_bytes_max);
         let inner = Inner {
             cluster,
             metadata,
@@ -116,7 +116,7 @@ impl Service {
             disk_headroom: DiskHeadroom::default(),
             log,
             flush_trouble: Mutex::default(),
-            opener,
+            decompression,
             ahead_warnings: AheadWarnings::default(),
             changes: Changes::default(),
             facts,

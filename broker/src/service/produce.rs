@@ -1,8 +1,8 @@
-//! Produce: batches are checked, opened where the topic wants that, ordered and queued; then their outcome is waited for.
+//! Produce: checks batches, recompresses them if the topic requires it, orders and queues them, and waits for the result.
 //!
-//! Records that are not compressed are checked at once, whatever their size. To open a compressed batch may take long, so
-//! a large one is opened on a thread for such work, and all that the same client sends meanwhile queues behind it: see
-//! [`Turns`]. A batch is decompressed piece by piece to check it, and as a whole only to compress it anew.
+//! Uncompressed records are checked at once, whatever their size. Decompression can take long, so a large compressed batch
+//! is checked on a blocking thread, and later batches of the same client queue behind it: see [`Turns`]. A batch is
+//! decompressed piece by piece to be checked, and completely only to be recompressed.
 
 use std::{
     sync::{
@@ -19,33 +19,35 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::{Appended, Inner, ProduceError, ProducePart, Service, TopicView, Turns};
 use crate::{
     clock,
-    partition::{CheckRules, Checked, CheckedBatch, ClosedBatch, OpenError, Shard, Submission, check_batch},
+    partition::{
+        CheckError, CheckRules, Checked, CheckedBatch, DeferredCheck, Shard, Submission, check_batch,
+    },
     telemetry::Meter,
 };
 
-/// A batch that is sent with at most as many bytes is opened at once, if it has not more when it is open: that takes
-/// about as long as the way to another thread and back.
-const SENT_AT_ONCE_BYTES_MAX: usize = 32 << 10;
-const OPENED_AT_ONCE_BYTES_MAX: usize = 128 << 10;
-const OPENED_AT_ONCE: StreamLimits =
-    StreamLimits { memory_bytes_max: OPENED_AT_ONCE_BYTES_MAX, payload_bytes_max: OPENED_AT_ONCE_BYTES_MAX };
-/// Larger ones that are open at the same time; each may take as much memory as [`Opener`] allows.
-const OPEN_AT_ONCE_MAX: usize = 2;
+/// A compressed batch of at most this size is checked at once if it expands to at most the next constant: that takes
+/// about as long as a round trip to another thread.
+const INLINE_SENT_BYTES_MAX: usize = 32 << 10;
+const INLINE_BYTES_MAX: usize = 128 << 10;
+const INLINE: StreamLimits =
+    StreamLimits { memory_bytes_max: INLINE_BYTES_MAX, payload_bytes_max: INLINE_BYTES_MAX };
+/// Larger batches that are decompressed at the same time; each may take as much memory as [`Decompression`] allows.
+const DECOMPRESSIONS_MAX: usize = 2;
 
-/// A record that is later than the broker's clock by more than this is worth a warning.
+/// A warning is logged for a record that is ahead of the broker's clock by more than this.
 const AHEAD_WARNED_MS: i64 = 3_600_000;
-/// One of these warnings comes at most so often.
+/// Minimum interval between these warnings.
 const AHEAD_WARNINGS_INTERVAL_MS: i64 = 60_000;
 
-/// Warns of producers whose clocks are far ahead, where the topic lets them be: lookups by time find their records later
-/// than everything else. (Retention does not wait for that time: it counts from when they were appended.)
+/// Warns of producers whose clocks are far ahead, if the topic accepts them: lookups by time find their records after all
+/// others. (Retention does not wait for that time: it counts from the append time.)
 #[derive(Debug, Default)]
 pub(super) struct AheadWarnings {
     last_ms: AtomicI64,
 }
 
 impl AheadWarnings {
-    fn look_at(&self, topic: &str, batch: &CheckedBatch, now_ms: i64) {
+    fn check(&self, topic: &str, batch: &CheckedBatch, now_ms: i64) {
         let ahead_ms = batch.header.max_timestamp.saturating_sub(now_ms);
         if ahead_ms > AHEAD_WARNED_MS && batch.log_append_ms.is_none() && self.is_due(now_ms) {
             let timestamp_ms = batch.header.max_timestamp;
@@ -60,50 +62,50 @@ impl AheadWarnings {
     }
 }
 
-/// Opens batches away from the threads that serve connections.
+/// Decompresses batches on blocking threads, a few at a time.
 #[derive(Debug)]
-pub(super) struct Opener {
-    places: Arc<Semaphore>,
+pub(super) struct Decompression {
+    permits: Arc<Semaphore>,
     limits: StreamLimits,
 }
 
-impl Opener {
-    /// Each batch that is open takes at most that much memory.
-    pub(super) fn new(opened_bytes_max: usize) -> Opener {
+impl Decompression {
+    /// At most `decompressed_bytes_max` of a decompressed batch are in memory at a time.
+    pub(super) fn new(decompressed_bytes_max: usize) -> Decompression {
         let limits = StreamLimits {
-            memory_bytes_max: opened_bytes_max,
+            memory_bytes_max: decompressed_bytes_max,
             payload_bytes_max: limits::DECOMPRESSED_BYTES_MAX,
         };
-        Opener { places: Arc::new(Semaphore::new(OPEN_AT_ONCE_MAX)), limits }
+        Decompression { permits: Arc::new(Semaphore::new(DECOMPRESSIONS_MAX)), limits }
     }
 
-    /// Waits for its turn to have a batch open. Never `None`: nobody closes the semaphore.
-    pub(super) async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        self.places.clone().acquire_owned().await.ok()
+    /// Waits for a permit to decompress a batch. Never `None`: the semaphore is never closed.
+    pub(super) async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        self.permits.clone().acquire_owned().await.ok()
     }
 
-    async fn open(&self, batch: ClosedBatch) -> Result<CheckedBatch, ProduceError> {
-        let place = self.place().await.ok_or(ProduceError::Unavailable)?;
+    async fn run(&self, check: DeferredCheck) -> Result<CheckedBatch, ProduceError> {
+        let permit = self.permit().await.ok_or(ProduceError::Unavailable)?;
         let limits = self.limits;
-        let opened = tokio::task::spawn_blocking(move || {
-            let opened = batch.open(limits);
-            drop(place);
-            opened
+        let checked = tokio::task::spawn_blocking(move || {
+            let checked = check.run(limits);
+            drop(permit);
+            checked
         });
-        match opened.await {
-            Ok(opened) => opened.map_err(refusal),
+        match checked.await {
+            Ok(checked) => checked.map_err(refusal),
             Err(error) => {
-                tracing::error!(%error, "a batch could not be opened");
+                tracing::error!(%error, "a batch could not be decompressed");
                 Err(ProduceError::Unavailable)
             }
         }
     }
 }
 
-fn refusal(error: OpenError) -> ProduceError {
+fn refusal(error: CheckError) -> ProduceError {
     match error {
-        OpenError::Refused(error) => error,
-        OpenError::TooLarge { bytes_max } => ProduceError::InvalidRecord(format!(
+        CheckError::Refused(error) => error,
+        CheckError::TooLarge { bytes_max } => ProduceError::InvalidRecord(format!(
             "the batch has more than {bytes_max} bytes of records when it is decompressed"
         )),
     }
@@ -112,13 +114,13 @@ fn refusal(error: OpenError) -> ProduceError {
 /// Whether the batches of a call are queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queueing {
-    /// All that are not refused are.
+    /// All that are not refused are queued.
     Done,
-    /// Large ones are opened first, or wait for those of an earlier call.
+    /// Large ones are decompressed first, or wait for those of an earlier call.
     Pending,
 }
 
-/// A batch with its place.
+/// A checked batch with its partition and shard.
 struct Prepared {
     topic: Arc<TopicView>,
     shard: Arc<Shard>,
@@ -129,16 +131,16 @@ struct Prepared {
 }
 
 type PreparedBatch = Result<Prepared, ProduceError>;
-/// A batch that is queued, and who tells what became of it.
+/// A queued batch, with the receiver of its result.
 type Queued = Result<(oneshot::Receiver<Result<Appended, ProduceError>>, Moved), ProduceError>;
 
 impl Service {
-    /// Checks, orders and queues the batches before it returns, unless some must be opened that are large; the future
-    /// tells what became of each. Batches of two calls with the same turns for one partition are appended in the order
-    /// of the calls.
+    /// Checks, orders and queues the batches before it returns, unless large ones must be decompressed; the future gives
+    /// the result of each. Batches of two calls with the same turns for one partition are appended in the order of the
+    /// calls.
     ///
-    /// Dropping the future of queued batches only loses the answer. Dropping it while their queueing is pending drops all
-    /// of them, never some: run it as a change where they are to be appended all the same.
+    /// Dropping the future of queued batches only loses the results. Dropping it while their queueing is pending drops all
+    /// of them, never some: run it as a change if they must be appended nevertheless.
     pub fn produce(
         &self,
         turns: &Turns,
@@ -149,7 +151,8 @@ impl Service {
         let (now_ms, begun) = (clock::now_ms(), clock::monotonic());
         let prepared: Vec<_> =
             parts.into_iter().map(|part| self.prepare(part, transactional, now_ms)).collect();
-        let takes_time = |one: &PreparedBatch| matches!(one, Ok(Prepared { batch: Checked::Closed(_), .. }));
+        let takes_time =
+            |one: &PreparedBatch| matches!(one, Ok(Prepared { batch: Checked::Deferred(_), .. }));
         let turn = turns.take(prepared.iter().any(takes_time));
         let inner = self.inner.clone();
         let (queueing, queued) = match turn {
@@ -161,14 +164,14 @@ impl Service {
             }
             Some(mut turn) => {
                 let inner = inner.clone();
-                let opening = async move {
-                    let opened = join_all(prepared.into_iter().map(|one| inner.open(one))).await;
+                let checking = async move {
+                    let checked = join_all(prepared.into_iter().map(|one| inner.finish_check(one))).await;
                     turn.comes().await;
-                    let (queued, touched) = inner.queue(opened);
+                    let (queued, touched) = inner.queue(checked);
                     touched.iter().for_each(|shard| shard.push());
                     queued
                 };
-                (Queueing::Pending, Either::Right(opening))
+                (Queueing::Pending, Either::Right(checking))
             }
         };
         let deadline = tokio::time::Instant::from_std(clock::deadline(timeout));
@@ -190,7 +193,7 @@ impl Service {
         if transactional {
             return Err(ProduceError::TransactionalUnsupported("transactions are not supported".into()));
         }
-        // What waits for a log file is answered by nobody: it is refused while those that are there have room.
+        // A batch that waits for a log file gets no reply: it is refused while the existing files still have space.
         if self.disk_is_low() {
             return Err(ProduceError::StorageFull);
         }
@@ -201,18 +204,18 @@ impl Service {
         let place = topic.partitions.get(partition).ok_or(ProduceError::UnknownPartition)?;
         let shard = self.inner.shards.get(&place.group).ok_or(ProduceError::NotLeader)?.clone();
         let (partition, epoch_base) = (place.id, place.epoch_base);
-        let batch = open_if_small(check_batch(&records, CheckRules { topic: &topic.config, now_ms })?)?;
+        let batch = check_if_small(check_batch(&records, CheckRules { topic: &topic.config, now_ms })?)?;
         Ok(Prepared { topic, shard, partition, epoch_base, batch, now_ms })
     }
 }
 
-fn open_if_small(batch: Checked) -> Result<Checked, ProduceError> {
+fn check_if_small(batch: Checked) -> Result<Checked, ProduceError> {
     match &batch {
-        Checked::Closed(closed) if closed.sent_bytes() <= SENT_AT_ONCE_BYTES_MAX => {
-            match closed.open(OPENED_AT_ONCE) {
-                Ok(opened) => Ok(Checked::Ready(opened)),
-                Err(OpenError::TooLarge { .. }) => Ok(batch),
-                Err(OpenError::Refused(error)) => Err(error),
+        Checked::Deferred(deferred) if deferred.sent_bytes() <= INLINE_SENT_BYTES_MAX => {
+            match deferred.run(INLINE) {
+                Ok(checked) => Ok(Checked::Ready(checked)),
+                Err(CheckError::TooLarge { .. }) => Ok(batch),
+                Err(CheckError::Refused(error)) => Err(error),
             }
         }
         _ => Ok(batch),
@@ -220,35 +223,35 @@ fn open_if_small(batch: Checked) -> Result<Checked, ProduceError> {
 }
 
 impl Inner {
-    async fn open(&self, prepared: PreparedBatch) -> PreparedBatch {
+    async fn finish_check(&self, prepared: PreparedBatch) -> PreparedBatch {
         let prepared = prepared?;
         match prepared.batch {
             Checked::Ready(_) => Ok(prepared),
-            Checked::Closed(closed) => {
-                let batch = Checked::Ready(self.opener.open(closed).await?);
+            Checked::Deferred(deferred) => {
+                let batch = Checked::Ready(self.decompression.run(deferred).await?);
                 Ok(Prepared { batch, ..prepared })
             }
         }
     }
 
-    /// Orders the batches and gives them to their shards, which are to be pushed then.
+    /// Orders the batches and submits them to their shards, which the caller must push.
     fn queue(&self, prepared: Vec<PreparedBatch>) -> (Vec<Queued>, Vec<Arc<Shard>>) {
         let mut touched: Vec<Arc<Shard>> = Vec::new();
         let queued = prepared.into_iter().map(|one| {
             let Prepared { topic, shard, partition, epoch_base, batch, now_ms } = one?;
-            // All are open by now.
+            // All are checked by now.
             let Checked::Ready(batch) = batch else { return Err(ProduceError::Unavailable) };
-            self.ahead_warnings.look_at(&topic.name, &batch, now_ms);
-            // What is refused takes no room.
+            self.ahead_warnings.check(&topic.name, &batch, now_ms);
+            // A refused batch takes no space.
             if !self.disk_headroom.take(batch.bytes.len()) {
                 return Err(ProduceError::StorageFull);
             }
             let moved = Moved { topic, bytes: batch.bytes.len(), records: batch.header.record_count };
-            let told = shard.submit(Submission { partition, epoch_base, batch });
+            let reply = shard.submit(Submission { partition, epoch_base, batch });
             if !touched.iter().any(|other| Arc::ptr_eq(other, &shard)) {
                 touched.push(shard);
             }
-            Ok((told, moved))
+            Ok((reply, moved))
         });
         (queued.collect(), touched)
     }
@@ -258,8 +261,8 @@ impl Inner {
         queued: Queued,
         deadline: tokio::time::Instant,
     ) -> Result<Appended, ProduceError> {
-        let (told, moved) = queued?;
-        match tokio::time::timeout_at(deadline, told).await {
+        let (reply, moved) = queued?;
+        match tokio::time::timeout_at(deadline, reply).await {
             Ok(Ok(result)) => result.inspect(|_| moved.count(&self.meter)),
             Ok(Err(_)) => Err(ProduceError::NotLeader),
             Err(_) => Err(ProduceError::Timeout),
@@ -267,7 +270,7 @@ impl Inner {
     }
 }
 
-/// A batch that is on its way.
+/// What a batch adds to the counters once it is appended.
 struct Moved {
     topic: Arc<TopicView>,
     bytes: usize,

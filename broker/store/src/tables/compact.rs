@@ -159,7 +159,7 @@ impl Hash for KeyHash {
 /// The result of the first pass.
 #[derive(Default)]
 struct Scan {
-    opened_bytes_max: usize,
+    decompressed_bytes_max: usize,
     /// Offset of each key's newest value.
     newest: HashMap<KeyHash, i64, BuildHasherDefault<IdHasher>>,
     /// Values of transactions without a marker yet, by producer.
@@ -194,7 +194,7 @@ impl Scan {
             return;
         }
         // Bytes that cannot be decoded hide nothing.
-        let Ok(decoded) = decode_records(batch, self.opened_bytes_max) else { return };
+        let Ok(decoded) = decode_records(batch, self.decompressed_bytes_max) else { return };
         for record in decoded.iter().map_while(Result::ok) {
             if header.attributes.is_control() {
                 self.marker(header.producer_id, &record);
@@ -266,7 +266,7 @@ impl SecondPass<'_> {
     fn judge(&self, batch: &[u8], header: &BatchHeader, age_from_ms: i64) -> Option<Verdict> {
         let has_horizon = header.attributes.has_delete_horizon();
         let expired = has_horizon && self.policy.now_ms >= header.base_timestamp;
-        let decoded = decode_records(batch, self.scan.opened_bytes_max).ok()?;
+        let decoded = decode_records(batch, self.scan.decompressed_bytes_max).ok()?;
         let mut kept = Vec::with_capacity(header.record_count.clamp(0, 1 << 16) as usize);
         let mut count = 0;
         for record in decoded.iter() {
@@ -351,7 +351,7 @@ impl Tables {
         mut end: i64,
         sources: &mut Sources<'_>,
     ) -> Result<SecondPass<'a>, Ended> {
-        let mut scan = Scan { opened_bytes_max: self.config.opened_bytes_max, ..Scan::default() };
+        let mut scan = Scan { decompressed_bytes_max: self.config.decompressed_bytes_max, ..Scan::default() };
         'all: for part in &task.parts {
             for (number, region) in part.regions().iter().enumerate() {
                 if region.base_offset >= end {

@@ -101,7 +101,7 @@ impl<'a> Sources<'a> {
     ) -> Result<(), Ended> {
         // A batch with a timestamp gives its own age; for others the region's age is precise enough.
         let appended_ms = part.regions()[region].age_from_ms;
-        let opened_bytes_max = self.tables.config.opened_bytes_max;
+        let decompressed_bytes_max = self.tables.config.decompressed_bytes_max;
         let bytes = self.region(task.partition, part, region)?;
         for batch in Batches::of(&bytes) {
             let at = part.span(region..region + 1).start;
@@ -111,7 +111,7 @@ impl<'a> Sources<'a> {
             }
             let batch = &bytes[range];
             let (batch, header) = if part.run.has_untrue_times {
-                corrected(batch, &header, opened_bytes_max)
+                corrected(batch, &header, decompressed_bytes_max)
             } else {
                 (Cow::Borrowed(batch), header)
             };

@@ -106,7 +106,7 @@ pub struct TablesConfig {
     /// Keys that a compaction holds in memory; a partition with more takes several rounds.
     pub compact_keys_max: usize,
     /// A batch that expands to more is copied unchanged.
-    pub opened_bytes_max: usize,
+    pub decompressed_bytes_max: usize,
     /// Called by merges with the bytes of each step: it may wait, to limit the rate.
     pub pace: Arc<dyn Fn(u64) -> Pace + Send + Sync>,
     /// Called by an insert that makes a flush needed, once until the flush: it must not block.
@@ -129,7 +129,7 @@ impl Default for TablesConfig {
             merge_runs_min: 4,
             merge_runs_max: 16,
             compact_keys_max: (1 << 19) / 8 * 7,
-            opened_bytes_max: limits::DECOMPRESSED_BYTES_MAX,
+            decompressed_bytes_max: limits::DECOMPRESSED_BYTES_MAX,
             pace: Arc::new(|_| Pace::Go),
             full: Arc::new(|| {}),
         }
@@ -310,8 +310,8 @@ impl Tables {
     }
 
     /// Most bytes to which a batch may expand when it is decoded.
-    pub fn opened_bytes_max(&self) -> usize {
-        self.config.opened_bytes_max
+    pub fn decompressed_bytes_max(&self) -> usize {
+        self.config.decompressed_bytes_max
     }
 
     fn mark<R>(&self, group: RaftGroupId, change: impl FnOnce(&mut Marks) -> R) -> R {
@@ -339,7 +339,8 @@ impl Tables {
     /// the log keeps such entries until they are flushed.
     pub fn with_true_times(&self, batch: StoredBatch) -> StoredBatch {
         let Ok(header) = BatchHeader::parse(&batch.bytes) else { return batch };
-        let (bytes, header) = timestamps::corrected(&batch.bytes, &header, self.config.opened_bytes_max);
+        let (bytes, header) =
+            timestamps::corrected(&batch.bytes, &header, self.config.decompressed_bytes_max);
         match bytes {
             Cow::Borrowed(_) => batch,
             Cow::Owned(bytes) => {

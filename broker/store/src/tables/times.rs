@@ -104,7 +104,7 @@ impl Tables {
                 .map_err(|reason| part.damaged(partition, part.span(region..region + 1).start, reason))?;
             let batch = bytes.slice(range);
             if part.run.has_untrue_times {
-                let (corrected, header) = corrected(&batch, &header, self.config.opened_bytes_max);
+                let (corrected, header) = corrected(&batch, &header, self.config.decompressed_bytes_max);
                 look(Bytes::copy_from_slice(&corrected), &header);
             } else {
                 look(batch, &header);

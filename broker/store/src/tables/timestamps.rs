@@ -28,9 +28,9 @@ fn may_be_wrong(header: &BatchHeader) -> bool {
 pub(super) fn corrected<'a>(
     batch: &'a [u8],
     header: &BatchHeader,
-    opened_bytes_max: usize,
+    decompressed_bytes_max: usize,
 ) -> (Cow<'a, [u8]>, BatchHeader) {
-    let max_timestamp = max_timestamp(batch, header, opened_bytes_max);
+    let max_timestamp = max_timestamp(batch, header, decompressed_bytes_max);
     if max_timestamp == header.max_timestamp {
         return (Cow::Borrowed(batch), *header);
     }
@@ -42,11 +42,11 @@ pub(super) fn corrected<'a>(
 }
 
 /// The largest timestamp of the records, as far as they can be decoded; the header's where they cannot.
-fn max_timestamp(batch: &[u8], header: &BatchHeader, opened_bytes_max: usize) -> i64 {
+fn max_timestamp(batch: &[u8], header: &BatchHeader, decompressed_bytes_max: usize) -> i64 {
     if !may_be_wrong(header) {
         return header.max_timestamp;
     }
-    let Ok(records) = decode_records(batch, opened_bytes_max) else { return header.max_timestamp };
+    let Ok(records) = decode_records(batch, decompressed_bytes_max) else { return header.max_timestamp };
     let time = |delta| header.base_timestamp.saturating_add(delta);
     let times = records.iter().map_while(Result::ok).map(|record| time(record.timestamp_delta));
     times.max().map_or(header.max_timestamp, |time| time.max(-1))
