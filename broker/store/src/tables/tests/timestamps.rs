@@ -2,7 +2,8 @@
 
 use std::{
     fs::{self, File},
-    time::{SystemTime, UNIX_EPOCH},
+    os::unix::fs::MetadataExt,
+    time::UNIX_EPOCH,
 };
 
 use millstream_model::batch::{
@@ -100,10 +101,6 @@ const BEGIN_MS: i64 = 1_760_000_000_000;
 /// A time after every test.
 const LATER_MS: i64 = 4_000_000_000_000;
 
-fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as i64
-}
-
 /// A store with a run of version 1, of four partitions: batches of five records each, whose headers' largest
 /// timestamps are -1, with any codec; then 0, one that is too small, and a correct one; then records without
 /// timestamps; then correct ones.
@@ -146,8 +143,8 @@ fn check_old(tables: &Tables, partitions: &[PartitionId], behind: (Option<i64>, 
 #[test]
 fn a_run_of_an_earlier_version_is_no_older_than_its_file_and_its_records_are_found_by_their_times() {
     let dir = tempfile::tempdir().expect("a directory");
-    // The kernel stamps files by a clock that ticks some hundred times a second.
-    let restored_ms = now_ms() - 100;
+    let created = fs::metadata(dir.path()).expect("there");
+    let restored_ms = created.ctime() * 1000 + created.ctime_nsec() / 1_000_000;
     let (tables, partitions) = old_store(&dir);
     for &partition in &partitions {
         let ages: Vec<_> = tables.pieces(partition).iter().map(|piece| piece.age_from_ms).collect();
