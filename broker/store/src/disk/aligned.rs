@@ -3,10 +3,10 @@
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
     ops::{Deref, DerefMut},
-    ptr::{NonNull, null_mut},
+    ptr::NonNull,
 };
 
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use memmap2::{Advice, MmapMut, MmapRaw};
 
 /// Direct I/O requires addresses, positions and lengths that are multiples of this.
 pub const BLOCK_BYTES: usize = 4096;
@@ -24,14 +24,15 @@ pub const fn align_down(n: usize) -> usize {
 /// A buffer of at least this length has its own mapping, so that dropping it returns the memory to the system
 /// at once instead of to the allocator.
 const MAPPED_BYTES_MIN: usize = 1 << 20;
-/// Memory in pages of this size cuts the cost of a direct write to a third: the kernel looks up one page and
-/// passes it to the device instead of 512.
-const HUGE_PAGE_BYTES: usize = 2 << 20;
+/// Memory in pages of this size costs direct I/O a third less: the kernel looks up one page instead of 512.
+pub(super) const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// A buffer aligned to the block size.
 pub struct AlignedBuf {
     start: NonNull<u8>,
     len: usize,
+    /// The mapping that contains the buffer; `None` if it is from the allocator.
+    mapping: Option<MmapRaw>,
 }
 
 // SAFETY: the buffer owns its memory, as a Vec does.
@@ -40,17 +41,18 @@ unsafe impl Send for AlignedBuf {}
 unsafe impl Sync for AlignedBuf {}
 
 impl AlignedBuf {
-    /// A zeroed buffer of `len` bytes; `len` is at least 1.
+    /// A zeroed buffer of `len` bytes; `len` is at least 1. From 2 MiB on it is in huge pages if the system has them.
     pub fn zeroed(len: usize) -> AlignedBuf {
         let layout = Self::layout(len);
-        let start = if len >= MAPPED_BYTES_MIN {
-            map(len)
+        let (start, mapping) = if len >= MAPPED_BYTES_MIN {
+            let (mapping, offset) = map(len).unwrap_or_else(|| handle_alloc_error(layout));
+            (mapping.as_mut_ptr().wrapping_add(offset), Some(mapping))
         } else {
             // SAFETY: the layout's size is not zero, which `layout` asserts.
-            unsafe { alloc_zeroed(layout) }
+            (unsafe { alloc_zeroed(layout) }, None)
         };
         let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        AlignedBuf { start, len }
+        AlignedBuf { start, len, mapping }
     }
 
     fn layout(len: usize) -> Layout {
@@ -73,40 +75,23 @@ impl AlignedBuf {
     }
 }
 
-/// A zeroed mapping of `len` bytes, of huge pages where one fits; null if the system is out of memory.
-fn map(len: usize) -> *mut u8 {
-    let len = align_up(len);
-    let spare = if len >= HUGE_PAGE_BYTES { HUGE_PAGE_BYTES } else { 0 };
-    let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
-    // SAFETY: a new mapping at an address that the system chooses, of nonzero length.
-    let Ok(whole) = (unsafe { mmap_anonymous(null_mut(), len + spare, prot, flags) }) else {
-        return null_mut();
-    };
-    let whole = whole.cast::<u8>();
-    if spare == 0 {
-        return whole;
+/// A mapping with space for `len` bytes and the offset at which they start: if they fill a huge page or more, at the
+/// start of one. The bytes around them are never touched, so they take only address space.
+fn map(len: usize) -> Option<(MmapRaw, usize)> {
+    if len < HUGE_PAGE_BYTES {
+        return Some((MmapMut::map_anon(len).ok()?.into(), 0));
     }
-    let before = whole.align_offset(HUGE_PAGE_BYTES).min(spare);
-    // SAFETY: both parts lie in the mapping and outside of the range that is returned; unmapping the ends of
-    // a mapping needs no memory. The advice changes no content, and a system without huge pages may refuse
-    // it.
-    unsafe {
-        let start = whole.add(before);
-        let cut = |from: *mut u8, len: usize| len == 0 || munmap(from.cast(), len).is_ok();
-        let is_cut = cut(whole, before) && cut(start.add(len), spare - before);
-        debug_assert!(is_cut, "the ends of a mapping can be cut off");
-        let _ = madvise(start.cast(), len, Advice::LinuxHugepage);
-        start
-    }
+    let mapping = MmapMut::map_anon(len + HUGE_PAGE_BYTES).ok()?;
+    let offset = mapping.as_ptr().align_offset(HUGE_PAGE_BYTES);
+    assert!(offset + len <= mapping.len(), "{len} bytes at {offset} in a mapping of {}", mapping.len());
+    // Whole pages only: the rest of the last one would be allocated for nothing. A system without huge pages may refuse.
+    let _ = mapping.advise_range(Advice::HugePage, offset, len / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES);
+    Some((mapping.into(), offset))
 }
 
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
-        if self.len >= MAPPED_BYTES_MIN {
-            // SAFETY: mapped in `zeroed` with the same length. Unmapping a whole mapping cannot fail.
-            let unmapped = unsafe { munmap(self.start.as_ptr().cast(), align_up(self.len)) };
-            debug_assert!(unmapped.is_ok(), "{unmapped:?}");
-        } else {
+        if self.mapping.is_none() {
             // SAFETY: allocated in `zeroed` with the same layout.
             unsafe { dealloc(self.start.as_ptr(), Self::layout(self.len)) }
         }
