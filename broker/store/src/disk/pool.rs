@@ -8,23 +8,35 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{AlignedBuf, align_up};
+use super::{AlignedBuf, align_up, aligned::HUGE_PAGE_BYTES};
 
-/// Spare buffers of one size, up to a bound.
+/// Buffers are cut from slabs of this length, which is in huge pages: a direct read into one looks up one page, not one for
+/// every 4 KiB.
+const SLAB_BYTES: usize = 2 * HUGE_PAGE_BYTES;
+
+/// Buffers of one size; the spare ones, beyond a bound, only as long as their slab has one in use.
 pub struct BufferPool {
     buffer_bytes: usize,
     spare_max: usize,
-    spare: Mutex<Vec<AlignedBuf>>,
+    spare: Mutex<Vec<SlabPart>>,
+}
+
+/// A part of a slab.
+///
+/// Invariant: of the parts that exist no two overlap, so its owner may write it.
+struct SlabPart {
+    slab: Arc<AlignedBuf>,
+    range: Range<usize>,
 }
 
 /// A buffer that returns to its pool when dropped.
 pub struct PooledBuf {
-    memory: Option<AlignedBuf>,
+    part: Option<SlabPart>,
     pool: Weak<BufferPool>,
 }
 
 impl BufferPool {
-    /// A pool of buffers of `buffer_bytes` that keeps at most `spare_max` unused ones.
+    /// A pool of buffers of `buffer_bytes` that keeps about `spare_max` unused ones: those of whole slabs.
     pub fn new(buffer_bytes: usize, spare_max: usize) -> Arc<BufferPool> {
         Arc::new(BufferPool { buffer_bytes: align_up(buffer_bytes), spare_max, spare: Mutex::default() })
     }
@@ -32,16 +44,72 @@ impl BufferPool {
     /// A buffer of at least `bytes` with arbitrary content. One that is larger than the pool's size is not
     /// pooled.
     pub fn take(self: &Arc<Self>, bytes: usize) -> PooledBuf {
-        let spare = if bytes <= self.buffer_bytes { self.spare.lock().pop() } else { None };
-        let memory = spare.unwrap_or_else(|| AlignedBuf::zeroed(align_up(bytes).max(self.buffer_bytes)));
-        PooledBuf { memory: Some(memory), pool: Arc::downgrade(self) }
+        if bytes > self.buffer_bytes {
+            return PooledBuf::alone(bytes);
+        }
+        let spare = self.spare.lock().pop();
+        let part = spare.unwrap_or_else(|| self.add_slab());
+        PooledBuf { part: Some(part), pool: Arc::downgrade(self) }
+    }
+
+    /// Adds the buffers of a new slab to the spare ones, but for the one that it returns.
+    fn add_slab(&self) -> SlabPart {
+        let count = self.slab_buffers();
+        let slab = Arc::new(AlignedBuf::zeroed(SLAB_BYTES.max(self.buffer_bytes)));
+        let part =
+            |n| SlabPart { slab: slab.clone(), range: n * self.buffer_bytes..(n + 1) * self.buffer_bytes };
+        self.spare.lock().extend((1..count).rev().map(part));
+        part(0)
+    }
+
+    fn slab_buffers(&self) -> usize {
+        (SLAB_BYTES / self.buffer_bytes).max(1)
+    }
+
+    fn put_back(&self, part: SlabPart) {
+        let slab = part.slab.clone();
+        let is_of_slab = |part: &SlabPart| Arc::ptr_eq(&part.slab, &slab);
+        let mut spare = self.spare.lock();
+        spare.push(part);
+        if spare.len() > self.spare_max
+            && spare.iter().filter(|part| is_of_slab(part)).count() == self.slab_buffers()
+        {
+            spare.retain(|part| !is_of_slab(part));
+        }
+        // The slab's memory goes back to the system outside of the lock, if it does.
+        drop(spare);
+        drop(slab);
+    }
+}
+
+impl SlabPart {
+    fn start(&self) -> *mut u8 {
+        assert!(self.range.end <= self.slab.len(), "{:?} of {}", self.range, self.slab.len());
+        self.slab.as_mut_ptr().wrapping_add(self.range.start)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: in bounds, and only this part's owner can write it, by the type's invariant.
+        unsafe { std::slice::from_raw_parts(self.start(), self.range.len()) }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.start(), self.range.len()) }
     }
 }
 
 impl PooledBuf {
+    /// A buffer of at least `bytes` that belongs to no pool.
+    pub fn alone(bytes: usize) -> PooledBuf {
+        let range = 0..align_up(bytes);
+        let slab = Arc::new(AlignedBuf::zeroed(range.end));
+        PooledBuf { part: Some(SlabPart { slab, range }), pool: Weak::new() }
+    }
+
     /// The whole buffer.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        self.memory.as_deref_mut().unwrap_or_default()
+        self.part.as_mut().map(SlabPart::bytes_mut).unwrap_or_default()
     }
 
     /// A part of it, as bytes that share ownership of the buffer.
@@ -52,10 +120,8 @@ impl PooledBuf {
 
 impl Drop for PooledBuf {
     fn drop(&mut self) {
-        let (Some(memory), Some(pool)) = (self.memory.take(), self.pool.upgrade()) else { return };
-        let mut spare = pool.spare.lock();
-        if memory.len() == pool.buffer_bytes && spare.len() < pool.spare_max {
-            spare.push(memory);
+        if let (Some(part), Some(pool)) = (self.part.take(), self.pool.upgrade()) {
+            pool.put_back(part);
         }
     }
 }
@@ -67,7 +133,7 @@ struct Part {
 
 impl AsRef<[u8]> for Part {
     fn as_ref(&self) -> &[u8] {
-        self.buffer.memory.as_ref().map_or(&[], |memory| &memory[self.range.clone()])
+        self.buffer.part.as_ref().map_or(&[], |part| &part.bytes()[self.range.clone()])
     }
 }
 
@@ -76,18 +142,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_comes_back_when_its_last_bytes_are_dropped_and_only_so_many_are_kept() {
-        let pool = BufferPool::new(8000, 1);
+    fn a_buffer_comes_back_when_its_last_bytes_are_dropped() {
+        let pool = BufferPool::new(SLAB_BYTES / 2, 1);
         let mut buffer = pool.take(100);
-        assert_eq!(buffer.bytes_mut().len(), 8192);
+        assert_eq!((buffer.bytes_mut().len(), pool.spare.lock().len()), (SLAB_BYTES / 2, 1));
         buffer.bytes_mut()[5] = 9;
         let bytes = buffer.into_bytes(5..7);
         let part = bytes.slice(..1);
+        let mut second = pool.take(100);
+        second.bytes_mut().fill(1);
         drop(bytes);
-        assert_eq!((part[0], pool.spare.lock().len()), (9, 0));
+        assert_eq!((part[0], pool.spare.lock().len()), (9, 0), "the second is the other half of the slab");
         drop(part);
         assert_eq!(pool.spare.lock().len(), 1);
-        drop((pool.take(1), pool.take(1), pool.take(9000)));
-        assert_eq!(pool.spare.lock().len(), 1, "one is kept, and none of another size");
+        drop(second);
+        assert_eq!(pool.spare.lock().len(), 0, "beyond the bound a slab that is not in use is dropped");
+    }
+
+    #[test]
+    fn slabs_are_used_again_and_those_beyond_the_bound_go() {
+        let pool = BufferPool::new(8000, 600);
+        assert_eq!(pool.slab_buffers(), SLAB_BYTES / 8192);
+        let starts = |count: usize| {
+            let mut buffers: Vec<PooledBuf> = (0..count).map(|_| pool.take(8192)).collect();
+            let mut starts: Vec<usize> =
+                buffers.iter_mut().map(|b| b.bytes_mut().as_ptr() as usize).collect();
+            starts.sort();
+            assert!(starts.is_sorted_by(|a, b| a + 8192 <= *b), "none overlaps another");
+            starts
+        };
+        let first = starts(512);
+        assert!(starts(512) == first, "they are used again");
+        assert_eq!(pool.spare.lock().len(), 512);
+        starts(2048);
+        assert_eq!(pool.spare.lock().len(), 512, "one slab is within the bound");
+        drop(pool.take(9000));
+        assert_eq!(pool.spare.lock().len(), 512, "none of another size is kept");
     }
 }

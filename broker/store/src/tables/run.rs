@@ -21,7 +21,7 @@ use super::{
     },
     manifest::RunRecord,
 };
-use crate::disk::{BLOCK_BYTES, BufferPool, Disk, DiskFile, OpenMode, align_down, align_up};
+use crate::disk::{BLOCK_BYTES, Disk, DiskFile, OpenMode, PooledBuf, align_down, align_up};
 
 /// The tail of a run that is read first when the store opens; small indexes fit into it.
 const TAIL_BYTES: usize = 64 << 10;
@@ -154,12 +154,13 @@ pub(super) fn read_window(
     file: &dyn DiskFile,
     position: u64,
     len: usize,
-    pool: &Arc<BufferPool>,
+    take: impl FnOnce(usize) -> PooledBuf,
 ) -> io::Result<Bytes> {
     let start = align_down(position as usize) as u64;
     let skip = (position - start) as usize;
-    let mut buffer = pool.take(skip + len);
-    let memory = &mut buffer.bytes_mut()[..align_up(skip + len).max(BLOCK_BYTES)];
+    let window = align_up(skip + len).max(BLOCK_BYTES);
+    let mut buffer = take(window);
+    let memory = &mut buffer.bytes_mut()[..window];
     let mut done = 0;
     while done < memory.len() {
         let n = file.read_at(&mut memory[done..], start + done as u64)?;
@@ -239,9 +240,8 @@ pub(super) fn read_index(disk: &dyn Disk, id: u64, record: &RunRecord) -> Result
         _ => DiskError::new(&path, &e).into(),
     })?;
     let damaged = |at: u64, reason| OpenError::from(Damage::new(&path, at, reason));
-    let buffers = BufferPool::new(TAIL_BYTES + 2 * BLOCK_BYTES, 1);
     let read = |position: u64, len: usize| {
-        read_window(&*file, position, len, &buffers).map_err(|e| match e.kind() {
+        read_window(&*file, position, len, PooledBuf::alone).map_err(|e| match e.kind() {
             io::ErrorKind::UnexpectedEof => damaged(position, "the file is shorter than it was written"),
             _ => DiskError::new(&path, &e).into(),
         })

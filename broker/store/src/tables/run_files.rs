@@ -98,7 +98,7 @@ impl RunFiles {
 
     /// Reads bytes of a run without verifying them.
     pub(super) fn read(&self, run: &Run, position: u64, len: usize) -> io::Result<Bytes> {
-        read_window(&*self.acquire(run.id)?.file, position, len, &self.buffers)
+        read_window(&*self.acquire(run.id)?.file, position, len, |bytes| self.buffers.take(bytes))
     }
 
     /// Removes the file of a run that has no reader any more.
