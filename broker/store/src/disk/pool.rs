@@ -76,7 +76,7 @@ impl BufferPool {
         {
             spare.retain(|part| !is_of_slab(part));
         }
-        // The slab's memory goes back to the system outside of the lock, if it does.
+        // A slab is freed outside of the lock.
         drop(spare);
         drop(slab);
     }
@@ -114,7 +114,7 @@ impl PooledBuf {
 
     /// A part of it, as bytes that share ownership of the buffer.
     pub fn into_bytes(self, range: Range<usize>) -> Bytes {
-        Bytes::from_owner(Part { buffer: self, range })
+        Bytes::from_owner(SharedRange { buffer: self, range })
     }
 }
 
@@ -126,12 +126,12 @@ impl Drop for PooledBuf {
     }
 }
 
-struct Part {
+struct SharedRange {
     buffer: PooledBuf,
     range: Range<usize>,
 }
 
-impl AsRef<[u8]> for Part {
+impl AsRef<[u8]> for SharedRange {
     fn as_ref(&self) -> &[u8] {
         self.buffer.part.as_ref().map_or(&[], |part| &part.bytes()[self.range.clone()])
     }
