@@ -4,8 +4,9 @@
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use millstream_batch::{
-    BatchError, BatchHeader, Record, check_crc, decode_records, rebuild, split, stamp, stamp_log_append_time,
-    stamp_producer, validate_records,
+    BatchError, BatchHeader, HEADER_BYTES, Payload, Record, StreamLimits, check_crc, check_portable,
+    decode_records, rebuild, split, stamp, stamp_log_append_time, stamp_producer, summarize_records,
+    validate_records,
 };
 use millstream_fuzz::{image, memory::bounded};
 
@@ -29,8 +30,21 @@ fn rows(batch: &[u8], header: &BatchHeader) -> Result<Rows, BatchError> {
     decoded.iter().map(|record| record.map(row)).collect()
 }
 
+/// Records that are decompressed piece by piece are the same as those that are decompressed completely.
+fn read_in_pieces(batch: &[u8], header: &BatchHeader) {
+    let Ok(codec) = header.attributes.codec() else { return };
+    let payload = &batch[HEADER_BYTES..];
+    let limits = StreamLimits { memory_bytes_max: PAYLOAD_BYTES_MAX, payload_bytes_max: PAYLOAD_BYTES_MAX };
+    let pieces = bounded(MEMORY_BYTES_MAX, || Payload::new(codec, payload, limits).summarize(header));
+    let whole = check_portable(codec, payload)
+        .and_then(|()| decode_records(batch, PAYLOAD_BYTES_MAX))
+        .and_then(|decoded| summarize_records(decoded.payload(), header));
+    assert_eq!(pieces.ok(), whole.ok(), "{codec:?}");
+}
+
 /// Processing keeps an accepted batch valid.
 fn use_batch(batch: &[u8], header: &BatchHeader) {
+    read_in_pieces(batch, header);
     let mut stamped = batch.to_vec();
     stamp(&mut stamped, 5000, 9);
     assert_eq!(check_crc(&stamped), Ok(()), "an offset lies outside of the checksum");
