@@ -1,8 +1,9 @@
-"""The measured cases. Each is run once per round and broker, in turn, with Apache Kafka's own tools as the load."""
+"""The measured cases. Each is run once per round and broker, in turn, with Apache Kafka's own tools as the load, or with our own client."""
 import os
 import time
 
 import measure
+from broker import binary
 from peers import TOOL
 from wire import Wire, eventually
 
@@ -117,6 +118,37 @@ def read_all(session, peer, round_number):
     session.measure("read-all", peer, round_number, [TOOL, "ReadAll", peer.bootstrap, topic, str(records)], measure.parse_json)
 
 
+def client_command(peer, case, topic, *more):
+    return [binary(), "bench", case, "--topic", topic, *map(str, more), "--bootstrap", peer.bootstrap, "--output", "json", "--progress", "never"]
+
+
+def _client(session, name, peer, round_number, records, record_bytes, compression="none"):
+    """Our own client writes a topic, then reads it: a client that leaves most of the processor to the broker."""
+    size = lambda count: (count, count * record_bytes / 2**20)  # noqa: E731
+    produce = lambda topic, count: client_command(  # noqa: E731
+        peer, "produce", topic, "--records", count, "--size", record_bytes, "--compression", compression)
+    if round_number == 1:
+        warm, few = session.topic(peer, 6), max(records // 10, 20_000)
+        measure.run(produce(warm, few), peer.pid, measure.parse_bench, STEP_SECONDS_MAX, size=size(few))
+        session.drop(peer, warm)
+    topic = session.topic(peer, 6)
+    session.measure(f"client-produce-{name}", peer, round_number, produce(topic, records), measure.parse_bench, size=size(records))
+    session.measure(f"client-consume-{name}", peer, round_number, client_command(peer, "consume", topic), measure.parse_bench, size=size(records))
+    session.drop(peer, topic)
+
+
+def client_1k(session, peer, round_number):
+    _client(session, "1k", peer, round_number, session.sizes.records_1k, 1024)
+
+
+def client_100b(session, peer, round_number):
+    _client(session, "100b", peer, round_number, session.sizes.records_100b, 100)
+
+
+def client_1k_lz4(session, peer, round_number):
+    _client(session, "1k-lz4", peer, round_number, session.sizes.records_1k, 1024, "lz4")
+
+
 def _fixed_rate(session, case, peer, round_number, configs=None):
     topic = session.topic(peer, 6, configs)
     rate, sizes = 5000, session.sizes
@@ -224,6 +256,9 @@ CASES = {
     "read-all": (read_all, True),
     "produce-1k-synced": (produce_1k_synced, True),
     "produce-100b": (produce_100b, True),
+    "client-1k": (client_1k, True),
+    "client-100b": (client_100b, True),
+    "client-1k-lz4": (client_1k_lz4, True),
     "fixed-rate": (fixed_rate, True),
     "fixed-rate-synced": (fixed_rate_synced, True),
     "end-to-end": (end_to_end, True),

@@ -94,8 +94,16 @@ def parse_json(text):
     return {}
 
 
+def parse_bench(text):
+    """`millstream bench --output json`: what its client saw. It does not say how many records it read."""
+    found = parse_json(text)
+    figures = {figure["name"]: figure["value"] for figure in found.get("figures", [])}
+    names = {"records_per_s": "records_per_second", "mib_per_s": "mib_per_second", "client_cpu_us_per_record": "client_cpu_per_record"}
+    return {key: figures[name] for key, name in names.items() if name in figures}
+
+
 def run(command, pid, parse, seconds_max, environment=None, size=None):
-    """Runs a tool beside the broker `pid`; one flat dictionary. `size` = (records, MiB) where the tool does not tell."""
+    """Runs a tool beside the broker `pid`; one flat dictionary. `size` = (records, MiB) where the tool does not say."""
     reset_peak(pid)
     before, busy, children = Usage(pid), machine_busy_s(), resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.monotonic()

@@ -15,9 +15,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 NAMES = {"millstream": "Millstream", "kafka": "Kafka 4.3.1"}
 LOAD = ["records_per_s", "mib_per_s", "user_ms_per_mib", "system_ms_per_mib", "cpu_ms_per_mib", "cpu_us_per_record", "rss_peak_mib"]
 LATENCY = ["mean_ms", "p50_ms", "p99_ms", "p999_ms", "max_ms", "user_us_per_record", "system_us_per_record", "cpu_us_per_record"]
+CLIENT = ["records_per_s", "mib_per_s", "cpu_us_per_record", "client_cpu_us_per_record"]
+CLIENT_LOADS = {"1k": "1 KiB", "100b": "100 B", "1k-lz4": "1 KiB, lz4"}
 TITLES = {
     "records_per_s": "records/s", "mib_per_s": "MiB/s", "user_ms_per_mib": "user CPU ms/MiB", "system_ms_per_mib": "system CPU ms/MiB",
-    "cpu_ms_per_mib": "CPU ms/MiB", "cpu_us_per_record": "CPU µs/record", "user_us_per_record": "user CPU µs/record",
+    "client_cpu_us_per_record": "client CPU µs/record", "cpu_ms_per_mib": "CPU ms/MiB", "cpu_us_per_record": "CPU µs/record", "user_us_per_record": "user CPU µs/record",
     "system_us_per_record": "system CPU µs/record", "rss_peak_mib": "peak resident MiB", "rss_mib": "resident MiB", "mean_ms": "mean ms", "p50_ms": "p50 ms",
     "p95_ms": "p95 ms", "p99_ms": "p99 ms", "p999_ms": "p99.9 ms", "max_ms": "max ms", "ready_s": "exec to ready s", "stop_s": "SIGTERM to exit s",
     "cpu_s": "CPU s until then", "idle_core_percent": "idle CPU, % of a core", "partitions": "partitions", "create_s": "create until all have a leader s",
@@ -29,6 +31,7 @@ TITLES = {
 GROUPS = {
     "load": [("produce-1k", "produce 1 KiB, acks=all", LOAD), ("produce-1k-synced", "produce 1 KiB, Kafka configured to sync", LOAD),
              ("produce-100b", "produce 100 B, acks=all", LOAD), ("consume", "consume with a group", LOAD), ("read-all", "fetch, assigned partitions", LOAD)],
+    "client": [(f"client-{verb}-{name}", f"{verb} {load}", CLIENT) for verb in ("produce", "consume") for name, load in CLIENT_LOADS.items()],
     "latency": [("fixed-rate", "5,000 records/s, one at a time", LATENCY), ("fixed-rate-synced", "the same, Kafka configured to sync", LATENCY),
                 ("end-to-end", "produce to consume, one record at a time", LATENCY)],
     "footprint": [("start", "empty data", ["ready_s", "cpu_s", "rss_mib", "stop_s"]), ("idle", "after the load tests", ["idle_core_percent", "rss_mib"])],
@@ -119,7 +122,7 @@ def commands(rows):
     found = {}
     for row in rows:
         if "command" in row:
-            found.setdefault(row["case"], row["command"].replace(str(ROOT) + "/", ""))
+            found.setdefault(row["case"], re.sub(r"^\S*/millstream(?= )", "millstream", row["command"].replace(str(ROOT) + "/", "")))
     return "\n".join(["```sh"] + [f"# {case}\n{command}" for case, command in found.items()] + ["```"])
 
 
