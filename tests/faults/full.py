@@ -196,7 +196,7 @@ def full_at_once(report):
             eventually(lambda: (disk.mount / "data/reserved").stat().st_size > 80 * len(RECORD), lambda: "the reserve does not grow", 5)
             fill_the_rest(disk)
             state["taken"] = 80 + fill_the_log(broker)
-            operators_see(broker, "the log cannot make its next file")
+            operators_see(broker, "the log cannot create its next file")
             eventually(lambda: "releasing the reserved space" in broker.log_tail(100_000), lambda: "the reserve is not used", 20)
             still_serves(broker, "big", state["taken"])
             return f"{state['taken']} records taken, {disk.free_bytes() >> 10} KiB left"
