@@ -11,7 +11,10 @@ use std::{
 };
 
 use futures::StreamExt;
-use millstream_client::consumer::{Assignor, Event, GroupConfig, GroupConsumer, TopicPartition};
+use millstream_client::{
+    ClientError, ErrorCode,
+    consumer::{Assignor, Event, GroupConfig, GroupConsumer, TopicPartition},
+};
 use support::{
     bootstrap, cluster, fill, in_time, member, number, place,
     reader::{Notes, Reader, until},
@@ -133,7 +136,7 @@ async fn what_is_revoked_can_be_committed_before_it_goes_and_seeks_hold_before_t
             other => panic!("{other:?}"),
         }
     };
-    // The others wait while this member makes up its mind.
+    // The others wait while this member makes up its mind: for three heartbeats nothing may happen.
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert!(second.has().is_empty());
     let offsets: BTreeMap<_, _> = revoked.iter().map(|partition| (partition.clone(), 28)).collect();
@@ -191,8 +194,7 @@ async fn a_reader_that_is_too_slow_loses_its_place_and_hears_of_it() {
         assert!(matches!(in_time("assigned", slow.event()).await, Ok(Event::Assigned(_))));
         let other = Reader::start(hasty);
         until("the other one has all", || other.has().len() == PARTITIONS as usize).await;
-        // The next heartbeat tells the slow one that it is out.
-        tokio::time::sleep(Duration::from_millis(600)).await;
+        in_time("the slow one learns that it is out", until_it_is_out(&mut slow, &topic)).await;
         match in_time("lost", slow.event()).await {
             Ok(Event::Lost(lost)) => assert_eq!(lost.len(), PARTITIONS as usize, "{assignor:?}"),
             other => panic!("{assignor:?}: {other:?}"),
@@ -201,6 +203,18 @@ async fn a_reader_that_is_too_slow_loses_its_place_and_hears_of_it() {
         assert!(matches!(&again, Ok(Event::Assigned(partitions)) if partitions.len() == 3), "{again:?}");
         slow.close().await.expect("left");
         other.stop().await;
+    }
+}
+
+/// Waits until a member knows that its group goes on without it, without asking it for an event: from then on it refuses
+/// commits itself. Before that the broker refuses them, without a reason.
+async fn until_it_is_out(member: &mut GroupConsumer, topic: &str) {
+    let is_own = |error: ClientError| {
+        matches!(error, ClientError::Refused { code: ErrorCode::UNKNOWN_MEMBER_ID, reason: Some(_), .. })
+    };
+    while !member.commit_offsets(BTreeMap::from([(place(topic, 0), 0)])).await.is_err_and(is_own) {
+        // Longer than the heartbeat interval: each commit begins it anew while partitions are being given up.
+        tokio::time::sleep(Duration::from_millis(300)).await;
     }
 }
 

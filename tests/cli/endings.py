@@ -3,14 +3,12 @@
 docs/command-line.md has the table: exit code 0 for commands that only end on a signal, 128 plus the signal's number for others;
 what was reported as delivered, printed or committed is.
 """
-import fcntl
 import json
 import os
 import re
+import select
 import signal
-import struct
 import subprocess
-import termios
 import time
 
 import wire
@@ -18,8 +16,6 @@ from broker import binary
 
 SECONDS_MAX = 30
 LINE_BYTES = 100
-# Bytes that a pipe holds without a reader.
-PIPE_BYTES = 65536
 # Records of one batch: few enough that the pipe holds several batches.
 BATCH_RECORDS = 100
 
@@ -89,16 +85,13 @@ def group(broker, name):
     return shown["state"], len(shown["members"]), committed[0] if committed else None
 
 
-def unread(pipe):
-    """Unread bytes in a pipe."""
-    return struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))[0]
-
-
 def waits_for_its_reader(pipe):
-    """Whether a pipe is full: no bytes have been added for a while although more are to come."""
-    before = unread(pipe)
-    time.sleep(0.3)
-    return before == unread(pipe) > PIPE_BYTES // 2
+    """Whether a pipe is full: its other end, opened once more, accepts no byte."""
+    other_end = os.open(f"/proc/self/fd/{pipe}", os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        return not select.select([], [other_end], [], 0)[1]
+    finally:
+        os.close(other_end)
 
 
 def ends_by_signals(broker):

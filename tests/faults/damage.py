@@ -4,7 +4,6 @@ import random
 import shutil
 import subprocess
 import tempfile
-import time
 
 import walfile
 from broker import Broker, StartFailed, binary
@@ -33,7 +32,7 @@ class Store:
                 broker.start()
             self.load.wait_for(ROUND_RECORDS)
             self.load.stop(drain_seconds=30)
-            time.sleep(0.5)  # an idle log writes down how far it is durable; after that nothing may be taken for torn
+            walfile.wait_for_seal(self.data)
         finally:
             broker.kill()
 

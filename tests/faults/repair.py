@@ -54,7 +54,7 @@ class Made:
                 broker.start()
                 with Wire(broker.bootstrap) as wire:
                     self._write(wire, 20)
-            time.sleep(0.5)  # an idle log writes down how far it is durable
+            walfile.wait_for_seal(self.data)
         finally:
             broker.kill()
         self.frames = [json.loads(line) for line in subprocess.run(

@@ -1,15 +1,17 @@
 """Writes that fail, hang or are slow, by strace on the release binary; and checks that the log is opened and synced as documented."""
+import contextlib
 import pathlib
 import re
 import shutil
 import tempfile
 import time
 
+import walfile
 from broker import Broker, StartFailed
 from crash import PARTITIONS, SMALL, make_topic
 from inject import SYNCS, WRITES, injected, strace
 from load import Load, check
-from wire import Wire
+from wire import Wire, eventually
 
 DELAY_US = 250_000
 # Files without a durability guarantee: a lock, reserved space, and a hint for scripts.
@@ -103,14 +105,30 @@ def opened_and_synced(fresh):
         broker.kill()
 
 
+def _is_stopped(pid):
+    """Whether a thread is stopped in a system call that strace delays."""
+    for path in pathlib.Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):  # a thread that has ended
+            if path.read_text().rpartition(")")[2].split()[0] == "t":
+                return True
+    return False
+
+
+def _at_rest(broker, before):
+    """The log's seal, once there is another one than `before` and the delayed write of it has returned."""
+    seal = walfile.seal(broker.data_dir)
+    return seal if seal != before and not _is_stopped(broker.pid()) else None
+
+
 def lone_record_seconds(program, count=5):
     """The latency of single records while each write takes DELAY_US longer to return."""
     prefix = injected(WRITES, f"delay_exit={DELAY_US}")
     with Broker(prefix=prefix, program=program) as broker, Wire(broker.bootstrap, 30) as wire:
         wire.create_topic("lone", 1)
-        times = []
+        times, seal = [], None
         for n in range(count):
-            time.sleep(5 * DELAY_US / 1e6)  # until the log is at rest: the record before and what is written behind it
+            # The record before, and what is written after it, must not delay this one.
+            seal = eventually(lambda before=seal: _at_rest(broker, before), "the log is at rest")
             started = time.monotonic()
             wire.produce("lone", 0, [(b"%d" % n, b"x")])
             times.append(time.monotonic() - started)

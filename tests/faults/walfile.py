@@ -2,12 +2,13 @@
 import pathlib
 import struct
 
-from wire import crc32c
+from wire import crc32c, eventually
 
 BLOCK_BYTES = 4096
 SEGMENT_MAGIC = 0x47534D4D
 SEGMENT_HEAD = struct.Struct("<IIQQQQI")
 FILE_HEAD = struct.Struct("<7sBQQQQI")
+FRAME_BYTES, FRAME_KIND_AT, SEAL = 40, 8, 6
 
 
 def files(data_dir):
@@ -27,3 +28,19 @@ def segments(path):
         found.append((at, end))
         at = -(-end // BLOCK_BYTES) * BLOCK_BYTES
     return found
+
+
+def seal(data_dir):
+    """(file, offset) of the seal that ends the log, which an idle log writes to record how far it is durable; None while there is none."""
+    for path in reversed(files(data_dir)):
+        if found := segments(path):
+            at, end = found[-1]
+            first_frame = at + SEGMENT_HEAD.size
+            is_seal = end - first_frame == FRAME_BYTES and path.read_bytes()[first_frame + FRAME_KIND_AT] == SEAL
+            return (path.name, at) if is_seal else None
+    return None
+
+
+def wait_for_seal(data_dir):
+    """Waits until a log is idle and has recorded how far it is durable: after that nothing of it may be taken for torn."""
+    return eventually(lambda: seal(data_dir), "the idle log writes a seal")

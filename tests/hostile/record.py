@@ -12,11 +12,13 @@ import time
 import kafka
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
 from confluent_kafka import admin as ck_admin
+from wire import eventually
 
 FRAME_BYTES_MAX = 8192
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 TOOL = pathlib.Path(__file__).resolve().parents[2] / "bench/kafka/tool"
 CLIENT_SECONDS_MAX = 40
+HEARTBEAT = 12
 
 
 class Proxy:
@@ -64,9 +66,13 @@ class Proxy:
         if len(frame) <= FRAME_BYTES_MAX:
             self.frames.setdefault((key, version, frame[10:10 + max(0, id_bytes)]), frame)
 
+    def has(self, api_key, client_id):
+        """Whether this client has sent such a request."""
+        return any((key, client) == (api_key, client_id) for key, _version, client in list(self.frames))
 
-def librdkafka(bootstrap):
-    common = {"bootstrap.servers": bootstrap, "client.id": "ck", "log_level": 0}
+
+def librdkafka(proxy):
+    common = {"bootstrap.servers": proxy.address, "client.id": "ck", "log_level": 0}
     admin = ck_admin.AdminClient(common)
     done = lambda futures: [future.exception(20) for future in (futures.values() if isinstance(futures, dict) else [futures])]  # noqa: E731
     done(admin.create_topics([ck_admin.NewTopic("ck", 2, 1, config={"retention.ms": "100000000"}), ck_admin.NewTopic("ck-gone", 1, 1)]))
@@ -81,7 +87,7 @@ def librdkafka(bootstrap):
     consumer.commit(asynchronous=False)
     consumer.committed([TopicPartition("ck", 0)], timeout=5)
     consumer.offsets_for_times([TopicPartition("ck", 0, 1000)], timeout=5)
-    time.sleep(0.5)
+    eventually(lambda: proxy.has(HEARTBEAT, b"ck"), "a heartbeat")
     consumer.close()
     done(admin.create_partitions([ck_admin.NewPartitions("ck", 3)]))
     resource = ck_admin.ConfigResource("topic", "ck")
@@ -100,7 +106,8 @@ def librdkafka(bootstrap):
     done(admin.delete_topics(["ck-gone"]))
 
 
-def kafka_python(bootstrap):
+def kafka_python(proxy):
+    bootstrap = proxy.address
     admin = kafka.KafkaAdminClient(bootstrap_servers=bootstrap, client_id="kp")
     with contextlib.suppress(kafka.errors.KafkaError):
         admin.create_topics(["kp"])
@@ -118,19 +125,19 @@ def kafka_python(bootstrap):
     admin.close()
 
 
-def kcat(bootstrap):
-    run = lambda *args, text=None: subprocess.run(["kcat", "-b", bootstrap, "-X", "client.id=kcat", *args], input=text, capture_output=True, timeout=CLIENT_SECONDS_MAX)  # noqa: E731
+def kcat(proxy):
+    run = lambda *args, text=None: subprocess.run(["kcat", "-b", proxy.address, "-X", "client.id=kcat", *args], input=text, capture_output=True, timeout=CLIENT_SECONDS_MAX)  # noqa: E731
     run("-P", "-t", "kcat", "-K", ":", text=b"a:b\nc:d\n")
     run("-L")
     run("-C", "-t", "kcat", "-o", "beginning", "-e", "-q")
     run("-Q", "-t", "kcat:0:1000")
 
 
-def java(bootstrap):
+def java(proxy):
     """Kafka's own tools, where they are installed."""
     if not shutil.which("java"):
         return
-    run = lambda name, *args, text=b"": subprocess.run([str(TOOL), name, "--bootstrap-server", bootstrap, *args], input=text, capture_output=True, timeout=CLIENT_SECONDS_MAX)  # noqa: E731
+    run = lambda name, *args, text=b"": subprocess.run([str(TOOL), name, "--bootstrap-server", proxy.address, *args], input=text, capture_output=True, timeout=CLIENT_SECONDS_MAX)  # noqa: E731
     run("console-producer", "--topic", "java", text=b"a\nb\n")
     run("console-consumer", "--topic", "java", "--group", "java", "--from-beginning", "--max-messages", "2", "--timeout-ms", "10000")
     run("groups", "--describe", "--group", "java")
@@ -142,8 +149,8 @@ def record(proxy):
 
     def guarded(client):
         try:
-            client(proxy.address)
-        except (KafkaException, kafka.errors.KafkaError, OSError, subprocess.SubprocessError) as error:
+            client(proxy)
+        except (KafkaException, kafka.errors.KafkaError, OSError, subprocess.SubprocessError, AssertionError) as error:
             failures.append(f"{client.__name__}: {error}")
 
     threads = [threading.Thread(target=guarded, args=(client,), daemon=True) for client in (librdkafka, kafka_python, kcat, java)]
