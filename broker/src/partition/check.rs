@@ -108,8 +108,12 @@ impl DeferredCheck {
     /// Checks every record, and recompresses them if the topic requires another codec.
     ///
     /// Records that keep their codec are decompressed piece by piece. For another codec they are decompressed completely,
-    /// and may then have no more bytes than `limits` allows in memory.
-    pub fn run(&self, limits: StreamLimits) -> Result<CheckedBatch, CheckError> {
+    /// and may then have no more bytes than `limits` allows in memory; so may those of a compacted topic, since compaction
+    /// decompresses them completely.
+    pub fn run(&self, mut limits: StreamLimits) -> Result<CheckedBatch, CheckError> {
+        if self.topic.compact {
+            limits.payload_bytes_max = limits.payload_bytes_max.min(limits.memory_bytes_max);
+        }
         match wanted_codec(&self.batch.header, &self.topic) {
             Some(codec) => self.recompress(codec, limits.memory_bytes_max.min(limits.payload_bytes_max)),
             None => {

@@ -8,6 +8,7 @@
 //! unchanged.
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher},
 };
@@ -242,6 +243,8 @@ struct SecondPass<'a> {
     scan: Scan,
     /// Offset from which everything stays unchanged.
     end: i64,
+    /// A batch before the present one could not be decoded: it may have values of any key.
+    passed_undecoded: Cell<bool>,
 }
 
 impl SecondPass<'_> {
@@ -252,7 +255,10 @@ impl SecondPass<'_> {
         if header.record_count == 0 {
             return if self.keeps_producer(header, age_from_ms) { Verdict::Keep } else { Verdict::Drop };
         }
-        self.judge(batch, header, age_from_ms).unwrap_or(Verdict::Keep)
+        self.judge(batch, header, age_from_ms).unwrap_or_else(|| {
+            self.passed_undecoded.set(true);
+            Verdict::Keep
+        })
     }
 
     /// Whether the batch must stay for its producer's sequence, even if empty.
@@ -265,7 +271,9 @@ impl SecondPass<'_> {
     /// `None` if the batch cannot be decoded or encoded.
     fn judge(&self, batch: &[u8], header: &BatchHeader, age_from_ms: i64) -> Option<Verdict> {
         let has_horizon = header.attributes.has_delete_horizon();
-        let expired = has_horizon && self.policy.now_ms >= header.base_timestamp;
+        // A tombstone stays while it may hide an older value.
+        let expired =
+            has_horizon && self.policy.now_ms >= header.base_timestamp && !self.passed_undecoded.get();
         let decoded = decode_records(batch, self.scan.decompressed_bytes_max).ok()?;
         let mut kept = Vec::with_capacity(header.record_count.clamp(0, 1 << 16) as usize);
         let mut count = 0;
@@ -376,6 +384,6 @@ impl Tables {
             let start = part.map(|part| part.regions()[part.region_of(pending)].base_offset);
             end = start.map_or(end, |start| end.min(start));
         }
-        Ok(SecondPass { policy, scan, end })
+        Ok(SecondPass { policy, scan, end, passed_undecoded: Cell::new(false) })
     }
 }

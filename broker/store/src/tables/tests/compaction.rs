@@ -392,6 +392,21 @@ fn bytes_that_cannot_be_decoded_stay_as_they_are() {
 }
 
 #[test]
+fn a_tombstone_stays_after_a_batch_that_cannot_be_decoded() {
+    let mut broken = made(0, 20, Codec::Zstd, NO_PRODUCER, 0, &[("a", Some("x")); 5]).bytes.to_vec();
+    let len = broken.len();
+    broken[len - 3..].fill(0xff);
+    let broken = stored(&with_attributes(&broken, 0), 0);
+    let (_disk, tables) = filled(&[broken, pairs(5, 30, &[("a", None)])]);
+    for now in [100, 5000, 10_000] {
+        compact_at(&tables, now);
+        let all = fetch_all(&tables, P1, 0, 700).expect("reads");
+        assert_eq!(all.len(), 2, "at {now}");
+        assert_eq!(seen_in(&all[1]).len(), 1, "at {now}: the batch before it may have an older value");
+    }
+}
+
+#[test]
 fn a_partition_that_compaction_empties_reads_as_empty() {
     let (disk, tables) =
         filled(&[pairs(0, 10, &[("a", None), ("b", None)]), pairs(2, 20, &[("a", None), ("b", None)])]);
