@@ -91,6 +91,10 @@ impl Incoming {
                 () = budgets.incoming.cover(&mut self.memory, bytes) => {}
                 () = budgets.exempt.cover(&mut self.exemption, 1) => {}
             }
+            if self.exemption.bytes() > 0 {
+                // Others need it while this request, of any length, arrives.
+                self.memory = Charge::default();
+            }
         }
     }
 }
@@ -126,7 +130,7 @@ pub(super) enum RequestSize {
 /// The part of a frame that has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Partial {
-    /// The connection's how manieth frame it is.
+    /// Its number among the frames of the connection.
     pub(super) nth: u64,
     /// Bytes of it that are here and take memory from a budget.
     pub(super) bytes: usize,
@@ -212,8 +216,8 @@ impl Input {
     }
 
     /// Lets a connection that waits for a frame, or for the rest of one, hold little while nothing or only a beginning has
-    /// come. Else the budget for frames of its size pays for what it holds from now on: whoever is slow with a large one
-    /// keeps nothing from small ones.
+    /// arrived. Otherwise what it holds is charged to the budget for frames of its size, so that a slow large frame takes nothing
+    /// from small ones.
     async fn settle(&mut self, wait: &MemoryWait) -> Result<(), FrameError> {
         if self.buffer.len() > BEGINNING_BYTES_MAX {
             return self.cover(self.spare(), wait).await;
@@ -239,7 +243,7 @@ impl Input {
             wait.during(small.cover(&mut self.charge, bytes)).await;
             return Ok(());
         }
-        // In this order: who waits for the second waits for requests that are whole, which end by themselves.
+        // In this order: whatever holds memory of the second budget is complete or has its share of the first.
         wait.during(self.incoming.cover(&self.budgets, bytes)).await;
         wait.during(large.cover(&mut self.charge, bytes)).await;
         Ok(())
@@ -447,6 +451,20 @@ mod tests {
         input.buffer.reserve(8);
         input.settle(&wait).now_or_never().expect("there is room").expect("a good length");
         assert!(all_of(&input.budgets.small).is_some(), "something is held of the budget");
+    }
+
+    #[test]
+    fn a_large_request_with_the_exemption_holds_nothing_that_others_need() {
+        let wait = MemoryWait::default();
+        let large = |budgets| Input { budgets, frame_bytes_max: 1 << 20, ..input(&[0, 8, 0, 0]) };
+        let mut first = large(Budgets::new(BUDGET_BYTES));
+        let share = BUDGET_BYTES / INCOMING_REQUESTS_SHARE;
+        for room in [share - 4096, 2 * share] {
+            first.cover(room, &wait).now_or_never().expect("there is room").expect("a good length");
+        }
+        assert!(first.incoming.exemption.bytes() > 0);
+        let mut second = large(first.budgets.clone());
+        second.cover(share / 2, &wait).now_or_never().expect("there is room").expect("a good length");
     }
 
     #[test]

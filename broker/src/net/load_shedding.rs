@@ -32,13 +32,26 @@ pub(super) async fn of_requests(registry: Arc<Registry>, budget: Budget, size: R
     }
 }
 
+/// Watches the memory of complete requests, as long as the broker runs: those of a client that does not read its replies
+/// keep it.
+pub(super) async fn of_complete_requests(registry: Arc<Registry>, budget: Budget) {
+    loop {
+        budget.falls_short().await;
+        expel_slow_readers_while(&registry, || budget.is_short()).await;
+    }
+}
+
 /// Watches the memory for replies, as long as the broker runs.
 pub(super) async fn of_replies(registry: Arc<Registry>, replies: Replies) {
     loop {
         replies.falls_short().await;
-        while replies.is_short() {
-            registry.expel_slow_readers(clock::monotonic());
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        expel_slow_readers_while(&registry, || replies.is_short()).await;
+    }
+}
+
+async fn expel_slow_readers_while(registry: &Registry, is_short: impl Fn() -> bool) {
+    while is_short() {
+        registry.expel_slow_readers(clock::monotonic());
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }

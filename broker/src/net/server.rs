@@ -83,6 +83,7 @@ impl Server {
             tokio::spawn(sweep(registry.clone())),
             tokio::spawn(load_shedding::of_requests(registry.clone(), budgets.small, RequestSize::Small)),
             tokio::spawn(load_shedding::of_requests(registry.clone(), budgets.incoming, RequestSize::Large)),
+            tokio::spawn(load_shedding::of_complete_requests(registry.clone(), budgets.large)),
             tokio::spawn(load_shedding::of_replies(registry.clone(), dispatcher.replies())),
         ];
         Server { stop, acceptors, sweepers, registry }
