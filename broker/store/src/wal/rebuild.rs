@@ -27,6 +27,8 @@ use crate::disk::{Disk, DiskFile, OpenMode};
 
 /// The new log is written to this directory.
 pub(crate) const NEW_DIR: &str = "repair.tmp";
+/// Longest file of the log: three quarters of it are more than any entry takes.
+const FILE_BYTES_MAX: u64 = 1 << 30;
 /// Bytes of entries that are appended before a write.
 const PENDING_BYTES_MAX: usize = 8 << 20;
 
@@ -64,9 +66,11 @@ fn disk_error(what: &Path) -> impl FnOnce(io::Error) -> RepairError {
 pub(crate) fn write(
     disk: &Arc<dyn Disk>,
     inspected: &Inspected,
-    config: WalConfig,
+    mut config: WalConfig,
 ) -> Result<Vec<String>, RepairError> {
     let listing = list(&**disk)?;
+    let longest = listing.files.iter().map(|file| file.len).max().unwrap_or(0);
+    config.file_bytes = file_bytes_for(longest, config.file_bytes);
     let mut lives = Lives::new(config.salt);
     register_lives(&**disk, &listing, &mut lives)?;
     let below: Arc<dyn Disk> = Arc::new(Below { disk: disk.clone(), dir: NEW_DIR.into() });
@@ -79,6 +83,11 @@ pub(crate) fn write(
         return Err(RepairError::NotWritten { reason: failed.to_string() });
     }
     Ok(list(&*below)?.files.iter().map(|file| file_name(file.seq)).collect())
+}
+
+/// Length of the new files: at least `least`, and enough for an entry that fills the longest of the old ones.
+fn file_bytes_for(longest: u64, least: u64) -> u64 {
+    if longest <= least { least } else { longest.saturating_mul(2).min(FILE_BYTES_MAX) }
 }
 
 /// Moves the old log to the directory `aside` and the new one into its place.
@@ -242,5 +251,21 @@ impl Disk for Below {
     }
     fn free_bytes(&self) -> io::Result<u64> {
         self.disk.free_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::layout::payload_bytes_max, *};
+
+    #[test]
+    fn every_entry_of_the_old_files_fits_into_the_new_ones() {
+        let least = WalConfig::default().file_bytes;
+        assert_eq!(file_bytes_for(least, least), least, "files of the usual length stay so");
+        for longest in [least + 4096, 128 << 20, 512 << 20, 768 << 20, FILE_BYTES_MAX] {
+            let file_bytes = file_bytes_for(longest, least);
+            let largest = (longest as usize).min(payload_bytes_max(FILE_BYTES_MAX));
+            assert!(payload_bytes_max(file_bytes) >= largest, "{longest} to {file_bytes}");
+        }
     }
 }
