@@ -69,6 +69,12 @@ impl AlignedBuf {
         self.iter_mut().step_by(BLOCK_BYTES).for_each(|byte| *byte = 0);
     }
 
+    /// Length in bytes. Unlike that of the slice it creates no reference to the content, of which others may write parts.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// Start of the buffer, for writers that own disjoint parts of it.
     pub fn as_mut_ptr(&self) -> *mut u8 {
         self.start.as_ptr()
