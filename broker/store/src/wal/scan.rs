@@ -198,7 +198,13 @@ impl<'a> Reader<'a> {
     /// accident is improbable enough to ignore.
     pub(super) fn single_wrong_bit(&mut self, at: usize) -> Result<Option<(usize, u8)>, OpenError> {
         match self.segment(at)? {
-            SegmentRead::None => Ok(self.fixed_head(at)?.map(|(_, (byte, bit))| (at + byte, bit))),
+            SegmentRead::None => {
+                let Some((head, (byte, bit))) = self.fixed_head(at)? else { return Ok(None) };
+                // A write torn within the head may have left one that differs in a single bit, but no good frames.
+                let Some(bytes) = self.bytes(at, align_up(head.bytes()))? else { return Ok(None) };
+                let good = has_good_frames(&bytes[SEGMENT_HEAD_BYTES..head.bytes()]);
+                Ok(good.then_some((at + byte, bit)))
+            }
             SegmentRead::Broken { head, frame: Some(broken) } => {
                 let Some(bytes) = self.bytes(at, align_up(head.bytes()))? else { return Ok(None) };
                 let fixed = fix_frame(&bytes[broken.start..head.bytes()]);
@@ -214,12 +220,17 @@ fn fix_frame(rest: &[u8]) -> Option<(usize, u8)> {
     let (byte, bit) = wrong_bit_of_first(rest)?;
     let mut rest = rest.to_vec();
     rest[byte] ^= 1 << bit;
-    let mut at = 0;
-    while at < rest.len() {
-        let FrameRead::Good(_) = FrameHead::read(&rest[at..]) else { return None };
-        at += frame_bytes(&rest[at..])?;
+    has_good_frames(&rest).then_some((byte, bit))
+}
+
+/// Whether these bytes are good frames, one after the other to their end.
+fn has_good_frames(mut rest: &[u8]) -> bool {
+    while !rest.is_empty() {
+        let FrameRead::Good(_) = FrameHead::read(rest) else { return false };
+        let Some(after) = frame_bytes(rest).and_then(|bytes| rest.get(bytes..)) else { return false };
+        rest = after;
     }
-    Some((byte, bit))
+    true
 }
 
 /// The one wrong bit in the frame that starts `rest`.

@@ -151,9 +151,14 @@ fn a_tail_that_is_torn_at_any_block_is_cut_and_everything_before_it_stays() {
     let (dir, path, end) = six_appends();
     let whole = fs::read(&path).expect("readable");
     // The last append takes two blocks.
-    for cut in [end - 8192, end - 8000, end - 4096, end - 3200] {
+    let head_end = end - 8192 + layout::SEGMENT_HEAD_BYTES;
+    for cut in [end - 8192, head_end, end - 8000, end - 4096, end - 3200] {
         let mut torn = whole.clone();
         torn[cut..].fill(0);
+        if cut == head_end {
+            // As if torn in the last byte of the head's checksum, so that only one bit of it is wrong.
+            torn[cut - 1] ^= 1;
+        }
         fs::write(&path, &torn).expect("writable");
         fs::read_dir(dir.path().join("wal")).expect("a directory").flatten().for_each(|entry| {
             if entry.path() != path {
