@@ -47,7 +47,7 @@ pub enum ReportError {
     Mixed(Box<Mixed>),
     /// The same result is given twice, which would pretend that it was confirmed.
     #[error("{} holds a result that {} has too (\"{case}\" of \"{label}\"); give each one once", path.display(), before.display())]
-    Twice { before: PathBuf, path: PathBuf, case: String, label: String },
+    Duplicate { before: PathBuf, path: PathBuf, case: String, label: String },
     /// More than a page can show.
     #[error("there are {found} results, and a page shows at most {RUNS_MAX}; give fewer files")]
     Many { found: usize },
@@ -128,7 +128,12 @@ fn check(found: &[Found]) -> Result<(), ReportError> {
     for (at, Found { path, run }) in found.iter().enumerate() {
         let (case, label) = (run.case.clone(), run.label.clone());
         if let Some(same) = found[..at].iter().find(|before| before.run == *run) {
-            return Err(ReportError::Twice { before: same.path.clone(), path: path.clone(), case, label });
+            return Err(ReportError::Duplicate {
+                before: same.path.clone(),
+                path: path.clone(),
+                case,
+                label,
+            });
         }
         let before = *first.entry((&run.case, &run.label)).or_insert(&found[at]);
         if let Some((name, one, other)) = difference(&before.run, run) {

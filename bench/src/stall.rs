@@ -13,7 +13,7 @@ use super::clock;
 
 /// It is looked so often whether records get through.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Trouble that is over sooner is no news.
+/// A stall that ends sooner is not reported.
 const SILENT_MAX: Duration = Duration::from_secs(2);
 
 /// Looks after a producer.
@@ -31,14 +31,14 @@ impl StallWatch {
             while goes_on {
                 tokio::select! {
                     () = tokio::time::sleep(LOOK_EVERY) => {}
-                    // Ended, or dropped: once more, for what has changed since the last look.
+                    // Ended, or dropped: once more, for what has changed since the last check.
                     _ = &mut end => goes_on = false,
                 }
-                if let Some(news) = stall.look(producer.trouble(), clock::monotonic()) {
+                if let Some(event) = stall.check(producer.trouble(), clock::monotonic()) {
                     // Where a line of progress stands, it takes its place.
                     let clear = if io::stderr().is_terminal() { "\r\x1b[K" } else { "" };
                     // Nothing depends on it.
-                    let _ = io::stderr().write_all(format!("{clear}{}\n", words(&news, tried)).as_bytes());
+                    let _ = io::stderr().write_all(format!("{clear}{}\n", words(&event, tried)).as_bytes());
                 }
             }
         });
@@ -54,22 +54,22 @@ impl StallWatch {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum News {
+enum StallEvent {
     Stuck(String),
     Through,
 }
 
-fn words(news: &News, tried: Duration) -> String {
-    match news {
-        News::Stuck(reason) => format!(
+fn words(event: &StallEvent, tried: Duration) -> String {
+    match event {
+        StallEvent::Stuck(reason) => format!(
             "millstream: records do not get through, each is tried for {} s; the last try: {reason}",
             tried.as_secs()
         ),
-        News::Through => "millstream: records get through again".to_string(),
+        StallEvent::Through => "millstream: records get through again".to_string(),
     }
 }
 
-/// How long there has been trouble, and whether that was reported.
+/// Since when records have not got through, and whether that was reported.
 #[derive(Default)]
 struct Stall {
     since: Option<Instant>,
@@ -77,17 +77,17 @@ struct Stall {
 }
 
 impl Stall {
-    fn look(&mut self, trouble: Option<String>, now: Instant) -> Option<News> {
-        let Some(reason) = trouble else {
+    fn check(&mut self, problem: Option<String>, now: Instant) -> Option<StallEvent> {
+        let Some(reason) = problem else {
             self.since = None;
-            return std::mem::take(&mut self.reported).then_some(News::Through);
+            return std::mem::take(&mut self.reported).then_some(StallEvent::Through);
         };
         let since = *self.since.get_or_insert(now);
         if self.reported || now.saturating_duration_since(since) < SILENT_MAX {
             return None;
         }
         self.reported = true;
-        Some(News::Stuck(reason))
+        Some(StallEvent::Stuck(reason))
     }
 }
 
@@ -96,17 +96,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trouble_is_told_once_when_it_lasts_and_so_is_its_end() {
+    fn a_stall_is_reported_once_when_it_lasts_and_so_is_its_end() {
         let (mut stall, zero) = (Stall::default(), clock::monotonic());
-        let mut look = |ms, trouble: Option<&str>| {
-            stall.look(trouble.map(String::from), zero + Duration::from_millis(ms))
+        let mut check = |ms, problem: Option<&str>| {
+            stall.check(problem.map(String::from), zero + Duration::from_millis(ms))
         };
-        assert_eq!(look(0, Some("short")), None);
-        assert_eq!(look(1_999, None), None, "it was over before it was reported");
-        assert_eq!(look(2_000, Some("long")), None);
-        assert_eq!(look(4_000, Some("long")), Some(News::Stuck("long".to_string())));
-        assert_eq!(look(9_000, Some("long")), None, "once");
-        assert_eq!(look(9_250, None), Some(News::Through));
-        assert_eq!(look(9_500, None), None);
+        assert_eq!(check(0, Some("short")), None);
+        assert_eq!(check(1_999, None), None, "it was over before it was reported");
+        assert_eq!(check(2_000, Some("long")), None);
+        assert_eq!(check(4_000, Some("long")), Some(StallEvent::Stuck("long".to_string())));
+        assert_eq!(check(9_000, Some("long")), None, "once");
+        assert_eq!(check(9_250, None), Some(StallEvent::Through));
+        assert_eq!(check(9_500, None), None);
     }
 }

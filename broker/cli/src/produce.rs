@@ -173,7 +173,7 @@ pub(super) fn run(args: ProduceArgs) -> Result<(), CliError> {
     let sent = sources.into_iter().try_for_each(|source| sending.send_all(source, &mut progress));
     let tally = sending.finish();
     progress.clear();
-    match (sent, tell(&args, &tally, || runtime.block_on(bytes_max(cluster, args.topic.name())))) {
+    match (sent, report(&args, &tally, || runtime.block_on(bytes_max(cluster, args.topic.name())))) {
         // A lost record matters more than the interrupt.
         (Err(CliError::Interrupted { .. }), Err(lost)) => Err(lost),
         (sent, ended) => sent.and(ended),
@@ -184,16 +184,16 @@ pub(super) fn run(args: ProduceArgs) -> Result<(), CliError> {
 /// process.
 fn stop_when_interrupted(runtime: &Runtime, stop: Stop) {
     let _on_runtime = runtime.enter();
-    let mut endings = ShutdownSignals::new();
+    let mut signals = ShutdownSignals::new();
     runtime.spawn(async move {
-        stop.tell(endings.next().await);
+        stop.set(signals.next().await);
         tokio::select! {
-            never = endings.end_at_once() => never,
+            never = signals.end_at_once() => never,
             () = tokio::time::sleep(PATIENCE) => {
                 console::note(format_args!("millstream: waiting for what was read to be delivered; another Ctrl-C ends at once"));
             }
         }
-        endings.end_at_once().await
+        signals.end_at_once().await
     });
 }
 
@@ -203,7 +203,7 @@ async fn bytes_max(cluster: Cluster, topic: &str) -> Option<usize> {
     configs.into_iter().find(|entry| entry.name == "max.message.bytes")?.value?.parse().ok()
 }
 
-fn tell(
+fn report(
     args: &ProduceArgs,
     tally: &Tally,
     bytes_max: impl FnOnce() -> Option<usize>,

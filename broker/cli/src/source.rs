@@ -38,7 +38,7 @@ pub(super) struct Stop {
 }
 
 impl Stop {
-    pub(super) fn tell(&self, by: ShutdownSignal) {
+    pub(super) fn set(&self, by: ShutdownSignal) {
         self.signal.get_or_init(|| by);
         for sender in &*self.waiting.lock() {
             // While pieces are queued, the reader does not block.
@@ -159,7 +159,7 @@ mod tests {
         let mut line = String::new();
         assert_eq!(lines.read_line(&mut line).expect("a line"), 4);
         let waits = std::thread::spawn(move || lines.read_line(&mut line).map(|_| line));
-        stop.tell(ShutdownSignal::Terminate);
+        stop.set(ShutdownSignal::Terminate);
         assert_eq!(waits.join().expect("no panic").expect("an end"), "one\ntw");
         assert_eq!(stop.signal(), Some(ShutdownSignal::Terminate));
     }

@@ -36,7 +36,7 @@ const SMALL_FILES_BYTES: u64 = 8 << 20;
 
 /// Why something could not be written. It is in the log, and stays there.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum HouseError {
+pub(super) enum MaintenanceError {
     /// The memtable.
     #[error("the memtable cannot be written: {0}")]
     Flush(#[from] WriteError),
@@ -162,7 +162,7 @@ impl Flusher {
             Due::Flush => self.flush(),
             Due::Checkpoint => self.flush().and_then(|()| self.checkpoint()),
         };
-        self.tell(&outcome);
+        self.report(&outcome);
         if outcome.is_err() {
             return false;
         }
@@ -173,9 +173,9 @@ impl Flusher {
     }
 
     /// Updates the health status, and the log.
-    fn tell(&mut self, outcome: &Result<(), HouseError>) {
+    fn report(&mut self, outcome: &Result<(), MaintenanceError>) {
         let error = outcome.as_ref().err();
-        let reason = |error: &HouseError| match self.service.disk_space() {
+        let reason = |error: &MaintenanceError| match self.service.disk_space() {
             Some(space) if space.lacks_inodes() => {
                 format!(
                     "{error}: the volume has no inodes left, though {} MiB are free",
@@ -223,7 +223,7 @@ impl Flusher {
     }
 
     /// Writes the memtable, using the reserved space if necessary.
-    fn flush(&mut self) -> Result<(), HouseError> {
+    fn flush(&mut self) -> Result<(), MaintenanceError> {
         let flushed = match self.kept.tables.flush() {
             Err(_) if self.give_room() => self.kept.tables.flush(),
             first => first,
@@ -254,7 +254,7 @@ impl Flusher {
     }
 
     /// Writes every group's state and purges the log up to what checkpoints and runs cover.
-    fn checkpoint(&mut self) -> Result<(), HouseError> {
+    fn checkpoint(&mut self) -> Result<(), MaintenanceError> {
         let first = self.checkpoint_groups();
         let written = if first.is_err() && self.give_room() { self.checkpoint_groups() } else { first };
         // Some groups may have theirs all the same.

@@ -48,14 +48,14 @@ pub(crate) enum Lane {
 
 /// Connections to one broker in one lane.
 #[derive(Default)]
-struct Slot {
+struct PooledConnection {
     connection: Option<Arc<Connection>>,
     failures: u32,
     not_before: Option<Instant>,
 }
 
-/// By address and lane. A slot has a lock of its own, which is held while it connects.
-type Slots = HashMap<(String, Lane), Arc<AsyncMutex<Slot>>>;
+/// By address and lane. Each entry has its own lock, which is held while it connects.
+type ConnectionPool = HashMap<(String, Lane), Arc<AsyncMutex<PooledConnection>>>;
 
 /// A cluster. Cheap to clone; connections are shared and close when the last clone is gone.
 #[derive(Clone)]
@@ -66,10 +66,10 @@ pub struct Cluster {
 struct Inner {
     config: Arc<ClientConfig>,
     metadata: RwLock<Metadata>,
-    slots: Mutex<Slots>,
+    pool: Mutex<ConnectionPool>,
     /// Members so far; the number of one is its lane.
     members: AtomicU64,
-    /// One question for metadata at a time: who waits for it finds the answer there.
+    /// Held while metadata is requested: tasks that waited for it find the answer in `metadata`.
     refreshing: AsyncMutex<()>,
 }
 
@@ -79,7 +79,7 @@ impl Cluster {
         let inner = Inner {
             config: Arc::new(config),
             metadata: RwLock::default(),
-            slots: Mutex::default(),
+            pool: Mutex::default(),
             members: AtomicU64::new(0),
             refreshing: AsyncMutex::default(),
         };
@@ -97,25 +97,26 @@ impl Cluster {
 
     /// A connection to an address: the open one, or a new one after the wait that earlier failures ask for.
     async fn connection(&self, address: &str, lane: Lane) -> Result<Arc<Connection>, ClientError> {
-        let slot = self.inner.slots.lock().entry((address.to_string(), lane)).or_default().clone();
-        let mut slot = slot.lock().await;
-        if let Some(open) = slot.connection.as_ref().filter(|connection| connection.is_open()) {
+        let pooled = self.inner.pool.lock().entry((address.to_string(), lane)).or_default().clone();
+        let mut pooled = pooled.lock().await;
+        if let Some(open) = pooled.connection.as_ref().filter(|connection| connection.is_open()) {
             return Ok(open.clone());
         }
-        slot.connection = None;
-        if let Some(at) = slot.not_before {
+        pooled.connection = None;
+        if let Some(at) = pooled.not_before {
             tokio::time::sleep_until(at.into()).await;
         }
         match Connection::open(address, &self.inner.config).await {
             Ok(connection) => {
                 let connection = Arc::new(connection);
-                *slot = Slot { connection: Some(connection.clone()), failures: 0, not_before: None };
+                *pooled =
+                    PooledConnection { connection: Some(connection.clone()), failures: 0, not_before: None };
                 Ok(connection)
             }
             Err(error) => {
-                slot.failures += 1;
-                slot.not_before =
-                    Some(clock::now() + self.backoff().after(slot.failures, clock::random_u64()));
+                pooled.failures += 1;
+                pooled.not_before =
+                    Some(clock::now() + self.backoff().after(pooled.failures, clock::random_u64()));
                 Err(error)
             }
         }
@@ -317,7 +318,7 @@ impl MemberLane {
 
 impl Drop for MemberLane {
     fn drop(&mut self) {
-        self.cluster.inner.slots.lock().retain(|(_, lane), _| *lane != self.lane);
+        self.cluster.inner.pool.lock().retain(|(_, lane), _| *lane != self.lane);
     }
 }
 

@@ -91,7 +91,7 @@ impl Shared {
 
 enum Done {
     Fetched { broker: i32, wanted: Vec<Wanted>, hold: Hold, answer: Result<FetchResponse, ClientError> },
-    Sought { found: Vec<(TopicPartition, u64, Result<i64, ClientError>)> },
+    Lookups { found: Vec<(TopicPartition, u64, Result<i64, ClientError>)> },
     Refreshed,
 }
 
@@ -185,7 +185,7 @@ impl Fetcher {
                 let reading = readings.get(&partition).copied().unwrap_or_default();
                 (partition, reading, result)
             };
-            Done::Sought { found: found.map(with_reading).collect() }
+            Done::Lookups { found: found.map(with_reading).collect() }
         });
     }
 
@@ -254,7 +254,7 @@ impl Fetcher {
                 self.refreshing = false;
                 Vec::new()
             }
-            Done::Sought { found } => {
+            Done::Lookups { found } => {
                 self.seeking = false;
                 self.take_starts(found)
             }

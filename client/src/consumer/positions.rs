@@ -51,7 +51,7 @@ pub(super) struct Wanted {
 
 /// A partition whose start is looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Sought {
+pub(super) struct OffsetLookup {
     pub(super) partition: TopicPartition,
     pub(super) start: Start,
     pub(super) reading: u64,
@@ -191,11 +191,11 @@ impl Positions {
     }
 
     /// Partitions that wait for the offset to begin with, and may be asked about now.
-    pub(super) fn seeking(&self, now: Instant) -> Vec<Sought> {
+    pub(super) fn seeking(&self, now: Instant) -> Vec<OffsetLookup> {
         let due = self.all.iter().filter(|(_, p)| p.not_before.is_none_or(|at| at <= now));
         due.filter_map(|(partition, position)| match position.state {
             State::Seeking(start) => {
-                Some(Sought { partition: partition.clone(), start, reading: position.reading })
+                Some(OffsetLookup { partition: partition.clone(), start, reading: position.reading })
             }
             State::Reading => None,
         })
@@ -392,7 +392,7 @@ mod tests {
         positions.assign([(place(0), Start::Beginning), (place(1), Start::Offset(7))]);
         assert_eq!(
             positions.seeking(now),
-            [Sought { partition: place(0), start: Start::Beginning, reading: 1 }]
+            [OffsetLookup { partition: place(0), start: Start::Beginning, reading: 1 }]
         );
         let first = wanted(&mut positions, now);
         assert_eq!(first, [Wanted { partition: place(1), offset: 7, leader_epoch: 3, reading: 2 }]);

@@ -21,28 +21,28 @@ fn place() -> Place {
 }
 
 /// A machine whose records are numbers, with an identity, and the time.
-struct Rig {
+struct MachineHarness {
     machine: Machine,
     now: Instant,
     next: u32,
     deliveries: BTreeMap<u32, Delivery>,
 }
 
-impl Rig {
-    fn new(rules: Rules) -> Rig {
+impl MachineHarness {
+    fn new(rules: Rules) -> MachineHarness {
         let mut machine = Machine::new(rules);
         assert!(machine.identify(1, 0).is_empty());
-        Rig { machine, now: clock::now(), next: 0, deliveries: BTreeMap::new() }
+        MachineHarness { machine, now: clock::now(), next: 0, deliveries: BTreeMap::new() }
     }
 
     /// A machine whose partition the broker has appended a batch of, with the sequence 0.
-    fn introduced(rules: Rules) -> Rig {
-        let mut rig = Rig::new(rules);
-        rig.append();
-        let first = rig.one();
-        assert!(rig.step().is_empty());
-        rig.answer(first, appended(0));
-        rig
+    fn introduced(rules: Rules) -> MachineHarness {
+        let mut harness = MachineHarness::new(rules);
+        harness.append();
+        let first = harness.one();
+        assert!(harness.step().is_empty());
+        harness.answer(first, appended(0));
+        harness
     }
 
     /// Appends a record that fills a batch of its own.
@@ -127,49 +127,49 @@ fn nothing_is_sent_before_there_is_an_identity() {
 
 #[test]
 fn what_was_not_sent_comes_again_and_its_time_ends_without_doubt() {
-    let mut rig = Rig::new(rules());
-    let n = rig.append();
-    let batch = rig.one();
-    rig.answer(batch, Try::Unsent { reason: "connection refused".into() });
-    assert_eq!(rig.machine.trouble().as_deref(), Some("connection refused"));
-    rig.now += rules().delivery_timeout;
-    assert!(rig.step().is_empty());
+    let mut harness = MachineHarness::new(rules());
+    let n = harness.append();
+    let batch = harness.one();
+    harness.answer(batch, Try::Unsent { reason: "connection refused".into() });
+    assert_eq!(harness.machine.trouble().as_deref(), Some("connection refused"));
+    harness.now += rules().delivery_timeout;
+    assert!(harness.step().is_empty());
     let expired = DeliveryError::Expired { reason: "connection refused".into() };
-    assert_eq!(rig.result(n), Some(Err(expired)));
+    assert_eq!(harness.result(n), Some(Err(expired)));
 }
 
 /// Where a keyless record goes, of a topic with three partitions.
-fn keyless(rig: &mut Rig, bytes: usize) -> usize {
-    let partition = rig.machine.keyless("a", 3, || 0);
+fn keyless(harness: &mut MachineHarness, bytes: usize) -> usize {
+    let partition = harness.machine.keyless("a", 3, || 0);
     let record = Record { value: Some(vec![b'x'; bytes].into()), ..Record::default() };
     let place = Place { topic: "a".into(), partition: partition as i32 };
-    rig.machine.append(&place, &record, 0, rig.now);
+    harness.machine.append(&place, &record, 0, harness.now);
     partition
 }
 
 #[test]
 fn records_without_a_key_go_on_when_a_batch_is_closed_for_whatever_reason() {
-    let mut rig = Rig::new(rules());
-    assert_eq!([keyless(&mut rig, 4), keyless(&mut rig, 4)], [0, 0], "one batch");
-    rig.now += rules().linger;
-    rig.step();
-    assert_eq!([keyless(&mut rig, 4), keyless(&mut rig, 198)], [1, 1], "it has waited long enough");
-    assert_eq!([keyless(&mut rig, 4), keyless(&mut rig, 4)], [2, 2], "it is full");
-    rig.machine.flush();
-    rig.step();
-    assert_eq!(keyless(&mut rig, 4), 0, "it is flushed");
+    let mut harness = MachineHarness::new(rules());
+    assert_eq!([keyless(&mut harness, 4), keyless(&mut harness, 4)], [0, 0], "one batch");
+    harness.now += rules().linger;
+    harness.step();
+    assert_eq!([keyless(&mut harness, 4), keyless(&mut harness, 198)], [1, 1], "it has waited long enough");
+    assert_eq!([keyless(&mut harness, 4), keyless(&mut harness, 4)], [2, 2], "it is full");
+    harness.machine.flush();
+    harness.step();
+    assert_eq!(keyless(&mut harness, 4), 0, "it is flushed");
 }
 
 #[test]
 fn partitions_get_equal_shares_of_slow_and_of_fast_records() {
     for records_in_linger in [1, 5, 2_000] {
-        let (mut rig, mut shares) = (Rig::new(rules()), [0usize; 3]);
+        let (mut harness, mut shares) = (MachineHarness::new(rules()), [0usize; 3]);
         for n in 0..30_000 {
             if n % records_in_linger == 0 {
-                rig.now += rules().linger;
-                rig.step();
+                harness.now += rules().linger;
+                harness.step();
             }
-            shares[keyless(&mut rig, 4)] += 1;
+            shares[keyless(&mut harness, 4)] += 1;
         }
         let most_apart = shares.iter().max().expect("three") - shares.iter().min().expect("three");
         assert!(most_apart <= 300, "{records_in_linger} at a time: {shares:?}");
@@ -178,131 +178,131 @@ fn partitions_get_equal_shares_of_slow_and_of_fast_records() {
 
 #[test]
 fn a_small_batch_waits_for_more_records_and_no_longer() {
-    let mut rig = Rig::new(rules());
-    let (_, added) = rig.append_of(4);
+    let mut harness = MachineHarness::new(rules());
+    let (_, added) = harness.append_of(4);
     assert!(added.opened && !added.closed);
-    let step = rig.machine.step(rig.now, |_| Some(LEADER));
+    let step = harness.machine.step(harness.now, |_| Some(LEADER));
     assert!(step.requests.is_empty());
-    assert_eq!(step.wake_at, Some(rig.now + rules().linger));
-    let (_, added) = rig.append_of(4);
+    assert_eq!(step.wake_at, Some(harness.now + rules().linger));
+    let (_, added) = harness.append_of(4);
     assert!(!added.opened && !added.closed);
-    rig.now += rules().linger;
-    assert_eq!(rig.one().count, 2);
+    harness.now += rules().linger;
+    assert_eq!(harness.one().count, 2);
 }
 
 #[test]
 fn a_flush_sends_what_is_there() {
-    let mut rig = Rig::new(rules());
-    let (record, _) = rig.append_of(4);
-    rig.machine.flush();
-    let batch = rig.one();
-    rig.answer(batch, appended(5));
-    assert!(rig.machine.is_idle());
-    assert_eq!(rig.result(record), Some(Ok(5)));
+    let mut harness = MachineHarness::new(rules());
+    let (record, _) = harness.append_of(4);
+    harness.machine.flush();
+    let batch = harness.one();
+    harness.answer(batch, appended(5));
+    assert!(harness.machine.is_idle());
+    assert_eq!(harness.result(record), Some(Ok(5)));
 }
 
 #[test]
 fn batches_that_failed_come_again_in_order_and_before_new_ones() {
-    let mut rig = Rig::introduced(rules());
+    let mut harness = MachineHarness::introduced(rules());
     for _ in 0..4 {
-        rig.append();
+        harness.append();
     }
-    let mut sent: Vec<_> = (0..3).map(|_| rig.one()).collect();
+    let mut sent: Vec<_> = (0..3).map(|_| harness.one()).collect();
     assert_eq!(sent.iter().map(sequence).collect::<Vec<_>>(), [1, 2, 3]);
     // The last answer comes first: it is out of order because the first one failed.
-    rig.answer(sent.pop().expect("3"), refused(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER));
-    rig.answer(sent.pop().expect("2"), refused(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER));
-    rig.answer(sent.pop().expect("1"), refused(ErrorCode::NOT_LEADER_OR_FOLLOWER));
-    assert!(rig.step().is_empty(), "not before the wait is over");
-    rig.now += Duration::from_millis(20);
+    harness.answer(sent.pop().expect("3"), refused(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER));
+    harness.answer(sent.pop().expect("2"), refused(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER));
+    harness.answer(sent.pop().expect("1"), refused(ErrorCode::NOT_LEADER_OR_FOLLOWER));
+    assert!(harness.step().is_empty(), "not before the wait is over");
+    harness.now += Duration::from_millis(20);
     for expected in 1..5 {
-        let batch = rig.one();
+        let batch = harness.one();
         assert_eq!(sequence(&batch), expected);
         // The last of them may be followed by a new one.
         if expected < 3 {
-            assert!(rig.step().is_empty(), "one after the other while there is something to try again");
+            assert!(harness.step().is_empty(), "one after the other while there is something to try again");
         }
-        rig.answer(batch, appended(i64::from(expected) * 10));
+        harness.answer(batch, appended(i64::from(expected) * 10));
     }
-    let offsets: Vec<_> = (2..=5).map(|n| rig.result(n)).collect();
+    let offsets: Vec<_> = (2..=5).map(|n| harness.result(n)).collect();
     assert_eq!(offsets, [10, 20, 30, 40].map(|offset| Some(Ok(offset))));
 }
 
 #[test]
 fn no_more_than_the_allowed_batches_are_on_their_way() {
-    let mut rig = Rig::introduced(rules());
+    let mut harness = MachineHarness::introduced(rules());
     for _ in 0..9 {
-        rig.append();
+        harness.append();
     }
-    let sent: Vec<_> = std::iter::from_fn(|| rig.step().pop()).collect();
+    let sent: Vec<_> = std::iter::from_fn(|| harness.step().pop()).collect();
     assert_eq!(sent.len(), rules().in_flight_max);
 }
 
 #[test]
 fn a_batch_that_may_be_in_the_log_is_not_given_another_sequence() {
-    let mut rig = Rig::introduced(rules());
-    let (lost, refused_one) = (rig.append(), rig.append());
-    let (first, second) = (rig.one(), rig.one());
-    rig.answer(first, Try::Lost { reason: "gone".into() });
-    rig.answer(second, refused(ErrorCode::MESSAGE_TOO_LARGE));
-    assert!(matches!(rig.result(refused_one), Some(Err(DeliveryError::Refused { .. }))));
-    let behind = rig.append();
-    let step = rig.machine.step(rig.now, |_| Some(LEADER));
+    let mut harness = MachineHarness::introduced(rules());
+    let (lost, refused_one) = (harness.append(), harness.append());
+    let (first, second) = (harness.one(), harness.one());
+    harness.answer(first, Try::Lost { reason: "gone".into() });
+    harness.answer(second, refused(ErrorCode::MESSAGE_TOO_LARGE));
+    assert!(matches!(harness.result(refused_one), Some(Err(DeliveryError::Refused { .. }))));
+    let behind = harness.append();
+    let step = harness.machine.step(harness.now, |_| Some(LEADER));
     assert!(step.wants_identity, "the refused batch left a gap");
-    let settled = rig.machine.identify(2, 0);
+    let settled = harness.machine.identify(2, 0);
     settle(settled);
-    assert!(matches!(rig.result(lost), Some(Err(DeliveryError::Unknown { .. }))));
-    rig.now += Duration::from_millis(20);
-    let batch = rig.one();
+    assert!(matches!(harness.result(lost), Some(Err(DeliveryError::Unknown { .. }))));
+    harness.now += Duration::from_millis(20);
+    let batch = harness.one();
     assert_eq!(batch.sequence, Some(Sequence { producer_id: 2, epoch: 0, first: 0 }));
-    rig.answer(batch, appended(3));
-    assert_eq!(rig.result(behind), Some(Ok(3)));
+    harness.answer(batch, appended(3));
+    assert_eq!(harness.result(behind), Some(Ok(3)));
 }
 
 #[test]
 fn a_duplicate_is_delivered() {
-    let mut rig = Rig::new(rules());
-    let record = rig.append();
-    let batch = rig.one();
-    rig.answer(batch, refused(ErrorCode::DUPLICATE_SEQUENCE_NUMBER));
-    assert_eq!(rig.result(record), Some(Ok(-1)));
+    let mut harness = MachineHarness::new(rules());
+    let record = harness.append();
+    let batch = harness.one();
+    harness.answer(batch, refused(ErrorCode::DUPLICATE_SEQUENCE_NUMBER));
+    assert_eq!(harness.result(record), Some(Ok(-1)));
 }
 
 #[test]
 fn what_takes_too_long_fails_and_says_whether_it_may_be_in_the_log() {
-    let mut rig = Rig::new(rules());
-    let (sent, unsent) = (rig.append(), rig.append());
-    let batch = rig.one();
-    rig.answer(batch, Try::Lost { reason: "gone".into() });
-    rig.now += rules().delivery_timeout;
-    assert!(rig.step().is_empty());
-    assert!(matches!(rig.result(sent), Some(Err(DeliveryError::Unknown { reason })) if reason == "gone"));
-    assert!(matches!(rig.result(unsent), Some(Err(DeliveryError::Expired { .. }))));
-    assert!(rig.machine.is_idle());
+    let mut harness = MachineHarness::new(rules());
+    let (sent, unsent) = (harness.append(), harness.append());
+    let batch = harness.one();
+    harness.answer(batch, Try::Lost { reason: "gone".into() });
+    harness.now += rules().delivery_timeout;
+    assert!(harness.step().is_empty());
+    assert!(matches!(harness.result(sent), Some(Err(DeliveryError::Unknown { reason })) if reason == "gone"));
+    assert!(matches!(harness.result(unsent), Some(Err(DeliveryError::Expired { .. }))));
+    assert!(harness.machine.is_idle());
 }
 
 #[test]
 fn a_topic_whose_leader_is_not_known_is_asked_for() {
-    let mut rig = Rig::new(rules());
-    rig.append();
-    let step = rig.machine.step(rig.now, |_| None);
+    let mut harness = MachineHarness::new(rules());
+    harness.append();
+    let step = harness.machine.step(harness.now, |_| None);
     assert!(step.requests.is_empty() && step.stale.contains("a"));
 }
 
 #[test]
 fn without_idempotence_one_batch_at_a_time_keeps_the_order() {
-    let mut rig = Rig::new(Rules { idempotent: false, ..rules() });
-    let (first, second) = (rig.append(), rig.append());
-    let batch = rig.one();
+    let mut harness = MachineHarness::new(Rules { idempotent: false, ..rules() });
+    let (first, second) = (harness.append(), harness.append());
+    let batch = harness.one();
     assert_eq!(batch.sequence, None);
-    assert!(rig.step().is_empty());
-    rig.answer(batch, Try::Lost { reason: "gone".into() });
-    rig.now += Duration::from_millis(20);
-    let batch = rig.one();
-    rig.answer(batch, appended(1));
-    let batch = rig.one();
-    rig.answer(batch, appended(2));
-    assert_eq!((rig.result(first), rig.result(second)), (Some(Ok(1)), Some(Ok(2))));
+    assert!(harness.step().is_empty());
+    harness.answer(batch, Try::Lost { reason: "gone".into() });
+    harness.now += Duration::from_millis(20);
+    let batch = harness.one();
+    harness.answer(batch, appended(1));
+    let batch = harness.one();
+    harness.answer(batch, appended(2));
+    assert_eq!((harness.result(first), harness.result(second)), (Some(Ok(1)), Some(Ok(2))));
 }
 
 #[test]
@@ -314,33 +314,33 @@ fn sequences_wrap() {
 
 #[test]
 fn a_batch_that_is_too_large_comes_again_in_pieces_and_later_ones_are_smaller() {
-    let mut rig = Rig::introduced(rules());
+    let mut harness = MachineHarness::introduced(rules());
     for _ in 0..4 {
-        rig.append_of(25);
+        harness.append_of(25);
     }
-    rig.now += rules().linger;
-    let mut large = rig.one();
+    harness.now += rules().linger;
+    let mut large = harness.one();
     assert_eq!(numbers(&mut large), [2, 3, 4, 5]);
     let bytes = large.payload_bytes();
-    let behind = rig.append();
-    let sent_behind = rig.one();
-    rig.answer(large, refused(ErrorCode::MESSAGE_TOO_LARGE));
-    rig.answer(sent_behind, refused(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER));
-    rig.now += Duration::from_millis(20);
+    let behind = harness.append();
+    let sent_behind = harness.one();
+    harness.answer(large, refused(ErrorCode::MESSAGE_TOO_LARGE));
+    harness.answer(sent_behind, refused(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER));
+    harness.now += Duration::from_millis(20);
     for (expected, sequence_expected) in [(vec![2, 3], 1), (vec![4, 5], 3), (vec![behind], 5)] {
-        let mut piece = rig.one();
+        let mut piece = harness.one();
         assert_eq!((numbers(&mut piece), sequence(&piece)), (expected, sequence_expected));
-        rig.answer(piece, appended(i64::from(sequence_expected)));
+        harness.answer(piece, appended(i64::from(sequence_expected)));
     }
     assert_eq!(
-        (2..=6).map(|n| rig.result(n).expect("a result").expect("there")).collect::<Vec<_>>(),
+        (2..=6).map(|n| harness.result(n).expect("a result").expect("there")).collect::<Vec<_>>(),
         [1, 2, 3, 4, 5]
     );
     for _ in 0..4 {
-        rig.append_of(25);
+        harness.append_of(25);
     }
-    rig.now += rules().linger;
-    assert!(rig.one().payload_bytes() <= bytes / 2);
+    harness.now += rules().linger;
+    assert!(harness.one().payload_bytes() <= bytes / 2);
 }
 
 /// A broker that appends batches in the order of their sequences and no other, from whichever it sees first, as Kafka does.
@@ -371,7 +371,7 @@ impl Log {
 #[test]
 fn chaos_forgets_nothing_and_keeps_order() {
     for seed in 0..300u64 {
-        let (mut rig, mut log, mut identities) = (Rig::new(rules()), Log::default(), 1);
+        let (mut harness, mut log, mut identities) = (MachineHarness::new(rules()), Log::default(), 1);
         let mut chance = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let mut draw = |n: u64| {
             chance ^= chance << 13;
@@ -382,18 +382,18 @@ fn chaos_forgets_nothing_and_keeps_order() {
         let mut flying: Vec<(Batch, Try)> = Vec::new();
         for _ in 0..300 {
             match draw(4) {
-                0 if rig.next < 60 => drop(rig.append_of(20 + draw(180) as usize)),
+                0 if harness.next < 60 => drop(harness.append_of(20 + draw(180) as usize)),
                 1 if !flying.is_empty() => {
                     let (batch, outcome) = flying.remove(draw(flying.len() as u64) as usize);
-                    rig.answer(batch, outcome);
+                    harness.answer(batch, outcome);
                 }
                 _ => {
-                    rig.now += Duration::from_millis(draw(30));
-                    let step = rig.machine.step(rig.now, |_| Some(LEADER));
+                    harness.now += Duration::from_millis(draw(30));
+                    let step = harness.machine.step(harness.now, |_| Some(LEADER));
                     settle(step.settled);
                     if step.wants_identity {
                         identities += 1;
-                        settle(rig.machine.identify(identities, 0));
+                        settle(harness.machine.identify(identities, 0));
                     }
                     // The broker sees batches in the order in which they are sent; answers come in any order.
                     for mut batch in step.requests.into_iter().flat_map(|(_, batches)| batches) {
@@ -415,15 +415,15 @@ fn chaos_forgets_nothing_and_keeps_order() {
                 }
             }
         }
-        rig.now += rules().delivery_timeout;
+        harness.now += rules().delivery_timeout;
         for (batch, outcome) in flying {
-            rig.answer(batch, outcome);
+            harness.answer(batch, outcome);
         }
-        rig.step();
-        assert!(rig.machine.is_idle(), "seed {seed}");
+        harness.step();
+        assert!(harness.machine.is_idle(), "seed {seed}");
         assert!(log.numbers.is_sorted_by(|a, b| a < b), "seed {seed}: {:?}", log.numbers);
-        for n in 1..=rig.next {
-            match rig.result(n).unwrap_or_else(|| panic!("seed {seed}: {n} has no result")) {
+        for n in 1..=harness.next {
+            match harness.result(n).unwrap_or_else(|| panic!("seed {seed}: {n} has no result")) {
                 Ok(_) => assert!(log.numbers.contains(&n), "seed {seed}: {n} is not there"),
                 Err(DeliveryError::Unknown { .. }) => {}
                 Err(error) => assert!(!log.numbers.contains(&n), "seed {seed}: {n} is there: {error}"),
@@ -434,27 +434,27 @@ fn chaos_forgets_nothing_and_keeps_order() {
 
 #[test]
 fn what_keeps_records_from_getting_through_is_known_until_one_does() {
-    let mut rig = Rig::new(rules());
-    assert_eq!(rig.machine.trouble(), None);
-    let n = rig.append();
-    let batch = rig.one();
+    let mut harness = MachineHarness::new(rules());
+    assert_eq!(harness.machine.trouble(), None);
+    let n = harness.append();
+    let batch = harness.one();
     let full = Some("the disk is full".to_string());
-    rig.answer(batch, Try::Refused { code: ErrorCode::KAFKA_STORAGE_ERROR, reason: full });
+    harness.answer(batch, Try::Refused { code: ErrorCode::KAFKA_STORAGE_ERROR, reason: full });
     let said = "KAFKA_STORAGE_ERROR: the disk is full";
-    assert_eq!(rig.machine.trouble().as_deref(), Some(said));
-    rig.now += Duration::from_millis(20);
-    let batch = rig.one();
-    assert_eq!(rig.machine.trouble().as_deref(), Some(said), "it is on its way, and not yet through");
-    rig.answer(batch, appended(0));
-    assert_eq!((rig.result(n), rig.machine.trouble()), (Some(Ok(0)), None));
+    assert_eq!(harness.machine.trouble().as_deref(), Some(said));
+    harness.now += Duration::from_millis(20);
+    let batch = harness.one();
+    assert_eq!(harness.machine.trouble().as_deref(), Some(said), "it is on its way, and not yet through");
+    harness.answer(batch, appended(0));
+    assert_eq!((harness.result(n), harness.machine.trouble()), (Some(Ok(0)), None));
 
-    let n = rig.append();
-    assert!(rig.machine.step(rig.now, |_| None).requests.is_empty());
-    assert_eq!(rig.machine.trouble().as_deref(), Some(NO_LEADER));
-    rig.now += rules().delivery_timeout;
-    assert!(rig.step().is_empty());
-    assert!(matches!(rig.result(n), Some(Err(DeliveryError::Expired { .. }))));
-    assert_eq!(rig.machine.trouble().as_deref(), Some(NO_LEADER), "giving up is not getting through");
+    let n = harness.append();
+    assert!(harness.machine.step(harness.now, |_| None).requests.is_empty());
+    assert_eq!(harness.machine.trouble().as_deref(), Some(NO_LEADER));
+    harness.now += rules().delivery_timeout;
+    assert!(harness.step().is_empty());
+    assert!(matches!(harness.result(n), Some(Err(DeliveryError::Expired { .. }))));
+    assert_eq!(harness.machine.trouble().as_deref(), Some(NO_LEADER), "giving up is not getting through");
 
     let mut machine = Machine::new(rules());
     machine.identity_failed("no answer".to_string());

@@ -61,7 +61,7 @@ pub(super) enum Ask {
 
 /// What the reader must do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum News {
+pub(super) enum MembershipEvent {
     /// Stop reading some, then begin to read others; all else goes on.
     Assigned { revoked: Vec<TopicPartition>, added: Vec<TopicPartition> },
     /// Stop reading these; offsets can still be committed.
@@ -167,7 +167,7 @@ impl Membership {
     }
 
     /// The member has left: it begins anew, and what it had is not its own any more.
-    pub(super) fn begin_anew(&mut self, now: Instant) -> Option<News> {
+    pub(super) fn begin_anew(&mut self, now: Instant) -> Option<MembershipEvent> {
         self.member_id.clear();
         self.rejoin(now)
     }
@@ -182,14 +182,19 @@ impl Membership {
     }
 
     /// No answer: another broker may coordinate the group now. What is assigned stays until the session is over.
-    pub(super) fn unanswered(&mut self, now: Instant, chance: u64) -> Option<News> {
+    pub(super) fn unanswered(&mut self, now: Instant, chance: u64) -> Option<MembershipEvent> {
         self.coordinator = None;
         self.later(now, chance);
         self.check_session(now)
     }
 
     /// Takes in the answer to a join.
-    pub(super) fn joined(&mut self, answer: JoinGroupResponse, now: Instant, chance: u64) -> Option<News> {
+    pub(super) fn joined(
+        &mut self,
+        answer: JoinGroupResponse,
+        now: Instant,
+        chance: u64,
+    ) -> Option<MembershipEvent> {
         match ErrorCode(answer.error_code) {
             ErrorCode::NONE => {}
             ErrorCode::MEMBER_ID_REQUIRED => {
@@ -206,7 +211,7 @@ impl Membership {
         let agreed = answer.protocol_name.as_ref().and_then(|name| Assignor::named(name));
         let Some(assignor) = agreed else {
             let name = answer.protocol_name.as_deref().unwrap_or_default();
-            return Some(News::Malformed(format!("the group agreed on the assignor '{name}'")));
+            return Some(MembershipEvent::Malformed(format!("the group agreed on the assignor '{name}'")));
         };
         self.assignor = Some(assignor);
         // A leader whose group goes on as it was gives nothing out.
@@ -221,7 +226,7 @@ impl Membership {
                 Ok(member) => members.push(member),
                 Err(error) => {
                     let reason = format!("the subscription of {}: {error}", member.member_id);
-                    return Some(News::Malformed(reason));
+                    return Some(MembershipEvent::Malformed(reason));
                 }
             }
         }
@@ -230,14 +235,19 @@ impl Membership {
     }
 
     /// Takes in the answer to a sync.
-    pub(super) fn synced(&mut self, answer: SyncGroupResponse, now: Instant, chance: u64) -> Option<News> {
+    pub(super) fn synced(
+        &mut self,
+        answer: SyncGroupResponse,
+        now: Instant,
+        chance: u64,
+    ) -> Option<MembershipEvent> {
         match ErrorCode(answer.error_code) {
             ErrorCode::NONE => {}
             code => return self.refused(code, now, chance),
         }
         let partitions = match read_assignment(answer.assignment) {
             Ok(partitions) => partitions,
-            Err(error) => return Some(News::Malformed(format!("the assignment: {error}"))),
+            Err(error) => return Some(MembershipEvent::Malformed(format!("the assignment: {error}"))),
         };
         self.confirmed = now;
         self.failures = 0;
@@ -254,11 +264,11 @@ impl Membership {
             self.state = State::Joining;
             self.soon(now);
         }
-        Some(News::Assigned { revoked, added })
+        Some(MembershipEvent::Assigned { revoked, added })
     }
 
     /// Takes in the answer to a heartbeat, or the error of a commit, which tells the same.
-    pub(super) fn beat(&mut self, code: ErrorCode, now: Instant, chance: u64) -> Option<News> {
+    pub(super) fn beat(&mut self, code: ErrorCode, now: Instant, chance: u64) -> Option<MembershipEvent> {
         if code == ErrorCode::NONE {
             self.confirmed = now;
             self.failures = 0;
@@ -269,7 +279,7 @@ impl Membership {
     }
 
     /// The topics have other partitions than when they were given out: the group is to be formed anew.
-    pub(super) fn regroup(&mut self, now: Instant) -> Option<News> {
+    pub(super) fn regroup(&mut self, now: Instant) -> Option<MembershipEvent> {
         if self.state != State::Stable {
             return None;
         }
@@ -279,7 +289,7 @@ impl Membership {
     }
 
     /// What an error means for the membership.
-    fn refused(&mut self, code: ErrorCode, now: Instant, chance: u64) -> Option<News> {
+    fn refused(&mut self, code: ErrorCode, now: Instant, chance: u64) -> Option<MembershipEvent> {
         match code {
             ErrorCode::REBALANCE_IN_PROGRESS => {
                 self.state = State::Joining;
@@ -298,11 +308,11 @@ impl Membership {
                 self.later(now, chance);
                 self.check_session(now)
             }
-            code => Some(News::Failed(code)),
+            code => Some(MembershipEvent::Failed(code)),
         }
     }
 
-    fn rejoin(&mut self, now: Instant) -> Option<News> {
+    fn rejoin(&mut self, now: Instant) -> Option<MembershipEvent> {
         self.generation = -1;
         self.state = State::Joining;
         self.soon(now);
@@ -310,7 +320,7 @@ impl Membership {
     }
 
     /// After the session timeout without an answer the coordinator has given the partitions to others.
-    fn check_session(&mut self, now: Instant) -> Option<News> {
+    fn check_session(&mut self, now: Instant) -> Option<MembershipEvent> {
         if self.generation < 0 || now.saturating_duration_since(self.confirmed) < self.rules.session_timeout {
             return None;
         }
@@ -319,16 +329,16 @@ impl Membership {
         self.lose()
     }
 
-    fn revoke(&mut self) -> Option<News> {
+    fn revoke(&mut self) -> Option<MembershipEvent> {
         if self.rules.cooperative || self.owned.is_empty() {
             return None;
         }
-        Some(News::Revoked(std::mem::take(&mut self.owned).into_iter().collect()))
+        Some(MembershipEvent::Revoked(std::mem::take(&mut self.owned).into_iter().collect()))
     }
 
-    fn lose(&mut self) -> Option<News> {
+    fn lose(&mut self) -> Option<MembershipEvent> {
         let lost: Vec<_> = std::mem::take(&mut self.owned).into_iter().collect();
-        (!lost.is_empty()).then_some(News::Lost(lost))
+        (!lost.is_empty()).then_some(MembershipEvent::Lost(lost))
     }
 
     fn soon(&mut self, now: Instant) {

@@ -39,8 +39,8 @@ fn sync(partitions: &[i32]) -> SyncGroupResponse {
     SyncGroupResponse { assignment, ..Default::default() }
 }
 
-fn assigned(revoked: &[i32], added: &[i32]) -> Option<News> {
-    Some(News::Assigned { revoked: places(revoked), added: places(added) })
+fn assigned(revoked: &[i32], added: &[i32]) -> Option<MembershipEvent> {
+    Some(MembershipEvent::Assigned { revoked: places(revoked), added: places(added) })
 }
 
 /// A member of generation 5 that reads partitions 2 and 3.
@@ -83,7 +83,7 @@ fn a_member_finds_joins_syncs_and_beats() {
 fn a_rebalance_revokes_and_joins_under_the_same_id() {
     let now = clock::now();
     let mut member = stable(now, false);
-    let revoked = News::Revoked(places(&[2, 3]));
+    let revoked = MembershipEvent::Revoked(places(&[2, 3]));
     assert_eq!(member.beat(ErrorCode::REBALANCE_IN_PROGRESS, now, 0), Some(revoked));
     assert_eq!(member.next(), (now, Ask::Join { member_id: "m".into() }));
     assert_eq!(member.identity(), (5, "m"), "offsets of the old generation can still be committed");
@@ -107,13 +107,13 @@ fn a_cooperative_rebalance_revokes_only_what_moves_and_then_joins_again() {
     member.joined(join("m", "l", 7), now, 0);
     assert_eq!(member.synced(sync(&[3, 4]), now, 0), assigned(&[], &[4]));
     assert!(matches!(member.next().1, Ask::Heartbeat { generation: 7, .. }));
-    assert_eq!(member.begin_anew(now), Some(News::Lost(places(&[3, 4]))));
+    assert_eq!(member.begin_anew(now), Some(MembershipEvent::Lost(places(&[3, 4]))));
 }
 
 #[test]
 fn a_member_that_is_not_known_any_more_begins_anew() {
     let now = clock::now();
-    let lost = || Some(News::Lost(places(&[2, 3])));
+    let lost = || Some(MembershipEvent::Lost(places(&[2, 3])));
     for cooperative in [false, true] {
         let mut member = stable(now, cooperative);
         assert_eq!(member.beat(ErrorCode::UNKNOWN_MEMBER_ID, now, 0), lost());
@@ -133,7 +133,7 @@ fn what_is_assigned_stays_while_a_new_coordinator_is_looked_for_until_the_sessio
     assert!(ask == Ask::Coordinator && at > now, "not at once");
     member.found(8, at);
     assert!(matches!(member.next().1, Ask::Heartbeat { generation: 5, .. }));
-    assert_eq!(member.unanswered(now + SESSION, 0), Some(News::Lost(places(&[2, 3]))));
+    assert_eq!(member.unanswered(now + SESSION, 0), Some(MembershipEvent::Lost(places(&[2, 3]))));
     member.found(8, now + SESSION);
     assert_eq!(member.next().1, Ask::Join { member_id: "m".into() });
 }
@@ -142,7 +142,7 @@ fn what_is_assigned_stays_while_a_new_coordinator_is_looked_for_until_the_sessio
 fn new_partitions_form_the_group_anew() {
     let now = clock::now();
     let mut member = stable(now, false);
-    assert_eq!(member.regroup(now), Some(News::Revoked(places(&[2, 3]))));
+    assert_eq!(member.regroup(now), Some(MembershipEvent::Revoked(places(&[2, 3]))));
     assert_eq!(member.next(), (now, Ask::Join { member_id: "m".into() }));
     assert_eq!(member.regroup(now), None, "that is under way already");
     let mut member = stable(now, true);
@@ -163,10 +163,10 @@ fn a_leader_that_came_back_gives_nothing_out() {
 fn errors_that_stay_are_told() {
     let now = clock::now();
     for code in [ErrorCode::GROUP_AUTHORIZATION_FAILED, ErrorCode::FENCED_INSTANCE_ID] {
-        assert_eq!(stable(now, false).beat(code, now, 0), Some(News::Failed(code)));
+        assert_eq!(stable(now, false).beat(code, now, 0), Some(MembershipEvent::Failed(code)));
     }
     let mut member = Membership::new(rules(false), now);
     member.found(7, now);
     let other = JoinGroupResponse { protocol_name: Some(Str::from("mine")), ..join("m", "l", 1) };
-    assert!(matches!(member.joined(other, now, 0), Some(News::Malformed(_))));
+    assert!(matches!(member.joined(other, now, 0), Some(MembershipEvent::Malformed(_))));
 }

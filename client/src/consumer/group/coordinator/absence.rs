@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::{Change, Coordinator, Ended, Late};
-use crate::{clock, consumer::group::membership::News};
+use crate::{clock, consumer::group::membership::MembershipEvent};
 
 /// Whether the application waits for an event, and since when it does not.
 #[derive(Debug)]
@@ -53,14 +53,14 @@ impl Coordinator {
     }
 
     /// Gives the application's place to others, and waits until it is back. A member with a name keeps its place for the
-    /// session timeout, as it is not heard of from now on.
-    pub(super) async fn part_with_overdue(&mut self) -> Result<Option<News>, Ended> {
+    /// session timeout, since it sends no heartbeats from now on.
+    pub(super) async fn part_with_overdue(&mut self) -> Result<Option<MembershipEvent>, Ended> {
         let Some(Late::Overdue { since }) = self.overdue() else { return Ok(None) };
         let (group, away_max) = (&self.link.config.group, self.link.config.poll_interval_max);
         tracing::warn!(group, ?away_max, "the application asks for nothing: its member leaves the group");
         self.leave_group().await;
         let lost = match self.membership.begin_anew(clock::now()) {
-            Some(News::Lost(lost)) => lost,
+            Some(MembershipEvent::Lost(lost)) => lost,
             _ => Vec::new(),
         };
         let (back, mut is_back) = oneshot::channel();

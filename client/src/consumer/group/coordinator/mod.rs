@@ -1,4 +1,4 @@
-//! The task that asks what the membership says next, and does what it hears.
+//! The task that sends the requests of the membership and handles its events.
 
 mod absence;
 mod orders;
@@ -25,7 +25,7 @@ use super::{
     Progress,
     assignor::{Assignor, Member, write_assignment, write_subscription},
     link::Link,
-    membership::{Ask, Membership, News, Rules, topics_of},
+    membership::{Ask, Membership, MembershipEvent, Rules, topics_of},
 };
 use crate::{
     ClientError, clock,
@@ -60,7 +60,7 @@ pub(super) enum Late {
     Overdue { since: Instant },
 }
 
-/// Whether heartbeats go on during something: behind a join on its connection they would wait for it.
+/// Whether heartbeats are sent meanwhile: after a join on the same connection they would wait for its response.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Beats {
     GoOn,
@@ -127,13 +127,13 @@ impl Coordinator {
 
     /// Runs the membership until it is asked to leave or cannot go on.
     pub(super) async fn run(mut self) {
-        if let Err(Ended::Failed(error)) = self.be_a_member().await {
+        if let Err(Ended::Failed(error)) = self.run_membership().await {
             // The reader finds it when the changes end.
             self.progress.lock().failed = Some(error);
         }
     }
 
-    async fn be_a_member(&mut self) -> Result<(), Ended> {
+    async fn run_membership(&mut self) -> Result<(), Ended> {
         self.link.config.check()?;
         loop {
             self.turn().await?;
@@ -143,7 +143,7 @@ impl Coordinator {
     async fn turn(&mut self) -> Result<(), Ended> {
         let (at, ask) = self.membership.next();
         let overdue_at = self.overdue_at();
-        let heard = tokio::select! {
+        let received = tokio::select! {
             // What is due comes first: between a join and its sync the group takes no offsets.
             biased;
             () = sleep_until(Some(at)) => self.ask(ask).await,
@@ -158,8 +158,8 @@ impl Coordinator {
             }
             order = self.order() => self.serve(order).await.map(|()| None),
         };
-        let news = match heard {
-            Ok(news) => news,
+        let event = match received {
+            Ok(event) => event,
             Err(Ended::Failed(error)) if error.is_retriable() => {
                 tracing::debug!(%error, "the group's coordinator does not answer");
                 self.membership.unanswered(clock::now(), clock::random_u64())
@@ -168,30 +168,32 @@ impl Coordinator {
         };
         // Before the reader is asked for anything: it may wait for these.
         self.serve_postponed().await?;
-        match news {
-            Some(news) => self.hear(news).await,
+        match event {
+            Some(event) => self.handle_event(event).await,
             None => Ok(()),
         }
     }
 
-    /// Does what the news ask for.
-    async fn hear(&mut self, news: News) -> Result<(), Ended> {
+    /// Handles one event of the membership.
+    async fn handle_event(&mut self, event: MembershipEvent) -> Result<(), Ended> {
         let refused = |code, reason| {
             let what = format!("be in group '{}'", self.link.config.group);
             Err(Ended::Failed(ClientError::Refused { what, code, reason }))
         };
-        match news {
-            News::Assigned { revoked, added } => {
+        match event {
+            MembershipEvent::Assigned { revoked, added } => {
                 let is_member = revoked.is_empty() || self.revoke(revoked).await?;
                 if is_member { self.begin(added).await } else { Ok(()) }
             }
-            News::Revoked(partitions) => self.revoke(partitions).await.map(|_| ()),
-            News::Lost(partitions) => {
+            MembershipEvent::Revoked(partitions) => self.revoke(partitions).await.map(|_| ()),
+            MembershipEvent::Lost(partitions) => {
                 tracing::warn!(group = self.link.config.group, "the group went on without this member");
                 self.report(Change::Lost(partitions)).await
             }
-            News::Failed(code) => refused(code, None),
-            News::Malformed(reason) => refused(ErrorCode::INCONSISTENT_GROUP_PROTOCOL, Some(reason)),
+            MembershipEvent::Failed(code) => refused(code, None),
+            MembershipEvent::Malformed(reason) => {
+                refused(ErrorCode::INCONSISTENT_GROUP_PROTOCOL, Some(reason))
+            }
         }
     }
 
@@ -234,10 +236,10 @@ impl Coordinator {
                 biased;
                 done = &mut work => return done.map_err(Ended::from),
                 order = self.order() => self.serve(order).await?,
-                // Whether it is out of the group is heard of again with the next request.
+                // The next request reports again whether it is out of the group.
                 () = tokio::time::sleep(heartbeat_interval), if beats == Beats::GoOn => {
                     if self.overdue().is_none() {
-                        self.stay().await;
+                        self.send_heartbeat().await;
                     }
                 }
             }
@@ -270,7 +272,7 @@ impl Coordinator {
                     out
                 }
                 () = tokio::time::sleep(heartbeat_interval), if !left => {
-                    (!self.stay().await).then_some(Late::ForTheOthers)
+                    (!self.send_heartbeat().await).then_some(Late::ForTheOthers)
                 }
             };
             if let Some(why) = out.filter(|_| !left) {
@@ -289,15 +291,15 @@ impl Coordinator {
             }
         }
         self.progress.lock().remove(&partitions);
-        if let Some(News::Lost(others)) = others {
+        if let Some(MembershipEvent::Lost(others)) = others {
             self.report(Change::Lost(others)).await?;
         }
         Ok(!left)
     }
 
-    /// Is heard of while the reader takes its time. False when the group has taken this member out; whatever else the
-    /// coordinator says is asked for again later.
-    async fn stay(&mut self) -> bool {
+    /// Keeps the session alive while the reader takes its time. False if the group has removed this member; any other
+    /// answer of the coordinator is requested again later.
+    async fn send_heartbeat(&mut self) -> bool {
         let (generation, member_id) = self.membership.identity();
         if generation < 0 {
             return true;
@@ -328,7 +330,7 @@ impl Coordinator {
         }
     }
 
-    async fn ask(&mut self, ask: Ask) -> Result<Option<News>, Ended> {
+    async fn ask(&mut self, ask: Ask) -> Result<Option<MembershipEvent>, Ended> {
         match ask {
             Ask::Coordinator => {
                 let node = self.link.find().await?;
@@ -352,7 +354,7 @@ impl Coordinator {
         }
     }
 
-    async fn join(&mut self, member_id: String) -> Result<Option<News>, Ended> {
+    async fn join(&mut self, member_id: String) -> Result<Option<MembershipEvent>, Ended> {
         let config = self.link.config.clone();
         let topics = self.topics_to_join_with().await?;
         let subscription = self.membership.subscription(&topics);
@@ -381,7 +383,7 @@ impl Coordinator {
         generation_id: i32,
         member_id: String,
         assignments: Vec<SyncGroupRequestAssignment>,
-    ) -> Result<Option<News>, Ended> {
+    ) -> Result<Option<MembershipEvent>, Ended> {
         let request = SyncGroupRequest {
             group_id: self.link.group_id(),
             generation_id,

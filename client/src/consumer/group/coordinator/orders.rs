@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::{Coordinator, Ended, sleep_until};
 use crate::{
     ClientError, clock,
-    consumer::group::{COMMANDS_WAITING_MAX, link::Offsets, membership::News},
+    consumer::group::{COMMANDS_WAITING_MAX, link::Offsets, membership::MembershipEvent},
 };
 
 /// What the reader asks of the task.
@@ -113,7 +113,7 @@ impl Coordinator {
     }
 
     /// Commits what was read because it is time to; what the answer tells of the membership is news.
-    pub(super) async fn commit_in_time(&mut self) -> Result<Option<News>, Ended> {
+    pub(super) async fn commit_in_time(&mut self) -> Result<Option<MembershipEvent>, Ended> {
         let due = self.progress.lock().due(|_| true);
         let (generation, member_id) = self.membership.identity();
         if due.is_empty() || generation < 0 {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Beats, Coordinator, Ended};
-use crate::{ClientError, clock, consumer::group::membership::News};
+use crate::{ClientError, clock, consumer::group::membership::MembershipEvent};
 
 /// Topics that matched so shortly ago are not looked for again before a join.
 const MATCHED_AGE_MAX: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ impl Coordinator {
 
     /// Each member looks for topics that match its pattern; the one that gave the partitions out sees to it that new ones
     /// are given out too.
-    pub(super) async fn look_for_partitions(&mut self) -> Result<Option<News>, ClientError> {
+    pub(super) async fn look_for_partitions(&mut self) -> Result<Option<MembershipEvent>, ClientError> {
         let matched = self.link.matching_topics().await?;
         self.take_in_matched(matched);
         let mut changed = self.wanted_topics() != self.wanted.joined_with;
