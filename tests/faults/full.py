@@ -319,7 +319,7 @@ def no_inodes(report):
             eventually(lambda: http_get(broker.http, "/health/ready")[0] == 200, lambda: http_get(broker.http, "/health/ready")[1], LOOK_SECONDS_MAX)
 
         try:
-            in_turn(report, broker, "no inodes", [("health and producers are not told of a full disk", says_so), ("free inodes, and produce goes on", goes_on)])
+            in_turn(report, broker, "no inodes", [("health and producers name the inodes, not a full disk", says_so), ("free inodes, and produce goes on", goes_on)])
         finally:
             broker.kill()
 
