@@ -410,7 +410,7 @@ fn a_commit_during_a_rebalance_is_taken_until_the_new_generation_begins_and_then
         other.send_sync(&joined_other);
         assert_eq!((one.receive_sync().error_code, other.receive_sync().error_code), (0, 0));
         assert_eq!(one.commit("t", 4, ""), NONE);
-        one.id = "nobody".into();
+        one.id = "unknown".into();
         assert_eq!(one.commit("t", 5, ""), ErrorCode::UNKNOWN_MEMBER_ID);
     });
 }

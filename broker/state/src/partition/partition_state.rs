@@ -157,7 +157,7 @@ impl PartitionState {
             self.next_offset = end;
             self.producers = Producers::default();
         }
-        assert!(self.log_start <= self.next_offset, "log start {} of {}", self.log_start, self.next_offset);
+        self.validate_bounds();
     }
 
     /// Moves the log start up, at most to the end; returns whether it moved.
@@ -166,34 +166,33 @@ impl PartitionState {
         if to <= self.log_start {
             return false;
         }
-        assert!(to <= self.next_offset, "log start {to} of {}", self.next_offset);
         self.log_start = to;
+        self.validate_bounds();
         self.epochs.cut_before(to);
         true
     }
 
     /// Checks the invariants.
     pub fn validate(&self) {
-        assert!(
-            0 <= self.log_start && self.log_start <= self.next_offset,
-            "log start {} of {} (1)",
-            self.log_start,
-            self.next_offset
-        );
+        self.validate_bounds();
         self.epochs.validate(self.next_offset);
         self.producers.validate(self.next_offset);
     }
 
     /// Checks the invariants that a batch of this producer can violate.
     fn validate_producer(&self, id: i64) {
+        self.validate_bounds();
+        self.epochs.validate(self.next_offset);
+        self.producers.validate_one(id, self.next_offset);
+    }
+
+    fn validate_bounds(&self) {
         assert!(
-            self.log_start <= self.next_offset,
+            0 <= self.log_start && self.log_start <= self.next_offset,
             "log start {} of {} (1)",
             self.log_start,
             self.next_offset
         );
-        self.epochs.validate(self.next_offset);
-        self.producers.validate_one(id, self.next_offset);
     }
 }
 

@@ -39,7 +39,7 @@ fn nobody_else_commits_while_a_group_has_members() {
     let (ids, generation) = harness.stable("g", 1);
     assert_eq!(harness.commit("g", &member("", -1), 1), Err(GroupError::UnknownMember));
     assert_eq!(harness.commit("g", &member(&ids[0], -1), 1), Err(GroupError::IllegalGeneration));
-    assert_eq!(harness.commit("g", &member("nobody", generation), 1), Err(GroupError::UnknownMember));
+    assert_eq!(harness.commit("g", &member("unknown", generation), 1), Err(GroupError::UnknownMember));
     assert_eq!(
         harness.commit("g", &static_member(&ids[0], "i", generation), 1),
         Err(GroupError::UnknownMember)

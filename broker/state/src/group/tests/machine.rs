@@ -46,7 +46,7 @@ fn every_op() -> Vec<GroupOp> {
         GroupOp::DeleteOffsets { group: "a".into(), partitions: vec![("t".into(), 1), ("t".into(), 7)] },
         GroupOp::DropTopic { topic: "u".into() },
         GroupOp::Expire { group: "b".into(), now_ms: 1_000, retention_ms: 10 },
-        GroupOp::Remove { group: "nobody".into() },
+        GroupOp::Remove { group: "unknown".into() },
     ]
 }
 

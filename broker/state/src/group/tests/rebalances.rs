@@ -177,7 +177,7 @@ fn a_sync_of_another_generation_member_or_protocol_is_refused() {
         SyncRequest { group: "g".into(), member: member(&ids[0], generation), ..SyncRequest::default() };
     let with = |member| SyncRequest { member, ..good.clone() };
     assert_eq!(refused(&mut harness, with(member(&ids[0], generation - 1))), GroupError::IllegalGeneration);
-    assert_eq!(refused(&mut harness, with(member("nobody", generation))), GroupError::UnknownMember);
+    assert_eq!(refused(&mut harness, with(member("unknown", generation))), GroupError::UnknownMember);
     let protocol = SyncRequest { protocol: Some("sticky".into()), ..good.clone() };
     assert_eq!(refused(&mut harness, protocol), GroupError::InconsistentProtocol);
     let kind = SyncRequest { protocol_type: Some("connect".into()), ..good.clone() };
@@ -279,7 +279,7 @@ fn leaving_answers_each_member_on_its_own() {
     let (ids, _) = harness.stable("g", 2);
     let given = harness.join(joining("g", ""));
     let given = harness.joined(given).expect_err("an id").member_id;
-    let asked = [member("nobody", -1), member(&given, -1), member(&ids[1], -1), member(&ids[1], -1)];
+    let asked = [member("unknown", -1), member(&given, -1), member(&ids[1], -1), member(&ids[1], -1)];
     let unknown = Err(GroupError::UnknownMember);
     assert_eq!(harness.leave("g", &asked), [unknown, Ok(()), Ok(()), unknown]);
     assert_eq!(harness.leave("unknown", &asked[..1]), [unknown]);

@@ -31,7 +31,7 @@ fn a_heartbeat_names_what_is_wrong() {
     let mut harness = GroupHarness::new();
     let (ids, generation) = harness.stable("g", 1);
     assert_eq!(harness.heartbeat("g", &member(&ids[0], generation + 1)), Err(GroupError::IllegalGeneration));
-    assert_eq!(harness.heartbeat("g", &member("nobody", generation)), Err(GroupError::UnknownMember));
+    assert_eq!(harness.heartbeat("g", &member("unknown", generation)), Err(GroupError::UnknownMember));
     assert_eq!(harness.heartbeat("unknown", &member(&ids[0], generation)), Err(GroupError::UnknownMember));
     assert_eq!(harness.heartbeat("", &member(&ids[0], generation)), Err(GroupError::InvalidGroupId));
 }

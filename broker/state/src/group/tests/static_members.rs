@@ -181,7 +181,7 @@ fn a_static_member_that_is_away_is_waited_for_and_keeps_its_place_until_its_sess
 fn a_tool_removes_a_static_member_by_its_instance_id() {
     let mut harness = GroupHarness::new();
     let ([a, b], _) = stable_statics(&mut harness);
-    let asked = [static_member("", "b", -1), static_member("", "nobody", -1), static_member(&b, "a", -1)];
+    let asked = [static_member("", "b", -1), static_member("", "unknown", -1), static_member(&b, "a", -1)];
     let results = harness.leave("g", &asked);
     assert_eq!(results, [Ok(()), Err(GroupError::UnknownMember), Err(GroupError::FencedInstance)]);
     let again = harness.join(JoinRequest { member_id: a, ..joining_static("g", "a") });
