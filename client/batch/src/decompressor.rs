@@ -1,4 +1,4 @@
-//! Decompression of a payload piece by piece: at no time is more of it in memory than a piece.
+//! Decompresses a payload piece by piece: no more than one piece is in memory at a time.
 
 use std::{cell::Cell, hash::Hasher, io::Read};
 
@@ -13,11 +13,11 @@ use crate::{
     lz4,
 };
 
-/// A payload that comes in pieces.
+/// A payload that is read in pieces.
 pub(crate) trait Chunks {
-    /// What comes next; nothing at the end.
+    /// The next bytes; empty at the end.
     fn chunk(&mut self) -> Result<&[u8], BatchError>;
-    /// Goes on behind the first `n` bytes of the chunk.
+    /// Consumes the first `n` bytes of the chunk.
     fn consume(&mut self, n: usize);
 }
 
@@ -31,13 +31,13 @@ impl Chunks for &[u8] {
     }
 }
 
-/// Most that decompressing a payload piece by piece may take.
+/// Limits for decompressing a payload piece by piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamLimits {
-    /// Most bytes of one piece, and of what the decompressor looks back at: a block of LZ4 or Snappy, a window of
-    /// Zstandard. A payload whose window is larger may itself have at most as many bytes.
+    /// Most bytes of one piece and of the decompressor's history: a block of LZ4 or Snappy, a window of Zstandard. A
+    /// payload with a larger window may itself have at most this many bytes.
     pub memory_bytes_max: usize,
-    /// Most bytes that come out.
+    /// Most decompressed bytes.
     pub payload_bytes_max: usize,
 }
 
@@ -45,13 +45,13 @@ pub struct StreamLimits {
 const PIECE_BYTES: usize = 64 << 10;
 /// A buffer that grew larger is not kept for the next payload.
 const BUFFER_KEPT_BYTES_MAX: usize = 256 << 10;
-/// Nor is a context of Zstandard; one for the window of 2 MiB that Kafka's Java client writes by default is.
+/// A larger Zstandard context is not kept either; one for the 2 MiB window of Kafka's Java client is smaller.
 const CONTEXT_KEPT_BYTES_MAX: usize = 3 << 20;
 
-/// What one payload leaves behind for the next one of the same thread.
+/// Memory that the next payload on the same thread reuses.
 #[derive(Default)]
 struct Workspace {
-    /// As long as what it has held.
+    /// Its length is the largest that was requested.
     buffer: Vec<u8>,
     zstd: Option<DCtx<'static>>,
 }
@@ -70,7 +70,7 @@ impl Workspace {
             self.buffer = Vec::new();
         }
         self.zstd = self.zstd.filter(|context| context.sizeof() <= CONTEXT_KEPT_BYTES_MAX);
-        // At the thread's end there is no next one.
+        // At the end of the thread there is nothing to keep it for.
         let _ = WORKSPACE.try_with(|kept| kept.set(Some(self)));
     }
 
@@ -92,7 +92,7 @@ enum Piece<'a> {
     End,
 }
 
-/// What comes next of each codec.
+/// The state of each codec's decoder.
 enum Decoder<'a> {
     None,
     Gzip(Box<MultiGzDecoder<&'a [u8]>>),
@@ -108,9 +108,9 @@ pub(crate) struct Decompressor<'a> {
     limits: StreamLimits,
     workspace: Workspace,
     stored: &'a [u8],
-    /// What of the buffer is still to be read.
+    /// The unread part of the buffer.
     buffered: std::ops::Range<usize>,
-    /// Bytes that have come out.
+    /// Bytes decompressed so far.
     payload_bytes: u64,
 }
 
@@ -190,7 +190,7 @@ impl Drop for Decompressor<'_> {
 }
 
 impl Piece<'_> {
-    /// A piece of a codec of which nothing more comes after nothing.
+    /// A piece from a reader, for which 0 bytes are the end.
     fn read(bytes: usize) -> Self {
         if bytes == 0 { Piece::End } else { Piece::Buffered(bytes) }
     }
@@ -258,7 +258,7 @@ impl<'a> Lz4<'a> {
     }
 }
 
-/// Decompresses a block, which does not say how long it is then: the buffer grows as long as it is too small.
+/// Decompresses a block. It does not state its decompressed length: the buffer grows while it is too small.
 fn lz4_block(
     block: &[u8],
     workspace: &mut Workspace,
@@ -281,7 +281,7 @@ fn lz4_block(
     }
 }
 
-/// Frames of Zstandard, one behind the other.
+/// Consecutive Zstandard frames.
 struct Zstd<'a> {
     input: &'a [u8],
     read: usize,
@@ -326,7 +326,7 @@ impl<'a> Zstd<'a> {
 }
 
 impl StreamLimits {
-    /// What is written to a window is no more than what comes out.
+    /// A window never holds more than the decompressed bytes, so a small payload may declare a large window.
     fn allow_window(&mut self, window_bytes: u64) {
         if window_bytes > self.memory_bytes_max as u64 {
             self.payload_bytes_max = self.payload_bytes_max.min(self.memory_bytes_max);

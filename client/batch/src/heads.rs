@@ -1,4 +1,4 @@
-//! The records of a payload that comes in pieces, without their keys and values.
+//! Reads the records of a payload piece by piece, without their keys and values.
 
 use crate::{
     BatchError,
@@ -6,7 +6,7 @@ use crate::{
     records::{Input, Malformed, TOO_LONG, has_more},
 };
 
-/// What can be known of a record without its key, value and headers.
+/// A record without its key, value and headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordHead {
     /// Added to the batch's base timestamp it is the record's, in milliseconds.
@@ -17,8 +17,8 @@ pub struct RecordHead {
     pub has_key: bool,
 }
 
-/// Iterates over records. Goes on behind a malformed one, as long as its length is possible; ends after any other error,
-/// or when the header's count is reached.
+/// Iterates over records. Continues after a malformed record if its length is valid; ends after any other error, or when
+/// the header's count is reached.
 pub(crate) struct HeadReader<C> {
     payload: C,
     declared: i32,
@@ -31,13 +31,13 @@ impl<C: Chunks> HeadReader<C> {
         HeadReader { payload, declared, found: 0, ended: false }
     }
 
-    /// How many records there are to be.
+    /// The declared number of records.
     pub(crate) fn declared(&self) -> usize {
         usize::try_from(self.declared).unwrap_or(0)
     }
 
-    /// Skips what `read` has read of the chunk: it returns how many records were read by now, and how many bytes just
-    /// now.
+    /// Skips the bytes of the chunk that `read` has parsed. It returns the number of records so far and of bytes in this
+    /// chunk.
     pub(crate) fn skip_read(&mut self, read: impl FnOnce(&[u8]) -> (usize, usize)) -> Result<(), BatchError> {
         let (found, bytes) = read(self.payload.chunk()?);
         self.payload.consume(bytes);
@@ -90,7 +90,7 @@ struct Frame<'p, C> {
     payload: &'p mut C,
     /// Bytes up to its end.
     left: usize,
-    /// Why the payload cannot be read; it ends there.
+    /// The error that ended the payload.
     fault: Option<BatchError>,
 }
 
@@ -110,7 +110,7 @@ impl<C: Chunks> Frame<'_, C> {
         self.left -= n;
     }
 
-    /// Reads the record, and says whether the payload can be read on behind it.
+    /// Reads the record; the flag is whether the payload can be read after it.
     fn head(&mut self) -> (Result<RecordHead, Malformed>, bool) {
         match self.length() {
             Ok(length) => self.left = length,

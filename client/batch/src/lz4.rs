@@ -1,8 +1,8 @@
 //! The frame of LZ4 blocks that every Kafka client can read.
 //!
-//! A frame: magic, flags, block size, perhaps the content's size, a checksum of these; blocks, each behind its length and
-//! perhaps followed by a checksum; a block length of 0, and perhaps a checksum of the content. Kafka's Java client reads
-//! frames of independent blocks only, and librdkafka none without an end or with something behind it.
+//! A frame: magic, flags, block size, optional content size, a checksum of these; blocks, each with a length prefix and an
+//! optional checksum; a block length of 0, and an optional checksum of the content. Kafka's Java client reads only frames
+//! of independent blocks, and librdkafka only frames with an end and without trailing bytes.
 //! Source: the LZ4 frame format description, version 1.6.
 
 use std::hash::Hasher;
@@ -18,7 +18,7 @@ const CONTENT_SIZE: u8 = 0x08;
 const CONTENT_CHECKSUM: u8 = 0x04;
 const RESERVED: u8 = 0x02;
 const DICTIONARY: u8 = 0x01;
-/// Bits of the byte of the block size that mean nothing.
+/// Reserved bits of the block size byte.
 const SIZE_RESERVED: u8 = 0x8f;
 /// Set in the length of a block that is stored as it is.
 const STORED: u32 = 1 << 31;
@@ -29,7 +29,7 @@ pub(crate) type Malformed = &'static str;
 
 /// A frame, as far as it has been read.
 pub(crate) struct Frame<'a> {
-    /// What the header's checksum is of.
+    /// The bytes that the header's checksum covers.
     head: &'a [u8],
     head_checksum: u8,
     flags: u8,
@@ -45,7 +45,7 @@ pub(crate) struct Block<'a> {
     checksum: Option<u32>,
 }
 
-/// What the end of a frame says of the content.
+/// The content's size and checksum as the frame states them.
 pub(crate) struct End {
     size: Option<u64>,
     checksum: Option<u32>,
@@ -70,7 +70,7 @@ impl<'a> Frame<'a> {
         Ok(Frame { head, head_checksum, flags, block_size, rest })
     }
 
-    /// Checks the header, and returns the most bytes that a block of it holds.
+    /// Checks the header, and returns the largest block size.
     pub(crate) fn block_bytes_max(&self) -> Result<usize, Malformed> {
         if self.flags & VERSION != VERSION_1 {
             return Err("the frame's version is not supported");
@@ -87,7 +87,7 @@ impl<'a> Frame<'a> {
         }
     }
 
-    /// The next block, as it is; `None` at the end of the frame, which is the end of the input.
+    /// The next block, not decompressed; in place of it the end of the frame, which must be the end of the input.
     pub(crate) fn next_block(&mut self) -> Result<Result<Block<'a>, End>, Malformed> {
         let length = self.number()?;
         if length == 0 {
@@ -132,7 +132,7 @@ impl Block<'_> {
 }
 
 impl End {
-    /// Compares the content with what the frame says of it.
+    /// Compares the content with the stated size and checksum.
     pub(crate) fn check(&self, content_bytes: u64, content: Option<&XxHash32>) -> Result<(), Malformed> {
         if self.size.is_some_and(|size| size != content_bytes) {
             return Err("the content has another size than the header says");
@@ -146,7 +146,7 @@ impl End {
     }
 }
 
-/// Checks that the frame has all its parts, and nothing behind them.
+/// Checks that the frame is complete and that no bytes follow it.
 pub(crate) fn check_frame(input: &[u8]) -> Result<(), Malformed> {
     let mut frame = Frame::new(input)?;
     while frame.next_block()?.is_ok() {}

@@ -1,4 +1,4 @@
-//! The payload of a batch as it was sent, which is read without holding all of it.
+//! The payload of a batch as it was sent, read without holding all of it.
 
 use crate::{
     BatchError, BatchHeader, Codec, RecordHead, RecordSummary, StreamLimits, decompressor::Decompressor,
@@ -25,7 +25,7 @@ impl<'a> Payload<'a> {
         Payload { codec, bytes, limits }
     }
 
-    /// Checks every record and says what they have in common, like [`summarize_records`](crate::summarize_records) of
+    /// Checks every record and summarizes them, like [`summarize_records`](crate::summarize_records) of
     /// the decompressed payload. LZ4 must be [portable](crate::check_portable).
     pub fn summarize(self, header: &BatchHeader) -> Result<RecordSummary, BatchError> {
         match self.codec {
@@ -34,8 +34,7 @@ impl<'a> Payload<'a> {
         }
     }
 
-    /// The records, of which the header says that there are `declared`. Goes on behind a malformed one, as long as its
-    /// length is possible.
+    /// The records, of which the header declares `declared`. Continues after a malformed record if its length is valid.
     pub fn heads(self, declared: i32) -> impl Iterator<Item = Result<RecordHead, BatchError>> + use<'a> {
         HeadReader::new(self.decompressor(), declared)
     }

@@ -13,7 +13,7 @@ pub struct RecordSummary {
     pub keyless: usize,
 }
 
-/// What is known of the records that were read.
+/// Totals of the records read so far.
 #[derive(Clone, Copy)]
 struct Totals {
     records: usize,
@@ -22,7 +22,7 @@ struct Totals {
     keyless: usize,
 }
 
-/// What is read of one record in the quick way.
+/// The fields of a record that the quick path reads.
 struct QuickHead {
     /// Length of the whole record.
     bytes: usize,
