@@ -2,7 +2,7 @@
 
 use millstream_store::wal;
 
-use super::{BrokerConfig, ConfigError, broker::LOG_FILE_BYTES_MAX};
+use super::{BrokerConfig, ConfigError};
 
 /// The topic key that this bounds.
 const KEY: &str = "max.message.bytes";
@@ -29,7 +29,7 @@ impl BatchLimit {
             true if log_file_bytes < config.wal_file_bytes => {
                 (of_log, "more needs a larger volume for the log")
             }
-            true if log_file_bytes == LOG_FILE_BYTES_MAX => (of_log, "no log file has room for more"),
+            true if log_file_bytes == wal::FILE_BYTES_MAX => (of_log, "no log file has room for more"),
             true => (of_log, "more needs a larger wal.file.bytes"),
             false if of_memory => (request, "more needs a larger memory.bytes (--memory)"),
             false => (request, "more needs a larger socket.request.max.bytes"),

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use millstream_model::limits;
 use millstream_state::group::GroupConfig;
+use millstream_store::wal;
 
 use super::{
     key::{self, ConfigError, ConfigKind, Key, Range, Values},
@@ -15,8 +16,6 @@ const MIB: i64 = 1 << 20;
 const LOG_FILES_PER_VOLUME_MIN: u64 = 8;
 /// Smallest length of a log's first file, and so of all files.
 const LOG_FILE_BYTES_MIN: u64 = 4 << 20;
-/// Longest log file that can be configured.
-pub(super) const LOG_FILE_BYTES_MAX: u64 = 1 << 30;
 /// Two requests of the largest size must fit into the memory for requests: otherwise each could wait for the
 /// other.
 const REQUESTS_MIN: usize = 2;
@@ -216,7 +215,7 @@ pub const BROKER_KEYS: &[Key] = &[
         name: "wal.file.bytes",
         kind: ConfigKind::Long,
         default: "67108864",
-        range: Range::Number(64 * MIB, LOG_FILE_BYTES_MAX as i64),
+        range: Range::Number(64 * MIB, wal::FILE_BYTES_MAX as i64),
         documentation: "Size of one log file; less on a volume smaller than eight of them.",
     },
     Key {

@@ -105,10 +105,10 @@ impl Cluster {
 
     /// Waits for a leader in a term above `term`.
     async fn leader_after(&self, term: u64) -> (NodeId, u64) {
-        let leads = self.nodes.iter().map(|(id, node)| {
-            let led = node.group.led();
-            Box::pin(async move { (*id, led.lead_after(term).await) })
-        });
+        let leads = self
+            .nodes
+            .iter()
+            .map(|(id, node)| Box::pin(async move { (*id, node.group.lead_after(term).await) }));
         select_all(leads).await.0
     }
 

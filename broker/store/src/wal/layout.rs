@@ -25,6 +25,9 @@ pub(super) const FRAME_HEAD_BYTES: usize = 40;
 /// The log of a file starts after its header block.
 pub(super) const FILE_HEAD_BYTES: usize = BLOCK_BYTES;
 
+/// Longest file of a log, in bytes.
+pub const FILE_BYTES_MAX: u64 = 1 << 30;
+
 /// Largest payload of a log with files of this length: a file has room for it beside the state of all groups.
 pub const fn payload_bytes_max(file_bytes: u64) -> usize {
     (file_bytes / 4 * 3) as usize - FILE_HEAD_BYTES

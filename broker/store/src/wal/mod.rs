@@ -39,7 +39,7 @@ use millstream_model::{Histogram, LogId, RaftGroupId};
 use parking_lot::Mutex;
 
 pub use group::{GroupLog, GroupState};
-pub use layout::{Position, payload_bytes_max};
+pub use layout::{FILE_BYTES_MAX, Position, payload_bytes_max};
 pub use recovery::{OpenError, RecoveryReport};
 pub use writer::Step;
 

@@ -17,7 +17,7 @@ use super::{
     Draft, OpenError, Wal, WalConfig,
     files::Lives,
     inspect::{Inspected, payload_at},
-    layout::{DIR, file_name, file_seq, in_dir},
+    layout::{DIR, FILE_BYTES_MAX, file_name, file_seq, in_dir},
     memory::ChunkPool,
     recovery::{REPAIR_NAME, register_lives},
     salvage::{GroupSalvage, Source},
@@ -27,8 +27,6 @@ use crate::disk::{Disk, DiskFile, OpenMode};
 
 /// The new log is written to this directory.
 pub(crate) const NEW_DIR: &str = "repair.tmp";
-/// Longest file of the log: three quarters of it are more than any entry takes.
-const FILE_BYTES_MAX: u64 = 1 << 30;
 /// Bytes of entries that are appended before a write.
 const PENDING_BYTES_MAX: usize = 8 << 20;
 
